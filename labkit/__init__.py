@@ -1,0 +1,78 @@
+"""labkit: how learned image codecs are trained through quantisation.
+
+Modules load when they are first used, so `import labkit` is instant and loads neither Jupyter nor plotly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "course",
+    "datasets",
+    "entropy",
+    "evaluation",
+    "live",
+    "networks",
+    "paths",
+    "schedules",
+    "schemes",
+    "surrogates",
+    "training",
+)
+_FUNCTIONS = {"train": "training", "evaluate": "evaluation"}
+
+if TYPE_CHECKING:
+    from labkit import (
+        course as course,
+    )
+    from labkit import (
+        datasets as datasets,
+    )
+    from labkit import (
+        entropy as entropy,
+    )
+    from labkit import (
+        evaluation as evaluation,
+    )
+    from labkit import (
+        live as live,
+    )
+    from labkit import (
+        networks as networks,
+    )
+    from labkit import (
+        paths as paths,
+    )
+    from labkit import (
+        schedules as schedules,
+    )
+    from labkit import (
+        schemes as schemes,
+    )
+    from labkit import (
+        surrogates as surrogates,
+    )
+    from labkit import (
+        training as training,
+    )
+    from labkit.evaluation import evaluate as evaluate
+    from labkit.training import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"labkit.{name}")
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"labkit.{_FUNCTIONS[name]}"), name)
+    raise AttributeError(f"module 'labkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_MODULES, *_FUNCTIONS, "__version__"])
+
+
+__all__ = ["__version__", *_MODULES, *_FUNCTIONS]

@@ -1,0 +1,124 @@
+"""Photographs and toy sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from labkit import paths
+
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")
+MAX_PIXELS = 100_000_000  # refuse to decode more than this: 300 MB of RGB, and an image that large is a mistake here
+
+
+class PhotoSet(Sequence[Tensor]):
+    """Photographs held in memory as uint8 RGB; `photos[i]` is float32 in [0, 1], shape (3, H, W).
+
+    names: one for each photograph. photos.subset(3) or photos[…] with a slice gives a smaller set.
+    """
+
+    def __init__(self, images: Sequence[Tensor], names: Sequence[str]):
+        if len(images) != len(names):
+            raise ValueError(f"names: takes one for each of the {len(images)} images, got {len(names)}")
+        self.images, self.names = list(images), list(names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index):  # type: ignore[override]
+        if isinstance(index, slice):
+            return PhotoSet(self.images[index], self.names[index])
+        return self.images[index].float() / 255
+
+    def crops(self, n: int, size: int, generator: torch.Generator) -> Tensor:
+        """n random crops of size×size, flipped at random, float32 of shape (n, 3, size, size) on the images' device."""
+        batch = []
+        for index in torch.randint(len(self), (n,), generator=generator).tolist():
+            image = self.images[index]
+            top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in image.shape[1:])
+            crop = image[:, top : top + size, left : left + size]
+            flip_x, flip_y, swap = torch.randint(2, (3,), generator=generator).tolist()
+            if swap:
+                crop = crop.transpose(1, 2)
+            batch.append(crop.flip([axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]))
+        return torch.stack(batch).float() / 255
+
+    def check_crop(self, size: int) -> None:
+        """Raise ValueError naming the first image that is too small for a crop of this size."""
+        for name, image in zip(self.names, self.images, strict=True):
+            height, width = image.shape[1:]
+            if min(height, width) < size:
+                raise ValueError(
+                    f"{name} is {width}×{height}, too small for crops of {size}×{size}: leave it out, or crop less"
+                )
+
+    def to(self, device: torch.device | str) -> PhotoSet:
+        """The same set on another device."""
+        return PhotoSet([image.to(device) for image in self.images], self.names)
+
+
+def load_image(path: str | Path) -> Tensor:
+    """One image as uint8 RGB of shape (3, H, W); transparency is laid on white.
+
+    Raises ValueError in one line for a file that is missing, no image, damaged, or absurdly large.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise ValueError(f"{path} claims {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+            if "A" in image.getbands() or "transparency" in image.info:
+                rgba = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            array = np.asarray(image.convert("RGB")).copy()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def folder(path: str | Path) -> PhotoSet:
+    """All images of a folder, in order of their names. Raises ValueError where there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such folder")
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+    return PhotoSet([load_image(file) for file in files], [file.name for file in files])
+
+
+def photos(split: str = "train") -> PhotoSet:
+    """The bundled photographs, "train" or "test". Their sources and licences stand in data/photographs/sources.csv."""
+    if split not in ("train", "test"):
+        raise ValueError(f'split: takes "train" or "test", got {split!r}')
+    return folder(paths.data() / "photographs" / split)
+
+
+class Banana:
+    """The "banana" source as an endless supply of points, for training; `banana` draws a fixed number."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n points, float32 of shape (n, 2)."""
+        return banana(n, generator)
+
+
+def banana(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """n points of the two-dimensional "banana" source, float32 of shape (n, 2).
+
+    A Gaussian with standard deviations 3 and ½, bent by a parabola, turned by 240° and shifted: the source that
+    Ballé et al. (Nonlinear Transform Coding, 2020, fig. 2) draw, with the constants of their published code.
+    """
+    a, b = (torch.randn(2, n, generator=generator) * torch.tensor([[3.0], [0.5]])).unbind()
+    b = b - 0.1 * a * a
+    angle = math.radians(240)
+    x = math.cos(angle) * a + math.sin(angle) * b - 1
+    y = -math.sin(angle) * a + math.cos(angle) * b - 1
+    return torch.stack([x, y], dim=1)

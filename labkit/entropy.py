@@ -1,0 +1,187 @@
+"""CompressAI's entropy modules, carrying a quantisation scheme.
+
+Subclasses with the same parameters and buffers: a state dict fits both ways, and in evaluation mode they are
+CompressAI's own code. In training mode the scheme says what the entropy model scores (the rate path) and what is
+handed on (the distortion path):
+
+    inputs ─┬─ rate surrogate ───────► likelihood
+            └─ distortion surrogate ─► output
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from compressai.entropy_models import EntropyBottleneck as _EntropyBottleneck
+from compressai.entropy_models import GaussianConditional as _GaussianConditional
+from compressai.models.base import SCALES_LEVELS, SCALES_MAX
+from compressai.models.base import get_scale_table as _get_scale_table
+from torch import Tensor, nn
+
+from labkit import schemes
+from labkit.schemes import QuantizationScheme
+from labkit.surrogates import Surrogate
+
+
+class SchemeCarrier:
+    """The part that both entropy modules share: a scheme, the current temperature, a source of noise."""
+
+    scheme: QuantizationScheme
+    temperature: Tensor
+    generator: torch.Generator | None
+    register_buffer: Callable[..., None]  # of the nn.Module that this is mixed into
+
+    def _carry(self, scheme: QuantizationScheme | None) -> None:
+        self.scheme = scheme or schemes.noise()
+        self.generator = None
+        # a buffer, so that it moves with the model and never recompiles; not persistent, so that state dicts
+        # keep CompressAI's keys
+        self.register_buffer("temperature", torch.tensor(self.scheme.temperature.start), persistent=False)
+
+    def _quantize_paths(
+        self, y: Tensor, centre: Tensor | None, rate: Surrogate, distortion: Surrogate
+    ) -> tuple[Tensor, Tensor]:
+        """ỹ for the rate and ỹ for the distortion."""
+        scheme = self.scheme
+        noise = rate.draw(y, self.generator)
+        at_rate = centre if centre is not None and scheme.zero_center else y.new_zeros(())
+        at_distortion = at_rate.detach() if scheme.stop_gradient else at_rate
+        y_rate = rate(y - at_rate, self.temperature, noise=noise) + at_rate
+        if scheme.shared_noise and rate == distortion and at_rate is at_distortion:
+            return y_rate, y_rate
+        if not (scheme.shared_noise and distortion.random and noise is not None):
+            noise = distortion.draw(y, self.generator)
+        return y_rate, distortion(y - at_distortion, self.temperature, noise=noise) + at_distortion
+
+
+class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
+    """CompressAI's factorised entropy model, carrying a scheme's hyper paths, or its main ones in a factorised prior.
+
+    channels: C; inputs have shape (batch, C, …). main: use `rate` and `distortion` instead of the hyper paths.
+    In training, `forward` gives the distortion path's output and the rate path's likelihood, both of the input's shape.
+    """
+
+    def __init__(
+        self, channels: int, *args: Any, scheme: QuantizationScheme | None = None, main: bool = False, **kw: Any
+    ):
+        super().__init__(channels, *args, **kw)
+        self.main = main
+        self._carry(scheme)
+
+    def forward(self, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+        if not (self.training if training is None else training):
+            return super().forward(x, training=False)
+        scheme = self.scheme
+        main, hyper = (scheme.rate, scheme.distortion), (scheme.hyper_rate, scheme.hyper_distortion)
+        with torch.autocast(x.device.type, enabled=False):
+            medians = self._extend_ndims(self._get_medians().detach(), x.dim() - 2)
+            y_rate, y_distortion = self._quantize_paths(_at_least_float32(x), medians, *(main if self.main else hyper))
+            channels_first = y_rate.transpose(0, 1)
+            likelihood, _, _ = self._likelihood(channels_first.reshape(x.size(1), 1, -1))
+            if self.use_likelihood_bound:
+                likelihood = self.likelihood_lower_bound(likelihood)
+            return y_distortion, likelihood.reshape(channels_first.shape).transpose(0, 1)
+
+
+class GaussianConditional(SchemeCarrier, _GaussianConditional):
+    """CompressAI's Gaussian entropy model, carrying a scheme and its lower bound on σ.
+
+    The bound reaches the coder: the scale table starts at it, to the bit, since a latent at a bound that lies one ulp
+    above the first entry would be coded with the second. After loading a state dict the scheme's bound wins, with a
+    warning where the two differ.
+    """
+
+    def __init__(self, scale_table: Any = None, *args: Any, scheme: QuantizationScheme | None = None, **kw: Any):
+        scheme = scheme or schemes.noise()
+        super().__init__(scale_table, *args, scale_bound=scheme.scale_lower_bound, **kw)
+        self._carry(scheme)
+        self.register_load_state_dict_post_hook(_scheme_bound_wins)
+
+    def forward(
+        self, inputs: Tensor, scales: Tensor, means: Tensor | None = None, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if not (self.training if training is None else training):
+            return super().forward(inputs, scales, means, training=False)
+        with torch.autocast(inputs.device.type, enabled=False):
+            y, scales = _at_least_float32(inputs), _at_least_float32(scales)
+            means = None if means is None else _at_least_float32(means)
+            y_rate, y_distortion = self._quantize_paths(y, means, self.scheme.rate, self.scheme.distortion)
+            likelihood = self._likelihood(y_rate, scales, means)
+            if self.use_likelihood_bound:
+                likelihood = self.likelihood_lower_bound(likelihood)
+            return y_distortion, likelihood
+
+    def update_scale_table(self, scale_table: Any, force: bool = False) -> bool:
+        """Build the coder's tables, from the scheme's bound on, whatever table the model hands to all its modules."""
+        bound = self.scheme.scale_lower_bound
+        if float(scale_table[0]) != float(torch.tensor(bound)):
+            scale_table = _get_scale_table(bound, SCALES_MAX, SCALES_LEVELS)
+            scale_table[0] = bound
+        return super().update_scale_table(scale_table, force=force)
+
+    def set_scale_bound(self, bound: float) -> None:
+        """Set the lower bound on σ, and drop coder tables that start elsewhere (`update` makes them again)."""
+        value = torch.tensor([float(bound)], device=self.scale_bound.device)
+        self.scale_bound.copy_(value)
+        self.lower_bound_scale.bound.copy_(value)
+        if self.scale_table.numel() and float(self.scale_table[0]) != float(value):
+            for name in ("scale_table", "_offset", "_quantized_cdf", "_cdf_length"):
+                setattr(self, name, getattr(self, name).new_empty(0))
+
+
+def _scheme_bound_wins(module: nn.Module, _incompatible_keys: Any) -> None:
+    """After a state dict was loaded, children included: its bound gives way to the scheme's, and says so."""
+    assert isinstance(module, GaussianConditional)
+    loaded, bound = float(module.lower_bound_scale.bound), module.scheme.scale_lower_bound
+    if loaded != float(torch.tensor(bound)):
+        warnings.warn(f"the state dict's scale bound {loaded:g} gives way to the scheme's {bound:g}", stacklevel=2)
+    module.set_scale_bound(bound)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def carriers(model: nn.Module) -> list[SchemeCarrier]:
+    """The modules of a model that carry a scheme."""
+    return [module for module in model.modules() if isinstance(module, SchemeCarrier)]
+
+
+def set_scheme(model: nn.Module, scheme: QuantizationScheme) -> None:
+    """Give every carrier the scheme, its first temperature, and its scale bound."""
+    for module in carriers(model):
+        module.scheme = scheme
+        if isinstance(module, GaussianConditional):
+            module.set_scale_bound(scheme.scale_lower_bound)
+    set_temperature(model, scheme.temperature.start)
+
+
+def set_temperature(model: nn.Module, temperature: float) -> None:
+    """Set the temperature of every carrier, in place. Raises ValueError where it is not positive."""
+    schemes.as_schedule(temperature)
+    for module in carriers(model):
+        module.temperature.fill_(temperature)
+
+
+def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Set the source of training noise; None is torch's own."""
+    for module in carriers(model):
+        module.generator = generator
+
+
+def drop_tables(model: nn.Module) -> None:
+    """Forget the entropy bottlenecks' coder tables, which training makes stale; `model.update()` makes them again."""
+    for module in carriers(model):
+        if isinstance(module, EntropyBottleneck):
+            for name in ("_offset", "_quantized_cdf", "_cdf_length"):
+                setattr(module, name, getattr(module, name).new_empty(0))
+
+
+def solve_quantiles(model: nn.Module) -> None:
+    """Solve the quantiles of every entropy bottleneck directly: no auxiliary optimiser is needed."""
+    for module in carriers(model):
+        if isinstance(module, EntropyBottleneck):
+            module._update_quantiles()

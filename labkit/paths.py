@@ -1,0 +1,25 @@
+"""Where labkit's data and lessons lie: in the checkout, or inside the installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _folder(name: str) -> Path:
+    checkout = _PACKAGE.parent
+    for folder in (_PACKAGE / "_bundled" / name, checkout / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"labkit's {name} folder is missing: install labkit again, or run it from a whole checkout")
+
+
+def data() -> Path:
+    """The folder with photographs, weights and results."""
+    return _folder("data")
+
+
+def lessons() -> Path:
+    """The folder with the notebooks."""
+    return _folder("lessons")

@@ -1,0 +1,238 @@
+"""Quantisation schemes: which surrogate stands on which path of a codec.
+
+A learned codec quantises in several places, and the literature mixes surrogates between them. In training
+
+    y ─┬─ rate surrogate ────────► entropy model ─► bits
+       └─ distortion surrogate ──► synthesis transform ─► reconstruction
+
+and the same two paths for the hyper-latent. At test time a scheme has no say: the codec rounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from labkit import surrogates
+from labkit.schedules import Schedule, constant
+from labkit.surrogates import Surrogate
+
+PATHS = ("rate", "distortion", "hyper_rate", "hyper_distortion")
+
+
+@dataclass(frozen=True)
+class QuantizationScheme:
+    """Where each surrogate stands in training.
+
+    rate, distortion: surrogate (or its short name) of the latent that the entropy model scores, and of the one that
+        the synthesis transform reads; hyper_rate, hyper_distortion: the same for the hyper-latent.
+    zero_center: quantise y − μ and add μ back; false quantises y itself. Coding is always ⌊y − μ⌉ + μ.
+    stop_gradient: with zero_center, μ is a constant on the distortion path, so the reconstruction error sends no
+        gradient into the network that predicts μ; the rate still does.
+    scale_lower_bound: lower bound on σ, in training and in the coder's tables.
+    shared_noise: one draw of noise serves both paths, or each its own.
+    temperature: a number, or a schedule over training.
+
+    Raises ValueError naming the field, what it got and what it takes.
+    """
+
+    rate: Surrogate = field(default_factory=lambda: surrogates.get("aun"))
+    distortion: Surrogate = field(default_factory=lambda: surrogates.get("aun"))
+    hyper_rate: Surrogate = field(default_factory=lambda: surrogates.get("aun"))
+    hyper_distortion: Surrogate = field(default_factory=lambda: surrogates.get("aun"))
+    zero_center: bool = True
+    stop_gradient: bool = False
+    scale_lower_bound: float = 0.11
+    shared_noise: bool = True
+    temperature: Schedule = field(default_factory=lambda: constant(1.0))
+
+    def __post_init__(self) -> None:
+        for path in PATHS:
+            value = getattr(self, path)
+            if isinstance(value, str):
+                try:
+                    object.__setattr__(self, path, surrogates.get(value))
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from None
+            elif not isinstance(value, Surrogate):
+                raise ValueError(f"{path}: takes a surrogate or its name, got {value!r}")
+        for name in ("zero_center", "stop_gradient", "shared_noise"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: takes True or False, got {getattr(self, name)!r}")
+        bound = self.scale_lower_bound
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < 256:
+            raise ValueError(f"scale_lower_bound: takes a number between 0 and 256, got {bound!r}")
+        if self.stop_gradient and not self.zero_center:
+            raise ValueError("stop_gradient: needs zero_center=True, since only then μ is on the distortion path")
+        if not isinstance(self.temperature, Schedule):
+            object.__setattr__(self, "temperature", as_schedule(self.temperature))
+
+    def replace(self, **changes: Any) -> QuantizationScheme:
+        """The same scheme with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary that JSON can hold; `from_dict` makes the scheme from it again."""
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for path in PATHS:
+            plain[path] = {"name": plain[path].name, **dataclasses.asdict(plain[path])}
+        plain["temperature"] = dataclasses.asdict(self.temperature)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> QuantizationScheme:
+        """The scheme that `to_dict` wrote. Raises ValueError for a field that no scheme has."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(plain) - known):
+            raise ValueError(f"{unknown[0]}: no field of a scheme (there are {', '.join(sorted(known))})")
+        values = dict(plain)
+        for path in PATHS:
+            if isinstance(values.get(path), dict):
+                values[path] = surrogates.get(**values[path])
+        if isinstance(values.get("temperature"), dict):
+            values["temperature"] = Schedule(**values["temperature"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """One scheme for the first `share` of the training steps, another for the rest, with the analysis side frozen.
+
+    The second stage quantises hard: nothing random is left, and the synthesis transform and the entropy model settle on
+    what they will read at test time (Guo et al., Soft then Hard, 2021). Both schemes have one scale lower bound.
+    """
+
+    first: QuantizationScheme
+    second: QuantizationScheme
+    share: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share: takes a fraction between 0 and 1, got {self.share!r}")
+        if self.first.scale_lower_bound != self.second.scale_lower_bound:
+            raise ValueError("second: both stages take the same scale_lower_bound, the coder's tables start there")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary, for `from_dict`."""
+        return {"first": self.first.to_dict(), "second": self.second.to_dict(), "share": self.share}
+
+
+Scheme = QuantizationScheme | TwoStages
+
+
+def from_dict(plain: dict[str, Any]) -> Scheme:
+    """The scheme, of one stage or two, whose `to_dict` gave this."""
+    if "first" not in plain:
+        return QuantizationScheme.from_dict(plain)
+    stages = {name: QuantizationScheme.from_dict(plain[name]) for name in ("first", "second")}
+    return TwoStages(**stages, share=plain["share"])
+
+
+def as_schedule(temperature: float | Schedule) -> Schedule:
+    """A number as a constant schedule; a schedule as it is. Raises ValueError for anything else."""
+    if isinstance(temperature, Schedule):
+        return temperature
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        raise ValueError(f"temperature: takes a positive number or a schedule, got {temperature!r}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature: must be positive and finite, got {temperature!r}")
+    return constant(float(temperature))
+
+
+def _preset(rate: str | Surrogate, distortion: str | Surrogate, hyper: tuple[str, str] | None = None, **fields: Any):
+    hyper_rate, hyper_distortion = hyper or (rate, distortion)
+    return QuantizationScheme(
+        rate=rate,  # type: ignore[arg-type]  # names become surrogates in __post_init__
+        distortion=distortion,  # type: ignore[arg-type]
+        hyper_rate=hyper_rate,  # type: ignore[arg-type]
+        hyper_distortion=hyper_distortion,  # type: ignore[arg-type]
+        **fields,
+    )
+
+
+def noise(**fields: Any) -> QuantizationScheme:
+    """Additive uniform noise on both paths, one draw for both (Ballé et al. 2017): CompressAI's own training law."""
+    return _preset("aun", "aun", **fields)
+
+
+def straight_through(**fields: Any) -> QuantizationScheme:
+    """Straight-through rounding on both paths (Theis et al. 2017)."""
+    return _preset("ste", "ste", **fields)
+
+
+def mixed(**fields: Any) -> QuantizationScheme:
+    """Noise for the rate, straight-through rounding for the reconstruction (Minnen & Singh 2020)."""
+    return _preset("aun", "ste", **fields)
+
+
+def soft_rounding(temperature: float | Schedule = 0.2, **fields: Any) -> QuantizationScheme:
+    """Soft rounding with noise between, r(s(y) + u), on both paths (Agustsson & Theis 2020)."""
+    soft = surrogates.get("soft", noise=True)
+    return _preset(soft, soft, temperature=temperature, **fields)
+
+
+def gumbel(temperature: float | Schedule = 0.5, **fields: Any) -> QuantizationScheme:
+    """Stochastic Gumbel annealing on both paths (Yang, Bamler & Mandt 2020)."""
+    return _preset("sga", "sga", temperature=temperature, **fields)
+
+
+def universal_ds(temperature: float | Schedule = 0.2, **fields: Any) -> QuantizationScheme:
+    """Universal quantisation for the rate, derivative substitution for the reconstruction (Tsubota & Aizawa 2023)."""
+    return _preset("uq", "ds", temperature=temperature, **fields)
+
+
+def soft_then_hard(share: float = 0.8, **fields: Any) -> TwoStages:
+    """Noise, then rounding with the analysis side frozen (Guo et al. 2021)."""
+    return TwoStages(noise(**fields), straight_through(**fields), share)
+
+
+def annealed(
+    temperature: float | Schedule = 0.5,
+    gradient: str = "identity",
+    relaxed: bool = False,
+    stop_gradient: bool = True,
+    **fields: Any,
+) -> QuantizationScheme:
+    """The course's method, after Zhang, Li & Liu 2023: noise for the rate, stochastic uniform annealing for the
+    reconstruction, zero-centre with partial stop-gradient, and a chosen scale lower bound."""
+    sua = surrogates.get("sua", gradient=gradient, relaxed=relaxed)
+    return _preset("aun", sua, ("aun", "ste"), temperature=temperature, stop_gradient=stop_gradient, **fields)
+
+
+_PRESETS: dict[str, Callable[..., Scheme]] = {
+    preset.__name__: preset
+    for preset in (
+        noise,
+        straight_through,
+        mixed,
+        universal_ds,
+        soft_rounding,
+        gumbel,
+        soft_then_hard,
+        annealed,
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The presets' names."""
+    return tuple(_PRESETS)
+
+
+def get(name: str, **fields: Any) -> Scheme:
+    """A preset by name, with fields changed. Raises ValueError for an unknown name (with the near matches) or field."""
+    if name not in _PRESETS:
+        near = get_close_matches(str(name), _PRESETS, n=2, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"no scheme is named {name!r}{hint} (there are {', '.join(_PRESETS)})")
+    known = {f.name for f in dataclasses.fields(QuantizationScheme)} | set(inspect.signature(_PRESETS[name]).parameters)
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(
+            f"{unknown[0]}: no field of scheme {name!r} (there are {', '.join(sorted(known - {'fields'}))})"
+        )
+    return _PRESETS[name](**fields)

@@ -1,0 +1,76 @@
+"""What every surrogate shares: a temperature, one uniform draw per latent, float32 arithmetic, and metadata."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What training sees instead of rounding.
+
+    A subclass states its law in `law(y, v, tau)`, with v uniform on [0, 1) and of the latent's shape. Drawing v
+    outside the law lets a scheme feed one draw to two paths, and lets a test feed its own.
+
+    Class attributes: `name` (the registry's), `paper` and `year`, `integer` (is ỹ always an integer?), `annealed`
+    (does the law depend on the temperature?), `random`, and `unbiased` (is the returned gradient an unbiased
+    gradient of the surrogate's own expected loss, for every loss?).
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    year: ClassVar[int]
+    integer: ClassVar[bool] = False
+    annealed: ClassVar[bool] = False
+    random: ClassVar[bool] = True
+    unbiased: ClassVar[bool] = False
+
+    def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """ỹ, differentiable, for latents y in float32 or float64; v is None where the surrogate is not random."""
+        raise TypeError(f"{type(self).__name__} states no law")
+
+    def draw(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """The uniform draw that the law takes for y: y's shape, [0, 1); None where the law is deterministic."""
+        if not self.random:
+            return None
+        return torch.rand(y.shape, generator=generator, device=y.device, dtype=_arithmetic(y.dtype))
+
+    def __call__(
+        self,
+        y: Tensor,
+        temperature: float | Tensor = 1.0,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Surrogate of the latent y.
+
+        y: any shape, any floating dtype (float16 and bfloat16 are computed in float32).
+        temperature: τ > 0, a number or a 0-d tensor (a tensor keeps compiled code from recompiling).
+        generator: source of the noise; noise: a draw made with `draw`, used instead of a new one.
+        Returns ỹ with y's shape and dtype, attached to the graph.
+        Raises ValueError for a temperature that is not positive and finite, TypeError for an integer tensor.
+        """
+        if not y.is_floating_point():
+            raise TypeError(f"{self.name} takes a floating-point latent, got {y.dtype}")
+        if not isinstance(temperature, Tensor) and not (temperature > 0 and math.isfinite(temperature)):
+            raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
+        latent = y.to(_arithmetic(y.dtype))
+        noise = self.draw(y, generator) if noise is None else noise
+        return self.law(latent, noise, temperature).to(y.dtype)  # type: ignore[arg-type]  # a law that draws none reads none
+
+
+def _arithmetic(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
+    """`value` going forward, `slope` as its derivative by y going back.
+
+    y − y is exactly zero, so the value is untouched: an integer stays that integer.
+    """
+    return value.detach() + slope * (y - y.detach())

@@ -1,0 +1,90 @@
+"""Networks: CompressAI's keys and outputs, and a toy that can be drawn."""
+
+import compressai.models
+import numpy as np
+import pytest
+import torch
+
+from labkit import datasets, networks, schemes, training
+
+PAIRS = [
+    ("factorized_prior", compressai.models.FactorizedPrior),
+    ("mean_scale_hyperprior", compressai.models.MeanScaleHyperprior),
+]
+
+
+@pytest.mark.parametrize("name, theirs", PAIRS)
+def test_state_dicts_fit_both_ways_and_evaluation_is_bit_for_bit(name, theirs):
+    """A checkpoint of CompressAI's own class, tables and all, loads, and gives the same outputs and bytes."""
+    torch.manual_seed(3)
+    other = theirs(24, 36).eval()
+    other.update()
+    ours = networks.get(name, "tiny")
+    ours.load_state_dict(other.state_dict())
+    ours.eval()
+    other.load_state_dict(ours.state_dict())
+    x = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        a, b = ours(x), other(x)
+        assert torch.equal(a["x_hat"], b["x_hat"])
+        assert all(torch.equal(a["likelihoods"][k], b["likelihoods"][k]) for k in b["likelihoods"])
+        assert ours.compress(x) == other.compress(x)
+
+
+def test_paper_size_has_the_published_channels():
+    net = networks.mean_scale_hyperprior("paper")
+    assert (net.N, net.M) == (192, 320)
+
+
+def test_unknown_names_get_the_near_ones():
+    with pytest.raises(ValueError, match="did you mean mean_scale_hyperprior"):
+        networks.get("mean_scale_hyperprio")
+    with pytest.raises(ValueError, match="size: takes tiny, small, paper, got 'huge'"):
+        networks.factorized_prior("huge")
+
+
+def test_same_seed_same_network_and_the_global_state_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two = (networks.factorized_prior("tiny", seed=1).state_dict() for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_banana_has_the_moments_of_its_formula():
+    """Mean and covariance of the bent, turned, shifted Gaussian in closed form; five standard errors."""
+    n = 200_000
+    x = datasets.banana(n, torch.Generator().manual_seed(0)).double().numpy()
+    c, s = np.cos(np.radians(240)), np.sin(np.radians(240))
+    turn = np.array([[c, s], [-s, c]])
+    mean = turn @ [0, -0.1 * 9] - 1
+    covariance = turn @ np.diag([9, 0.25 + 0.01 * 2 * 81]) @ turn.T  # Var(a²) = 2σ⁴ for a Gaussian
+    np.testing.assert_allclose(x.mean(0), mean, atol=5 * np.sqrt(covariance.max() / n))
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.15)
+
+
+def test_toy_learns_and_can_be_drawn():
+    """Retraining lowers the rounded test loss; cells, codewords and symbols tell one story."""
+    net = networks.toy_2d(schemes.annealed(), seed=0)
+    x = datasets.banana(4000, torch.Generator().manual_seed(9))
+
+    def rounded():
+        with torch.no_grad():
+            return training.rate_distortion(net.eval()(x), x, 1.0).total.item()
+
+    before = rounded()
+    steps = list(training.stream(net, datasets.Banana(), lmbda=1.0, steps=150, batch_size=512, lr=3e-3))
+    assert [s.step for s in steps] == list(range(1, 151))
+    assert rounded() < 0.6 * before
+    points, shares = net.codewords(x)
+    assert shares.sum() == pytest.approx(1) and 4 < len(points) < 400
+    symbols = net.symbols(x)
+    assert len(points) == len(torch.unique(symbols, dim=0))
+    with torch.no_grad():
+        x_hat = net(x)["x_hat"].numpy()  # every rounded reconstruction is one of the codewords
+    assert np.abs(x_hat[:, None] - points[None]).sum(-1).min(1).max() < 1e-4
+    labels = net.cells((-6, 6, -6, 6), 64)
+    grid = torch.linspace(-6, 6, 64)
+    assert labels.shape == (64, 64) and labels.dtype == np.int32
+    same = net.symbols(torch.stack([grid[[3, 40]], grid[[10, 20]]], 1))  # (x, y) of columns 3, 40 and rows 10, 20
+    assert (labels[10, 3] == labels[20, 40]) == bool((same[0] == same[1]).all())

@@ -1,0 +1,218 @@
+"""Surrogates against the papers' formulas written in NumPy, float64, and against facts with a closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import surrogates
+
+ALL = [
+    surrogates.get("round"),
+    surrogates.get("aun"),
+    surrogates.get("ste"),
+    surrogates.get("sr"),
+    surrogates.get("uq"),
+    surrogates.get("uq", shared=True),
+    surrogates.get("ds"),
+    surrogates.get("soft"),
+    surrogates.get("soft", noise=True),
+    surrogates.get("sga"),
+    surrogates.get("sua"),
+    surrogates.get("sua", gradient="expected"),
+    surrogates.get("sua", relaxed=True),
+]
+HARD = [s for s in ALL if s.annealed and not (s.name == "soft" and s.noise)]
+IDS = [repr(s) for s in ALL]
+
+
+def soft_numpy(y, alpha):
+    m = np.floor(y) + 0.5
+    return m + np.tanh(alpha * (y - m)) / (2 * np.tanh(alpha / 2))
+
+
+def soft_inverse_numpy(z, alpha):
+    m = np.floor(z) + 0.5
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return m + np.clip(np.arctanh(2 * (z - m) * np.tanh(alpha / 2)) / alpha, -0.5, 0.5)
+
+
+def law_numpy(surrogate, y, v, tau):
+    """ỹ as the papers write it, in float64."""
+    u, floor, ceil = v - 0.5, np.floor(y), np.ceil(y)
+    if surrogate.name in ("round", "ste", "ds"):
+        return np.round(y)
+    if surrogate.name == "aun":
+        return y + u
+    if surrogate.name == "sr":
+        return floor + (v < y - floor)
+    if surrogate.name == "uq":
+        return np.round(y - u) + u
+    if surrogate.name == "soft":
+        s = soft_numpy(y, 1 / tau)
+        return soft_inverse_numpy(s + u - 0.5, 1 / tau) + 0.5 if surrogate.noise else s
+    if surrogate.name == "sga":
+        # Gumbel-softmax over (⌊y⌋, ⌈y⌉); the difference of the two Gumbels is log v − log(1 − v)
+        logits = [-np.arctanh(np.minimum(d, 1 - 1e-5)) / tau for d in (y - floor, ceil - y)]
+        up = 1 / (1 + np.exp(-(logits[1] - logits[0] + np.log(v) - np.log1p(-v)) / tau))
+        return floor * (1 - up) + ceil * up
+    if surrogate.relaxed:
+        return floor + np.clip((y - floor - 0.5) / tau + u + 0.5, 0, 1)
+    return np.round(y + tau * u)
+
+
+def slope_numpy(surrogate, y, v, tau):
+    """The derivative that back-propagation should return: stated slopes, or central differences of the exact ones."""
+    if surrogate.name == "round":
+        return np.zeros_like(y)
+    if surrogate.name in ("aun", "ste", "sr", "uq"):
+        return np.ones_like(y)
+    if surrogate.name == "sua" and not surrogate.relaxed:
+        if surrogate.gradient == "identity":
+            return np.ones_like(y)
+        return (np.abs(y - np.floor(y) - 0.5) < tau / 2) / tau
+    h = 1e-6
+    if surrogate.name == "ds":
+        return (soft_numpy(y + h, 1 / tau) - soft_numpy(y - h, 1 / tau)) / (2 * h)
+    return (law_numpy(surrogate, y + h, v, tau) - law_numpy(surrogate, y - h, v, tau)) / (2 * h)
+
+
+@pytest.mark.parametrize("surrogate", ALL, ids=IDS)
+@pytest.mark.parametrize("tau", [1.0, 0.4, 0.1])
+def test_value_and_slope_are_the_papers(surrogate, tau):
+    rng = np.random.default_rng(7)
+    y = rng.uniform(-4, 4, 2000)
+    y = y[(np.abs(y * 2 - np.round(y * 2)) > 1e-3)]  # stay off the kinks, which other tests visit
+    v = rng.uniform(0.001, 0.999, y.size)
+    x = torch.from_numpy(y).requires_grad_()
+    out = surrogate(x, tau, noise=torch.from_numpy(v))
+    (slope,) = torch.autograd.grad(out.sum(), x)
+    np.testing.assert_allclose(out.detach().numpy(), law_numpy(surrogate, y, v, tau), rtol=1e-9, atol=1e-9)
+    expected = slope_numpy(surrogate, y, v, tau)
+    close = np.isclose(slope.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert close.mean() > 0.995  # a central difference may straddle the kink of a ramp, or the clip of an inverse
+    if surrogate.name not in ("soft", "sga") and not getattr(surrogate, "relaxed", False):
+        assert close.all()
+
+
+@pytest.mark.parametrize(
+    "surrogate", [s for s in ALL if s.name not in ("soft", "sga") and "relaxed=True" not in repr(s)], ids=repr
+)
+def test_mean_squared_error_over_a_bin(surrogate):
+    """E(ỹ − y)² for y uniform over a bin: 1/12 for round, ste, ds, aun and uq, 1/6 for sr, (1 + τ²)/12 for sua.
+
+    Seed fixed; the bound is five standard errors, an error rate below 10⁻⁶.
+    """
+    tau, n = 0.6, 400_000
+    known = {
+        "round": 1 / 12,
+        "ste": 1 / 12,
+        "ds": 1 / 12,
+        "aun": 1 / 12,
+        "uq": 1 / 12,
+        "sr": 1 / 6,
+        "sua": (1 + tau**2) / 12,
+    }
+    g = torch.Generator().manual_seed(3)
+    y = torch.rand(n, generator=g, dtype=torch.float64) + 2
+    error = (surrogate(y, tau, generator=g) - y) ** 2
+    assert abs(error.mean().item() - known[surrogate.name]) < 5 * error.std().item() / math.sqrt(n)
+
+
+def test_sua_leaves_rounding_with_probability_a_quarter_of_the_temperature():
+    g, n, tau = torch.Generator().manual_seed(5), 400_000, 0.4
+    y = torch.rand(n, generator=g, dtype=torch.float64)
+    share = (surrogates.get("sua")(y, tau, generator=g) != torch.round(y)).double().mean().item()
+    assert abs(share - tau / 4) < 5 * math.sqrt(tau / 4 * (1 - tau / 4) / n)
+
+
+@pytest.mark.parametrize("name, tau", [("aun", 1.0), ("sr", 1.0), ("uq", 1.0), ("sua", 1.0), ("sua", 0.3)])
+def test_mean_given_y(name, tau):
+    """E[ỹ | y] is y for aun, sr, uq; ⌊y⌋ + clip((r − ½)/τ + ½, 0, 1) for sua. Five standard errors."""
+    n = 100_000
+    for y in (0.1, 0.45, 0.5, 0.62, -1.3):
+        g = torch.Generator().manual_seed(11)
+        out = surrogates.get(name)(torch.full((n,), y, dtype=torch.float64), tau, generator=g)
+        r = y - math.floor(y)
+        mean = math.floor(y) + min(max((r - 0.5) / tau + 0.5, 0), 1) if name == "sua" else y
+        assert abs(out.mean().item() - mean) <= 5 * out.std().item() / math.sqrt(n) + 1e-12
+
+
+def test_relaxed_sua_has_the_expected_slope_as_its_mean_slope():
+    tau, v = 0.5, torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
+    for r in (0.2, 0.3, 0.5, 0.6):
+        y = torch.full_like(v, r, requires_grad=True)
+        (slope,) = torch.autograd.grad(surrogates.get("sua", relaxed=True)(y, tau, noise=v).mean(), y)
+        # the mean over u of the ramp's slope is the chance to be on it, over τ
+        chance = np.mean(np.abs((r - 0.5) / tau + v.numpy() - 0.5) < 0.5)
+        assert slope.sum().item() == pytest.approx(chance / tau, abs=2e-3 / tau)
+
+
+@pytest.mark.parametrize("surrogate", HARD, ids=repr)
+def test_tends_to_rounding(surrogate):
+    y = torch.linspace(-3, 3, 997, dtype=torch.float64)
+    y = y[(y - torch.floor(y) - 0.5).abs() > 0.02]
+    out = surrogate(y, 1e-3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(out, torch.round(y), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("surrogate", ALL, ids=IDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("tau", [1.0, 1e-2, 1e-6])
+def test_finite_shape_dtype_and_attached(surrogate, dtype, tau):
+    tau = max(tau, 1e-4) if dtype == torch.float16 else tau  # float16 cannot hold the true slope of 1/(2τ) below that
+    big = 2.0**20 if dtype != torch.float16 else 2.0**14
+    y = torch.tensor([[0.0, 1.0, -2.0], [0.5, -0.5, 2.5], [big, -big, 0.3]], dtype=dtype, requires_grad=True)
+    out = surrogate(y, tau, generator=torch.Generator().manual_seed(0))
+    out.float().sum().backward()
+    assert out.shape == y.shape and out.dtype == dtype and out.requires_grad
+    assert torch.isfinite(out).all() and torch.isfinite(y.grad).all()
+
+
+@pytest.mark.parametrize("surrogate", ALL, ids=IDS)
+def test_metadata_tells_the_truth(surrogate):
+    g = torch.Generator().manual_seed(2)
+    y = torch.rand(4096, generator=g) * 6 - 3
+    one, two = (surrogate(y, 0.5, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    assert surrogate.random == (not torch.equal(one, two))
+    assert torch.equal(one, surrogate(y, 0.5, generator=torch.Generator().manual_seed(1)))  # seeds reproduce
+    assert surrogate.integer == torch.equal(one, torch.round(one))
+    noise = surrogate.draw(y, g)
+    x = y.clone().requires_grad_()
+    curves = []
+    for tau in (0.5, 0.25):
+        value = surrogate(x, tau, noise=noise)
+        curves.append((value, *torch.autograd.grad(value.sum(), x)))
+    same = all(torch.equal(a, b) for a, b in zip(*curves, strict=True))
+    assert surrogate.annealed == (not same)
+
+
+def test_soft_rounding_inverts():
+    from labkit.surrogates import soft
+
+    y = torch.linspace(-2.99, 2.99, 301, dtype=torch.float64)
+    for tau in (10.0, 1.0, 0.2):
+        torch.testing.assert_close(soft.soft_round_inverse(soft.soft_round(y, tau), tau), y, rtol=0, atol=1e-9)
+    assert torch.equal(soft.soft_round(y, 1e4), y)  # α below 10⁻³ is the identity
+
+
+def test_temperature_may_be_a_tensor():
+    y = torch.linspace(-2, 2, 101)
+    for surrogate in ALL:
+        noise = surrogate.draw(y, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(surrogate(y, torch.tensor(0.3), noise=noise), surrogate(y, 0.3, noise=noise))
+
+
+def test_bad_input_gets_one_clear_line():
+    with pytest.raises(ValueError, match=r"no surrogate is named 'suaa'; did you mean sua"):
+        surrogates.get("suaa")
+    with pytest.raises(ValueError, match="unexpected keyword"):
+        surrogates.get("ste", alpha=1)
+    with pytest.raises(ValueError, match="gradient is one of identity, expected"):
+        surrogates.get("sua", gradient="exact")
+    for tau in (0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            surrogates.get("sua")(torch.zeros(2), tau)
+    with pytest.raises(TypeError, match="floating-point"):
+        surrogates.get("ste")(torch.zeros(2, dtype=torch.int64))
