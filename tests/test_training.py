@@ -1,0 +1,189 @@
+"""The trainer and its checkpoints: it learns, repeats itself, stops cleanly, and loses nothing."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import datasets, entropy, networks, schedules, schemes, training
+
+TOY = {"lmbda": 1.0, "batch_size": 256, "lr": 3e-3}
+
+
+def losses(scheme="mixed", seed=0, steps=5, **settings):
+    net = networks.toy_2d(schemes.get(scheme))
+    return [s.loss for s in training.stream(net, datasets.Banana(), steps=steps, seed=seed, **{**TOY, **settings})]
+
+
+@pytest.mark.parametrize("scheme", schemes.names())
+def test_every_preset_trains_and_the_same_seed_gives_the_same_numbers(scheme):
+    steps = 60
+    one = losses(scheme, steps=steps)
+    assert one == losses(scheme, steps=steps)
+    assert one != losses(scheme, steps=steps, seed=1)
+    assert np.mean(one[-5:]) < 0.8 * np.mean(one[:5])
+
+
+def test_photographs_train_in_either_precision(train_photos):
+    for precision in ("float32", "bfloat16"):
+        net = networks.mean_scale_hyperprior("tiny", schemes.annealed())
+        steps = list(training.stream(net, train_photos[:4], lmbda=0.01, steps=20, batch_size=1, precision=precision))
+        assert steps[-1].loss < steps[0].loss
+        assert not net.training and all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_loss_is_compressais_scale():
+    """bpp + λ 255² MSE in NumPy, as CompressAI's examples compute it."""
+    rng = np.random.default_rng(0)
+    x, x_hat = rng.random((2, 3, 8, 6)), rng.random((2, 3, 8, 6))
+    y, z = rng.random((2, 4, 2, 2)), rng.random((2, 4, 1, 1))
+    output = {"x_hat": torch.from_numpy(x_hat), "likelihoods": {"y": torch.from_numpy(y), "z": torch.from_numpy(z)}}
+    loss = training.rate_distortion(output, torch.from_numpy(x), 0.013)
+    bpp = -(np.log2(y).sum() + np.log2(z).sum()) / (2 * 8 * 6)
+    assert loss.rate.item() == pytest.approx(bpp)
+    assert loss.total.item() == pytest.approx(bpp + 0.013 * 255**2 * np.mean((x - x_hat) ** 2))
+    points = {"x_hat": torch.tensor([[1.0, 1.0]]), "likelihoods": {"y": torch.tensor([[0.5, 0.25]])}}
+    assert training.rate_distortion(points, torch.tensor([[0.0, 3.0]]), 2.0).total.item() == pytest.approx(3 + 2 * 5)
+
+
+def test_temperature_and_learning_rate_follow_their_schedules():
+    net = networks.toy_2d(schemes.annealed(temperature=schedules.exponential(1.0, 0.01)))
+    steps = list(training.stream(net, datasets.Banana(), steps=3, **{**TOY, "lr": schedules.linear(1e-3, 1e-4)}))
+    assert [s.temperature for s in steps] == pytest.approx([1, 0.1, 0.01])
+    assert all(float(m.temperature) == pytest.approx(0.01) for m in entropy.carriers(net))
+
+
+def test_second_stage_is_hard_and_freezes_the_analysis_transform():
+    net = networks.toy_2d(schemes.soft_then_hard(share=0.5))
+    seen = {}
+    for step in training.stream(net, datasets.Banana(), steps=8, **TOY):
+        seen[step.step] = {name: p.detach().clone() for name, p in net.named_parameters()}
+        module = net.entropy_bottleneck
+        assert module.scheme.rate.name == ("aun" if step.step <= 4 else "ste")
+    for name, value in seen[4].items():
+        if name.startswith("g_a"):
+            assert torch.equal(value, seen[8][name])
+        elif name.startswith("g_s"):
+            assert not torch.equal(value, seen[8][name])
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_quantiles_are_solved():
+    net = networks.toy_2d()
+    list(training.stream(net, datasets.Banana(), steps=20, **TOY))
+    logits = net.entropy_bottleneck._logits_cumulative(net.entropy_bottleneck.quantiles, stop_gradient=True)
+    medians = torch.sigmoid(logits[:, 0, 1])
+    torch.testing.assert_close(medians, torch.full((2,), 0.5), rtol=0, atol=2e-3)
+
+
+def test_leaving_the_stream_leaves_a_usable_network():
+    net = networks.toy_2d()
+    steps = training.stream(net, datasets.Banana(), steps=1000, **TOY)
+    next(steps), next(steps)
+    steps.close()
+    assert not net.training and net.entropy_bottleneck.generator is None
+
+
+def test_loss_that_is_not_finite_ends_in_one_clear_line():
+    net = networks.toy_2d()
+    with torch.no_grad():
+        net.g_s[0].weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1: lower the learning rate"):
+        list(training.stream(net, datasets.Banana(), steps=3, **TOY))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"steps": 0}, "steps: takes a positive number, got 0"),
+        ({"lmbda": -1}, "lmbda: takes a positive number, got -1"),
+        ({"precision": "half"}, "precision: takes float32 or bfloat16, got 'half'"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        list(training.stream(networks.toy_2d(), datasets.Banana(), **{**TOY, "steps": 2, **settings}))
+
+
+def test_image_too_small_is_named():
+    photos = datasets.PhotoSet(
+        [torch.zeros(3, 300, 300, dtype=torch.uint8), torch.zeros(3, 90, 300, dtype=torch.uint8)], ["a", "b"]
+    )
+    with pytest.raises(ValueError, match="b is 300×90, too small for crops of 256×256"):
+        list(training.stream(networks.factorized_prior(), photos, lmbda=0.01, steps=1))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "net.safetensors"
+    net = networks.mean_scale_hyperprior("tiny", schemes.annealed(temperature=0.3, scale_lower_bound=0.2), seed=4)
+    net.update(update_quantiles=True)
+    training.save_checkpoint(net, path, lmbda=0.01)
+    return path, net
+
+
+def test_checkpoint_gives_the_same_network_and_bytes(checkpoint):
+    path, net = checkpoint
+    loaded, info = training.load_checkpoint(path)
+    assert loaded.scheme == net.scheme and info["lmbda"] == 0.01 and loaded.size == "tiny"
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert loaded.compress(x) == net.eval().compress(x)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_saving_over_a_checkpoint_loses_nothing_when_it_fails(checkpoint, monkeypatch):
+    path, net = checkpoint
+    before = path.read_bytes()
+
+    def full_disk(tensors, name, metadata):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.checkpoints, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        training.save_checkpoint(net, path)
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+def test_damaged_and_foreign_checkpoints_get_one_clear_line(checkpoint, tmp_path):
+    path, _ = checkpoint
+    whole = path.read_bytes()
+    cases = {"empty": b"", "cut": whole[: len(whole) // 2], "no header": whole[100:], "text": b"hello, weights" * 20}
+    for name, content in cases.items():
+        bad = tmp_path / f"{name}.safetensors"
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged or no safetensors file") as error:
+            training.load_checkpoint(bad)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="holds a mean_scale_hyperprior, not a factorized_prior"):
+        training.load_checkpoint(path, network="factorized_prior")
+    with pytest.raises(ValueError, match="there is no such checkpoint"):
+        training.load_checkpoint(tmp_path / "absent.safetensors")
+
+    from safetensors.torch import save_file
+
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(2)}, foreign)
+    with pytest.raises(ValueError, match="is no labkit checkpoint"):
+        training.load_checkpoint(foreign)
+    info = {"network": "factorized_prior", "size": "tiny", "channels": [24, 36], "scheme": schemes.noise().to_dict()}
+    save_file({"a": torch.zeros(2)}, foreign, metadata={"format": "labkit-network-1", "info": json.dumps(info)})
+    with pytest.raises(ValueError, match="does not fit: Error") as error:
+        training.load_checkpoint(foreign)
+    assert "\n" not in str(error.value)
+
+
+def test_train_writes_a_checkpoint_a_log_and_its_settings(train_photos, tmp_path):
+    net = networks.factorized_prior("tiny")
+    run = training.train(
+        net, train_photos[:2], lmbda=0.01, steps=2, batch_size=1, out=tmp_path / "a.safetensors", log=tmp_path / "a.csv"
+    )
+    assert len(run.history) == 2 and len((tmp_path / "a.csv").read_text().splitlines()) == 3
+    assert list(run.to_frame().columns) == ["step", "steps", "loss", "rate", "distortion", "temperature"]
+    loaded, info = training.load_checkpoint(tmp_path / "a.safetensors")
+    assert (info["steps"], info["batch_size"], info["lmbda"]) == (2, 1, 0.01)
+    assert loaded.entropy_bottleneck._offset.numel()  # with coder tables
