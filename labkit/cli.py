@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +20,7 @@ class _OneLine(click.Group):
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
-        except (ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
+        except (ValueError, FloatingPointError, OSError) as error:
             click.echo(f"labkit: {error}", err=True)
             ctx.exit(2)
 
@@ -53,6 +53,8 @@ def lessons(folder: Path | None, no_browser: bool, port: int | None) -> None:
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.root_dir", str(target.resolve())]
     command += ["--LabApp.default_url", "/lab/tree/00_start_here.ipynb"]
     command += ["--no-browser"] * no_browser + ([f"--port={port}"] if port else [])
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; JupyterLab refuses root otherwise
+        command += ["--allow-root"]
     try:
         sys.exit(subprocess.call(command))
     except KeyboardInterrupt:
@@ -117,6 +119,10 @@ def train(network, size, scheme, temperature, data, lmbda, steps, lr, device, th
 
     from labkit import datasets, networks, schemes, training
 
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError:
+        raise ValueError(f"device: takes cpu, cuda or cuda:N, got {device!r}") from None
     if threads:
         torch.set_num_threads(threads)
     fields = {"temperature": _schedule(temperature)} if temperature else {}
@@ -167,4 +173,4 @@ def bench_train(threads: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    functools.partial(main, prog_name="labkit")()
+    main(prog_name="labkit")

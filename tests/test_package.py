@@ -1,0 +1,87 @@
+"""What a user gets: a wheel that is whole, and a first line that ends in JupyterLab serving lesson 00."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CHECK = """
+import labkit as lk, pathlib, sys
+assert pathlib.Path(lk.__file__).is_relative_to(sys.prefix), lk.__file__
+assert len(lk.datasets.photos("train")) >= 48 and len(lk.datasets.photos("test")) >= 12
+net = lk.networks.pretrained(lmbda=0.0035)
+report = lk.evaluate(net, lk.datasets.photos("test")[:1], progress=False)
+print(report.mean["bpp"])
+"""
+
+
+@pytest.mark.slow
+def test_wheel_outside_the_checkout_is_whole(tmp_path):
+    """Built, installed in an environment of its own (which borrows the dependencies), run elsewhere."""
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.rmtree(source)
+    environment = tmp_path / "env"
+    venv.create(environment, with_pip=False, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
+    subprocess.run([*pip, "--python", environment / "bin/python", "install", "--no-deps", wheel], check=True)
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    run = {"cwd": tmp_path, "check": True, "env": {**os.environ, "PYTHONPATH": ""}, "capture_output": True, "text": True}
+    done = subprocess.run([environment / "bin/python", "-W", "ignore", "-c", CHECK], **run)
+    assert float(done.stdout) > 0.01
+    subprocess.run([environment / "bin/labkit", "lessons", "--to", "course"], **run)
+    assert (tmp_path / "course" / "00_start_here.ipynb").is_file()
+
+
+def test_labkit_lessons_serves_lesson_00(tmp_path):
+    """`labkit lessons` in the checkout: the server answers, the lesson is there, and /lab/tree opens on it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    token = "a-token-of-the-test"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "labkit.cli", "lessons", "--no-browser", "--port", str(port)],
+        cwd=tmp_path,
+        env={**os.environ, **variables, "JUPYTER_TOKEN": token},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        request = urllib.request.Request(
+            f"{address}/api/contents/00_start_here.ipynb", headers={"Authorization": f"token {token}"}
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=5) as answer:
+                    lesson = json.load(answer)
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                assert server.poll() is None, "the server ended"
+                assert time.monotonic() < deadline, "no answer within 60 s"
+                time.sleep(0.2)
+        assert lesson["type"] == "notebook" and lesson["content"]["cells"]
+        with urllib.request.urlopen(f"{address}/lab/tree/00_start_here.ipynb?token={token}", timeout=20) as page:
+            assert page.status == 200 and b"jupyter-config-data" in page.read()
+    finally:
+        server.terminate()
+        server.wait(20)
