@@ -5,10 +5,14 @@ Modules load when they are first used, so `import labkit` is instant and loads n
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Importing CompressAI decorates with torch.jit.script, which torch deprecates: nothing that a user could act on.
+warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is deprecated", category=FutureWarning)
 
 _MODULES = (
     "course",

@@ -105,6 +105,7 @@ def _schedule(text: str):
 @click.option("--steps", type=int, required=True)
 @click.option("--batch-size", type=int, default=4)
 @click.option("--crop", type=int, default=256)
+@click.option("--permute-colours", is_flag=True, help="Half of the crops with colours in a random order.")
 @click.option("--lr", default="cosine:8e-4:1e-5", help="A number, or KIND:START:END.")
 @click.option("--seed", type=int, default=0)
 @click.option("--device", help="cpu, cuda, …  [default: cuda where there is one]")

@@ -36,8 +36,12 @@ class PhotoSet(Sequence[Tensor]):
             return PhotoSet(self.images[index], self.names[index])
         return self.images[index].float() / 255
 
-    def crops(self, n: int, size: int, generator: torch.Generator) -> Tensor:
-        """n random crops of size×size, flipped at random, float32 of shape (n, 3, size, size) on the images' device."""
+    def crops(self, n: int, size: int, generator: torch.Generator, permute_colours: bool = False) -> Tensor:
+        """n random crops of size×size, flipped at random, float32 of shape (n, 3, size, size) on the images' device.
+
+        permute_colours: half of the crops get their colour channels in a random order, so that few photographs cover
+        more colours.
+        """
         batch = []
         for index in torch.randint(len(self), (n,), generator=generator).tolist():
             image = self.images[index]
@@ -46,6 +50,8 @@ class PhotoSet(Sequence[Tensor]):
             flip_x, flip_y, swap = torch.randint(2, (3,), generator=generator).tolist()
             if swap:
                 crop = crop.transpose(1, 2)
+            if permute_colours and torch.rand((), generator=generator) < 0.5:
+                crop = crop[torch.randperm(3, generator=generator)]
             batch.append(crop.flip([axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]))
         return torch.stack(batch).float() / 255
 

@@ -24,7 +24,10 @@ def checkpoint(tmp_path_factory):
 
 
 def test_importing_labkit_loads_neither_torch_nor_jupyter_nor_plotly():
-    code = "import sys, labkit, labkit.cli; print([m for m in ('torch', 'IPython', 'plotly', 'ipywidgets') if m in sys.modules])"
+    code = (
+        "import sys, labkit, labkit.cli;"
+        "print([m for m in ('torch', 'IPython', 'plotly', 'ipywidgets') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -65,8 +68,14 @@ def test_train_then_evaluate(tmp_path):
         (["evaluate", "absent.safetensors"], "absent.safetensors: there is no such checkpoint"),
         (["evaluate", "CHECKPOINT", "--data", "absent"], "absent: there is no such folder"),
         (["train", "--scheme", "anneal", "--lmbda", 1, "--steps", 1, "--out", "x"], "did you mean annealed"),
-        (["train", "--network", "hyperprior", "--lmbda", 1, "--steps", 1, "--out", "x"], "no network is named 'hyperprior'"),
-        (["train", "--start", "CHECKPOINT", "--lmbda", 1, "--steps", 1, "--out", "x"], "holds a factorized_prior, not a mean"),
+        (
+            ["train", "--network", "hyperprior", "--lmbda", 1, "--steps", 1, "--out", "x"],
+            "no network is named 'hyperprior'",
+        ),
+        (
+            ["train", "--start", "CHECKPOINT", "--lmbda", 1, "--steps", 1, "--out", "x"],
+            "holds a factorized_prior, not a mean",
+        ),
         (["train", "--lmbda", 0, "--steps", 1, "--device", "cpu", "--out", "x"], "lmbda: takes a positive number"),
         (["train", "--lr", "cosine:1", "--lmbda", 1, "--steps", 1, "--out", "x"], "KIND:START:END"),
         (["train", "--lr", "fast", "--lmbda", 1, "--steps", 1, "--out", "x"], "'fast' is not a number"),

@@ -187,3 +187,23 @@ def test_train_writes_a_checkpoint_a_log_and_its_settings(train_photos, tmp_path
     loaded, info = training.load_checkpoint(tmp_path / "a.safetensors")
     assert (info["steps"], info["batch_size"], info["lmbda"]) == (2, 1, 0.01)
     assert loaded.entropy_bottleneck._offset.numel()  # with coder tables
+    training.train(loaded, train_photos[:2], lmbda=0.02, steps=1, batch_size=1, out=tmp_path / "b.safetensors")
+    assert training.load_checkpoint(tmp_path / "b.safetensors")[1]["total_steps"] == 3
+
+
+def test_crops_are_windows_of_the_images_flipped_and_turned():
+    image = torch.arange(3 * 40 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).reshape(3, 40, 50)
+    photos = datasets.PhotoSet([image], ["one"])
+    windows = {
+        turned.flip(axes).contiguous().numpy().tobytes()
+        for top in range(40 - 32 + 1)
+        for left in range(50 - 32 + 1)
+        for window in (image[:, top : top + 32, left : left + 32],)
+        for turned in (window, window.transpose(1, 2))
+        for axes in ([], [1], [2], [1, 2])
+    }
+    g = torch.Generator().manual_seed(0)
+    crops = (photos.crops(20, 32, g) * 255).round().to(torch.uint8)
+    assert all(crop.contiguous().numpy().tobytes() in windows for crop in crops)
+    orders = {tuple(crop[:, 0, 0].tolist()) for crop in photos.crops(40, 40, g, permute_colours=True)}
+    assert len(orders) > len({tuple(crop[:, 0, 0].tolist()) for crop in photos.crops(40, 40, g)})

@@ -67,6 +67,7 @@ def stream(
     steps: int,
     batch_size: int = 4,
     crop: int = 256,
+    permute_colours: bool = False,
     lr: float | Schedule = 1e-3,
     clip: float = 1.0,
     seed: int = 0,
@@ -75,7 +76,8 @@ def stream(
 ) -> Iterator[Step]:
     """Train `net` in place, one step for each item taken; leave the loop, or close the iterator, to stop.
 
-    lmbda: weight of the distortion, in CompressAI's scale; crop: side of the training crops, for photographs;
+    lmbda: weight of the distortion, in CompressAI's scale; crop: side of the training crops, and permute_colours:
+    half of them with their colours in a random order, both for photographs (see `PhotoSet.crops`);
     lr: learning rate of Adam, a number or a schedule; clip: largest gradient norm; precision: of the transforms (the
     entropy model, quantisation and loss are float32 throughout). Same seed, machine and threads: same numbers.
 
@@ -129,7 +131,8 @@ def stream(
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step, steps) * min(1.0, (step + 1) / WARM_UP)
             if isinstance(source, PhotoSet):
-                batch = source.crops(batch_size, crop, data_generator).contiguous(memory_format=torch.channels_last)
+                batch = source.crops(batch_size, crop, data_generator, permute_colours)
+                batch = batch.contiguous(memory_format=torch.channels_last)
             else:
                 batch = source.draw(batch_size, data_generator).to(device)
             total, rate, distortion = one_step(batch)
@@ -191,5 +194,6 @@ def train(
     run = Run(net, {"lmbda": lmbda, "steps": steps, **settings}, time.perf_counter() - start, history)
     if out is not None and not isinstance(net, ToyTransformCode):
         net.update()
-        save_checkpoint(net, out, **{key: str(v) if isinstance(v, Schedule) else v for key, v in run.settings.items()})
+        about = {key: str(value) if isinstance(value, Schedule) else value for key, value in run.settings.items()}
+        save_checkpoint(net, out, **about, total_steps=net.info.get("total_steps", 0) + steps)
     return run

@@ -1,0 +1,118 @@
+"""The loss curve of a run, with the run before as a ghost behind it."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from PIL import Image, ImageDraw
+
+# Grey that reads on JupyterLab's white and on its near-black; the page shows through the background.
+_INK = "#808080"
+_GRID = "rgba(128, 128, 128, 0.25)"
+_LINE = "#1c7ed6"
+_GHOST = "rgba(128, 128, 128, 0.55)"
+_NOTHING = np.zeros(0, np.float32)
+
+
+class LossChart:
+    """Training loss over steps, and a diamond at its end for the loss with real rounding, on test data.
+
+    window: each point is the mean of that many steps up to it; worth it where batches are small and differ much.
+    The four traces are made once; an update sends float32 arrays in one message.
+    """
+
+    def __init__(
+        self, *, width: int, height: int = 360, title: str = "loss", log: bool = False, window: int = 1
+    ) -> None:
+        self._log, self._window = log, window
+        self.losses = self.ghost = _NOTHING
+        self.figure = go.FigureWidget(
+            data=[
+                go.Scatter(x=[], y=[], mode="lines", name="run before", line={"color": _GHOST, "width": 1.5}),
+                go.Scatter(x=[], y=[], mode="lines", name="training", line={"color": _LINE, "width": 1.5}),
+                go.Scatter(x=[], y=[], mode="markers", showlegend=False, marker=_diamond(_GHOST)),
+                go.Scatter(x=[], y=[], mode="markers", name="test, rounded", marker=_diamond(_LINE)),
+            ],
+            layout={
+                "width": width,
+                "height": height,
+                "margin": {"l": 50, "r": 10, "t": 30, "b": 40},
+                "paper_bgcolor": "rgba(0,0,0,0)",
+                "plot_bgcolor": "rgba(0,0,0,0)",
+                "font": {"color": _INK, "size": 12},
+                "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+                "xaxis": {
+                    "title": {"text": "step" if window == 1 else f"step (mean of the last {window})"},
+                    "gridcolor": _GRID,
+                    "zeroline": False,
+                    "rangemode": "tozero",
+                },
+                "yaxis": {
+                    "title": {"text": title},
+                    "gridcolor": _GRID,
+                    "zeroline": False,
+                    **({"type": "log", "dtick": "D2", "tickformat": "~g"} if log else {}),
+                },
+                "hovermode": "x",
+            },
+        )
+
+    def show(self, losses: np.ndarray, test_loss: float | None = None) -> None:
+        """The current run so far; `test_loss` once it is known."""
+        self.losses = _trailing_mean(losses, self._window)
+        with self.figure.batch_update():
+            self._set(1, self.losses)
+            self._set(3, *_end(self.losses, test_loss))
+
+    def keep_as_ghost(self, losses: np.ndarray, test_loss: float | None) -> None:
+        """Put a finished run behind the one to come."""
+        self.ghost = _trailing_mean(losses, self._window)
+        with self.figure.batch_update():
+            self._set(0, self.ghost)
+            self._set(2, *_end(self.ghost, test_loss))
+
+    def _set(self, trace: int, y: np.ndarray, x: np.ndarray | None = None) -> None:
+        self.figure.data[trace].x = np.arange(1, len(y) + 1, dtype=np.float32) if x is None else x
+        self.figure.data[trace].y = y
+
+    def still(self) -> Image.Image:
+        """The two curves by Pillow, for wherever there is no browser."""
+        width, height = self.figure.layout.width, self.figure.layout.height
+        image = Image.new("RGB", (width, height), "white")
+        draw = ImageDraw.Draw(image)
+        left, top, right, bottom = 50, 30, width - 10, height - 40
+        draw.rectangle([left, top, right, bottom], outline="#cccccc")
+        draw.text((left, bottom + 12), "training loss over steps; grey: the run before", fill=_INK)
+        curves = [np.log(curve) if self._log else curve for curve in (self.ghost, self.losses)]
+        shown = np.concatenate(curves)
+        shown = shown[np.isfinite(shown)]
+        if len(shown) < 2 or np.ptp(shown) == 0:
+            return image
+        low, high = float(shown.min()), float(shown.max())
+        for value in (low, high):
+            y = bottom - (value - low) / (high - low) * (bottom - top)
+            draw.text((8, y - 5), f"{np.exp(value) if self._log else value:.3g}", fill=_INK)
+        for curve, colour in zip(curves, ("#bbbbbb", _LINE), strict=True):
+            x = np.linspace(left, left + (right - left) * len(curve) / max(map(len, curves)), len(curve))
+            y = bottom - (np.nan_to_num(curve, nan=high) - low) / (high - low) * (bottom - top)
+            draw.line(np.column_stack([x, y]).ravel().tolist(), fill=colour, width=2)
+        return image
+
+
+def _diamond(colour: str) -> dict:
+    return {"symbol": "diamond", "size": 11, "color": colour, "line": {"color": _INK, "width": 1}}
+
+
+def _end(losses: np.ndarray, test_loss: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """y and x of the mark at the end of a curve: nothing before the test loss is known."""
+    if test_loss is None:
+        return _NOTHING, _NOTHING
+    return np.array([test_loss], np.float32), np.array([len(losses)], np.float32)
+
+
+def _trailing_mean(losses: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the last `window` values at every step; of fewer at the first steps."""
+    total = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
+    end = np.arange(1, len(total))
+    begin = np.maximum(0, end - window)
+    return ((total[end] - total[begin]) / (end - begin)).astype(np.float32)

@@ -1,0 +1,274 @@
+"""What all live panels share: controls, a status line, a canvas, a loss chart, and a run engine under them.
+
+A panel is a view on its engine. Everything it can do in a browser it can do from Python:
+
+    panel = lk.live.toy_panel()
+    panel                             # shown in a notebook, it starts its first run
+    result = panel.wait(60)           # the newest run's result; raises its error if it had one
+    result = panel.run(lmbda=16)      # set, train and wait; no browser needed
+    panel.cancel();  panel.history;  panel.close()
+
+A subclass gives `job(settings)`, a generator that yields after each training step, as described in `engine`; its views
+return Frames, and its result is a Result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+import numpy as np
+from PIL import Image, ImageDraw
+
+from labkit.live.canvas import Canvas, Picture, png
+from labkit.live.chart import LossChart
+from labkit.live.engine import Cancelled, Engine, Run, View
+from labkit.live.status import Status
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What there is to see after a step: the losses so far, progress from 0 to 1, a few words on it, a picture."""
+
+    losses: np.ndarray
+    progress: float
+    text: str
+    picture: Picture
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What every panel's run comes to. `str(result)` is the line that the panel shows."""
+
+    settings: Settings
+    losses: np.ndarray  # training loss, one a step
+    loss: float  # with real rounding, on test data
+    seconds: float
+
+    def __repr__(self) -> str:
+        return str(self)  # in a notebook, too, one line says more than all the fields
+
+
+def choice(label: str, values: Sequence[Any], value: Any) -> ipywidgets.SelectionSlider:
+    """A slider over a few values, which tells Python only where it came to rest."""
+    options = [(_short(each), each) for each in values]
+    return ipywidgets.SelectionSlider(
+        options=options,
+        value=value,
+        description=label,
+        continuous_update=False,
+        style={"description_width": "initial"},
+        layout={"width": "280px"},
+    )
+
+
+def menu(label: str, values: Sequence[str], value: str) -> ipywidgets.Dropdown:
+    """A list to choose from."""
+    return ipywidgets.Dropdown(
+        options=list(values),
+        value=value,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": "max-content"},
+    )
+
+
+class Panel:
+    """Controls, a status line, a canvas and a chart over one engine."""
+
+    def __init__(self, controls: dict[str, ipywidgets.Widget], canvas: Canvas, chart: LossChart) -> None:
+        self.controls, self.canvas, self.chart = controls, canvas, chart
+        self.engine = Engine(self._job, listener=self._show)
+        self._asked = self.settings  # what the newest run was asked for; at first, what needs no run
+        self._setting = False  # True while the panel itself moves its controls
+        self._drawn: Run | None = None  # whose picture and curve are on show
+        self._frame: Frame | None = None
+        self._ghost: Run | None = None  # the last run that was done
+
+        self.status = Status()
+        small = {"width": "max-content"}
+        self._again = ipywidgets.Button(description="Run again", icon="refresh", layout=small)
+        self._cancel = ipywidgets.Button(description="Cancel", icon="stop", layout=small, disabled=True)
+        self._again.on_click(lambda _: self._ask())
+        self._cancel.on_click(lambda _: self.cancel())
+        for control in controls.values():
+            control.observe(self._moved, "value")
+        wrap = ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
+        self.widget = ipywidgets.VBox(
+            [
+                ipywidgets.HBox([*controls.values(), ipywidgets.HBox([self._again, self._cancel])], layout=wrap),
+                self.status,
+                ipywidgets.HBox([canvas, chart.figure], layout=wrap),
+            ]
+        )
+        self.widget.add_class("labkit-panel")
+        self._say(None)
+
+    def job(self, settings: Settings) -> Generator[View, None, Result]:
+        raise NotImplementedError
+
+    # From Python
+
+    @property
+    def settings(self) -> Settings:
+        """What the controls say."""
+        return {name: _rounded(control.value) for name, control in self.controls.items()}
+
+    @property
+    def state(self) -> str:
+        """idle, queued, running, cancelled, done or error."""
+        return self.engine.state
+
+    @property
+    def history(self) -> list[Run]:
+        """The runs that began and are over, oldest first: request, state, result, error, seconds."""
+        return self.engine.history
+
+    def run(self, timeout: float | None = None, **settings: Any) -> Result:
+        """Set the controls, train, wait: the result. What is not named stays as it is."""
+        for name, value in settings.items():
+            self._check(name, value)
+        with self.engine.lock:  # all widgets are written under this one lock
+            self._setting = True
+            for name, value in settings.items():
+                self.controls[name].value = value
+            self._setting = False
+            self._asked = self.settings
+        return self.engine.run(self._asked, timeout)
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """The newest run's result, once it is over; raises its error, Cancelled, or TimeoutError."""
+        return self.engine.wait(timeout)
+
+    def cancel(self) -> None:
+        """Stop the newest run, if it is not over."""
+        self.engine.cancel()
+
+    def close(self) -> None:
+        """Stop, and take the panel off every page it is shown on."""
+        self.engine.cancel()
+        _close(self.widget)
+
+    # From the browser: these run on any thread, and only post a request
+
+    def _moved(self, _: Any) -> None:
+        with self.engine.lock:
+            # A slider reports its value when it is first drawn, too: only a new value is a request.
+            if not self._setting and self.settings != self._asked:
+                self._ask()
+
+    def _ask(self) -> None:
+        with self.engine.lock:
+            self._asked = self.settings
+            self.engine.submit(self._asked)
+
+    # To the browser: only the engine calls this, under its lock
+
+    def _job(self, settings: Settings) -> Generator[View, None, Result]:
+        return self.job(settings)
+
+    def _show(self, run: Run, frame: Frame | None) -> None:
+        if frame is not None:
+            if self._drawn is not run and self._ghost is not None:
+                self.chart.keep_as_ghost(self._ghost.result.losses, self._ghost.result.loss)
+            self._drawn, self._frame = run, frame
+            self.canvas.show(frame.picture, run.number)
+            self.chart.show(frame.losses)
+        if run.state == "done":
+            self.chart.show(run.result.losses, run.result.loss)
+        self._say(run)
+        if run.state == "done":
+            self._ghost = run
+        self._cancel.disabled = run.over
+
+    def _say(self, run: Run | None) -> None:
+        """Write the status line."""
+        frame = self._frame if run is self._drawn else None
+        state = run.state if run else "idle"
+        if run is None:
+            text = "move a slider, or press Run again"
+        elif state == "done":
+            text = f"in {run.seconds:.1f} s"
+        elif state == "error":
+            text = _one_line(run.error)
+        else:
+            text = frame.text if frame else ""
+        before = self._ghost
+        self.status.show(
+            run=run.number if run else 0,
+            state=state,
+            text=text,
+            progress=1.0 if state == "done" else frame.progress if frame else 0.0,
+            stale=self._stale(run),
+            result=str(run.result) if run and state == "done" else "",
+            before=f"run before ({self._words(before.request)}): {before.result}" if before else "",
+        )
+
+    def _stale(self, run: Run | None) -> str:
+        """Why the picture and the curve are not what the controls say; empty if they are."""
+        if self._drawn is None or run is None:
+            return ""
+        if self._drawn is not run:
+            return f"what you see is still run {self._drawn.number} ({self._words(self._drawn.request)})"
+        return "what you see is unfinished" if run.state in ("cancelled", "error") else ""
+
+    def _check(self, name: str, value: Any) -> None:
+        if name not in self.controls:
+            raise ValueError(f"{name}: not a setting of this panel, which takes {', '.join(self.controls)}")
+        options = self.controls[name].options
+        takes = [each for _, each in options] if isinstance(options[0], tuple) else options
+        if value not in takes:
+            raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(str, takes))}")
+
+    def _words(self, settings: Settings) -> str:
+        """τ = 0.5, λ = 5: the last word of each control's label, and its value."""
+        symbols = {name: control.description.split()[-1] for name, control in self.controls.items()}
+        return ", ".join(f"{symbols[name]} = {_short(value)}" for name, value in settings.items())
+
+    # Where there is no browser
+
+    def still(self) -> Image.Image:
+        """The panel as a picture: canvas, chart, and the status line."""
+        canvas, chart = self.canvas.still(), self.chart.still()
+        status = self.status.status
+        lines = [f"{self._words(self.settings)}  ·  {status['state']}", status["result"], status["before"]]
+        image = Image.new("RGB", (canvas.width + chart.width + 30, max(canvas.height, chart.height) + 70), "white")
+        image.paste(canvas, (10, 60))
+        image.paste(chart, (canvas.width + 20, 60))
+        draw = ImageDraw.Draw(image)
+        for row, line in enumerate(lines):
+            line = line.replace("λ", "lambda").replace("τ", "tau")  # Pillow's own font has no Greek
+            draw.text((10, 4 + 18 * row), line, fill="#333333", font_size=13)
+        return image
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The live widget, and a still beside it, which shows where no kernel runs. Showing a panel starts it."""
+        if self.state == "idle":
+            self._ask()
+        return {**self.widget._repr_mimebundle_(), "image/png": png(self.still())}
+
+
+def _rounded(value: Any) -> Any:
+    """0.010000000000000002 is 0.01: a slider may report a neighbour of the value it was given."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _close(widget: ipywidgets.Widget) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
+
+
+def _one_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0]
+
+
+__all__ = ["Cancelled", "Frame", "Panel", "Picture", "Result", "choice", "menu"]

@@ -1,0 +1,62 @@
+"""One server, one browser and one busy core for all browser tests; what was measured is printed at the end."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+_MEASURED: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
+    import lab
+
+    if lab.find_browser() is None:
+        pytest.skip("no Chromium or Chrome is installed: no browser tests")
+    with sync_api.sync_playwright() as playwright:
+        browser = lab.launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab_server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    import lab
+
+    with lab.serve(tmp_path_factory.mktemp("lab")) as server:
+        yield server
+
+
+@pytest.fixture
+def busy_core() -> Iterator[None]:
+    """Another program that never rests, at normal priority, as on a desk where other things run."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    other.kill()
+    other.wait()
+
+
+@pytest.fixture
+def measured() -> Callable[[str, list[float], float], float]:
+    """Keeps milliseconds for the summary; returns their median."""
+
+    def keep(what: str, milliseconds: list[float], limit: float) -> float:
+        median = statistics.median(milliseconds)
+        _MEASURED.append(f"{what:52} {median:7.0f} {max(milliseconds):7.0f} {limit:7.0f} {len(milliseconds):5}")
+        return median
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if _MEASURED:
+        terminalreporter.section("live panels in the browser, another program busy (ms)")
+        terminalreporter.write_line(f"{'':52} {'median':>7} {'max':>7} {'limit':>7} {'n':>5}")
+        for line in _MEASURED:
+            terminalreporter.write_line(line)

@@ -1,0 +1,184 @@
+"""Live panels as a learner meets them: in JupyterLab, by keyboard, while another program keeps a core busy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
+
+from lab import Lab, run_all
+from playwright.sync_api import Browser, Page
+
+PROBE = (Path(__file__).parent / "probe.js").read_text()
+TRIALS = 10
+TOY = "import labkit as lk\npanel = lk.live.toy_panel(steps=2000)\npanel"  # long enough to be interrupted
+CODEC = """
+import labkit as lk
+weights = None if lk.networks.pretrained_lmbdas() else lk.networks.mean_scale_hyperprior()
+panel = lk.live.codec_panel(weights=weights, steps=1000, seconds=60)
+panel"""
+ERROR = """
+import labkit as lk
+from labkit.live import toy
+
+class Fails(toy.ToyPanel):
+    def job(self, settings):
+        result = yield from super().job(settings)
+        if settings["lmbda"] > 5:
+            raise ArithmeticError("the loss went through the roof")
+        return result
+
+panel = Fails(temperature=0.5, lmbda=5.0, scheme="annealed", steps=50, seed=0)
+panel"""
+
+
+class PanelPage:
+    """A notebook with one panel, driven by keyboard and read through the probe."""
+
+    def __init__(self, lab: Lab, browser: Browser, name: str, code: str) -> None:
+        self.name = name.removesuffix(".ipynb")
+        self.page: Page = lab.open(browser, lab.write(name, code))
+        run_all(self.page)
+        self.page.wait_for_selector(".labkit-status", timeout=60_000)
+        self.page.wait_for_selector(".js-plotly-plot .scatterlayer", state="attached", timeout=60_000)
+        self.page.evaluate(PROBE)
+
+    def press(self, key: str = "ArrowRight", slider: int = 0) -> dict:
+        """Press a key on a slider's handle; returns that event, the first of those to come."""
+        self.page.locator(".labkit-panel .noUi-handle").nth(slider).focus()
+        self.forget()
+        self.page.keyboard.press(key)
+        return self.first(what="key")
+
+    def cancel(self) -> dict:
+        """Cancel by keyboard; returns that event, the first of those to come."""
+        self.page.locator(".labkit-panel button", has_text="Cancel").focus()
+        self.forget()
+        self.page.keyboard.press("Enter")
+        return self.first(what="click")
+
+    def forget(self) -> None:
+        self.page.evaluate("probe.events.length = 0")
+
+    def events(self) -> list[dict]:
+        """What was seen since the last key press (or `forget`)."""
+        return self.page.evaluate("probe.events")
+
+    def first(self, timeout: float = 20, **wanted) -> dict:
+        """The first event since then that has all these values."""
+        found = self.page.wait_for_function(
+            "(wanted) => probe.events.find((e) => Object.entries(wanted).every(([key, value]) => e[key] === value))",
+            arg=wanted,
+            timeout=1000 * timeout,
+        )
+        return found.json_value()
+
+    def state(self) -> str:
+        return self.page.locator(".labkit-status").get_attribute("data-state")
+
+    def text(self) -> str:
+        return self.page.locator(".labkit-status").inner_text()
+
+    def await_state(self, state: str, timeout: float = 60) -> None:
+        self.page.wait_for_selector(f'.labkit-status[data-state="{state}"]', timeout=1000 * timeout)
+
+
+@pytest.fixture(scope="module")
+def toy(lab_server: Lab, browser: Browser):
+    panel = PanelPage(lab_server, browser, "toy.ipynb", TOY)
+    yield panel
+    panel.page.close()
+
+
+@pytest.fixture(scope="module")
+def codec(lab_server: Lab, browser: Browser):
+    panel = PanelPage(lab_server, browser, "codec.ipynb", CODEC)
+    yield panel
+    panel.page.close()
+
+
+@pytest.fixture(params=["toy", "codec"])
+def panel(request: pytest.FixtureRequest):
+    return request.getfixturevalue(request.param)
+
+
+def test_a_key_press_shows_at_once(panel: PanelPage, busy_core, measured):
+    running, picture, curve, cancelled = [], [], [], []
+    for trial in range(TRIALS):
+        if panel.state() in ("queued", "running"):
+            panel.cancel()
+        panel.page.wait_for_timeout(300)
+        key = panel.press("ArrowLeft" if trial % 2 else "ArrowRight")
+        run = key["run"] + 1
+        running.append(panel.first(what="state", state="running", run=run)["at"] - key["at"])
+        picture.append(panel.first(what="picture", run=run)["at"] - key["at"])
+        curve.append(panel.first(what="curve", run=run)["at"] - key["at"])
+        click = panel.cancel()
+        cancelled.append(panel.first(what="state", state="cancelled")["at"] - click["at"])
+    limits = {"key to “running”": 250, "key to changed picture": 600, "key to changed curve": 600, "Cancel": 500}
+    times = dict(zip(limits, (running, picture, curve, cancelled), strict=True))
+    medians = {what: measured(f"{panel.name}: {what}", times[what], limits[what]) for what in limits}
+    assert all(medians[what] <= limits[what] for what in limits), medians
+
+
+def test_a_second_move_supersedes_the_first(panel: PanelPage, busy_core, measured):
+    taken = []
+    for trial in range(TRIALS):
+        first = panel.press("ArrowLeft" if trial % 2 else "ArrowRight")
+        panel.first(what="picture", run=first["run"] + 1)
+        second = panel.press("ArrowRight" if trial % 2 else "ArrowLeft")
+        run = first["run"] + 2
+        taken.append(panel.first(what="state", state="running", run=run)["at"] - second["at"])
+        panel.first(what="picture", run=run)
+        panel.page.wait_for_timeout(300)
+        events = panel.events()
+        superseded = next(i for i, e in enumerate(events) if e["what"] == "state" and e["run"] == run)
+        assert {e["run"] for e in events[superseded:] if e["what"] == "drawn"} == {run}
+    assert measured(f"{panel.name}: second key to the second run", taken, 500) <= 500
+
+
+def test_sliders_say_what_they_are(toy: PanelPage):
+    handle = toy.page.locator(".labkit-panel .noUi-handle").first
+    assert handle.get_attribute("aria-label") == "temperature τ"
+    assert (
+        handle.get_attribute("aria-valuetext") == toy.page.locator(".labkit-panel .widget-readout").first.inner_text()
+    )
+
+
+def test_cancel_stops_the_run_and_says_so(toy: PanelPage):
+    key = toy.press("ArrowUp")
+    toy.first(what="picture", run=key["run"] + 1)
+    toy.cancel()
+    toy.await_state("cancelled", 5)
+    toy.forget()
+    toy.page.wait_for_timeout(500)
+    assert "unfinished" in toy.text()
+    assert toy.events() == []
+
+
+def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab, browser: Browser):
+    other = PanelPage(lab_server, browser, "other.ipynb", TOY.replace("2000", "150"))
+    other.await_state("done")
+    one = toy.press("ArrowDown")["run"] + 1
+    toy.first(what="picture", run=one)
+    two = other.press()["run"] + 1
+    toy.cancel()
+    toy.await_state("cancelled", 5)
+    other.await_state("done")
+    assert toy.state() == "cancelled"
+    assert {e["run"] for e in other.events() if e["what"] in ("state", "drawn")} == {two}
+    assert {e["run"] for e in toy.events() if e["what"] in ("state", "drawn")} <= {one}
+    other.page.close()
+
+
+def test_an_error_in_the_worker_is_shown(lab_server: Lab, browser: Browser):
+    panel = PanelPage(lab_server, browser, "error.ipynb", ERROR)
+    panel.await_state("done")
+    panel.press(slider=1)
+    panel.await_state("error")
+    assert "ArithmeticError: the loss went through the roof" in panel.text()
+    panel.press("ArrowLeft", slider=1)  # and the panel goes on
+    panel.await_state("done")
+    panel.page.close()
