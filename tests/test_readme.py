@@ -1,0 +1,34 @@
+"""The README's example runs as it stands, and its two lines are the ones that CI runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_runs(tmp_path):
+    (example,) = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) == 5
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"^mean +\d\.\d{4} +\d\.\d{4} +\d\d\.\d\d", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_two_lines():
+    (lines,) = blocks("bash")
+    install, test = lines.strip().splitlines()
+    assert install.endswith("&& .venv/bin/labkit lessons") and test == ".venv/bin/python -m pytest"
+
+
+def test_every_picture_and_file_it_names_is_there():
+    for path in [*re.findall(r"!\[[^]]+\]\(([^)]+)\)", README), "data/photographs/sources.csv", "data/weights"]:
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,85 @@
+"""The shipped weights: small, documented, decoded exactly, and with real bits close to the estimate."""
+
+import csv
+import hashlib
+import itertools
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from labkit import evaluation, networks, paths, training
+
+WEIGHTS = sorted((paths.data() / "weights").glob("*.safetensors"))
+FIGURES = json.loads((paths.data() / "weights" / "figures.json").read_text())
+
+
+def test_every_file_is_documented_and_small():
+    assert set(FIGURES) == {file.name for file in WEIGHTS} and len(WEIGHTS) >= 2
+    for file in WEIGHTS:
+        about = FIGURES[file.name]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == about["sha256"]
+        assert file.stat().st_size <= 2_000_000
+        _, info = training.load_checkpoint(file)
+        steps = [int(re.search(r"--steps (\d+) ", command)[1]) for command in about["commands"]]
+        assert info["total_steps"] == sum(steps) >= 20_000 and info["steps"] == steps[-1]
+        assert all(f"--lmbda {info['lmbda']:g} " in command for command in about["commands"])
+        assert f"--seed {info['seed']} " in about["commands"][-1]
+
+
+def test_pretrained_finds_the_nearest():
+    lmbdas = networks.pretrained_lmbdas()
+    assert len(lmbdas) >= 2
+    for lmbda in lmbdas:
+        assert networks.pretrained(lmbda=lmbda * 1.2).info["lmbda"] == lmbda
+    with pytest.raises(ValueError, match="no trained weights of 'factorized_prior' are shipped"):
+        networks.pretrained("factorized_prior")
+
+
+@pytest.fixture(scope="module", params=WEIGHTS, ids=lambda file: file.stem)
+def coded(request, test_photos):
+    """A shipped network, and its report on the test photographs."""
+    net, _ = training.load_checkpoint(request.param)
+    return request.param, net, evaluation.evaluate(net, test_photos, progress=False)
+
+
+def test_real_bits_are_close_to_the_estimate(coded):
+    """|real − estimated| ≤ 1% + 8 bytes a string, for every photograph at 0.1 bpp and above."""
+    _, _, report = coded
+    rows = [row for row in report.rows if row["bpp"] >= 0.1]
+    assert len(rows) >= 6
+    for row in rows:
+        estimate = row["estimated_bpp"] * row["height"] * row["width"] / 8
+        assert abs(row["bytes"] - estimate) <= 0.01 * estimate + 8 * row["strings"], row
+
+
+def test_decoding_gives_the_networks_own_rounded_reconstruction(coded, test_photos):
+    _, net, _ = coded
+    padded, _ = evaluation.evaluator.pad(test_photos[0][None], net.downsampling_factor)
+    with torch.no_grad():
+        assert torch.equal(net.decompress(**net.compress(padded))["x_hat"], net(padded)["x_hat"].clamp(0, 1))
+
+
+def test_figures_are_what_the_weights_give(coded):
+    """Within 0.5% in bytes and 0.02 dB: machines may round a latent differently."""
+    file, _, report = coded
+    with open(paths.data() / "results" / f"{file.stem}.csv", newline="") as table:
+        shipped = list(csv.DictReader(table))
+    for row, before in zip(report.rows, shipped, strict=True):
+        assert row["name"] == before["name"]
+        assert math.isclose(row["bytes"], int(before["bytes"]), rel_tol=0.005, abs_tol=8)
+        assert math.isclose(row["psnr"], float(before["psnr"]), abs_tol=0.02)
+    for name, value in FIGURES[file.name]["mean"].items():
+        assert math.isclose(report.mean[name], value, rel_tol=0.005)
+
+
+def test_more_weight_on_distortion_costs_bits_and_buys_quality(test_photos):
+    reports = [
+        evaluation.evaluate(networks.pretrained(lmbda=lmbda), test_photos[:4], progress=False)
+        for lmbda in networks.pretrained_lmbdas()
+    ]
+    means = [report.mean for report in reports]
+    for low, high in itertools.pairwise(means):
+        assert high["bpp"] > low["bpp"] and high["psnr"] > low["psnr"] and high["ms_ssim"] > low["ms_ssim"]
