@@ -88,3 +88,17 @@ def test_toy_learns_and_can_be_drawn():
     assert labels.shape == (64, 64) and labels.dtype == np.int32
     same = net.symbols(torch.stack([grid[[3, 40]], grid[[10, 20]]], 1))  # (x, y) of columns 3, 40 and rows 10, 20
     assert (labels[10, 3] == labels[20, 40]) == bool((same[0] == same[1]).all())
+
+
+def test_scaling_the_latents_changes_nothing_but_the_quantisation_step():
+    """Without rounding: the same reconstruction and z, and y, its mean and its scale multiplied by the gain."""
+    net, scaled = (networks.mean_scale_hyperprior("tiny", seed=6).eval() for _ in range(2))
+    scaled.scale_latents(1.7)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y, y_scaled = net.g_a(x), scaled.g_a(x)
+        torch.testing.assert_close(y_scaled, 1.7 * y, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scaled.g_s(y_scaled), net.g_s(y), rtol=1e-4, atol=1e-5)
+        z = net.h_a(y)
+        torch.testing.assert_close(scaled.h_a(y_scaled), z, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scaled.h_s(z), 1.7 * net.h_s(z), rtol=1e-4, atol=1e-5)

@@ -43,7 +43,13 @@ def test_wheel_outside_the_checkout_is_whole(tmp_path):
     subprocess.run([*pip, "--python", environment / "bin/python", "install", "--no-deps", wheel], check=True)
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    run = {"cwd": tmp_path, "check": True, "env": {**os.environ, "PYTHONPATH": ""}, "capture_output": True, "text": True}
+    run = {
+        "cwd": tmp_path,
+        "check": True,
+        "env": {**os.environ, "PYTHONPATH": ""},
+        "capture_output": True,
+        "text": True,
+    }
     done = subprocess.run([environment / "bin/python", "-W", "ignore", "-c", CHECK], **run)
     assert float(done.stdout) > 0.01
     subprocess.run([environment / "bin/labkit", "lessons", "--to", "course"], **run)

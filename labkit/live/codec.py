@@ -26,7 +26,7 @@ TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 _CROP = 256  # pixels a side: of the crop on show, and of training crops
 _GAP = 8  # transparent pixels between the original and the reconstruction
 _BATCH = 2  # crops a step: many small steps go farther in a few seconds than few large ones
-_RATE = schedules.cosine(3e-4, 3e-5)  # Adam's: gentle, since what it starts from is trained already
+_RATE = schedules.cosine(1e-4, 1e-5)  # Adam's: gentle, since what it starts from is trained already
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +112,10 @@ class CodecPanel(Panel):
             return Frame(np.array(losses), len(losses) / self._steps, words, self._draw(net, settings))
 
         yield view  # what the weights it starts from make of the crop
+        if (
+            isinstance(net, networks.MeanScaleHyperprior) and "lmbda" in start.info
+        ):  # the step that suits the new λ at high rate; training does the rest
+            net.scale_latents(math.sqrt(settings["lmbda"] / start.info["lmbda"]))
         for step in training.stream(
             net,
             self._photos,
@@ -119,6 +123,7 @@ class CodecPanel(Panel):
             steps=self._steps,
             batch_size=_BATCH,
             crop=_CROP,
+            permute_colours=True,
             lr=_RATE,
             seed=self._seed,
         ):
@@ -189,6 +194,9 @@ def codec_panel(
     seed: int = 0,
 ) -> CodecPanel:
     """An image codec, fine-tuned at every move of a control from the shipped weights nearest in λ.
+
+    A run first scales the latents by √(λ/λ₀), where λ₀ is what the weights were trained for: the quantisation step that
+    suits the new λ at high rate. Then all weights are trained.
 
     The canvas shows a crop of a test photograph and its reconstruction with real rounding; the chart the training loss.
     A run ends after `steps`, or after `seconds` of training if that comes first; then every test photograph is measured

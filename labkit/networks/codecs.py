@@ -68,6 +68,19 @@ class MeanScaleHyperprior(_Codec, _compressai.MeanScaleHyperprior):
         self.entropy_bottleneck = entropy.EntropyBottleneck(N, scheme=stage)
         self.gaussian_conditional = entropy.GaussianConditional(None, scheme=stage)
 
+    @torch.no_grad()
+    def scale_latents(self, gain: float) -> None:
+        """Multiply the latent y by `gain`, and undo it wherever y is read: means and scales follow, z stays.
+
+        Only the quantisation step changes, to 1/gain of what it was. At high rate the best step goes with 1/√λ, since
+        step²/12 is the distortion, so √(λ/λ₀) takes a network that was trained for λ₀ most of the way to λ.
+        """
+        for convolution, factor in ((self.g_a[-1], gain), (self.h_s[-1], gain)):
+            convolution.weight *= factor
+            convolution.bias *= factor
+        for convolution in (self.g_s[0], self.h_a[0]):
+            convolution.weight /= gain
+
 
 Codec = FactorizedPrior | MeanScaleHyperprior
 _KINDS: dict[str, type[Codec]] = {cls.kind: cls for cls in (FactorizedPrior, MeanScaleHyperprior)}
