@@ -1,0 +1,111 @@
+"""Figures of the lessons that take more than a line of plotly."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from labkit.course.cards import Card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from labkit.networks import ToyTransformCode
+
+Extent = tuple[float, float, float, float]  # x0, x1, y0, y1
+INK, GRID = "#808080", "rgba(128, 128, 128, 0.25)"  # greys that read on a white page and on a black one
+# after Okabe and Ito (2008), told apart with colour-blind eyes, in shades that read on both
+COLOURS = ("#1c7ed6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+
+
+def use_template() -> None:
+    """Make plotly's figures readable in JupyterLab's light and dark themes, and light: no script in the notebook."""
+    import plotly.graph_objects as go
+    import plotly.io as pio
+
+    axis = {"gridcolor": GRID, "linecolor": INK, "zerolinecolor": GRID, "automargin": True}
+    pio.templates["labkit"] = go.layout.Template(
+        layout={
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": INK},
+            "colorway": COLOURS,
+            "xaxis": axis,
+            "yaxis": axis,
+            "width": 720,
+            "height": 380,
+            "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
+        }
+    )
+    pio.templates.default = "labkit"
+    pio.renderers.default = "plotly_mimetype"
+
+
+def images(pictures: Mapping[str, Tensor], width: int = 360) -> Card:
+    """Images of shape (3, H, W) in [0, 1] side by side, each over its caption, `width` page pixels wide."""
+    figures = []
+    for caption, image in pictures.items():
+        said = escape(caption)
+        picture = f'<img src="data:image/png;base64,{_png(image)}" alt="{said}" style="width:100%">'
+        figures.append(f'<figure style="margin:0;width:{width}px">{picture}<figcaption>{said}</figcaption></figure>')
+    row = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>'
+    return _Row(row, "Images: " + "; ".join(pictures))
+
+
+class _Row(Card):
+    def _repr_html_(self) -> str:
+        return self._html
+
+
+def _png(image: Tensor) -> str:
+    from PIL import Image
+
+    pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4, 8, -6, 6)) -> Any:
+    """The quantisation cells of 2-D transform codes side by side, over samples x of shape (n, 2), by plotly.
+
+    Grey lines part the cells; a disc is a codeword, its area the share of the samples that it serves.
+    """
+    import numpy as np
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    x0, x1, y0, y1 = extent
+    figure = make_subplots(1, len(codes), subplot_titles=list(codes), shared_yaxes=True, horizontal_spacing=0.03)
+    for column, net in enumerate(codes.values(), start=1):
+        labels = net.cells(extent, 240)
+        edge = np.zeros(labels.shape, np.float32)
+        edge[1:] += labels[1:] != labels[:-1]
+        edge[:, 1:] += labels[:, 1:] != labels[:, :-1]
+        points, shares = net.codewords(x)
+        traces = [
+            go.Heatmap(
+                z=edge.clip(0, 1).astype(np.uint8),
+                x=np.linspace(x0, x1, 240, dtype=np.float32),
+                y=np.linspace(y0, y1, 240, dtype=np.float32),
+                colorscale=[[0, "rgba(128,128,128,0)"], [1, INK]],
+                showscale=False,
+                hoverinfo="skip",
+            ),
+            _dots(x[:1500].numpy(), {"size": 2, "color": COLOURS[0], "opacity": 0.35}),
+            _dots(points, {"size": 4 + 40 * np.sqrt(shares), "color": COLOURS[1], "opacity": 0.8}),
+        ]
+        for trace in traces:
+            figure.add_trace(trace, 1, column)
+    figure.update_xaxes(range=[x0, x1], showgrid=False)
+    figure.update_yaxes(range=[y0, y1], showgrid=False)
+    return figure.update_layout(width=60 + 300 * len(codes), height=340, showlegend=False)
+
+
+def _dots(points: Any, marker: dict[str, Any]) -> Any:
+    import plotly.graph_objects as go
+
+    return go.Scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=marker)

@@ -1,0 +1,98 @@
+"""Exercises of lesson 00: the two axes of every rate–distortion plot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from labkit.course.exercises import Exercise
+
+
+def bits_per_pixel(n_bytes, height, width):
+    """Bits per pixel of a compressed image."""
+    return 8 * n_bytes / (height * width)
+
+
+def _sizes(seed: int) -> tuple[int, int, int]:
+    rng = np.random.default_rng(seed)
+    return int(rng.integers(2_000, 60_000)), int(rng.integers(200, 900)), int(rng.integers(200, 900))
+
+
+def _count_bits(n_bytes: int, height: int, width: int) -> float:
+    """Write the file out in zeros and ones, draw the image, and count both."""
+    return np.unpackbits(np.zeros(n_bytes, np.uint8)).size / np.zeros((height, width)).size
+
+
+def _bytes_per_pixel(n_bytes, height, width):
+    return n_bytes / (height * width)
+
+
+def _bits_per_sample(n_bytes, height, width):
+    return 8 * n_bytes / (3 * height * width)
+
+
+def _compression_ratio(n_bytes, height, width):
+    return 3 * height * width / n_bytes
+
+
+def psnr(mse):
+    """PSNR in dB of an image with values from 0 to 255, from its mean squared error."""
+    return 10 * math.log10(255**2 / mse)
+
+
+def _errors(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(5, 400)),)
+
+
+def _psnr_by_amplitude(mse: float) -> float:
+    """20 log₁₀ of the peak, less 20 log₁₀ of the root mean squared error."""
+    return float(20 * (np.log10(255) - np.log10(np.sqrt(mse))))
+
+
+def _peak_of_one(mse):
+    return -10 * math.log10(mse)
+
+
+def _peak_not_squared(mse):
+    return 10 * math.log10(255 / mse)
+
+
+def _natural_logarithm(mse):
+    return 10 * math.log(255**2 / mse)
+
+
+EXERCISES = (
+    Exercise(
+        key="00.1",
+        title="Bits per pixel",
+        difficulty=1,
+        importance=3,
+        minutes=3,
+        clue="A byte is eight bits. A pixel is one place in the image, however many colours it has.",
+        answer=bits_per_pixel,
+        cases=_sizes,
+        oracle=_count_bits,
+        misconceptions={
+            _bytes_per_pixel: "These are bytes per pixel. A byte has eight bits.",
+            _bits_per_sample: "These are bits per colour value. The three colours of a place count as one pixel.",
+            _compression_ratio: "This is how many times smaller than raw pixels the file is, not its bits per pixel.",
+        },
+    ),
+    Exercise(
+        key="00.2",
+        title="Decibels",
+        difficulty=1,
+        importance=3,
+        minutes=4,
+        clue="PSNR compares the largest possible squared value, 255², with the mean squared error, in tens of log₁₀.",
+        answer=psnr,
+        cases=_errors,
+        oracle=_psnr_by_amplitude,
+        misconceptions={
+            _peak_of_one: "This would be right for pixels between 0 and 1. Here the peak is 255.",
+            _peak_not_squared: "The error is squared, so the peak must be squared too: 255².",
+            _natural_logarithm: "Decibels are counted with the logarithm to base ten; math.log is the natural one.",
+        },
+    ),
+)
