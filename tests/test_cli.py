@@ -43,8 +43,8 @@ def test_training_needs_neither_jupyter_nor_plotly():
 
 def test_train_then_evaluate(tmp_path):
     out = tmp_path / "run.safetensors"
-    done = labkit("train", "--network", "factorized_prior", "--scheme", "annealed", "--temperature", "exponential:1:0.1",
-                  "--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu", "--out", out)  # fmt: skip
+    done = labkit("train", "--network", "factorized_prior", "--scheme", "annealed",
+                  "--temperature", "exponential:1:0.1", "--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu", "--out", out)  # fmt: skip
     assert done.exit_code == 0, done.output
     net, info = training.load_checkpoint(out)
     assert info["lmbda"] == 0.01 and net.scheme == schemes.annealed(temperature=net.scheme.temperature)

@@ -44,7 +44,7 @@ def use_template() -> None:
     pio.renderers.default = "plotly_mimetype"
 
 
-def images(pictures: Mapping[str, Tensor], width: int = 360) -> Card:
+def images(pictures: Mapping[str, Tensor], width: int = 300) -> Card:
     """Images of shape (3, H, W) in [0, 1] side by side, each over its caption, `width` page pixels wide."""
     figures = []
     for caption, image in pictures.items():
