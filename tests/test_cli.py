@@ -43,14 +43,14 @@ def test_training_needs_neither_jupyter_nor_plotly():
 
 def test_train_then_evaluate(tmp_path):
     out = tmp_path / "run.safetensors"
-    done = labkit("train", "--network", "factorized_prior", "--scheme", "annealed",
-                  "--temperature", "exponential:1:0.1", "--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu", "--out", out)  # fmt: skip
+    scheme = ["--network", "factorized_prior", "--scheme", "annealed", "--temperature", "exponential:1:0.1"]
+    short = ["--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu"]
+    done = labkit("train", *scheme, *short, "--out", out)
     assert done.exit_code == 0, done.output
     net, info = training.load_checkpoint(out)
     assert info["lmbda"] == 0.01 and net.scheme == schemes.annealed(temperature=net.scheme.temperature)
     assert net.scheme.temperature(2, 3) == pytest.approx(0.1)
-    again = labkit("train", "--network", "factorized_prior", "--start", out, "--lmbda", 0.02, "--steps", 1,
-                   "--batch-size", 1, "--device", "cpu", "--out", tmp_path / "two.safetensors")  # fmt: skip
+    again = labkit("train", *scheme[:2], "--start", out, *short, "--out", tmp_path / "two.safetensors")
     assert again.exit_code == 0, again.output
 
     from PIL import Image
