@@ -12,22 +12,22 @@ window.probe = {
     const observe = (element, names, callback) =>
       new MutationObserver(callback).observe(element, { attributeFilter: names });
     observe(status, ["data-state", "data-run"], () => note("state", status));
-    observe(canvas, ["data-run"], () => note("drawn", canvas)); // set by every drawing, changed or not
     panel.addEventListener("keydown", () => note("key", status), true);
     panel.addEventListener("click", () => note("click", status), true);
 
     let pixels = fingerprint(canvas);
+    observe(canvas, ["data-run"], () => {
+      note("drawn", canvas); // set by every drawing, changed or not
+      const now = fingerprint(canvas);
+      if (now !== pixels) note("picture", canvas);
+      pixels = now;
+    });
     let path = curve(panel);
-    const look = () => {
-      const nowPixels = fingerprint(canvas);
-      if (nowPixels !== pixels) note("picture", canvas);
-      pixels = nowPixels;
-      const nowPath = curve(panel);
-      if (nowPath !== path) note("curve", status);
-      path = nowPath;
-      requestAnimationFrame(look);
-    };
-    look();
+    panel.querySelector(".js-plotly-plot").on("plotly_afterplot", () => {
+      const now = curve(panel);
+      if (now !== path) note("curve", status);
+      path = now;
+    });
   },
 };
 

@@ -71,6 +71,7 @@ class PanelPage:
         found = self.page.wait_for_function(
             "(wanted) => probe.events.find((e) => Object.entries(wanted).every(([key, value]) => e[key] === value))",
             arg=wanted,
+            polling=20,  # milliseconds: animation frames, the default, stand still in a page behind another
             timeout=1000 * timeout,
         )
         return found.json_value()
@@ -101,7 +102,11 @@ def codec(lab_server: Lab, browser: Browser):
 
 @pytest.fixture(params=["toy", "codec"])
 def panel(request: pytest.FixtureRequest):
-    return request.getfixturevalue(request.param)
+    panel = request.getfixturevalue(request.param)
+    panel.page.bring_to_front()  # a browser slows the pages behind, as it should
+    yield panel
+    if panel.state() in ("queued", "running"):  # else it would train on beside the next test's measurements
+        panel.cancel()
 
 
 def test_a_key_press_shows_at_once(panel: PanelPage, busy_core, measured):
