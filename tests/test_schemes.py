@@ -70,7 +70,7 @@ def test_gradient_of_the_reconstruction_with_respect_to_the_mean(name, stop):
         torch.testing.assert_close(to_mean, 1 - to_y, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("stop, shared", itertools.product([False, True], [False, True]))
+@pytest.mark.parametrize("stop, shared", list(itertools.product([False, True], [False, True])))
 def test_paths_follow_the_scheme(stop, shared):
     """Rate path: likelihood of aun around μ, in NumPy; distortion path: sua around μ, fed the same or another draw."""
     scheme = schemes.annealed(temperature=0.5, stop_gradient=stop, shared_noise=shared)
