@@ -15,10 +15,12 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is deprecated", category=FutureWarning)
 
 _MODULES = (
+    "analysis",
     "course",
     "datasets",
     "entropy",
     "evaluation",
+    "interop",
     "live",
     "networks",
     "paths",
@@ -27,9 +29,18 @@ _MODULES = (
     "surrogates",
     "training",
 )
-_FUNCTIONS = {"train": "training", "evaluate": "evaluation"}
+_FUNCTIONS = {
+    "adopt": "interop",
+    "evaluate": "evaluation",
+    "release": "interop",
+    "set_temperature": "interop",
+    "train": "training",
+}
 
 if TYPE_CHECKING:
+    from labkit import (
+        analysis as analysis,
+    )
     from labkit import (
         course as course,
     )
@@ -41,6 +52,9 @@ if TYPE_CHECKING:
     )
     from labkit import (
         evaluation as evaluation,
+    )
+    from labkit import (
+        interop as interop,
     )
     from labkit import (
         live as live,
@@ -64,6 +78,9 @@ if TYPE_CHECKING:
         training as training,
     )
     from labkit.evaluation import evaluate as evaluate
+    from labkit.interop import adopt as adopt
+    from labkit.interop import release as release
+    from labkit.interop import set_temperature as set_temperature
     from labkit.training import train as train
 
 

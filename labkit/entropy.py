@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from labkit import schemes
 from labkit.schemes import QuantizationScheme
-from labkit.surrogates import Surrogate
 
 
 class SchemeCarrier:
@@ -40,21 +39,6 @@ class SchemeCarrier:
         # a buffer, so that it moves with the model and never recompiles; not persistent, so that state dicts
         # keep CompressAI's keys
         self.register_buffer("temperature", torch.tensor(self.scheme.temperature.start), persistent=False)
-
-    def _quantize_paths(
-        self, y: Tensor, centre: Tensor | None, rate: Surrogate, distortion: Surrogate
-    ) -> tuple[Tensor, Tensor]:
-        """ỹ for the rate and ỹ for the distortion."""
-        scheme = self.scheme
-        noise = rate.draw(y, self.generator)
-        at_rate = centre if centre is not None and scheme.zero_center else y.new_zeros(())
-        at_distortion = at_rate.detach() if scheme.stop_gradient else at_rate
-        y_rate = rate(y - at_rate, self.temperature, noise=noise) + at_rate
-        if scheme.shared_noise and rate == distortion and at_rate is at_distortion:
-            return y_rate, y_rate
-        if not (scheme.shared_noise and distortion.random and noise is not None):
-            noise = distortion.draw(y, self.generator)
-        return y_rate, distortion(y - at_distortion, self.temperature, noise=noise) + at_distortion
 
 
 class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
@@ -74,11 +58,11 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
     def forward(self, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
         if not (self.training if training is None else training):
             return super().forward(x, training=False)
-        scheme = self.scheme
-        main, hyper = (scheme.rate, scheme.distortion), (scheme.hyper_rate, scheme.hyper_distortion)
         with torch.autocast(x.device.type, enabled=False):
             medians = self._extend_ndims(self._get_medians().detach(), x.dim() - 2)
-            y_rate, y_distortion = self._quantize_paths(_at_least_float32(x), medians, *(main if self.main else hyper))
+            y_rate, y_distortion = self.scheme.quantize(
+                _at_least_float32(x), medians, self.temperature, generator=self.generator, hyper=not self.main
+            )
             channels_first = y_rate.transpose(0, 1)
             likelihood, _, _ = self._likelihood(channels_first.reshape(x.size(1), 1, -1))
             if self.use_likelihood_bound:
@@ -108,7 +92,7 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         with torch.autocast(inputs.device.type, enabled=False):
             y, scales = _at_least_float32(inputs), _at_least_float32(scales)
             means = None if means is None else _at_least_float32(means)
-            y_rate, y_distortion = self._quantize_paths(y, means, self.scheme.rate, self.scheme.distortion)
+            y_rate, y_distortion = self.scheme.quantize(y, means, self.temperature, generator=self.generator)
             likelihood = self._likelihood(y_rate, scales, means)
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)

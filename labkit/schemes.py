@@ -18,10 +18,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from labkit import surrogates
 from labkit.schedules import Schedule, constant
 from labkit.surrogates import Surrogate
 
+Noise = tuple[Tensor | None, Tensor | None]  # of the rate path and of the distortion path
 PATHS = ("rate", "distortion", "hyper_rate", "hyper_distortion")
 
 
@@ -72,6 +76,55 @@ class QuantizationScheme:
         if not isinstance(self.temperature, Schedule):
             object.__setattr__(self, "temperature", as_schedule(self.temperature))
 
+    def draw(self, y: Tensor, generator: torch.Generator | None = None, hyper: bool = False) -> Noise:
+        """Noise of both paths for latents like y: with `shared_noise` one draw for both, where both take that shape."""
+        rate, distortion = self._pair(hyper)
+        noise = rate.draw(y, generator)
+        if self.shared_noise and rate.random and distortion.random and rate.noise_shape(y) == distortion.noise_shape(y):
+            return noise, noise
+        return noise, distortion.draw(y, generator)
+
+    def _pair(self, hyper: bool) -> tuple[Surrogate, Surrogate]:
+        return (self.hyper_rate, self.hyper_distortion) if hyper else (self.rate, self.distortion)
+
+    def quantize_rate(
+        self, y: Tensor, mean: Tensor | None, temperature: float | Tensor, noise: Noise, hyper: bool = False
+    ) -> Tensor:
+        """ỹ for the entropy model: the surrogate of y − μ, plus μ, or of y itself without `zero_center`."""
+        return _around(self._pair(hyper)[0], y, mean if self.zero_center else None, temperature, noise[0])
+
+    def quantize_distortion(
+        self, y: Tensor, mean: Tensor | None, temperature: float | Tensor, noise: Noise, hyper: bool = False
+    ) -> Tensor:
+        """ỹ for the synthesis transform, likewise; with `stop_gradient` μ is a constant there."""
+        centre = mean if self.zero_center else None
+        if centre is not None and self.stop_gradient:
+            centre = centre.detach()
+        return _around(self._pair(hyper)[1], y, centre, temperature, noise[1])
+
+    def quantize(
+        self,
+        y: Tensor,
+        mean: Tensor | None = None,
+        temperature: float | Tensor = 1.0,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Noise | None = None,
+        hyper: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """What training puts in place of ŷ: ỹ for the rate and ỹ for the distortion, both of y's shape.
+
+        y: latents, any shape, floating; mean: μ, of a shape that broadcasts to y's, or None; noise: what `draw` gave,
+        or None for a new draw from `generator`. One tensor serves both paths where surrogate, noise and centre agree.
+        """
+        noise = self.draw(y, generator, hyper) if noise is None else noise
+        rate, distortion = self._pair(hyper)
+        y_rate = self.quantize_rate(y, mean, temperature, noise, hyper)
+        stopped = self.stop_gradient and mean is not None and mean.requires_grad
+        if rate == distortion and noise[0] is noise[1] and not stopped:
+            return y_rate, y_rate
+        return y_rate, self.quantize_distortion(y, mean, temperature, noise, hyper)
+
     def replace(self, **changes: Any) -> QuantizationScheme:
         """The same scheme with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
@@ -97,6 +150,14 @@ class QuantizationScheme:
         if isinstance(values.get("temperature"), dict):
             values["temperature"] = Schedule(**values["temperature"])
         return cls(**values)
+
+
+def _around(
+    surrogate: Surrogate, y: Tensor, centre: Tensor | None, temperature: float | Tensor, noise: Tensor | None
+) -> Tensor:
+    if centre is None:
+        return surrogate(y, temperature, noise=noise)
+    return surrogate(y - centre, temperature, noise=noise) + centre
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from labkit.surrogates.base import Surrogate
-from labkit.surrogates.gumbel import StochasticGumbelAnnealing
-from labkit.surrogates.hard import HardRounding, StochasticRounding, StraightThrough
-from labkit.surrogates.noise import AdditiveUniformNoise, UniversalQuantization
-from labkit.surrogates.soft import DerivativeSubstitution, SoftRounding
+from labkit.surrogates.gumbel import SigmoidScaledLogit, StochasticGumbelAnnealing
+from labkit.surrogates.hard import HardRounding, StochasticRounding, StochasticRoundingAnnealing, StraightThrough
+from labkit.surrogates.noise import AdditiveUniformNoise, AnnealedDither, UniversalQuantization
+from labkit.surrogates.soft import DerivativeSubstitution, KumaraswamySoftRounding, SoftRounding
 from labkit.surrogates.uniform import StochasticUniformAnnealing
 
 _REGISTRY: dict[str, type[Surrogate]] = {
@@ -21,8 +21,12 @@ _REGISTRY: dict[str, type[Surrogate]] = {
         StochasticRounding,
         UniversalQuantization,
         DerivativeSubstitution,
+        StochasticRoundingAnnealing,
         SoftRounding,
+        KumaraswamySoftRounding,
         StochasticGumbelAnnealing,
+        SigmoidScaledLogit,
+        AnnealedDither,
         StochasticUniformAnnealing,
     )
 }
@@ -48,17 +52,32 @@ def get(name: str, **options: Any) -> Surrogate:
         raise ValueError(f"surrogate {name!r}: {error}") from None
 
 
+def table():
+    """Every surrogate with its law and metadata, as a pandas table: one row each, the short name as index."""
+    import pandas as pd
+
+    columns = ("forward", "derivative", "integer", "annealed", "random", "unbiased", "year", "paper")
+    made = {name: cls() for name, cls in _REGISTRY.items()}
+    rows = [{column: getattr(one, column) for column in columns} for one in made.values()]
+    return pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
+
+
 __all__ = [
     "AdditiveUniformNoise",
+    "AnnealedDither",
     "DerivativeSubstitution",
     "HardRounding",
+    "KumaraswamySoftRounding",
+    "SigmoidScaledLogit",
     "SoftRounding",
     "StochasticGumbelAnnealing",
     "StochasticRounding",
+    "StochasticRoundingAnnealing",
     "StochasticUniformAnnealing",
     "StraightThrough",
     "Surrogate",
     "UniversalQuantization",
     "get",
     "names",
+    "table",
 ]

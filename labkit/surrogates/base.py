@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,12 +17,15 @@ class Surrogate:
     A subclass states its law in `law(y, v, tau)`, with v uniform on [0, 1) and of the latent's shape. Drawing v
     outside the law lets a scheme feed one draw to two paths, and lets a test feed its own.
 
-    Class attributes: `name` (the registry's), `paper` and `year`, `integer` (is ỹ always an integer?), `annealed`
-    (does the law depend on the temperature?), `random`, and `unbiased` (is the returned gradient an unbiased
-    gradient of the surrogate's own expected loss, for every loss?).
+    Class attributes: `name` (the registry's), `forward` and `derivative` (the law, in words of the notation page),
+    `paper` and `year`, `integer` (is ỹ always an integer?), `annealed` (does the law depend on the temperature?),
+    `random`, and `unbiased` (is the returned gradient an unbiased gradient of the surrogate's own expected loss, for
+    every loss?).
     """
 
     name: ClassVar[str]
+    forward: ClassVar[str]
+    derivative: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int]
     integer: ClassVar[bool] = False
@@ -34,11 +37,15 @@ class Surrogate:
         """ỹ, differentiable, for latents y in float32 or float64; v is None where the surrogate is not random."""
         raise TypeError(f"{type(self).__name__} states no law")
 
+    def noise_shape(self, y: Tensor) -> tuple[int, ...]:
+        """Shape of the draw that the law takes for y: y's own, unless a subclass says otherwise."""
+        return tuple(y.shape)
+
     def draw(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
-        """The uniform draw that the law takes for y: y's shape, [0, 1); None where the law is deterministic."""
+        """The uniform draw on [0, 1) that the law takes for y; None where the law is deterministic."""
         if not self.random:
             return None
-        return torch.rand(y.shape, generator=generator, device=y.device, dtype=_arithmetic(y.dtype))
+        return torch.rand(self.noise_shape(y), generator=generator, device=y.device, dtype=_arithmetic(y.dtype))
 
     def __call__(
         self,
@@ -68,9 +75,30 @@ def _arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
-    """`value` going forward, `slope` as its derivative by y going back.
+class _WithSlope(torch.autograd.Function):
+    generate_vmap_rule = True  # so that stacks of models (torch.func.vmap) take it
 
-    y − y is exactly zero, so the value is untouched: an integer stays that integer.
+    @staticmethod
+    def forward(value: list[Tensor], y: Tensor, slope: Tensor | float) -> Tensor:
+        return value[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        slope = inputs[2]
+        ctx.constant = None if isinstance(slope, Tensor) else slope
+        ctx.save_for_backward(*([slope] if isinstance(slope, Tensor) else []))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        if ctx.constant is None:
+            return None, gradient * ctx.saved_tensors[0], None
+        return None, gradient if ctx.constant == 1 else gradient * ctx.constant, None
+
+
+def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
+    """`value`, to the bit, going forward; `slope` as its derivative by y going back.
+
+    value: a fresh tensor that needs no gradient; slope: a number or a tensor of y's shape, taken as a constant.
     """
-    return value.detach() + slope * (y - y.detach())
+    # in a list, value is no input that is returned as it is, which autograd would make a view that nobody may change
+    return _WithSlope.apply([value], y, slope)

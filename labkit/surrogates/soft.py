@@ -1,4 +1,4 @@
-"""Soft rounding (Agustsson & Theis, Universally Quantized Neural Compression, 2020, sec. 4), and its slope borrowed."""
+"""Soft rounding (Agustsson & Theis, Universally Quantized Neural Compression, 2020, sec. 4), and what is made of it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,22 @@ def soft_round_slope(y: Tensor, tau: float | Tensor) -> Tensor:
 
 
 def soft_round_inverse(z: Tensor, tau: float | Tensor) -> Tensor:
-    """s_α⁻¹(z) = m + clip(atanh(2(z − m) tanh(α/2)) / α, ±½) with m = ⌊z⌋ + ½ and α = 1/τ."""
+    """s_α⁻¹(z) = m + clip(atanh(2(z − m) tanh(α/2)) / α, ±½) with m = ⌊z⌋ + ½ and α = 1/τ.
+
+    The derivative is written out, 2 tanh(α/2) / (α (1 − t²)) with t the argument of atanh, and 0 where the clip holds:
+    in float32 tanh(α/2) is 1 from α = 18 on, atanh infinite at the bin's edge, and back-propagation would give NaN.
+    """
+    fixed = z.detach()
     alpha = _sharpness(tau, z)
     safe = alpha.clamp_min(ALPHA_IDENTITY)
-    m = torch.floor(z) + 0.5
-    argument = 2 * (z - m) * torch.tanh(safe / 2)
-    # tanh(α/2) is 1 in float32 from α = 18 on, and atanh(±1) infinite: the clip gives ±½ there, with derivative 0
-    inside = 1 - torch.finfo(z.dtype).eps
-    offset = (torch.atanh(argument.clamp(-inside, inside)) / safe).clamp(-0.5, 0.5)
-    offset = torch.where(argument.abs() >= 1, 0.5 * torch.sign(argument), offset)
-    return torch.where(alpha < ALPHA_IDENTITY, z, m + offset)
+    stretch = 2 * torch.tanh(safe / 2)
+    m = torch.floor(fixed) + 0.5
+    t = (fixed - m).mul_(stretch)
+    offset = torch.atanh(t).div_(safe)
+    inside = offset.abs() < 0.5
+    slope = (1 - t.square_()).clamp_min_(torch.finfo(z.dtype).tiny).reciprocal_().mul_(stretch / safe).mul_(inside)
+    value = torch.where(alpha < ALPHA_IDENTITY, fixed, m.add_(offset.clamp_(-0.5, 0.5)))
+    return with_slope(value, z, torch.where(alpha < ALPHA_IDENTITY, torch.ones_like(alpha), slope))
 
 
 def soft_round_mean(z: Tensor, tau: float | Tensor) -> Tensor:
@@ -61,6 +67,8 @@ class SoftRounding(Surrogate):
     """
 
     name: ClassVar[str] = "soft"
+    forward: ClassVar[str] = "s(y); noise: r(s(y) + u)"
+    derivative: ClassVar[str] = "exact"
     paper: ClassVar[str] = "Agustsson & Theis 2020"
     year: ClassVar[int] = 2020
     annealed: ClassVar[bool] = True
@@ -82,6 +90,8 @@ class DerivativeSubstitution(Surrogate):
     """⌊y⌉ going forward, the slope of soft rounding s_α going back, α = 1/τ (Tsubota & Aizawa 2021, 2023)."""
 
     name: ClassVar[str] = "ds"
+    forward: ClassVar[str] = "⌊y⌉"
+    derivative: ClassVar[str] = "s′(y), of soft rounding"
     paper: ClassVar[str] = "Tsubota & Aizawa 2021, 2023"
     year: ClassVar[int] = 2021
     integer: ClassVar[bool] = True
@@ -89,4 +99,36 @@ class DerivativeSubstitution(Surrogate):
     random: ClassVar[bool] = False
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        return with_slope(torch.round(y), y, soft_round_slope(y.detach(), tau))
+        return with_slope(torch.round(y.detach()), y, soft_round_slope(y.detach(), tau))
+
+
+@dataclass(frozen=True)
+class KumaraswamySoftRounding(Surrogate):
+    """r_α(s_α(y) + n) with Kumaraswamy noise n on (−½, ½), α = 1/τ, derivative exact (Kim et al., C3, 2024).
+
+    n = (1 − (1 − v)^(1/b))^(1/a) − ½ with b = (2^a (a − 1) + 1)/a, which puts the noise's mode at zero. At a = 1 it is
+    uniform noise; a larger a draws it towards zero, where soft rounding has less need of noise.
+    a: 1 to 10, or None for the pairing of C3's two linear schedules, a from 2 to 1 while τ goes from 0.3 to 0.1:
+    a = 1 + clip((τ − 0.1)/0.2, 0, 1).
+    """
+
+    name: ClassVar[str] = "ksr"
+    forward: ClassVar[str] = "r(s(y) + n), n Kumaraswamy noise"
+    derivative: ClassVar[str] = "exact"
+    paper: ClassVar[str] = "Kim et al. (C3) 2024"
+    year: ClassVar[int] = 2024
+    annealed: ClassVar[bool] = True
+    unbiased: ClassVar[bool] = True
+
+    a: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.a is not None and not 1 <= self.a <= 10:
+            raise ValueError(f"ksr: a is a number from 1 to 10, or None, got {self.a!r}")
+
+    def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
+        a = 1 + ((tau - 0.1) / 0.2).clamp(0, 1) if self.a is None else torch.full_like(tau, self.a)
+        b = (2**a * (a - 1) + 1) / a
+        noise = (1 - v).pow_(1 / b).neg_().add_(1).pow_(1 / a).sub_(0.5)
+        return soft_round_mean(soft_round(y, tau) + noise, tau)

@@ -29,6 +29,8 @@ class StochasticUniformAnnealing(Surrogate):
     """
 
     name: ClassVar[str] = "sua"
+    forward: ClassVar[str] = "⌊y + τu⌉; relaxed: ⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1)"
+    derivative: ClassVar[str] = "1; expected: 1/τ on |r − ½| < τ/2, else 0; relaxed: exact"
     paper: ClassVar[str] = "labkit, after Zhang, Li & Liu 2023"
     year: ClassVar[int] = 2023
     annealed: ClassVar[bool] = True
@@ -53,8 +55,9 @@ class StochasticUniformAnnealing(Surrogate):
         if self.relaxed:
             floor = torch.floor(y)
             return floor + ((y - floor - 0.5) / tau + u + 0.5).clamp(0, 1)
-        value = torch.round(y + tau * u)
+        fixed = y.detach()
+        value = u.mul_(tau).add_(fixed).round_()
         if self.gradient == "identity":
             return with_slope(value, y)
-        inside = (y - torch.floor(y) - 0.5).abs() < tau / 2
-        return with_slope(value, y, (inside / tau).to(y.dtype).detach())
+        to_boundary = (fixed - torch.floor(fixed)).sub_(0.5).abs_()
+        return with_slope(value, y, (to_boundary < tau / 2) / torch.as_tensor(tau, dtype=y.dtype, device=y.device))
