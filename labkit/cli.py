@@ -73,26 +73,13 @@ def _lay_out(source: Path, target: Path) -> str:
     return f"{written} lessons written to {target}" + (f", {kept} that were there left as they are" if kept else "")
 
 
-def _setting(text: str) -> float:
-    """A number; click's own message otherwise."""
-    try:
-        return float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number") from None
-
-
 def _schedule(text: str):
-    """ "0.5", or "exponential:1:0.05" (kind, start, end)."""
     from labkit import schedules
 
-    kind, *ends = text.split(":")
-    if not ends:
-        return schedules.constant(_setting(kind))
-    if len(ends) != 2:
-        raise click.BadParameter(
-            f"{text!r}: a schedule is a number, or KIND:START:END with KIND as in exponential:1:0.05"
-        )
-    return schedules.Schedule(kind, *map(_setting, ends))
+    try:
+        return schedules.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @main.command()
@@ -159,8 +146,35 @@ def evaluate(checkpoint: Path, data: str | None, csv: Path | None, device: str) 
 
 
 @main.group()
+def study() -> None:
+    """Figures that the course and its claims rest on, computed anew."""
+
+
+@study.command("example")
+@click.option("--samples", type=click.IntRange(2), default=1_000_000, help="Of the Monte-Carlo check.")
+@click.option("--seed", type=int, default=0)
+def study_example(samples: int, seed: int) -> None:
+    """The worked example: mismatch and gradient risk of a scalar code, by quadrature and by Monte Carlo."""
+    from labkit.analysis import worked_example
+
+    worked_example.print_tables(samples=samples, seed=seed)
+
+
+@main.group()
 def bench() -> None:
     """Measure this machine; every command prints its threads and load."""
+
+
+@bench.command("surrogates")
+@click.option("--latents", type=click.IntRange(1), default=4 * 2**20)
+@click.option("--rounds", type=click.IntRange(1), default=15)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_surrogates(latents: int, rounds: int, threads: int, out: Path | None) -> None:
+    """Time and memory of every surrogate, forward and backward, as ratios to additive uniform noise."""
+    from labkit.surrogates import bench as benchmark
+
+    benchmark.print_table(latents, rounds, threads, out)
 
 
 @bench.command("train")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from labkit import surrogates
+from labkit.describe import Account
 from labkit.schedules import Schedule, constant
 from labkit.surrogates import Surrogate
 
@@ -125,6 +126,10 @@ class QuantizationScheme:
             return y_rate, y_rate
         return y_rate, self.quantize_distortion(y, mean, temperature, noise, hyper)
 
+    def describe(self) -> Account:
+        """Which surrogate stands where: text when printed, a table and a data-flow picture in a notebook."""
+        return Account([("", self)])
+
     def replace(self, **changes: Any) -> QuantizationScheme:
         """The same scheme with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
@@ -177,6 +182,11 @@ class TwoStages:
             raise ValueError(f"share: takes a fraction between 0 and 1, got {self.share!r}")
         if self.first.scale_lower_bound != self.second.scale_lower_bound:
             raise ValueError("second: both stages take the same scale_lower_bound, the coder's tables start there")
+
+    def describe(self) -> Account:
+        """Both stages, one below the other."""
+        second = f"then, for the remaining {1 - self.share:.0%}, with the analysis side frozen"
+        return Account([(f"for the first {self.share:.0%} of the steps", self.first), (second, self.second)])
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary, for `from_dict`."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from labkit import networks, schemes, training
+from labkit import networks, schemes, surrogates, training
 from labkit.cli import main
 
 
@@ -78,7 +78,7 @@ def test_train_then_evaluate(tmp_path):
         ),
         (["train", "--lmbda", 0, "--steps", 1, "--device", "cpu", "--out", "x"], "lmbda: takes a positive number"),
         (["train", "--lr", "cosine:1", "--lmbda", 1, "--steps", 1, "--out", "x"], "KIND:START:END"),
-        (["train", "--lr", "fast", "--lmbda", 1, "--steps", 1, "--out", "x"], "'fast' is not a number"),
+        (["train", "--lr", "fast", "--lmbda", 1, "--steps", 1, "--out", "x"], "schedule 'fast': takes a number"),
         (["train", "--device", "cudaa", "--lmbda", 1, "--steps", 1, "--out", "x"], "device"),
     ],
 )
@@ -104,3 +104,21 @@ def test_bench_prints_threads_and_load():
     done = labkit("bench", "train", "--steps", 1)
     assert done.exit_code == 0 and "1 thread(s)" in done.output and "toy_2d, 300 steps" in done.output
     assert torch.get_num_threads() == 1
+
+
+def test_bench_surrogates_prints_ratios_and_writes_them(tmp_path):
+    done = labkit("bench", "surrogates", "--latents", 4096, "--rounds", 3, "--json", tmp_path / "figures.json")
+    assert done.exit_code == 0 and "4,096 float32 latents" in done.output and "floor: 4 passes" in done.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    rows = {row["surrogate"]: row for row in figures["rows"]}
+    assert figures["threads"] == 1 and rows["aun"]["ratio"] == rows["aun"]["memory_ratio"] == 1
+    assert {row for row, figure in rows.items() if figure["bound"]} == set(surrogates.names()) - {"round", "aun"}
+
+
+@pytest.mark.parametrize("name", ["ste", "sr", "uq", "dither", "sua"])
+def test_identity_slopes_hold_at_most_twice_the_memory_of_noise(name):
+    """Bytes are counted, not timed: 8 bytes a latent for the draw and its shift, 4 for the result (aun)."""
+    from labkit.surrogates import bench
+
+    assert bench.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
+    assert bench.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024

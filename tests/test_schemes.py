@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -173,7 +175,81 @@ def test_schedules():
     assert schedules.exponential(1.0, 0.01)(1, 3) == pytest.approx(0.1)
     assert schedules.cosine(2, 1)(1, 3) == pytest.approx(1.5)
     assert schedules.constant(0.3)(7, 9) == 0.3 and schedules.linear(1, 2)(0, 1) == 1
-    with pytest.raises(ValueError, match="start: a schedule takes positive finite values, got 0"):
-        schedules.linear(0, 1)
-    with pytest.raises(ValueError, match="kind: a schedule is one of"):
-        schedules.Schedule("step", 1, 2)
+
+
+def test_delayed_exponential_is_that_of_stochastic_gumbel_annealing():
+    """τ = min(τ_max, exp(−c(t − t₀)) τ_max) with c = 10⁻³, t₀ = 700, τ_max = 0.5 over 2,001 steps."""
+    steps, t = 2001, np.arange(2001)
+    expected = 0.5 * np.exp(-1e-3 * np.maximum(0, t - 700))
+    schedule = schedules.delayed_exponential(0.5, 0.5 * math.exp(-1.3), delay=0.35)
+    np.testing.assert_allclose([schedule(int(step), steps) for step in t], expected, rtol=1e-12)
+
+
+def test_piecewise_joins_its_points_and_jumps_where_shares_are_equal():
+    shares, values = [0, 0.25, 0.75, 1], [1.0, 0.5, 0.4, 0.1]
+    schedule = schedules.piecewise(*zip(shares, values, strict=True))
+    steps = 81
+    got = [schedule(step, steps) for step in range(steps)]
+    np.testing.assert_allclose(got, np.interp(np.linspace(0, 1, steps), shares, values), rtol=1e-12)
+    jump = schedules.piecewise((0, 1), (0.5, 1), (0.5, 0.2), (1, 0.2))
+    assert [jump(step, 5) for step in range(5)] == [1, 1, 0.2, 0.2, 0.2] and (jump.start, jump.end) == (1, 0.2)
+    assert schemes.from_dict(json.loads(json.dumps(schemes.annealed(temperature=jump).to_dict()))).temperature == jump
+
+
+@pytest.mark.parametrize(
+    "text, schedule",
+    [
+        ("0.5", schedules.constant(0.5)),
+        ("exponential:1:0.05", schedules.exponential(1, 0.05)),
+        ("delayed_exponential:0.5:0.1:0.35", schedules.delayed_exponential()),
+        ("piecewise:0=1,0.5=0.3,1=0.1", schedules.piecewise((0, 1), (0.5, 0.3), (1, 0.1))),
+    ],
+)
+def test_schedules_are_read_from_text(text, schedule):
+    assert schedules.parse(text) == schedule
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: schedules.linear(0, 1), "start: a schedule takes positive finite values, got 0"),
+        (lambda: schedules.Schedule("step", 1, 2), "kind: a schedule is one of"),
+        (
+            lambda: schedules.Schedule("linear", 1, 2, points=((0, 1), (1, 2))),
+            "points: a piecewise schedule takes them",
+        ),
+        (lambda: schedules.piecewise((0, 1), (0.5, 2)), "points: shares of the training rise from 0 to 1"),
+        (lambda: schedules.piecewise((0, 1), (1, -2)), "end: a schedule takes positive finite values, got -2"),
+        (lambda: schedules.piecewise(), "points: a piecewise schedule takes"),
+        (lambda: schedules.delayed_exponential(delay=1), "delay: takes a share of the training"),
+        (lambda: schedules.parse("fast"), "schedule 'fast': takes a number or KIND:START:END"),
+        (lambda: schedules.parse("linear:1"), "schedule 'linear:1': takes a number or KIND:START:END"),
+    ],
+)
+def test_bad_schedules_get_one_clear_line(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_schedule_prints_itself_as_a_table():
+    rows = schedules.exponential(1, 0.01).table(101, rows=3).splitlines()
+    assert [row.split() for row in rows] == [["step", "value"], ["0", "1"], ["50", "0.1"], ["100", "0.01"]]
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_describe_names_every_path_as_text_and_as_a_picture(name):
+    scheme = schemes.get(name, scale_lower_bound=0.2)
+    if isinstance(scheme, schemes.TwoStages):
+        text, html = str(scheme.describe()), scheme.describe()._repr_html_()
+        assert str(scheme.first.describe()) in text and str(scheme.second.describe()) in text and "80%" in html
+        return
+    text, html = str(scheme.describe()), scheme.describe()._repr_html_()
+    picture = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])  # well-formed, or this raises
+    words = [element.text for element in picture.iter() if element.text]
+    for path in schemes.PATHS:
+        one = getattr(scheme, path)
+        row = next(line for line in text.splitlines() if line.startswith(path.replace("_", "-") + " "))
+        assert one.name in row and one.forward in row and one.derivative in row
+        assert any(word.startswith(one.name) for word in words)
+    assert "σ ≥ 0.2" in text and "σ ≥ 0.2" in html
+    assert ("no gradient" in text) == ("+ μ, constant" in words) == scheme.stop_gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from difflib import get_close_matches
 from typing import Any
 
@@ -53,12 +54,20 @@ def get(name: str, **options: Any) -> Surrogate:
 
 
 def table():
-    """Every surrogate with its law and metadata, as a pandas table: one row each, the short name as index."""
+    """Every surrogate, made with its default options, as a pandas table: its law and metadata, by its short name.
+
+    In the laws y is the latent, r = y − ⌊y⌋, u uniform on (−½, ½), d a distance to a candidate, τ the temperature,
+    s soft rounding and r(·) its posterior mean, both with α = 1/τ. `options` are what `get` takes, with defaults.
+    """
     import pandas as pd
 
     columns = ("forward", "derivative", "integer", "annealed", "random", "unbiased", "year", "paper")
     made = {name: cls() for name, cls in _REGISTRY.items()}
-    rows = [{column: getattr(one, column) for column in columns} for one in made.values()]
+    rows = [
+        {column: getattr(one, column) for column in columns}
+        | {"options": ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(one))}
+        for one in made.values()
+    ]
     return pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,6 +33,12 @@ class Surrogate:
     annealed: ClassVar[bool] = False
     random: ClassVar[bool] = True
     unbiased: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        """The short name, and the options that are not the default ones."""
+        values = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
+        chosen = ", ".join(f"{f.name}={value!r}" for f, value in values.items() if value != f.default)
+        return f"{self.name}({chosen})" if chosen else self.name
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
         """ỹ, differentiable, for latents y in float32 or float64; v is None where the surrogate is not random."""

@@ -24,7 +24,7 @@ class StochasticGumbelAnnealing(Surrogate):
     """
 
     name: ClassVar[str] = "sga"
-    forward: ClassVar[str] = "Gumbel-softmax over ⌊y⌋, ⌈y⌉, logits −atanh(distance)/τ"
+    forward: ClassVar[str] = "Gumbel-softmax over ⌊y⌋, ⌈y⌉, logits −atanh(d)/τ"
     derivative: ClassVar[str] = "exact"
     paper: ClassVar[str] = "Yang, Bamler & Mandt 2020"
     year: ClassVar[int] = 2020
@@ -53,7 +53,6 @@ class SigmoidScaledLogit(Surrogate):
     """
 
     name: ClassVar[str] = "ssl"
-    forward: ClassVar[str] = "as sga, logits −log(1 + (d/(1 − d))^a)/τ; classes=3: over ⌊y⌉ − 1, ⌊y⌉, ⌊y⌉ + 1"
     derivative: ClassVar[str] = "exact"
     paper: ClassVar[str] = "Perugachi-Diaz et al. (SGA+) 2024"
     year: ClassVar[int] = 2024
@@ -71,6 +70,12 @@ class SigmoidScaledLogit(Surrogate):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ValueError(f"ssl: {name} is a positive number, got {value!r}")
+
+    @property
+    def forward(self) -> str:  # type: ignore[override]
+        if self.classes == 2:
+            return "Gumbel-softmax over ⌊y⌋, ⌈y⌉, logits −log(1 + (d/(1 − d))^a)/τ"
+        return "Gumbel-softmax over ⌊y⌉ − 1, ⌊y⌉, ⌊y⌉ + 1, logits n log σ(−a logit(f d/1.5))/τ"
 
     def noise_shape(self, y: Tensor) -> tuple[int, ...]:
         return tuple(y.shape) if self.classes == 2 else (3, *y.shape)  # three Gumbels need three uniform draws

@@ -55,9 +55,9 @@ class StochasticRounding(Surrogate):
     integer: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        fixed = y.detach()
-        floor = torch.floor(fixed)
-        return with_slope(floor.add_(v < fixed - floor), y)
+        floor = torch.floor(y.detach())
+        up = (floor - y.detach()).add_(v).floor_()  # v − r is below 0, its floor −1, with probability r
+        return with_slope(floor.sub_(up), y)
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ class StochasticRoundingAnnealing(Surrogate):
         fixed = y.detach()
         floor = torch.floor(fixed)
         r = fixed - floor
-        odds = (r * (1 + r)).div_((1 - r) * (2 - r))  # of going up, at τ = ½
+        odds = ((1 + r).mul_(r)).div_((1 - r).mul_(2 - r))  # of going up, at τ = ½
         up = odds.log_().div_(2 * tau).sigmoid_()
-        return with_slope(floor.add_(v < up), y)
+        return with_slope(floor.sub_(up.neg_().add_(v).floor_()), y)

@@ -13,44 +13,50 @@ from labkit.surrogates.base import Surrogate, with_slope
 ALPHA_IDENTITY = 1e-3  # below this sharpness soft rounding is the identity, here and in the paper's own code
 
 
-def _sharpness(tau: float | Tensor, y: Tensor) -> Tensor:
-    return (1 / torch.as_tensor(tau, device=y.device)).to(y.dtype)
+def _sharpness(tau: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """α = 1/τ, and whether it is so small that soft rounding is the identity; both 0-d tensors."""
+    alpha = (1 / torch.as_tensor(tau, device=y.device)).to(y.dtype)
+    return alpha, alpha < ALPHA_IDENTITY
+
+
+# The derivatives below are written out: in float32 tanh(α/2) is 1 from α = 18 on and atanh infinite at a bin's edge,
+# where back-propagation would give NaN; and one pass over memory is what these functions cost.
 
 
 def soft_round(y: Tensor, tau: float | Tensor) -> Tensor:
     """s_α(y) = m + tanh(α(y − m)) / (2 tanh(α/2)) with m = ⌊y⌋ + ½ and α = 1/τ (eq. 13)."""
-    alpha = _sharpness(tau, y)
-    safe = alpha.clamp_min(ALPHA_IDENTITY)  # torch.where differentiates both branches: keep the unused one finite
-    m = torch.floor(y) + 0.5
-    soft = m + torch.tanh(safe * (y - m)) / (2 * torch.tanh(safe / 2))
-    return torch.where(alpha < ALPHA_IDENTITY, y, soft)
+    alpha, identity = _sharpness(tau, y)
+    fixed = y.detach()
+    m = torch.floor(fixed).add_(0.5)
+    t = (fixed - m).mul_(torch.where(identity, 0.0, alpha)).tanh_()
+    stretch = 0.5 / torch.tanh(alpha / 2)
+    value = torch.where(identity, fixed, m.addcmul_(t, stretch))
+    return with_slope(value, y, t.square_().neg_().add_(1).mul_(torch.where(identity, 1.0, alpha * stretch)))
 
 
 def soft_round_slope(y: Tensor, tau: float | Tensor) -> Tensor:
-    """The derivative of s_α: α (1 − tanh²(α(y − m))) / (2 tanh(α/2))."""
-    alpha = _sharpness(tau, y)
-    safe = alpha.clamp_min(ALPHA_IDENTITY)
-    t = torch.tanh(safe * (y - torch.floor(y) - 0.5))
-    return torch.where(alpha < ALPHA_IDENTITY, torch.ones_like(y), safe * (1 - t * t) / (2 * torch.tanh(safe / 2)))
+    """The derivative of s_α: α (1 − tanh²(α(y − m))) / (2 tanh(α/2)). It carries no gradient."""
+    alpha, identity = _sharpness(tau, y)
+    fixed = y.detach()
+    t = (fixed - torch.floor(fixed)).sub_(0.5).mul_(torch.where(identity, 0.0, alpha)).tanh_()
+    return t.square_().neg_().add_(1).mul_(torch.where(identity, 1.0, alpha / 2 / torch.tanh(alpha / 2)))
 
 
 def soft_round_inverse(z: Tensor, tau: float | Tensor) -> Tensor:
     """s_α⁻¹(z) = m + clip(atanh(2(z − m) tanh(α/2)) / α, ±½) with m = ⌊z⌋ + ½ and α = 1/τ.
 
-    The derivative is written out, 2 tanh(α/2) / (α (1 − t²)) with t the argument of atanh, and 0 where the clip holds:
-    in float32 tanh(α/2) is 1 from α = 18 on, atanh infinite at the bin's edge, and back-propagation would give NaN.
+    Its derivative is 2 tanh(α/2) / (α (1 − t²)) with t the argument of atanh, and 0 where the clip holds.
     """
+    alpha, identity = _sharpness(tau, z)
     fixed = z.detach()
-    alpha = _sharpness(tau, z)
-    safe = alpha.clamp_min(ALPHA_IDENTITY)
-    stretch = 2 * torch.tanh(safe / 2)
-    m = torch.floor(fixed) + 0.5
-    t = (fixed - m).mul_(stretch)
-    offset = torch.atanh(t).div_(safe)
-    inside = offset.abs() < 0.5
-    slope = (1 - t.square_()).clamp_min_(torch.finfo(z.dtype).tiny).reciprocal_().mul_(stretch / safe).mul_(inside)
-    value = torch.where(alpha < ALPHA_IDENTITY, fixed, m.add_(offset.clamp_(-0.5, 0.5)))
-    return with_slope(value, z, torch.where(alpha < ALPHA_IDENTITY, torch.ones_like(alpha), slope))
+    stretch = 2 * torch.tanh(alpha / 2)
+    m = torch.floor(fixed).add_(0.5)
+    t = (fixed - m).mul_(torch.where(identity, 0.0, stretch))
+    offset = torch.atanh(t).div_(alpha)
+    slope = t.square_().neg_().add_(1).clamp_min_(torch.finfo(z.dtype).tiny).reciprocal_()
+    slope.mul_(torch.where(identity, 1.0, stretch / alpha)).mul_(offset.abs() < 0.5)
+    value = torch.where(identity, fixed, m.add_(offset.clamp_(-0.5, 0.5)))
+    return with_slope(value, z, slope)
 
 
 def soft_round_mean(z: Tensor, tau: float | Tensor) -> Tensor:
@@ -67,7 +73,6 @@ class SoftRounding(Surrogate):
     """
 
     name: ClassVar[str] = "soft"
-    forward: ClassVar[str] = "s(y); noise: r(s(y) + u)"
     derivative: ClassVar[str] = "exact"
     paper: ClassVar[str] = "Agustsson & Theis 2020"
     year: ClassVar[int] = 2020
@@ -75,6 +80,10 @@ class SoftRounding(Surrogate):
     unbiased: ClassVar[bool] = True
 
     noise: bool = False
+
+    @property
+    def forward(self) -> str:  # type: ignore[override]
+        return "r(s(y) + u)" if self.noise else "s(y)"
 
     @property
     def random(self) -> bool:  # type: ignore[override]

@@ -29,8 +29,6 @@ class StochasticUniformAnnealing(Surrogate):
     """
 
     name: ClassVar[str] = "sua"
-    forward: ClassVar[str] = "⌊y + τu⌉; relaxed: ⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1)"
-    derivative: ClassVar[str] = "1; expected: 1/τ on |r − ½| < τ/2, else 0; relaxed: exact"
     paper: ClassVar[str] = "labkit, after Zhang, Li & Liu 2023"
     year: ClassVar[int] = 2023
     annealed: ClassVar[bool] = True
@@ -41,6 +39,16 @@ class StochasticUniformAnnealing(Surrogate):
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"sua: gradient is one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
+
+    @property
+    def forward(self) -> str:  # type: ignore[override]
+        return "⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1)" if self.relaxed else "⌊y + τu⌉"
+
+    @property
+    def derivative(self) -> str:  # type: ignore[override]
+        if self.relaxed:
+            return "exact"
+        return "1" if self.gradient == "identity" else "1/τ on |r − ½| < τ/2, else 0"
 
     @property
     def integer(self) -> bool:  # type: ignore[override]
