@@ -8,7 +8,9 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from labkit import theme
 from labkit.course.cards import Card
+from labkit.theme import COLOURS, INK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,30 +18,13 @@ if TYPE_CHECKING:
     from labkit.networks import ToyTransformCode
 
 Extent = tuple[float, float, float, float]  # x0, x1, y0, y1
-INK, GRID = "#808080", "rgba(128, 128, 128, 0.25)"  # greys that read on a white page and on a black one
-# after Okabe and Ito (2008), told apart with colour-blind eyes, in shades that read on both
-COLOURS = ("#1c7ed6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 
 
 def use_template() -> None:
     """Make plotly's figures readable in JupyterLab's light and dark themes, and light: no script in the notebook."""
-    import plotly.graph_objects as go
     import plotly.io as pio
 
-    axis = {"gridcolor": GRID, "linecolor": INK, "zerolinecolor": GRID, "automargin": True}
-    pio.templates["labkit"] = go.layout.Template(
-        layout={
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"color": INK},
-            "colorway": COLOURS,
-            "xaxis": axis,
-            "yaxis": axis,
-            "width": 720,
-            "height": 380,
-            "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
-        }
-    )
+    pio.templates["labkit"] = theme.template()
     pio.templates.default = "labkit"
     pio.renderers.default = "plotly_mimetype"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from labkit import theme
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
 from labkit.networks import Codec
@@ -164,5 +165,7 @@ def plot(reports: Sequence[Report], metric: str = "psnr"):
         x=[bpp for bpp, _ in means], y=[value for _, value in means], mode="lines+markers", marker_size=11, name="mean"
     )
     unit = "PSNR (dB)" if metric == "psnr" else metric
-    figure.update_layout(xaxis_title="bits per pixel, as written", yaxis_title=unit, template="none", height=420)
+    figure.update_layout(
+        xaxis_title="bits per pixel, as written", yaxis_title=unit, template=theme.template(), height=420
+    )
     return figure

@@ -6,10 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageDraw
 
-# Grey that reads on JupyterLab's white and on its near-black; the page shows through the background.
-_INK = "#808080"
-_GRID = "rgba(128, 128, 128, 0.25)"
-_LINE = "#1c7ed6"
+from labkit.theme import CLEAR, COLOURS, GRID, INK
+
+_LINE = COLOURS[0]
 _GHOST = "rgba(128, 128, 128, 0.55)"
 _NOTHING = np.zeros(0, np.float32)
 
@@ -37,19 +36,19 @@ class LossChart:
                 "width": width,
                 "height": height,
                 "margin": {"l": 50, "r": 10, "t": 30, "b": 40},
-                "paper_bgcolor": "rgba(0,0,0,0)",
-                "plot_bgcolor": "rgba(0,0,0,0)",
-                "font": {"color": _INK, "size": 12},
+                "paper_bgcolor": CLEAR,
+                "plot_bgcolor": CLEAR,
+                "font": {"color": INK, "size": 12},
                 "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
                 "xaxis": {
                     "title": {"text": "step" if window == 1 else f"step (mean of the last {window})"},
-                    "gridcolor": _GRID,
+                    "gridcolor": GRID,
                     "zeroline": False,
                     "rangemode": "tozero",
                 },
                 "yaxis": {
                     "title": {"text": title},
-                    "gridcolor": _GRID,
+                    "gridcolor": GRID,
                     "zeroline": False,
                     **({"type": "log", "dtick": "D2", "tickformat": "~g"} if log else {}),
                 },
@@ -82,7 +81,7 @@ class LossChart:
         draw = ImageDraw.Draw(image)
         left, top, right, bottom = 50, 30, width - 10, height - 40
         draw.rectangle([left, top, right, bottom], outline="#cccccc")
-        draw.text((left, bottom + 12), "training loss over steps; grey: the run before", fill=_INK)
+        draw.text((left, bottom + 12), "training loss over steps; grey: the run before", fill=INK)
         curves = [np.log(curve) if self._log else curve for curve in (self.ghost, self.losses)]
         shown = np.concatenate(curves)
         shown = shown[np.isfinite(shown)]
@@ -91,7 +90,7 @@ class LossChart:
         low, high = float(shown.min()), float(shown.max())
         for value in (low, high):
             y = bottom - (value - low) / (high - low) * (bottom - top)
-            draw.text((8, y - 5), f"{np.exp(value) if self._log else value:.3g}", fill=_INK)
+            draw.text((8, y - 5), f"{np.exp(value) if self._log else value:.3g}", fill=INK)
         for curve, colour in zip(curves, ("#bbbbbb", _LINE), strict=True):
             x = np.linspace(left, left + (right - left) * len(curve) / max(map(len, curves)), len(curve))
             y = bottom - (np.nan_to_num(curve, nan=high) - low) / (high - low) * (bottom - top)
@@ -100,7 +99,7 @@ class LossChart:
 
 
 def _diamond(colour: str) -> dict:
-    return {"symbol": "diamond", "size": 11, "color": colour, "line": {"color": _INK, "width": 1}}
+    return {"symbol": "diamond", "size": 11, "color": colour, "line": {"color": INK, "width": 1}}
 
 
 def _end(losses: np.ndarray, test_loss: float | None) -> tuple[np.ndarray, np.ndarray]:
