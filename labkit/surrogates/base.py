@@ -21,7 +21,10 @@ class Surrogate:
     Class attributes: `name` (the registry's), `forward` and `derivative` (the law, in words of the notation page),
     `paper` and `year`, `integer` (is ỹ always an integer?), `annealed` (does the law depend on the temperature?),
     `random`, and `unbiased` (is the returned gradient an unbiased gradient of the surrogate's own expected loss, for
-    every loss?).
+    every loss, wherever that is continuous? Over the bins' edges a warm mixture of two integers jumps).
+
+    A law may work in place, but only on what depends on all of its arguments so far: torch.func.vmap stacks some of
+    y, v and tau and not others.
     """
 
     name: ClassVar[str]
@@ -105,7 +108,8 @@ class _WithSlope(torch.autograd.Function):
 def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
     """`value`, to the bit, going forward; `slope` as its derivative by y going back.
 
-    value: a fresh tensor that needs no gradient; slope: a number or a tensor of y's shape, taken as a constant.
+    value: a fresh tensor that needs no gradient; slope: a number or a tensor of y's shape, taken as a constant, so
+    that there are no second derivatives.
     """
     # in a list, value is no input that is returned as it is, which autograd would make a view that nobody may change
     return _WithSlope.apply([value], y, slope)

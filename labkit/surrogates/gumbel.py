@@ -102,12 +102,12 @@ class SigmoidScaledLogit(Surrogate):
 def _between_neighbours(y: Tensor, v: Tensor, tau: float | Tensor, score: Tensor, steepness: Tensor) -> Tensor:
     """⌊y⌋ + w (⌈y⌉ − ⌊y⌋) with w = σ((score/τ + logistic noise)/τ), and its derivative.
 
-    score: logit of going up less that of going down, at τ = 1; steepness: its derivative by y. Both are used up. The
+    score: logit of going up less that of going down, at τ = 1; steepness: its derivative by y. The
     derivative is written out, which takes half the time and memory of back-propagation through every step.
     """
     logistic = torch.logit(v, eps=torch.finfo(v.dtype).eps)  # type: ignore[arg-type]
-    weight = score.div_(tau).add_(logistic).div_(tau).sigmoid_()
+    weight = ((score / tau + logistic) / tau).sigmoid_()
     low = torch.floor(y.detach())
     gap = torch.ceil(y.detach()).sub_(low)
     slope = (1 - weight).mul_(weight).mul_(steepness).mul_(gap).div_(tau).div_(tau)
-    return with_slope(low.add_(weight.mul_(gap)), y, slope)
+    return with_slope(weight.mul_(gap).add_(low), y, slope)

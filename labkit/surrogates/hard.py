@@ -56,8 +56,8 @@ class StochasticRounding(Surrogate):
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
         floor = torch.floor(y.detach())
-        up = (floor - y.detach()).add_(v).floor_()  # v − r is below 0, its floor −1, with probability r
-        return with_slope(floor.sub_(up), y)
+        up = (v + (floor - y.detach())).floor_()  # v − r is below 0, its floor −1, with probability r
+        return with_slope(up.neg_().add_(floor), y)
 
 
 @dataclass(frozen=True)
@@ -81,5 +81,5 @@ class StochasticRoundingAnnealing(Surrogate):
         floor = torch.floor(fixed)
         r = fixed - floor
         odds = ((1 + r).mul_(r)).div_((1 - r).mul_(2 - r))  # of going up, at τ = ½
-        up = odds.log_().div_(2 * tau).sigmoid_()
-        return with_slope(floor.sub_(up.neg_().add_(v).floor_()), y)
+        p = (odds.log_() / (2 * tau)).sigmoid_()
+        return with_slope((v - p).floor_().neg_().add_(floor), y)

@@ -67,5 +67,5 @@ class AnnealedDither(Surrogate):
     annealed: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        dither = (v - 0.5).mul_(tau)
+        dither = (v - 0.5) * tau
         return with_slope((y.detach() + dither).round_().sub_(dither), y)

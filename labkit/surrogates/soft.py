@@ -15,7 +15,7 @@ ALPHA_IDENTITY = 1e-3  # below this sharpness soft rounding is the identity, her
 
 def _sharpness(tau: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """α = 1/τ, and whether it is so small that soft rounding is the identity; both 0-d tensors."""
-    alpha = (1 / torch.as_tensor(tau, device=y.device)).to(y.dtype)
+    alpha = 1 / torch.as_tensor(tau, dtype=y.dtype, device=y.device)
     return alpha, alpha < ALPHA_IDENTITY
 
 
@@ -28,9 +28,9 @@ def soft_round(y: Tensor, tau: float | Tensor) -> Tensor:
     alpha, identity = _sharpness(tau, y)
     fixed = y.detach()
     m = torch.floor(fixed).add_(0.5)
-    t = (fixed - m).mul_(torch.where(identity, 0.0, alpha)).tanh_()
+    t = ((fixed - m) * torch.where(identity, 0.0, alpha)).tanh_()
     stretch = 0.5 / torch.tanh(alpha / 2)
-    value = torch.where(identity, fixed, m.addcmul_(t, stretch))
+    value = torch.where(identity, fixed, torch.addcmul(m, t, stretch))
     return with_slope(value, y, t.square_().neg_().add_(1).mul_(torch.where(identity, 1.0, alpha * stretch)))
 
 
@@ -38,24 +38,26 @@ def soft_round_slope(y: Tensor, tau: float | Tensor) -> Tensor:
     """The derivative of s_α: α (1 − tanh²(α(y − m))) / (2 tanh(α/2)). It carries no gradient."""
     alpha, identity = _sharpness(tau, y)
     fixed = y.detach()
-    t = (fixed - torch.floor(fixed)).sub_(0.5).mul_(torch.where(identity, 0.0, alpha)).tanh_()
+    t = ((fixed - torch.floor(fixed)).sub_(0.5) * torch.where(identity, 0.0, alpha)).tanh_()
     return t.square_().neg_().add_(1).mul_(torch.where(identity, 1.0, alpha / 2 / torch.tanh(alpha / 2)))
 
 
 def soft_round_inverse(z: Tensor, tau: float | Tensor) -> Tensor:
     """s_α⁻¹(z) = m + clip(atanh(2(z − m) tanh(α/2)) / α, ±½) with m = ⌊z⌋ + ½ and α = 1/τ.
 
-    Its derivative is 2 tanh(α/2) / (α (1 − t²)) with t the argument of atanh, and 0 where the clip holds.
+    Its derivative is 2 tanh(α/2) / (α (1 − t²)) with t the argument of atanh, and 0 where t is ±1: the clip holds.
     """
     alpha, identity = _sharpness(tau, z)
     fixed = z.detach()
     stretch = 2 * torch.tanh(alpha / 2)
     m = torch.floor(fixed).add_(0.5)
-    t = (fixed - m).mul_(torch.where(identity, 0.0, stretch))
+    t = (fixed - m) * torch.where(identity, 0.0, stretch)
     offset = torch.atanh(t).div_(alpha)
-    slope = t.square_().neg_().add_(1).clamp_min_(torch.finfo(z.dtype).tiny).reciprocal_()
-    slope.mul_(torch.where(identity, 1.0, stretch / alpha)).mul_(offset.abs() < 0.5)
-    value = torch.where(identity, fixed, m.add_(offset.clamp_(-0.5, 0.5)))
+    remainder = t.square_().neg_().add_(1)
+    inside = remainder > 0
+    slope = remainder.clamp_min_(torch.finfo(z.dtype).tiny).reciprocal_().mul_(inside)
+    slope.mul_(torch.where(identity, 1.0, stretch / alpha))
+    value = torch.where(identity, fixed, offset.clamp_(-0.5, 0.5).add_(m))
     return with_slope(value, z, slope)
 
 
@@ -139,5 +141,5 @@ class KumaraswamySoftRounding(Surrogate):
         tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
         a = 1 + ((tau - 0.1) / 0.2).clamp(0, 1) if self.a is None else torch.full_like(tau, self.a)
         b = (2**a * (a - 1) + 1) / a
-        noise = (1 - v).pow_(1 / b).neg_().add_(1).pow_(1 / a).sub_(0.5)
+        noise = ((1 - v) ** (1 / b)).neg_().add_(1).pow_(1 / a).sub_(0.5)
         return soft_round_mean(soft_round(y, tau) + noise, tau)

@@ -15,7 +15,9 @@ GRADIENTS = ("identity", "expected")
 
 @dataclass(frozen=True)
 class StochasticUniformAnnealing(Surrogate):
-    """⌊y + τu⌉, u uniform on (−½, ½): stochastic rounding at τ = 1, rounding as τ → 0, 0 < τ ≤ 1.
+    """⌊y + τu⌉, u uniform on (−½, ½): stochastic rounding at τ = 1, rounding as τ → 0.
+
+    Meant for 0 < τ ≤ 1. A larger τ is taken, but then reaches beyond the two neighbours, and the mean below is another.
 
     **A reconstruction.** The published abstract of "On Uniform Scalar Quantization for Learned Image Compression"
     (Zhang, Li & Liu 2023) names the method and says that an adjustable temperature controls the tradeoff between
@@ -63,9 +65,9 @@ class StochasticUniformAnnealing(Surrogate):
         if self.relaxed:
             floor = torch.floor(y)
             return floor + ((y - floor - 0.5) / tau + u + 0.5).clamp(0, 1)
-        fixed = y.detach()
-        value = u.mul_(tau).add_(fixed).round_()
+        fixed, tau = y.detach(), torch.as_tensor(tau, dtype=y.dtype, device=y.device)
+        value = torch.addcmul(fixed, u, tau).round_()
         if self.gradient == "identity":
             return with_slope(value, y)
         to_boundary = (fixed - torch.floor(fixed)).sub_(0.5).abs_()
-        return with_slope(value, y, (to_boundary < tau / 2) / torch.as_tensor(tau, dtype=y.dtype, device=y.device))
+        return with_slope(value, y, (to_boundary < tau / 2) / tau)
