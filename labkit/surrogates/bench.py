@@ -101,7 +101,7 @@ def measure(latents: int, rounds: int, temperature: float = 0.5) -> list[dict[st
 
 
 def floor_seconds(latents: int, rounds: int) -> tuple[float, float]:
-    """Seconds of the least memory traffic, PASSES passes at the speed of a copy, and of making the draw, in this run."""
+    """Seconds of the least memory traffic, PASSES passes at the speed of a copy, and of making the draw."""
     source, target = torch.zeros(latents), torch.zeros(latents)
     copy, draw = [], []
     for _ in range(rounds):

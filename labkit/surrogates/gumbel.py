@@ -32,13 +32,14 @@ class StochasticGumbelAnnealing(Surrogate):
     unbiased: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        r = y.detach() - torch.floor(y.detach())
-        near, far = r.clamp_max(MAX_DISTANCE), (1 - r).clamp_max(MAX_DISTANCE)
+        low = torch.floor(y.detach())
+        r = y.detach() - low
+        near, far = r.clamp_max(MAX_DISTANCE), (1 - r).clamp_max_(MAX_DISTANCE)
+        up, down = (1 - near).mul_(1 + near), (1 - far).mul_(1 + far)  # each 1 − distance²
         # atanh(near) − atanh(far) as one logarithm, and its derivative by y
-        score = ((1 + near) * (1 - far)).div_((1 - near) * (1 + far)).log_().mul_(0.5)
-        steepness = near.square().neg_().add_(1).reciprocal_().mul_(near < MAX_DISTANCE)
-        steepness += far.square().neg_().add_(1).reciprocal_().mul_(far < MAX_DISTANCE)
-        return _between_neighbours(y, v, tau, score, steepness)
+        score = (1 + near).div_(1 + far).square_().mul_(down).div_(up).log_().mul_(0.5)
+        steepness = up.reciprocal_().mul_(near < MAX_DISTANCE).add_(down.reciprocal_().mul_(far < MAX_DISTANCE))
+        return _between_neighbours(y, v, tau, low, score.masked_fill_(r == 0, -math.inf), steepness)
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,13 @@ class SigmoidScaledLogit(Surrogate):
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
         if self.classes == 2:
             a = self.a or 4 / 3
-            r = y.detach() - torch.floor(y.detach())
-            inside = (r > 1 - MAX_DISTANCE) & (r < MAX_DISTANCE)
+            low = torch.floor(y.detach())
+            r = y.detach() - low
+            integer, inside = r == 0, (r > 1 - MAX_DISTANCE) & (r < MAX_DISTANCE)
             r.clamp_(1 - MAX_DISTANCE, MAX_DISTANCE)
-            steepness = (r * (1 - r)).reciprocal_().mul_(a).mul_(inside)
-            return _between_neighbours(y, v, tau, r.logit_().mul_(a), steepness)
+            steepness = (1 - r).mul_(r).reciprocal_().mul_(a).mul_(inside)
+            score = r.logit_().mul_(a).masked_fill_(integer, -math.inf)
+            return _between_neighbours(y, v, tau, low, score, steepness)
         nearest = torch.round(y)
         offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=y.dtype, device=y.device).view(3, *[1] * y.dim())
         distance = (y - (nearest + offsets)).abs()
@@ -99,15 +102,17 @@ class SigmoidScaledLogit(Surrogate):
         return nearest + weights[2] - weights[0]
 
 
-def _between_neighbours(y: Tensor, v: Tensor, tau: float | Tensor, score: Tensor, steepness: Tensor) -> Tensor:
-    """⌊y⌋ + w (⌈y⌉ − ⌊y⌋) with w = σ((score/τ + logistic noise)/τ), and its derivative.
+def _between_neighbours(
+    y: Tensor, v: Tensor, tau: float | Tensor, low: Tensor, score: Tensor, steepness: Tensor
+) -> Tensor:
+    """⌊y⌋ + w (⌈y⌉ − ⌊y⌋) with w = σ((score/τ + logistic noise)/τ), and its derivative w (1 − w) steepness/τ².
 
-    score: logit of going up less that of going down, at τ = 1; steepness: its derivative by y. The
-    derivative is written out, which takes half the time and memory of back-propagation through every step.
+    low: ⌊y⌋; score: logit of going up less that of going down, at τ = 1, and −∞ at an integer, which has nowhere to go
+    up to; steepness: its derivative by y. The derivative is written out, which takes half the time and memory of
+    back-propagation through every step.
     """
+    tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
     logistic = torch.logit(v, eps=torch.finfo(v.dtype).eps)  # type: ignore[arg-type]
-    weight = ((score / tau + logistic) / tau).sigmoid_()
-    low = torch.floor(y.detach())
-    gap = torch.ceil(y.detach()).sub_(low)
-    slope = (1 - weight).mul_(weight).mul_(steepness).mul_(gap).div_(tau).div_(tau)
-    return with_slope(weight.mul_(gap).add_(low), y, slope)
+    weight = torch.addcdiv(logistic, score, tau).div_(tau).sigmoid_()
+    slope = (1 - weight).mul_(weight).mul_(steepness).div_(tau * tau)
+    return with_slope(weight.add_(low), y, slope)

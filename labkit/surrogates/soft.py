@@ -47,23 +47,25 @@ def soft_round_inverse(z: Tensor, tau: float | Tensor) -> Tensor:
 
     Its derivative is 2 tanh(α/2) / (α (1 − t²)) with t the argument of atanh, and 0 where t is ±1: the clip holds.
     """
+    return _inverse_around(z, torch.floor(z.detach()).add_(0.5), tau)
+
+
+def soft_round_mean(z: Tensor, tau: float | Tensor) -> Tensor:
+    """r_α(z) = s_α⁻¹(z − ½) + ½, the mean of y given z = s_α(y) + u for a locally flat density (eq. 15)."""
+    return _inverse_around(z, (z.detach() - 0.5).floor_().add_(1), tau)  # the inverse, with m half a bin on
+
+
+def _inverse_around(z: Tensor, m: Tensor, tau: float | Tensor) -> Tensor:
     alpha, identity = _sharpness(tau, z)
-    fixed = z.detach()
     stretch = 2 * torch.tanh(alpha / 2)
-    m = torch.floor(fixed).add_(0.5)
-    t = (fixed - m) * torch.where(identity, 0.0, stretch)
+    t = ((z.detach() - m) * torch.where(identity, 0.0, stretch)).clamp_(-1, 1)  # m may lie one rounding off
     offset = torch.atanh(t).div_(alpha)
     remainder = t.square_().neg_().add_(1)
     inside = remainder > 0
     slope = remainder.clamp_min_(torch.finfo(z.dtype).tiny).reciprocal_().mul_(inside)
     slope.mul_(torch.where(identity, 1.0, stretch / alpha))
-    value = torch.where(identity, fixed, offset.clamp_(-0.5, 0.5).add_(m))
+    value = torch.where(identity, z.detach(), offset.clamp_(-0.5, 0.5).add_(m))
     return with_slope(value, z, slope)
-
-
-def soft_round_mean(z: Tensor, tau: float | Tensor) -> Tensor:
-    """r_α(z) = s_α⁻¹(z − ½) + ½, the mean of y given z = s_α(y) + u for a locally flat density (eq. 15)."""
-    return soft_round_inverse(z - 0.5, tau) + 0.5
 
 
 @dataclass(frozen=True)
