@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from compressai.entropy_models import EntropyBottleneck as _EntropyBottleneck
 from compressai.entropy_models import GaussianConditional as _GaussianConditional
-from compressai.models.base import SCALES_LEVELS, SCALES_MAX
-from compressai.models.base import get_scale_table as _get_scale_table
+from compressai.models.base import SCALES_LEVELS, SCALES_MAX, get_scale_table
 from torch import Tensor, nn
 
 from labkit import schemes
-from labkit.schemes import QuantizationScheme
+from labkit.schedules import Schedule
+from labkit.schemes import Noise, QuantizationScheme
 
 
 class SchemeCarrier:
@@ -31,6 +31,7 @@ class SchemeCarrier:
     scheme: QuantizationScheme
     temperature: Tensor
     generator: torch.Generator | None
+    _offset: Tensor
     register_buffer: Callable[..., None]  # of the nn.Module that this is mixed into
 
     def _carry(self, scheme: QuantizationScheme | None) -> None:
@@ -38,7 +39,8 @@ class SchemeCarrier:
         self.generator = None
         # a buffer, so that it moves with the model and never recompiles; not persistent, so that state dicts
         # keep CompressAI's keys
-        self.register_buffer("temperature", torch.tensor(self.scheme.temperature.start), persistent=False)
+        temperature = torch.tensor(self.scheme.temperature.start, device=self._offset.device)
+        self.register_buffer("temperature", temperature, persistent=False)
 
 
 class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
@@ -73,38 +75,56 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
 class GaussianConditional(SchemeCarrier, _GaussianConditional):
     """CompressAI's Gaussian entropy model, carrying a scheme and its lower bound on σ.
 
-    The bound reaches the coder: the scale table starts at it, to the bit, since a latent at a bound that lies one ulp
-    above the first entry would be coded with the second. After loading a state dict the scheme's bound wins, with a
-    warning where the two differ.
+    The bound reaches the coder: `scale_table(bound)` starts at it. After loading a state dict the scheme's bound wins,
+    with a warning where the two differ.
     """
 
     def __init__(self, scale_table: Any = None, *args: Any, scheme: QuantizationScheme | None = None, **kw: Any):
         scheme = scheme or schemes.noise()
         super().__init__(scale_table, *args, scale_bound=scheme.scale_lower_bound, **kw)
         self._carry(scheme)
-        self.register_load_state_dict_post_hook(_scheme_bound_wins)
 
     def forward(
-        self, inputs: Tensor, scales: Tensor, means: Tensor | None = None, training: bool | None = None
+        self,
+        inputs: Tensor,
+        scales: Tensor,
+        means: Tensor | None = None,
+        training: bool | None = None,
+        noise: Noise | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """In training: the distortion path's latent and the rate path's likelihood, with the noise that `draw` gave."""
         if not (self.training if training is None else training):
             return super().forward(inputs, scales, means, training=False)
         with torch.autocast(inputs.device.type, enabled=False):
             y, scales = _at_least_float32(inputs), _at_least_float32(scales)
             means = None if means is None else _at_least_float32(means)
-            y_rate, y_distortion = self.scheme.quantize(y, means, self.temperature, generator=self.generator)
+            y_rate, y_distortion = self.scheme.quantize(
+                y, means, self.temperature, generator=self.generator, noise=noise
+            )
             likelihood = self._likelihood(y_rate, scales, means)
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)
             return y_distortion, likelihood
 
+    def draw(self, y: Tensor) -> Noise:
+        """Noise of (rate, distortion) for a latent that a context model reads as well.
+
+        Where each path has its own, the distortion's is drawn first: CompressAI quantises for the context model before
+        it scores, and the same seed then gives the same numbers.
+        """
+        if self.scheme.shared_noise:
+            return self.scheme.draw(y, self.generator)
+        distortion = self.scheme.distortion.draw(y, self.generator)
+        return self.scheme.rate.draw(y, self.generator), distortion
+
+    def quantize_distortion(self, y: Tensor, means: Tensor | None, noise: Noise) -> Tensor:
+        """What a context model reads in training: the distortion path around the means, or, given None, of y itself."""
+        means = None if means is None else _at_least_float32(means)
+        return self.scheme.quantize_distortion(_at_least_float32(y), means, self.temperature, noise)
+
     def update_scale_table(self, scale_table: Any, force: bool = False) -> bool:
         """Build the coder's tables, from the scheme's bound on, whatever table the model hands to all its modules."""
-        bound = self.scheme.scale_lower_bound
-        if float(scale_table[0]) != float(torch.tensor(bound)):
-            scale_table = _get_scale_table(bound, SCALES_MAX, SCALES_LEVELS)
-            scale_table[0] = bound
-        return super().update_scale_table(scale_table, force=force)
+        return super().update_scale_table(_from_bound(self.scheme.scale_lower_bound, scale_table), force=force)
 
     def set_scale_bound(self, bound: float) -> None:
         """Set the lower bound on σ, and drop coder tables that start elsewhere (`update` makes them again)."""
@@ -115,14 +135,35 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
             for name in ("scale_table", "_offset", "_quantized_cdf", "_cdf_length"):
                 setattr(self, name, getattr(self, name).new_empty(0))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        bound = self.scheme.scale_lower_bound
+        loaded = state_dict.get(f"{prefix}lower_bound_scale.bound")
+        if loaded is not None and float(loaded) != float(torch.tensor(bound)):
+            warnings.warn(
+                f"the state dict's scale bound {float(loaded):g} gives way to the scheme's {bound:g}", stacklevel=2
+            )
+        for key in (f"{prefix}scale_bound", f"{prefix}lower_bound_scale.bound"):  # the second is a child's, loaded next
+            if key in state_dict:
+                state_dict[key] = torch.full_like(state_dict[key], bound)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.set_scale_bound(bound)  # drops loaded tables that start elsewhere
 
-def _scheme_bound_wins(module: nn.Module, _incompatible_keys: Any) -> None:
-    """After a state dict was loaded, children included: its bound gives way to the scheme's, and says so."""
-    assert isinstance(module, GaussianConditional)
-    loaded, bound = float(module.lower_bound_scale.bound), module.scheme.scale_lower_bound
-    if loaded != float(torch.tensor(bound)):
-        warnings.warn(f"the state dict's scale bound {loaded:g} gives way to the scheme's {bound:g}", stacklevel=2)
-    module.set_scale_bound(bound)
+
+def scale_table(bound: float) -> Tensor:
+    """The scales that the coder has tables for: 64 from the bound to 256, evenly spaced on a logarithmic scale.
+
+    The first is the bound as float32, to the bit: a latent at a bound that lay one ulp above the first entry would be
+    coded with the second. Shape (64,). Raises ValueError for a bound outside (0, 256).
+    """
+    if not 0 < bound < SCALES_MAX:
+        raise ValueError(f"bound: takes a number between 0 and {SCALES_MAX}, got {bound!r}")
+    table = get_scale_table(bound, SCALES_MAX, SCALES_LEVELS)
+    table[0] = bound
+    return table
+
+
+def _from_bound(bound: float, table: Any) -> Any:
+    return table if float(table[0]) == float(torch.tensor(bound)) else scale_table(bound)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -143,11 +184,11 @@ def set_scheme(model: nn.Module, scheme: QuantizationScheme) -> None:
     set_temperature(model, scheme.temperature.start)
 
 
-def set_temperature(model: nn.Module, temperature: float) -> None:
-    """Set the temperature of every carrier, in place. Raises ValueError where it is not positive."""
-    schemes.as_schedule(temperature)
+def set_temperature(model: nn.Module, temperature: float | Schedule) -> None:
+    """Set the temperature of every carrier, in place, a schedule's to its first. Raises ValueError if not positive."""
+    start = schemes.as_schedule(temperature).start
     for module in carriers(model):
-        module.temperature.fill_(temperature)
+        module.temperature.fill_(start)
 
 
 def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:

@@ -227,7 +227,10 @@ def _preset(rate: str | Surrogate, distortion: str | Surrogate, hyper: tuple[str
 
 
 def noise(**fields: Any) -> QuantizationScheme:
-    """Additive uniform noise on both paths, one draw for both (Ballé et al. 2017): CompressAI's own training law."""
+    """Additive uniform noise on both paths, one draw for both (Ballé et al. 2017): CompressAI's own training law.
+
+    With one exception: its autoregressive models draw a second time for y's rate. Each latent's law is the same.
+    """
     return _preset("aun", "aun", **fields)
 
 

@@ -3,11 +3,12 @@
 import json
 import math
 
+import compressai.models
 import numpy as np
 import pytest
 import torch
 
-from labkit import datasets, entropy, networks, schedules, schemes, training
+from labkit import datasets, entropy, evaluation, interop, networks, schedules, schemes, training
 
 TOY = {"lmbda": 1.0, "batch_size": 256, "lr": 3e-3}
 
@@ -207,3 +208,26 @@ def test_crops_are_windows_of_the_images_flipped_and_turned():
     assert all(crop.contiguous().numpy().tobytes() in windows for crop in crops)
     orders = {tuple(crop[:, 0, 0].tolist()) for crop in photos.crops(40, 40, g, permute_colours=True)}
     assert len(orders) > len({tuple(crop[:, 0, 0].tolist()) for crop in photos.crops(40, 40, g)})
+
+
+@pytest.fixture
+def adopted():
+    return interop.adopt(compressai.models.Cheng2020AnchorCheckerboard(N=24), schemes.soft_then_hard(share=0.5))
+
+
+def test_an_adopted_model_trains_in_two_stages_and_is_evaluated(adopted, train_photos):
+    """Its latent codec holds h_a further down: frozen in the second stage like g_a."""
+    kept = {}
+    for step in training.stream(adopted, train_photos[:2], lmbda=0.01, steps=4, batch_size=1, crop=64):
+        if step.step == 2:
+            kept = {key: value.clone() for key, value in adopted.state_dict().items()}
+    moved = {key for key, value in adopted.state_dict().items() if not torch.equal(value, kept[key])}
+    assert not any(key.startswith(("g_a.", "latent_codec.hyper.h_a.")) for key in moved)
+    assert any(key.startswith("g_s.") for key in moved) and any("h_s" in key for key in moved)
+    report = evaluation.evaluate(adopted, [torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))])
+    assert report.mean["bpp"] > 0 and abs(report.mean["bpp"] / report.mean["estimated_bpp"] - 1) < 0.5
+
+
+def test_an_adopted_model_has_no_checkpoint_of_labkits(adopted, train_photos, tmp_path):
+    with pytest.raises(ValueError, match="out: takes labkit's own networks; save the state dict"):
+        training.train(adopted, train_photos[:1], lmbda=0.01, steps=1, out=tmp_path / "x.safetensors")

@@ -99,7 +99,7 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
     rows = []
     for name, image in zip(names, tqdm(images, unit="image", disable=hide, leave=False), strict=True):
         x = image.to(device)[None]
-        padded, unpadding = pad(x, net.downsampling_factor)
+        padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
         start = time.perf_counter()
         coded = net.compress(padded)
         encoded = time.perf_counter()
@@ -125,7 +125,7 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
             }
         )
     net.train(training)
-    return Report(rows, dict(net.info))
+    return Report(rows, dict(getattr(net, "info", {})))
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def rounded_losses(net: Codec, images: PhotoSet) -> list[tuple[float, float]]:
     losses = []
     for image in images:
         x = image.to(device)[None]
-        padded, unpadding = pad(x, net.downsampling_factor)
+        padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
         output = net(padded)
         bits = rate_distortion(output, padded, 1.0).rate.item() * padded[0, 0].numel()
         x_hat = F.pad(output["x_hat"], unpadding).clamp(0, 1)

@@ -121,9 +121,9 @@ def stream(
             if isinstance(net.scheme, TwoStages) and step == round(net.scheme.share * steps):
                 scheme = net.scheme.second
                 entropy.set_scheme(net, scheme)
-                net.requires_grad_(True)
-                for name, part in net.named_children():
-                    part.requires_grad_(name not in ("g_a", "h_a"))
+                for path, part in net.named_modules():
+                    if path.rpartition(".")[2] in ("g_a", "h_a"):  # CompressAI's latent codecs hold h_a further down
+                        part.requires_grad_(False)
             if step % SOLVE_EVERY == 0:
                 entropy.solve_quantiles(net)
             temperature = scheme.temperature(step, steps)
@@ -182,6 +182,8 @@ def train(
     """
     if out is not None and isinstance(net, ToyTransformCode):
         raise ValueError("out: the toy is trained in two seconds and has no checkpoint")
+    if out is not None and not hasattr(net, "kind"):
+        raise ValueError("out: takes labkit's own networks; save the state dict of an adopted model yourself")
     start, history = time.perf_counter(), []
     hide = None if progress is None else not progress
     with tqdm(total=steps, unit="step", disable=hide) as bar, open(log or os.devnull, "w", buffering=1) as table:
