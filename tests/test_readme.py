@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -13,14 +15,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_example_runs(tmp_path):
-    (example,) = blocks("python")
-    assert len([line for line in example.splitlines() if line.strip()]) == 5
+@pytest.mark.parametrize("number, shown", [(0, r"^mean +\d\.\d{4} +\d\.\d{4} +\d\d\.\d\d"), (1, "sua"), (2, "dither")])
+def test_the_examples_run(number, shown, tmp_path):
+    example = blocks("python")[number]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"^mean +\d\.\d{4} +\d\.\d{4} +\d\d\.\d\d", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(shown, done.stdout, re.MULTILINE), done.stdout
+
+
+def test_every_example_is_run():
+    assert len(blocks("python")) == 3
 
 
 def test_two_lines():

@@ -111,5 +111,7 @@ def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
     value: a fresh tensor that needs no gradient; slope: a number or a tensor of y's shape, taken as a constant, so
     that there are no second derivatives.
     """
+    if torch.compiler.is_compiling():  # there the passes over memory are fused, and y − y is zero to the bit
+        return value.detach() + slope * (y - y.detach())
     # in a list, value is no input that is returned as it is, which autograd would make a view that nobody may change
     return _WithSlope.apply([value], y, slope)

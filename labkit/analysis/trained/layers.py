@@ -1,0 +1,65 @@
+"""The layers of a network, and the gradient of its training loss as one vector a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from labkit.analysis.trained.lending import in_double
+from labkit.training import rate_distortion
+
+
+@dataclass
+class Layer:
+    name: str
+    part: str
+    parameters: list[nn.Parameter]
+    masks: list[Tensor | None]
+
+    @property
+    def size(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+def layers_of(net: nn.Module, by: str) -> list[Layer]:
+    if by not in ("layer", "part"):
+        raise ValueError(f'by: takes "layer" or "part", got {by!r}')
+    layers: dict[str, Layer] = {}
+    seen: set[int] = set()
+    for path, module in net.named_modules():
+        # a list of parameters belongs to the module that holds it
+        owner = path.rpartition(".")[0] if isinstance(module, nn.ParameterList | nn.ParameterDict) else path
+        name = owner or type(net).__name__
+        part = name.partition(".")[0]
+        for key, parameter in module.named_parameters(recurse=False):
+            if key == "quantiles" or not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            key = part if by == "part" else name
+            layer = layers.setdefault(key, Layer(key, part, [], []))
+            layer.parameters.append(parameter)
+            # masked convolutions multiply their weight outside of autograd, which sends a gradient to what is not read
+            mask = getattr(module, "mask", None)
+            layer.masks.append(mask if isinstance(mask, Tensor) and mask.shape == parameter.shape else None)
+    if not layers:
+        raise ValueError("net: has no parameter that requires a gradient")
+    return list(layers.values())
+
+
+def gradient_vectors(net: nn.Module, layers: list[Layer], x: Tensor, lmbda: float) -> list[Tensor]:
+    """The gradient of the training loss, one float64 vector a layer; `.grad` is left alone."""
+    net.train()
+    loss = rate_distortion(in_double(net(x)), x.double(), lmbda).total
+    parameters = [parameter for layer in layers for parameter in layer.parameters]
+    found = iter(torch.autograd.grad(loss, parameters, allow_unused=True))
+    vectors = []
+    for layer in layers:
+        pieces = []
+        for parameter, mask in zip(layer.parameters, layer.masks, strict=True):
+            gradient = next(found)
+            gradient = torch.zeros_like(parameter) if gradient is None else gradient
+            pieces.append((gradient if mask is None else gradient * mask).flatten().double())
+        vectors.append(torch.cat(pieces))
+    return vectors
