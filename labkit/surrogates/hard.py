@@ -55,9 +55,10 @@ class StochasticRounding(Surrogate):
     integer: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        floor = torch.floor(y.detach())
-        up = (v + (floor - y.detach())).floor_()  # v − r is below 0, its floor −1, with probability r
-        return with_slope(up.neg_().add_(floor), y)
+        fixed = y.detach()
+        floor = torch.floor(fixed)
+        up = ((fixed - floor) - v).ceil_()  # r − v lies in (−1, 1), and above 0 with probability r
+        return with_slope(up.add_(floor), y)
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,4 @@ class StochasticRoundingAnnealing(Surrogate):
         r = fixed - floor
         odds = ((1 + r).mul_(r)).div_((1 - r).mul_(2 - r))  # of going up, at τ = ½
         p = (odds.log_() / (2 * tau)).sigmoid_()
-        return with_slope((v - p).floor_().neg_().add_(floor), y)
+        return with_slope((p - v).ceil_().add_(floor), y)

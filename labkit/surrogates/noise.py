@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from labkit.surrogates.base import Surrogate, with_slope
@@ -67,5 +68,5 @@ class AnnealedDither(Surrogate):
     annealed: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        dither = (v - 0.5) * tau
-        return with_slope((y.detach() + dither).round_().sub_(dither), y)
+        u, tau = v - 0.5, torch.as_tensor(tau, dtype=y.dtype, device=y.device)
+        return with_slope(torch.addcmul(y.detach(), u, tau).round_().addcmul_(u, tau, value=-1), y)
