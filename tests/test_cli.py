@@ -122,3 +122,11 @@ def test_identity_slopes_hold_at_most_twice_the_memory_of_noise(name):
 
     assert bench.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
     assert bench.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024
+
+
+def test_study_example_prints_quadrature_over_monte_carlo():
+    done = labkit("study", "example", "--samples", 1000)
+    assert done.exit_code == 0 and "g = 0.5: test loss 3.2237, exact gradient 2.4151" in done.output
+    lines = done.output.splitlines()
+    row = next(i for i, line in enumerate(lines) if line.split()[:4] == ["sua,", "expected", "slope", "0.1"])
+    assert lines[row + 1].split()[:2] == ["Monte", "Carlo"] and lines[row + 1].count("±") == 3

@@ -169,7 +169,7 @@ def test_noise_before_rounding_makes_training_learn_a_larger_scale():
 def test_a_bound_table_holds_the_learned_scales_rates():
     """aun and Gaussian: σ* = max(b, s), so every column follows from the two integrals."""
     s, shares, bound, e = np.array([0.05, 0.3]), np.array([0.75, 0.25]), 0.15, 1e-3
-    row = scale_bound.bound_table(s, bound, weights=[3, 1]).iloc[0]
+    row = scale_bound.bound_table("aun", s, bound, weights=[3, 1]).iloc[0]
     sigma = np.maximum(s, bound)
     train = np.array([noisy_rate(*pair) for pair in zip(s, sigma, strict=True)])
     test = np.array([rounded_rate(*pair) for pair in zip(s, sigma, strict=True)])
@@ -188,19 +188,19 @@ def test_a_bound_table_holds_the_learned_scales_rates():
 
 def test_no_bound_lowers_the_test_rate_of_gaussians_and_mismatch_alone_runs_to_the_end():
     s = np.array([0.03, 0.1, 0.3, 1.0])
-    rate = scale_bound.best_bound(s, "aun", "test_rate", interval=(0.02, 1))
+    rate = scale_bound.best_bound("aun", s, "test_rate", interval=(0.02, 1))
     assert (rate.where, rate.bound) == ("lower end", 0.02) and rate.cost == pytest.approx(0, abs=1e-8)
-    gap = scale_bound.best_bound(s, "aun", "rms_mismatch", interval=(0.02, 1))
+    gap = scale_bound.best_bound("aun", s, "rms_mismatch", interval=(0.02, 1))
     assert gap.where == "upper end" and gap.bound == pytest.approx(1) and gap.cost > 0.5
     # for a narrow latent the mismatch first rises with the bound
-    table = scale_bound.bound_table(0.02, [0.02, 0.25, 5.0])["mismatch"]
+    table = scale_bound.bound_table("aun", 0.02, [0.02, 0.25, 5.0])["mismatch"]
     assert table[1] > 4 * table[0] and table[2] < table[0]
 
 
 def test_a_bound_inside_the_interval_is_the_brute_force_minimum():
     """Laplacian latents are coded best at a scale above the one that additive noise teaches."""
     s = np.array([0.05, 0.1, 0.2])
-    best = scale_bound.best_bound(s, "aun", "test_rate", source=sources.laplace())
+    best = scale_bound.best_bound("aun", s, "test_rate", source=sources.laplace())
     assert best.where == "inside" and best.cost < 0
     grid = np.geomspace(0.06, 0.5, 150)
     learned = [scale_bound.learned_scale(scale_bound.training_law(one, "aun", source=sources.laplace())) for one in s]
@@ -211,9 +211,9 @@ def test_a_bound_inside_the_interval_is_the_brute_force_minimum():
 
 def test_the_cost_limit_holds_and_is_named():
     s = np.array([0.02, 0.05])
-    best = scale_bound.best_bound(s, "aun", "rms_slope", max_cost=1e-3)
+    best = scale_bound.best_bound("aun", s, "rms_slope", max_cost=1e-3)
     assert best.where == "cost limit" and best.cost <= 1e-3
-    assert scale_bound.bound_table(s, best.bound * 1.02)["cost"][0] > 1e-3
+    assert scale_bound.bound_table("aun", s, best.bound * 1.02)["cost"][0] > 1e-3
 
 
 def test_a_large_population_is_gathered_without_losing_its_means():
@@ -222,7 +222,7 @@ def test_a_large_population_is_gathered_without_losing_its_means():
     assert len(gathered) <= 32 and shares.sum() == pytest.approx(1)
     assert shares @ np.log(gathered) == pytest.approx(np.log(s).mean())
     each = np.mean([rounded_rate(one, max(one, 0.2)) for one in s])
-    assert scale_bound.bound_table(s, 0.2, "ste")["test_rate"][0] == pytest.approx(each, rel=0.01)
+    assert scale_bound.bound_table("ste", s, 0.2)["test_rate"][0] == pytest.approx(each, rel=0.01)
 
 
 def test_figures_show_the_tables_values():
@@ -232,7 +232,7 @@ def test_figures_show_the_tables_values():
     assert figure.data[0].line.dash != figure.data[1].line.dash
     with pytest.raises(ValueError, match="bound: the table has"):
         plots.rates_over_scale(table, bound=0.2)
-    costs = scale_bound.bound_table(0.1, [0.1, 0.2], "ste")
+    costs = scale_bound.bound_table("ste", 0.1, [0.1, 0.2])
     np.testing.assert_array_equal(plots.bound_tradeoff(costs).data[0].x, costs["cost"])
 
 
@@ -249,13 +249,16 @@ def test_figures_show_the_tables_values():
             "surrogate: .* several numbers a latent",
         ),
         (
-            lambda: scale_bound.best_bound(0.1, "aun", "loss"),
+            lambda: scale_bound.best_bound("aun", 0.1, "loss"),
             "objective: takes one of rms_mismatch, rms_slope, test_rate",
         ),
-        (lambda: scale_bound.best_bound(0.1, interval=(1, 0.1)), "interval: takes two rising numbers"),
-        (lambda: scale_bound.best_bound(0.1, interval=(0.5, 1), max_cost=0), "max_cost: every bound in the interval"),
-        (lambda: scale_bound.bound_table([], 0.1), "population: takes positive scales, at least one"),
-        (lambda: scale_bound.bound_table([0.1, 0.2], 0.1, weights=[1]), "weights: takes one number .* 2 scales"),
+        (lambda: scale_bound.best_bound("aun", 0.1, interval=(1, 0.1)), "interval: takes two rising numbers"),
+        (
+            lambda: scale_bound.best_bound("aun", 0.1, interval=(0.5, 1), max_cost=0),
+            "max_cost: every bound in the interval",
+        ),
+        (lambda: scale_bound.bound_table("aun", [], 0.1), "population: takes positive scales, at least one"),
+        (lambda: scale_bound.bound_table("aun", [0.1, 0.2], 0.1, weights=[1]), "weights: takes one number .* 2 scales"),
     ],
 )
 def test_bad_input_gets_one_clear_line(call, line):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from labkit import theme
@@ -56,7 +57,10 @@ def rates_over_scale(table: DataFrame, bound: float | None = None) -> Figure:
             line = {**style["line"], "dash": dash}
             name = f"{label}, τ {tau:g}, {part}"
             figure.add_scatter(x=rows["scale"], y=rows[f"{part}_rate"], name=name, **{**style, "line": line})
-    figure.add_vline(x=limit, line={"color": theme.INK, "dash": "dash", "width": 1}, annotation_text=f"bound {limit:g}")
+    figure.add_vline(x=limit, line={"color": theme.INK, "dash": "dash", "width": 1})
+    # on a logarithmic axis plotly places a line by its value, and a text by its logarithm
+    place = {"x": math.log10(limit), "y": 1, "yref": "paper", "xanchor": "left", "showarrow": False}
+    figure.add_annotation(text=f" bound {limit:g}", **place)
     return figure
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from labkit.analysis import quadrature
 from labkit.analysis.code import gaussian_bits
 from labkit.analysis.risk import schemes_of
 from labkit.analysis.sources import Source, gaussian
-from labkit.analysis.what import Temperatures, temperatures_of
+from labkit.analysis.what import Temperatures, What, temperatures_of
 from labkit.schemes import QuantizationScheme
 from labkit.surrogates import Surrogate
 
@@ -114,7 +114,7 @@ def test_law(scale: float, *, source: Source | None = None, zero_center: bool = 
 
 
 def rate_table(
-    what: Any = "aun",
+    what: What,
     scales: float | Iterable[float] = (),
     bounds: float | Iterable[float] = (0.11,),
     *,
@@ -174,9 +174,9 @@ def learned_scale(law: Law, likelihood_bound: float = LIKELIHOOD_BOUND) -> float
 
 
 def bound_table(
+    what: What,
     population: float | Iterable[float],
     bounds: float | Iterable[float],
-    what: Any = "aun",
     *,
     weights: Iterable[float] | None = None,
     source: Source | None = None,
@@ -224,8 +224,8 @@ class BestBound:
 
 
 def best_bound(
+    surrogate: str | Surrogate | QuantizationScheme,
     population: float | Iterable[float],
-    surrogate: str | Surrogate | QuantizationScheme = "aun",
     objective: str = "rms_mismatch",
     *,
     interval: tuple[float, float] = (0.02, 1.0),
