@@ -91,15 +91,27 @@ class SigmoidScaledLogit(Surrogate):
             steepness = (1 - r).mul_(r).reciprocal_().mul_(a).mul_(inside)
             score = r.logit_().mul_(a).masked_fill_(integer, -math.inf)
             return _between_neighbours(y, v, tau, low, score, steepness)
-        nearest = torch.round(y)
+        return self._three_classes(y, v, tau)
+
+    def _three_classes(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """v has shape (3, *y.shape): a uniform draw for the Gumbel variable of each candidate, the lowest first."""
+        a, stretch, power = self.a or 1.4, self.f / 1.5, 1.5
+        nearest = torch.round(y.detach())
         offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=y.dtype, device=y.device).view(3, *[1] * y.dim())
-        distance = (y - (nearest + offsets)).abs()
-        scaled = (self.a or 1.4) * torch.logit(self.f / 1.5 * distance, eps=1 - MAX_DISTANCE)
-        logits = 1.5 * torch.nn.functional.logsigmoid(-scaled) / tau
+        signed = (y.detach() - nearest) - offsets
+        q = signed.abs().mul_(stretch)
+        inside = (q > 1 - MAX_DISTANCE) & (q < MAX_DISTANCE)
+        q.clamp_(1 - MAX_DISTANCE, MAX_DISTANCE)
+        steepness = signed.sign_().mul_(inside).mul_(-power * a * stretch).div_(q * (1 - q))
+        scaled = q.logit_().mul_(a)
+        steepness.mul_(torch.sigmoid(scaled))  # of the logits n log σ(−scaled), by y, at τ = 1
+        logits = torch.nn.functional.logsigmoid(scaled.neg_()).mul_(power)
         tiny = torch.finfo(y.dtype).tiny
-        gumbel = -torch.log((-torch.log(v.clamp_min(tiny))).clamp_min(tiny))
-        weights = torch.softmax((logits + gumbel) / tau, 0)
-        return nearest + weights[2] - weights[0]
+        gumbel = v.clamp_min(tiny).log_().neg_().clamp_min_(tiny).log_().neg_()
+        weights = torch.softmax((logits / tau + gumbel) / tau, 0)
+        moved = weights * offsets  # the mean of the offsets, less the nearest integer
+        slope = (moved * steepness).sum(0) - moved.sum(0) * (weights * steepness).sum(0)
+        return with_slope(nearest + moved.sum(0), y, slope / tau / tau)
 
 
 def _between_neighbours(
