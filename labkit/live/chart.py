@@ -62,6 +62,8 @@ class LossChart:
         with self.figure.batch_update():
             self._set(1, self.losses)
             self._set(3, *_end(self.losses, test_loss))
+        if test_loss is not None:
+            self._settle()
 
     def keep_as_ghost(self, losses: np.ndarray, test_loss: float | None) -> None:
         """Put a finished run behind the one to come."""
@@ -69,6 +71,15 @@ class LossChart:
         with self.figure.batch_update():
             self._set(0, self.ghost)
             self._set(2, *_end(self.ghost, test_loss))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the curves into the widget's state, where a browser finds them that was still loading plotly, or reloads.
+
+        Updates go out as messages, and a page whose script is not there yet drops them; plotly itself puts a figure's
+        data into its state only when the figure is shown on its own, which in a panel it never is.
+        """
+        self.figure._repr_mimebundle_()
 
     def _set(self, trace: int, y: np.ndarray, x: np.ndarray | None = None) -> None:
         self.figure.data[trace].x = np.arange(1, len(y) + 1, dtype=np.float32) if x is None else x

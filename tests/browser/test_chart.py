@@ -1,0 +1,37 @@
+"""The loss chart after a page is loaded again: its curves are still there, since the kernel still is."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
+
+from lab import run_all
+
+CHART = """
+import ipywidgets, numpy as np
+from labkit.live.chart import LossChart
+chart = LossChart(width=500)
+box = ipywidgets.Box([chart.figure])
+chart.show(np.linspace(3, 2, 40, dtype=np.float32), 1.9)
+chart.keep_as_ghost(chart.losses, 1.9)
+chart.show(np.linspace(2, 1, 50, dtype=np.float32), 0.9)
+box"""
+LENGTHS = """() => {
+    const plot = document.querySelector(".js-plotly-plot");
+    return plot?.data?.length === 4 && plot.data.map((trace) => trace.y?.length ?? 0);
+}"""
+
+
+def test_curves_survive_a_reload_of_the_page(lab_server, browser):
+    page = lab_server.open(browser, lab_server.write("reloaded.ipynb", CHART))
+    run_all(page)
+    page.wait_for_selector(".js-plotly-plot .scatterlayer", state="attached", timeout=60_000)
+    before = page.wait_for_function(LENGTHS, timeout=20_000).json_value()
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_timeout(1_000)
+    page.goto(page.url.replace("?reset", "?again"))
+    page.wait_for_selector(".js-plotly-plot .scatterlayer", state="attached", timeout=60_000)
+    after = page.wait_for_function(LENGTHS, timeout=20_000).json_value()
+    page.close()
+    assert before == after == [40, 50, 1, 1]
