@@ -19,7 +19,11 @@ def photo(height, width, seed=0):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", networks.names())
+# the autoregressive ones round y itself in forward and y − μ in coding, as CompressAI's do
+WITHOUT_CONTEXT = [name for name in networks.names() if name.endswith(("prior", "elic"))]
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONTEXT)
 @pytest.mark.parametrize("bound", [0.11, 0.3])
 def test_decoding_gives_the_networks_own_rounded_reconstruction(name, bound):
     net = networks.get(name, "tiny", schemes.noise(scale_lower_bound=bound), seed=2).eval()

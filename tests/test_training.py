@@ -231,3 +231,11 @@ def test_an_adopted_model_trains_in_two_stages_and_is_evaluated(adopted, train_p
 def test_an_adopted_model_has_no_checkpoint_of_labkits(adopted, train_photos, tmp_path):
     with pytest.raises(ValueError, match="out: takes labkit's own networks; save the state dict"):
         training.train(adopted, train_photos[:1], lmbda=0.01, steps=1, out=tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("N", [8, 24])
+def test_an_adopted_model_with_strided_pointwise_convolutions_trains(N, train_photos):
+    """In the channels-last layout torch 2.15 corrupts memory in their backward on a CPU, and the process dies."""
+    net = interop.adopt(compressai.models.Cheng2020Anchor(N=N), schemes.mixed())
+    for step in training.stream(net, train_photos[:1], lmbda=0.01, steps=2, batch_size=2, crop=128):
+        assert math.isfinite(step.loss)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from labkit import entropy
@@ -92,7 +92,8 @@ def stream(
     if isinstance(source, PhotoSet):
         source.check_crop(crop)
         source = source.to(device)
-        net.to(memory_format=torch.channels_last)
+        layout = _layout(net, device)
+        net.to(memory_format=layout)
     net.to(device).train()
 
     data_generator = torch.Generator().manual_seed(seed)
@@ -132,7 +133,7 @@ def stream(
                 group["lr"] = schedule(step, steps) * min(1.0, (step + 1) / WARM_UP)
             if isinstance(source, PhotoSet):
                 batch = source.crops(batch_size, crop, data_generator, permute_colours)
-                batch = batch.contiguous(memory_format=torch.channels_last)
+                batch = batch.contiguous(memory_format=layout)
             else:
                 batch = source.draw(batch_size, data_generator).to(device)
             total, rate, distortion = one_step(batch)
@@ -146,6 +147,12 @@ def stream(
         entropy.solve_quantiles(net)
         net.requires_grad_(True)
         net.eval()
+
+
+def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels-last, but not on a CPU with a strided 1×1 convolution, whose backward in torch 2.15 corrupts memory."""
+    strided = any(type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in net.modules())
+    return torch.contiguous_format if strided and device.type == "cpu" else torch.channels_last
 
 
 @dataclass

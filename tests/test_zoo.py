@@ -1,0 +1,292 @@
+"""Every image codec: CompressAI's architecture, keys and bytes, trained with a scheme, and what it costs."""
+
+import copy
+import inspect
+
+import compressai.models as models
+import pytest
+import torch
+from torch import nn
+
+import labkit as lk
+from labkit import entropy, networks, schemes, training
+
+THEIRS = {
+    "factorized_prior": models.FactorizedPrior,
+    "scale_hyperprior": models.ScaleHyperprior,
+    "mean_scale_hyperprior": models.MeanScaleHyperprior,
+    "joint_autoregressive": models.JointAutoregressiveHierarchicalPriors,
+    "cheng2020_anchor": lambda N, M: models.Cheng2020Anchor(N),
+    "cheng2020_attention": lambda N, M: models.Cheng2020Attention(N),
+    "elic": lambda N, M: models.Elic2022Official(N, M, [M * share // 20 for share in (1, 1, 2, 4, 12)]),
+}
+SEQUENTIAL = ("joint_autoregressive", "cheng2020_anchor", "cheng2020_attention")
+CARRIERS = {name: 2 for name in THEIRS} | {"factorized_prior": 1, "elic": 6}
+every_network = pytest.mark.parametrize("name", THEIRS)
+
+
+def image(batch=1, height=64, width=64):
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def flat(output):
+    return {"x_hat": output["x_hat"], **output["likelihoods"]}
+
+
+def differences(a, b):
+    """The names of the outputs in which a and b differ."""
+    return {key for key, value in flat(b).items() if not torch.equal(flat(a)[key], value)}
+
+
+_built = {}
+
+
+@pytest.fixture
+def theirs(name):
+    """CompressAI's own tiny model, with tables, medians off zero, and latents that spread over several integers."""
+    if name not in _built:
+        torch.manual_seed(3)
+        model = THEIRS[name](*networks.SIZES[name]["tiny"]).eval()
+        for path, part in model.named_modules():
+            if path.rpartition(".")[2] in ("g_a", "h_a"):
+                last = [layer for layer in part if isinstance(layer, nn.Conv2d)][-1]
+                seen = []
+                handle = last.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output))
+                with torch.no_grad():
+                    model(image())
+                    for parameter in last.parameters():
+                        parameter.mul_(3 / seen[-1].std())
+                handle.remove()
+            if isinstance(part, models.base.EntropyBottleneck):
+                part.quantiles.data[:, :, 1].uniform_(-0.4, 0.4)
+        model.update()
+        _built[name] = model
+    return copy.deepcopy(_built[name])
+
+
+def ours_like(name, theirs, scheme=None):
+    net = networks.get(name, "tiny", scheme)
+    net.load_state_dict(theirs.state_dict())
+    return net.eval()
+
+
+# Evaluation and coding are CompressAI's -------------------------------------------------------------------------------
+
+
+@every_network
+@torch.no_grad()
+def test_state_dicts_fit_both_ways_and_evaluation_is_bit_for_bit(name, theirs):
+    """Tables and all: the same outputs, strings and decoded images; and back into a new model of CompressAI's."""
+    ours = ours_like(name, theirs)
+    back = THEIRS[name](ours.N, ours.M).eval()
+    back.load_state_dict(ours.state_dict())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x = image(1, 64, 128)
+    output, coded = theirs(x), theirs.compress(x)
+    decoded = theirs.decompress(coded["strings"], coded["shape"])["x_hat"]
+    assert sum(len(string) for group in coded["strings"] for string in group) > 100  # something was coded
+    for net in (ours, back, copy.deepcopy(ours)):
+        assert not differences(net(x), output)
+        again = net.compress(x)
+        assert again["strings"] == coded["strings"] and again["shape"] == coded["shape"]
+        assert torch.equal(net.decompress(again["strings"], again["shape"])["x_hat"], decoded)
+
+
+@every_network
+def test_paper_size_is_the_published_model(name):
+    """CompressAI's class with its published widths has the same keys, shapes and number of parameters."""
+    N, M = (192, 192) if name.startswith("cheng") else (192, 320)
+    model = models.Elic2022Official() if name == "elic" else THEIRS[name](N, M)
+    net = networks.get(name, "paper")
+    assert (net.N, net.M, net.size, net.kind) == (N, M, "paper", name)
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    row = networks.table().set_index(["network", "size"]).loc[(name, "paper")]
+    assert row["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+@every_network
+@torch.no_grad()
+def test_decoding_sees_the_latent_that_the_encoder_saw(name, theirs, monkeypatch):
+    """The latent that reaches the synthesis transform, against the encoder's, at another scale bound than 0.11."""
+    with pytest.warns(UserWarning, match="scale bound") if name != "factorized_prior" else pytest.MonkeyPatch.context():
+        net = ours_like(name, theirs, schemes.noise(scale_lower_bound=0.3))
+    net.update()
+    x, encoders, decoded = image(1, 64, 128), [], []
+    if name in SEQUENTIAL:
+        code = net._compress_ar  # works on ŷ in place, with a border of two
+        monkeypatch.setattr(net, "_compress_ar", lambda y_hat, *rest: (code(y_hat, *rest), encoders.append(y_hat))[0])
+    coded = net.compress(x)
+    handle = net.g_s.register_forward_pre_hook(lambda _module, inputs: decoded.append(inputs[0].clone()))
+    net.decompress(**coded)
+    handle.remove()
+    if name in SEQUENTIAL:
+        expected = encoders[0][..., 2:-2, 2:-2]
+    elif name == "elic":
+        expected = coded["y_hat"]
+    else:  # what the evaluation forward hands to the synthesis transform
+        handle = net.g_s.register_forward_pre_hook(lambda _module, inputs: encoders.append(inputs[0].clone()))
+        net(x)
+        handle.remove()
+        expected = encoders[0]
+    assert len(expected.round().unique()) > 3
+    assert torch.equal(decoded[0], expected)
+
+
+def test_cheng_and_joint_are_made_from_a_state_dict_as_compressai_makes_them():
+    for cls, model in (
+        (networks.Cheng2020Anchor, models.Cheng2020Anchor(24)),
+        (networks.Cheng2020Attention, models.Cheng2020Attention(24)),
+        (networks.JointAutoregressive, models.JointAutoregressiveHierarchicalPriors(24, 36)),
+    ):
+        net = cls.from_state_dict(model.state_dict())
+        assert type(net) is cls and (net.N, net.M) == (model.N, model.M) and len(entropy.carriers(net)) == 2
+
+
+# Training follows the scheme ------------------------------------------------------------------------------------------
+
+
+@every_network
+def test_the_scheme_reaches_every_carrier(name):
+    first, second = schemes.annealed(scale_lower_bound=0.2), schemes.straight_through(scale_lower_bound=0.3)
+    net = networks.get(name, scheme=first)
+    net.update()
+    for scheme in (first, second):
+        net.set_scheme(scheme)
+        carriers = entropy.carriers(net)
+        assert net.scheme is scheme and len(carriers) == CARRIERS[name]
+        assert all(carrier.scheme is scheme for carrier in carriers)
+        bounds = [float(c.lower_bound_scale.bound) for c in carriers if isinstance(c, entropy.GaussianConditional)]
+        assert bounds == pytest.approx([scheme.scale_lower_bound] * (CARRIERS[name] - 1))
+        assert {id(m) for m in net.modules() if "scheme" in vars(m)} == {id(m) for m in (net, *carriers)}
+        bottleneck = next(c for c in carriers if isinstance(c, entropy.EntropyBottleneck))
+        assert bottleneck.main == (name == "factorized_prior")
+
+
+@every_network
+@torch.no_grad()
+def test_each_path_is_random_where_its_surrogate_is_and_nowhere_else(name, theirs):
+    """Two forwards of training from different seeds: what differs is what reads noise."""
+    net = ours_like(name, theirs)
+    x, latents = image(2), {"y", "z"} if name != "factorized_prior" else {"y"}
+    seen = {}
+    for scheme in ("straight_through", "mixed", "noise"):
+        net.set_scheme(schemes.get(scheme))
+        outputs = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            outputs.append(net.train()(x))
+        seen[scheme] = differences(*outputs)
+    assert seen == {"straight_through": set(), "mixed": latents, "noise": {"x_hat", *latents}}
+
+
+@every_network
+def test_training_is_the_adopted_models(name, theirs):
+    """The same outputs from the same seed as CompressAI's own model after `adopt`; gradients alike."""
+    scheme = schemes.annealed()
+    net = ours_like(name, theirs, scheme)
+    x, outputs = image(2), []
+    for model in (net, lk.adopt(theirs, scheme)):
+        torch.manual_seed(5)
+        outputs.append(model.train()(x))
+        training.rate_distortion(outputs[-1], x, 0.01).total.backward()
+    for key, value in flat(outputs[1]).items():  # Cheng et al.'s strided skips sum in another order
+        torch.testing.assert_close(flat(outputs[0])[key], value, rtol=1e-4, atol=1e-6, msg=key)
+    for (key, ours), other in zip(net.named_parameters(), theirs.parameters(), strict=True):
+        if other.grad is not None:
+            size = other.grad.abs().max()
+            torch.testing.assert_close(ours.grad, other.grad, rtol=1e-3, atol=1e-4 * float(size), msg=key)
+
+
+@every_network
+def test_a_few_steps_lower_the_loss(name):
+    """On one fixed batch with one fixed draw of noise, which training has not seen in that form."""
+    net = networks.get(name, "tiny", schemes.mixed(), seed=1)
+    photos = lk.datasets.photos("train")[:4]
+    batch = photos.crops(4, 64, torch.Generator().manual_seed(9))
+
+    @torch.no_grad()
+    def loss():
+        torch.manual_seed(0)
+        return training.rate_distortion(net.train()(batch), batch, 0.01).total.item()
+
+    before = loss()
+    steps = list(training.stream(net, photos, lmbda=0.01, steps=12, crop=64, batch_size=4, lr=5e-3))
+    assert len(steps) == 12 and loss() < 0.8 * before
+
+
+def test_chengs_strided_skips_train_in_the_channels_last_layout():
+    """Gradients of the analysis transform, as the trainer lays it out, against CompressAI's in the plain layout."""
+    torch.manual_seed(0)
+    model = models.Cheng2020Anchor(24).train()
+    net = networks.cheng2020_anchor().train()
+    net.load_state_dict(model.state_dict())
+    net.to(memory_format=torch.channels_last)
+    x = image(1, 128, 128)
+    for g_a, batch in ((model.g_a, x), (net.g_a, x.contiguous(memory_format=torch.channels_last))):
+        g_a(batch).square().sum().backward()
+    for i in (0, 2, 4):
+        ours, other = net.g_a[i].skip.weight.grad, model.g_a[i].skip.weight.grad
+        torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@every_network
+@torch.no_grad()
+def test_checkpoints_go_round(name, theirs, tmp_path):
+    scheme = schemes.annealed()
+    net = ours_like(name, theirs, scheme)
+    training.save_checkpoint(net, tmp_path / "net.safetensors", lmbda=0.01)
+    again, info = training.load_checkpoint(tmp_path / "net.safetensors", network=name)
+    assert type(again) is type(net) and again.scheme == scheme
+    assert (info["network"], info["size"], info["channels"]) == (name, "tiny", [net.N, net.M])
+    x = image()
+    assert not differences(again(x), net(x)) and again.compress(x)["strings"] == net.compress(x)["strings"]
+
+
+# By name --------------------------------------------------------------------------------------------------------------
+
+
+def test_table_has_a_row_for_each_network_and_size():
+    table = networks.table()
+    assert list(table["network"].unique()) == list(networks.names()) == list(THEIRS)
+    assert list(table["size"]) == ["tiny", "small", "paper"] * len(THEIRS)
+    assert table["year"].between(2017, 2022).all() and table["paper"].str.contains("et al., ").all()
+    for _, rows in table.groupby("network"):
+        assert rows["parameters"].is_monotonic_increasing and rows["macs_per_pixel"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "paper"])
+def test_multiply_adds_of_the_factorized_prior_by_hand(size):
+    """Four 5×5 layers each way, on grids of 1/4 to 1/256 of the pixels; GDN's N×N; 66 for each latent's likelihood."""
+    N, M = networks.SIZES["factorized_prior"][size]
+    one_way = 25 * (3 * N / 4 + N * N / 16 + N * N / 64 + N * M / 256) + N * N * (1 / 4 + 1 / 16 + 1 / 64)
+    likelihood = 2 * (1 * 3 + 3 * 3 + 3 * 3 + 3 * 3 + 3 * 1)  # the distribution function at both ends of a bin
+    row = networks.table().set_index(["network", "size"]).loc[("factorized_prior", size)]
+    assert row["macs_per_pixel"] == pytest.approx(2 * one_way + likelihood * M / 256, rel=1e-12)
+
+
+@every_network
+def test_a_function_of_its_name_makes_each_network(name):
+    make = getattr(networks, name)
+    net, same = make("tiny", seed=4), networks.get(name, "tiny", seed=4)
+    assert type(net) is type(same) and net.kind == make.__name__ == name and net.downsampling_factor in (16, 64)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
+    assert list(inspect.signature(make).parameters) == ["size", "scheme", "seed"]
+    assert make.__doc__.startswith(type(net).__doc__.partition("\n")[0]) and net.scheme == schemes.noise()
+
+
+@pytest.mark.parametrize(
+    "wrong, near",
+    [("elik", "elic"), ("cheng2020_atention", "cheng2020_attention"), ("joint", "joint_autoregressive")],
+)
+def test_unknown_names_get_the_near_ones(wrong, near):
+    for make in (networks.get, lambda name: networks.build(name, 24, 40)):
+        with pytest.raises(ValueError, match=f"no network is named '{wrong}'; did you mean {near}"):
+            make(wrong)
+
+
+def test_widths_that_a_network_cannot_have_are_refused():
+    with pytest.raises(ValueError, match=r"M: .* M = N = 24; got 36"):
+        networks.build("cheng2020_anchor", 24, 36)
+    with pytest.raises(ValueError, match=r"M: takes 20 channels or more, .*; got 19"):
+        networks.build("elic", 24, 19)
+    assert networks.build("elic", 24, 36).latent_codec["y"].groups == [1, 1, 3, 7, 24]
