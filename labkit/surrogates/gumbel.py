@@ -120,8 +120,8 @@ def _between_neighbours(
     """⌊y⌋ + w (⌈y⌉ − ⌊y⌋) with w = σ((score/τ + logistic noise)/τ), and its derivative w (1 − w) steepness/τ².
 
     low: ⌊y⌋; score: logit of going up less that of going down, at τ = 1, and −∞ at an integer, which has nowhere to go
-    up to; steepness: its derivative by y. The derivative is written out, which takes half the time and memory of
-    back-propagation through every step.
+    up to; steepness: its derivative by y. The derivative is written out, which saves back-propagation through every
+    step.
     """
     tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
     logistic = torch.logit(v, eps=torch.finfo(v.dtype).eps)  # type: ignore[arg-type]

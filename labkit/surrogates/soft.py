@@ -20,7 +20,7 @@ def _sharpness(tau: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # The derivatives below are written out: in float32 tanh(α/2) is 1 from α = 18 on and atanh infinite at a bin's edge,
-# where back-propagation would give NaN; and one pass over memory is what these functions cost.
+# where back-propagation would give NaN; and passes over memory are what these functions cost.
 
 
 def soft_round(y: Tensor, tau: float | Tensor) -> Tensor:
@@ -143,6 +143,6 @@ class KumaraswamySoftRounding(Surrogate):
         tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
         a = 1 + ((tau - 0.1) / 0.2).clamp(0, 1) if self.a is None else torch.full_like(tau, self.a)
         b = (2**a * (a - 1) + 1) / a
-        # powers by exp and log, which cost less than a third of pow
+        # powers by exp and log, which is quicker than pow
         noise = ((1 - v).log_() / b).expm1_().neg_().log_().div_(a).exp_().sub_(0.5)
         return soft_round_mean(soft_round(y, tau) + noise, tau)
