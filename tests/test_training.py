@@ -239,3 +239,18 @@ def test_an_adopted_model_with_strided_pointwise_convolutions_trains(N, train_ph
     net = interop.adopt(compressai.models.Cheng2020Anchor(N=N), schemes.mixed())
     for step in training.stream(net, train_photos[:1], lmbda=0.01, steps=2, batch_size=2, crop=128):
         assert math.isfinite(step.loss)
+
+
+def test_weights_hash_is_the_contents_not_the_files(tmp_path):
+    """The same through a file; another with one value, one table or one name changed."""
+    net = networks.mean_scale_hyperprior("tiny", seed=3)
+    net.update()
+    before = training.weights_hash(net)
+    training.save_checkpoint(net, tmp_path / "net.safetensors", note="anything")
+    again, _ = training.load_checkpoint(tmp_path / "net.safetensors")
+    assert len(before) == 64 and training.weights_hash(again) == before
+    with torch.no_grad():
+        again.g_a[0].bias[0] += 1e-6
+    assert training.weights_hash(again) != before
+    entropy.drop_tables(net)
+    assert training.weights_hash(net) != before

@@ -290,3 +290,10 @@ def test_widths_that_a_network_cannot_have_are_refused():
     with pytest.raises(ValueError, match=r"M: takes 20 channels or more, .*; got 19"):
         networks.build("elic", 24, 19)
     assert networks.build("elic", 24, 36).latent_codec["y"].groups == [1, 1, 3, 7, 24]
+
+
+@every_network
+@torch.no_grad()
+def test_the_shape_that_decoding_needs_follows_from_the_images_size(name, theirs):
+    net = ours_like(name, theirs)
+    assert net.compress(image(1, 128, 64))["shape"] == net.coded_shape(128, 64)

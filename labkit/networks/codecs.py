@@ -41,6 +41,10 @@ class _Codec:
         self.entropy_bottleneck = entropy.EntropyBottleneck(self.N, scheme=stage)
         self.gaussian_conditional = entropy.GaussianConditional(None, scheme=stage)
 
+    def coded_shape(self, height: int, width: int) -> Any:
+        """The `shape` that `compress` gives for an image of this padded size, and `decompress` takes."""
+        return torch.Size((height // 64, width // 64))
+
     def set_scheme(self, scheme: Scheme) -> None:
         """Train with another scheme from now on. Coder tables that start at another scale bound are dropped."""
         assert isinstance(self, nn.Module)
@@ -66,6 +70,9 @@ class FactorizedPrior(_Codec, _compressai.FactorizedPrior):
     def __init__(self, N: int, M: int, size: str = "custom", scheme: Scheme | None = None):
         super().__init__(N, M)
         self.entropy_bottleneck = entropy.EntropyBottleneck(M, scheme=self._equip(size, scheme), main=True)
+
+    def coded_shape(self, height: int, width: int) -> Any:
+        return torch.Size((height // 16, width // 16))
 
 
 class ScaleHyperprior(_Codec, _compressai.ScaleHyperprior):
@@ -217,6 +224,11 @@ class Elic(_Codec, _compressai.Elic2022Official):
     @property
     def downsampling_factor(self) -> int:
         return 64
+
+    def coded_shape(self, height: int, width: int) -> Any:
+        groups = self.latent_codec["y"].groups
+        shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
+        return {"y": shape, "hyper": super().coded_shape(height, width)}
 
 
 Codec = (

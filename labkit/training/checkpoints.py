@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -11,10 +12,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from labkit import networks, schemes
 
 FORMAT = "labkit-network-1"
+
+
+def weights_hash(net: nn.Module) -> str:
+    """SHA-256 over a network's state dict, coder tables included, as 64 hexadecimal digits.
+
+    Every key, shape, type and value counts, their order does not: a network that decodes as another does has its hash,
+    in whatever file it lies. Call `update` first, or the tables are missing.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_checkpoint(net: networks.Codec, path: str | Path, **info: Any) -> None:
