@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from labkit import paths
@@ -70,24 +71,56 @@ class PhotoSet(Sequence[Tensor]):
 
 
 def load_image(path: str | Path) -> Tensor:
-    """One image as uint8 RGB of shape (3, H, W); transparency is laid on white.
+    """One image as uint8 RGB of shape (3, H, W), turned as its EXIF orientation says.
 
-    Raises ValueError in one line for a file that is missing, no image, damaged, or absurdly large.
+    Greyscale becomes three equal channels; palettes and CMYK become RGB, and embedded colour profiles are not applied;
+    transparency is laid on white; of 16 bits a channel the upper eight count; of an animation the first frame is taken.
+
+    Raises ValueError in one line for a file that is missing, no image, damaged, absurdly large, or of samples beyond 16
+    bits.
     """
     path = Path(path)
     try:
         with Image.open(path) as image:
             if math.prod(image.size) > MAX_PIXELS:
-                raise ValueError(f"{path} claims {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
-            if "A" in image.getbands() or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            array = np.asarray(image.convert("RGB")).copy()
+                raise ValueError(f"it claims {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+            array = np.asarray(_rgb(_upright(image))).copy()
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, decoded and turned by its EXIF orientation; damaged EXIF data turn nothing."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow's parser raises whatever its struct and dictionary code raises
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _from_deep_grey(image)
+    if image.mode == "La":  # premultiplied
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit greyscale, which Pillow would clip at 255; its one transparent value is laid on white too."""
+    deep = np.asarray(image)
+    if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
+        raise ValueError("its samples are floating-point or of more than 16 bits")
+    grey = (deep >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[deep == image.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def folder(path: str | Path) -> PhotoSet:
@@ -128,3 +161,68 @@ def banana(n: int, generator: torch.Generator | None = None) -> Tensor:
     x = math.cos(angle) * a + math.sin(angle) * b - 1
     y = -math.sin(angle) * a + math.cos(angle) * b - 1
     return torch.stack([x, y], dim=1)
+
+
+# Sources of points ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian source of mean 0: an endless supply of numbers, for training."""
+
+    variance: float = 1.0
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, float32 of shape (n, 1)."""
+        return math.sqrt(self.variance) * torch.randn(n, 1, generator=generator)
+
+
+@dataclass(frozen=True)
+class Laplacian:
+    """A Laplacian source of mean 0."""
+
+    variance: float = 1.0
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, float32 of shape (n, 1)."""
+        one, other = -torch.log1p(-torch.rand(2, n, 1, generator=generator))  # the difference of two exponentials
+        return math.sqrt(self.variance / 2) * (one - other)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A noisy circle in the plane: a uniform angle, and a Gaussian radius.
+
+    Two numbers that a banana's two latents would say as well, but no continuous transform unrolls a ring: somewhere a
+    code cuts it, or it spends both latents on going round.
+    """
+
+    radius: float = 3.0
+    noise: float = 0.3
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, float32 of shape (n, 2)."""
+        angle = 2 * math.pi * torch.rand(n, generator=generator)
+        radius = self.radius + self.noise * torch.randn(n, generator=generator)
+        return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+
+
+@dataclass(frozen=True)
+class Sawbridge:
+    """The sawbridge X(t) = t − 1(t ≥ U), U uniform on [0, 1], at `points` times t = (k + ½)/points.
+
+    The squared distance of two realisations is `points` times the integral over t, which is the distortion of Wagner &
+    Ballé (Neural Networks Optimally Compress the Sawbridge, 2021): λ for theirs is λ/points here. Their limit: H bits
+    leave an error of at least 2^(−H)/6, reached by 2^H equal intervals of U where that is a whole number.
+    """
+
+    points: int = 256
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n realisations, float32 of shape (n, points)."""
+        return self.realise(torch.rand(n, generator=generator))
+
+    def realise(self, u: Tensor) -> Tensor:
+        """The realisations of U = u, of shape (n,): float32 of shape (n, points)."""
+        t = (torch.arange(self.points) + 0.5) / self.points
+        return t - (t >= u[:, None]).float()

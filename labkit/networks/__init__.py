@@ -1,6 +1,7 @@
-"""Networks that carry a scheme: the image codecs, and a toy transform code."""
+"""Networks that carry a scheme: the image codecs, and toy transform codes."""
 
 from labkit.networks.codecs import (
+    ChannelAutoregressive,
     Cheng2020Anchor,
     Cheng2020Attention,
     Codec,
@@ -11,10 +12,11 @@ from labkit.networks.codecs import (
     ScaleHyperprior,
 )
 from labkit.networks.pretrained import pretrained, pretrained_lmbdas
-from labkit.networks.toy import ToyTransformCode, toy_2d
+from labkit.networks.toy import ToyTransformCode, toy_1d, toy_2d, toy_sawbridge
 from labkit.networks.zoo import (
     SIZES,
     build,
+    channel_autoregressive,
     cheng2020_anchor,
     cheng2020_attention,
     elic,
@@ -29,6 +31,7 @@ from labkit.networks.zoo import (
 
 __all__ = [
     "SIZES",
+    "ChannelAutoregressive",
     "Cheng2020Anchor",
     "Cheng2020Attention",
     "Codec",
@@ -39,6 +42,7 @@ __all__ = [
     "ScaleHyperprior",
     "ToyTransformCode",
     "build",
+    "channel_autoregressive",
     "cheng2020_anchor",
     "cheng2020_attention",
     "elic",
@@ -51,5 +55,7 @@ __all__ = [
     "pretrained_lmbdas",
     "scale_hyperprior",
     "table",
+    "toy_1d",
     "toy_2d",
+    "toy_sawbridge",
 ]

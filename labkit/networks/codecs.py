@@ -11,6 +11,14 @@ from typing import Any, ClassVar
 
 import compressai.models as _compressai
 import torch
+from compressai.latent_codecs import (
+    ChannelGroupsLatentCodec,
+    GaussianConditionalLatentCodec,
+    HyperLatentCodec,
+    HyperpriorLatentCodec,
+)
+from compressai.layers import GDN
+from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -231,6 +239,178 @@ class Elic(_Codec, _compressai.Elic2022Official):
         return {"y": shape, "hyper": super().coded_shape(height, width)}
 
 
+SLICES, SUPPORT = 10, 5  # as published: slices of y, and how many of them a later slice reads at most
+
+
+class ChannelAutoregressive(_Codec, _compressai.base.SimpleVAECompressionModel):
+    """Minnen & Singh 2020: channel-wise autoregressive, ten slices with latent residual prediction, in one pass each.
+
+    Takes (batch, 3, H, W) in [0, 1], H and W multiples of 64; gives {"x_hat", "likelihoods": {"y", "z"}}. M is a
+    multiple of 10. Each slice reads what the hyperprior says and at most the first five slices, decoded:
+
+        z ─► h_s ─► means, scales ─┐
+        first slices, decoded ─────┴─► entropy parameters ─► μ, σ ─► ŷ ─► + ½ tanh(residual) ─► the slice, decoded
+
+    The layers are those of the authors' published code (ms2020.py of TensorFlow Compression), at N = 192, M = 320; the
+    widths that it fixes, 256 in the hyperprior, 224 and 128 in the slices' transforms, keep their share of N and M
+    elsewhere. As in CompressAI, σ itself is predicted where that code predicts an index into its table of scales.
+    Nobody published a checkpoint in this layout. Trained as published, it takes `schemes.mixed()`.
+    """
+
+    kind = "channel_autoregressive"
+    paper = "Minnen & Singh, Channel-wise Autoregressive Entropy Models for Learned Image Compression"
+    year = 2020
+
+    def __init__(self, N: int, M: int, size: str = "custom", scheme: Scheme | None = None):
+        if M < SLICES or M % SLICES:
+            raise ValueError(f"M: takes a multiple of {SLICES}, the number of slices; got {M}")
+        super().__init__()
+        self.N, self.M = int(N), int(M)
+        depth, middle = M // SLICES, (N + M) // 2
+        self.g_a = nn.Sequential(
+            conv(3, N),
+            GDN(N),
+            conv(N, N),
+            GDN(N),
+            conv(N, N),
+            GDN(N),
+            conv(N, M),
+        )
+        self.g_s = nn.Sequential(
+            deconv(M, N),
+            GDN(N, inverse=True),
+            deconv(N, N),
+            GDN(N, inverse=True),
+            deconv(N, N),
+            GDN(N, inverse=True),
+            deconv(N, 3),
+        )
+        h_a = nn.Sequential(
+            conv(M, M, kernel_size=3, stride=1),
+            nn.ReLU(inplace=True),
+            conv(M, middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, N, 5, stride=2, padding=2, bias=False),
+        )
+        support = [depth * min(k, SUPPORT) for k in range(SLICES)]
+        slices = ChannelGroupsLatentCodec(
+            groups=[depth] * SLICES,
+            channel_context={f"y{k}": _First(support[k]) for k in range(1, SLICES)},
+            latent_codec={f"y{k}": SliceLatentCodec(M, support[k], depth) for k in range(SLICES)},
+        )
+        hyper = HyperLatentCodec(entropy.EntropyBottleneck(N), h_a, _HyperSynthesis(N, middle, M))
+        self.latent_codec = HyperpriorLatentCodec({"y": slices, "hyper": hyper})
+        interop.adopt(self.latent_codec, self._equip(size, scheme))
+        del self.latent_codec.scheme  # adoption's note: the network keeps its own, which may change
+
+    @classmethod
+    def from_state_dict(cls, state_dict: dict[str, Tensor]) -> ChannelAutoregressive:
+        """A new network with these weights, its widths read from them."""
+        net = cls(state_dict["g_a.0.weight"].size(0), state_dict["g_a.6.weight"].size(0))
+        net.load_state_dict(state_dict)
+        return net
+
+    @property
+    def downsampling_factor(self) -> int:
+        return 64
+
+    def coded_shape(self, height: int, width: int) -> Any:
+        groups = self.latent_codec["y"].groups
+        shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
+        return {"y": shape, "hyper": super().coded_shape(height, width)}
+
+
+class SliceLatentCodec(GaussianConditionalLatentCodec):
+    """One slice: a Gaussian given the slices before, and a residual that its rounding error is predicted by.
+
+    M: channels of each hyper branch; support: channels of the decoded slices that it reads; depth: its own channels.
+    ctx_params, everywhere: the support, the means' branch and the scales' branch, in this order of channels.
+    """
+
+    def __init__(self, M: int, support: int, depth: int):
+        super().__init__(entropy_parameters=_SliceParameters(M, support, depth))
+        self.residual = _slice_transform(M, M + support + depth, depth)
+
+    def forward(self, y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
+        return self._refined(super().forward(y, ctx_params), ctx_params)
+
+    # ChannelGroupsLatentCodec reads the channels off the shape, which GaussianConditionalLatentCodec leaves out
+
+    def compress(self, y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
+        coded = self._refined(super().compress(y, ctx_params), ctx_params)
+        return {**coded, "shape": y.shape[1:]}
+
+    def decompress(self, strings: list[list[bytes]], shape: Any, ctx_params: Tensor, **kwargs: Any) -> dict[str, Any]:
+        return self._refined(super().decompress(strings, shape[1:], ctx_params, **kwargs), ctx_params)
+
+    def _refined(self, output: dict[str, Any], ctx_params: Tensor) -> dict[str, Any]:
+        for_means, _ = self.entropy_parameters.inputs(ctx_params)
+        residual = self.residual(torch.cat((for_means, output["y_hat"]), dim=1))
+        return {**output, "y_hat": output["y_hat"] + 0.5 * torch.tanh(residual)}
+
+
+class _SliceParameters(nn.Module):
+    """σ and μ of a slice, from its ctx_params."""
+
+    def __init__(self, M: int, support: int, depth: int):
+        super().__init__()
+        self.widths = [support, M, M]
+        self.means = _slice_transform(M, M + support, depth)
+        self.scales = _slice_transform(M, M + support, depth)
+
+    def inputs(self, ctx_params: Tensor) -> tuple[Tensor, Tensor]:
+        """What the means are predicted from, and the scales: a hyper branch, then the support."""
+        support, means, scales = ctx_params.split(self.widths, dim=1)
+        return torch.cat((means, support), dim=1), torch.cat((scales, support), dim=1)
+
+    def forward(self, ctx_params: Tensor) -> Tensor:
+        for_means, for_scales = self.inputs(ctx_params)
+        return torch.cat((self.scales(for_scales), self.means(for_means)), dim=1)
+
+
+def _slice_transform(M: int, inputs: int, depth: int) -> nn.Sequential:
+    """The three layers that predict means, scales and residuals alike: 224 and 128 wide at M = 320."""
+    return nn.Sequential(
+        conv(inputs, 7 * M // 10, stride=1),
+        nn.ReLU(inplace=True),
+        conv(7 * M // 10, 2 * M // 5, stride=1),
+        nn.ReLU(inplace=True),
+        conv(2 * M // 5, depth, kernel_size=3, stride=1),
+    )
+
+
+class _HyperSynthesis(nn.Module):
+    """Two branches that end in a ReLU, since neither means nor scales are said yet: (batch, 2M, …), means first."""
+
+    def __init__(self, N: int, middle: int, M: int):
+        super().__init__()
+        self.means, self.scales = (
+            nn.Sequential(
+                deconv(N, N),
+                nn.ReLU(inplace=True),
+                deconv(N, middle),
+                nn.ReLU(inplace=True),
+                conv(middle, M, kernel_size=3, stride=1),
+                nn.ReLU(inplace=True),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        return torch.cat((self.means(z_hat), self.scales(z_hat)), dim=1)
+
+
+class _First(nn.Module):
+    """The first channels of what it is given."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, y_hat: Tensor) -> Tensor:
+        return y_hat[:, : self.channels]
+
+
 Codec = (
     FactorizedPrior
     | ScaleHyperprior
@@ -239,4 +419,5 @@ Codec = (
     | Cheng2020Anchor
     | Cheng2020Attention
     | Elic
+    | ChannelAutoregressive
 )

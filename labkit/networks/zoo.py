@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.networks.codecs import (
+    ChannelAutoregressive,
     Cheng2020Anchor,
     Cheng2020Attention,
     Codec,
@@ -24,11 +25,17 @@ from labkit.schemes import Scheme
 _KINDS: dict[str, type[Codec]] = {cls.kind: cls for cls in get_args(Codec)}
 
 # channels N (transforms) and M (latent). tiny: trains while one looks on, on two cores; small: minutes to an hour;
-# paper: as published, at the higher rates. ELIC's M is a multiple of 20, so that its groups keep their shares.
+# paper: as published, at the higher rates. ELIC's M is a multiple of 20, so that its groups keep their shares, and the
+# channel-wise autoregressive one has ten slices of M.
 _PLAIN = {"tiny": (24, 36), "small": (96, 144), "paper": (192, 320)}
 _ONE_WIDTH = {"tiny": (24, 24), "small": (96, 96), "paper": (192, 192)}
 _GROUPED = {"tiny": (24, 40), "small": (96, 160), "paper": (192, 320)}
-_OTHERS = {Cheng2020Anchor.kind: _ONE_WIDTH, Cheng2020Attention.kind: _ONE_WIDTH, Elic.kind: _GROUPED}
+_OTHERS = {
+    Cheng2020Anchor.kind: _ONE_WIDTH,
+    Cheng2020Attention.kind: _ONE_WIDTH,
+    Elic.kind: _GROUPED,
+    ChannelAutoregressive.kind: _GROUPED,
+}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {name: _OTHERS.get(name, _PLAIN) for name in _KINDS}
 
 
@@ -41,7 +48,7 @@ def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | N
     """An untrained image codec of any width, the same for the same seed.
 
     Raises ValueError for an unknown name, and for widths that the network cannot have: Cheng et al.'s take M = N, ELIC
-    takes M ≥ 20.
+    takes M ≥ 20, the channel-wise autoregressive one a multiple of 10.
     """
     cls = _KINDS[_known(name)]
     with torch.random.fork_rng(devices=[]):
@@ -125,3 +132,4 @@ joint_autoregressive = _maker(JointAutoregressive)
 cheng2020_anchor = _maker(Cheng2020Anchor)
 cheng2020_attention = _maker(Cheng2020Attention)
 elic = _maker(Elic)
+channel_autoregressive = _maker(ChannelAutoregressive)

@@ -1,0 +1,201 @@
+"""Images as people have them: turned, deep, indexed, transparent, animated, damaged."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from labkit.datasets import MAX_PIXELS, load_image
+
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+DEEP = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
+
+
+def loaded(path):
+    """(H, W, 3), after a check of type and layout."""
+    image = load_image(path)
+    assert image.dtype == torch.uint8 and image.size(0) == 3 and image.is_contiguous()
+    return image.permute(1, 2, 0).numpy()
+
+
+def three(grey):
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def png(path, array, colour_type, depth, *chunks):
+    """A PNG written by hand: Pillow writes no 16-bit colour."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = array.shape[:2]
+    rows = b"".join(b"\0" + row.astype(f">u{depth // 8}").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), *(chunk(*part) for part in chunks), chunk(b"IDAT", zlib.compress(rows))]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+    return path
+
+
+# EXIF says where the first row and the first column of the file belong: top 0 or bottom, left 0 or right, or swapped
+TURNED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a[::-1].transpose(1, 0, 2),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_photographs_stand_upright(orientation, suffix, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(COLOURS).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(loaded(path), TURNED[orientation](COLOURS))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_jpeg_with_an_orientation_is_turned_and_one_with_damaged_exif_still_loads(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(np.kron(COLOURS, np.ones((8, 8, 1), np.uint8)))
+    picture.save(tmp_path / "plain.jpg", quality=95)
+    picture.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    plain = loaded(tmp_path / "plain.jpg")
+    np.testing.assert_array_equal(loaded(tmp_path / "turned.jpg"), TURNED[6](plain))
+    whole = (tmp_path / "turned.jpg").read_bytes()
+    start = whole.index(b"Exif\0\0")
+    for garbage in (b"\xff" * 8, b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08"):
+        damaged = whole[: start + 6] + garbage + whole[start + 14 :]
+        (tmp_path / "damaged.jpg").write_bytes(damaged)
+        image = loaded(tmp_path / "damaged.jpg")
+        assert any(np.array_equal(image, turn(plain)) for turn in TURNED.values())
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_not_clipped(suffix, tmp_path):
+    """The upper byte, which gives eight bits back whether they were widened by 256 or by 257."""
+    for factor in (256, 257):
+        Image.fromarray(GREY.astype(np.uint16) * np.uint16(factor)).save(tmp_path / f"a.{suffix}")
+        np.testing.assert_array_equal(loaded(tmp_path / f"a.{suffix}"), three(GREY))
+    Image.fromarray(DEEP).save(tmp_path / f"b.{suffix}")
+    np.testing.assert_array_equal(loaded(tmp_path / f"b.{suffix}"), three(DEEP // 256))
+
+
+def test_sixteen_bits_of_colour_count_as_those_of_grey_do(tmp_path):
+    deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    np.testing.assert_array_equal(loaded(png(tmp_path / "rgb.png", deep, 2, 16)), deep // 256)
+    np.testing.assert_array_equal(loaded(png(tmp_path / "grey.png", deep[..., 0], 0, 16)), three(deep[..., 0] // 256))
+    with_alpha = np.stack([deep[..., 0], np.full((5, 7), 65535, np.uint16)], -1)
+    np.testing.assert_array_equal(loaded(png(tmp_path / "la.png", with_alpha, 4, 16)), three(deep[..., 0] // 256))
+
+
+def test_deep_grey_that_is_turned_or_transparent(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(DEEP).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(loaded(tmp_path / "turned.png"), TURNED[6](three(DEEP // 256)))
+    path = png(tmp_path / "keyed.png", DEEP, 0, 16, (b"tRNS", struct.pack(">H", int(DEEP[2, 3]))))
+    expected = (DEEP // 256).astype(np.uint8)
+    expected[np.equal(DEEP, DEEP[2, 3])] = 255
+    np.testing.assert_array_equal(loaded(path), three(expected))
+
+
+@pytest.mark.parametrize("array", [DEEP.astype(np.float32), DEEP.astype(np.int32) * 100, -DEEP.astype(np.int32)])
+def test_samples_of_no_known_range_are_refused(array, tmp_path):
+    Image.fromarray(array).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif cannot be read as an image: its samples .* more than 16 bits"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_grey_and_one_bit_images_get_three_equal_channels(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "l.png")
+    np.testing.assert_array_equal(loaded(tmp_path / "l.png"), three(GREY))
+    Image.fromarray(GREY > 127).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(loaded(tmp_path / "1.png"), three(np.uint8(255) * (GREY > 127)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(mode, tmp_path):
+    """c·α + 255·(1 − α), within one level of rounding."""
+    colours = COLOURS if mode == "RGBA" else three(GREY)
+    channels = COLOURS if mode == "RGBA" else GREY[..., None]
+    Image.fromarray(np.concatenate([channels, DEEP[..., None].astype(np.uint8)], -1)).save(tmp_path / "a.png")
+    alpha = DEEP.astype(np.uint8)[..., None] / 255
+    np.testing.assert_allclose(loaded(tmp_path / "a.png"), colours * alpha + 255 * (1 - alpha), atol=1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_palettes_with_and_without_transparency(suffix, tmp_path):
+    palette = RNG.integers(0, 256, (4, 3), dtype=np.uint8)
+    index = (GREY % 4).astype(np.uint8)
+    image = Image.fromarray(index)
+    image.putpalette(palette.tobytes())
+    image.save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(loaded(tmp_path / f"a.{suffix}"), palette[index])
+    image.save(tmp_path / f"b.{suffix}", transparency=2)
+    expected = np.where(index[..., None] == 2, 255, palette[index])
+    np.testing.assert_array_equal(loaded(tmp_path / f"b.{suffix}"), expected)
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    """(1 − ink)(1 − black), within one level; through TIFF, which keeps the inks as they are."""
+    inks = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    Image.merge("CMYK", [Image.fromarray(inks[..., k]) for k in range(4)]).save(tmp_path / "a.tif")
+    expected = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
+    np.testing.assert_allclose(loaded(tmp_path / "a.tif"), expected, atol=1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif", "tif"])
+def test_the_first_frame_of_an_animation_counts(suffix, tmp_path):
+    frames = [Image.new("RGB", (7, 5), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert image.n_frames == 3
+    assert (loaded(tmp_path / f"a.{suffix}") == [255, 0, 0]).all()
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
+    """The header alone claims the size; there are no pixels behind it that could be decoded."""
+    path = png(tmp_path / "huge.png", np.zeros((1, 1), np.uint8), 0, 8)
+    claim = struct.pack(">IIBBBBB", 12_000, 10_000, 8, 0, 0, 0, 0)
+    data = path.read_bytes()
+    header = struct.pack(">I", 13) + b"IHDR" + claim + struct.pack(">I", zlib.crc32(b"IHDR" + claim))
+    path.write_bytes(data[:8] + header + data[33:])
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ValueError, match=rf"12000×10000 pixels, more than {MAX_PIXELS:,}"),
+    ):
+        load_image(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged EXIF data
+def test_damage_anywhere_gives_an_image_or_one_line(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    path, rng = tmp_path / "a.jpg", np.random.default_rng(1)
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS).resize((48, 32)).save(buffer, "jpeg", exif=exif)
+    refused = 0
+    for number in range(400):
+        data = bytearray(buffer.getvalue())
+        data[rng.integers(len(data) if number % 2 else 120)] = rng.integers(256)  # every other one in the headers
+        path.write_bytes(data)
+        try:
+            assert loaded(path).shape[2] == 3
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).startswith(str(path))
+    assert 10 < refused < 390
