@@ -254,3 +254,14 @@ def test_weights_hash_is_the_contents_not_the_files(tmp_path):
     assert training.weights_hash(again) != before
     entropy.drop_tables(net)
     assert training.weights_hash(net) != before
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_weights_hash_stays_when_the_network_is_used(name):
+    """Masked convolutions change what their masks hide when they are first run."""
+    net = networks.get(name, "tiny", seed=3).eval()
+    net.update()
+    before = training.weights_hash(net)
+    with torch.no_grad():
+        net(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert training.weights_hash(net) == before

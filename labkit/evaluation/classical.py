@@ -58,8 +58,8 @@ def classical(
 
     images: a PhotoSet, or (3, H, W) tensors in [0, 1], taken to 8 bits. codec: jpeg, webp, jpeg2000 or avif; qualities:
     of Pillow's scale, 0 to 100, but for jpeg2000 the PSNR in dB that is aimed at; None is a range from coarse to fine.
-    bytes is the whole file as written, headers included, since a decoder needs them; estimated_bpp is NaN. Colour is
-    coded at full resolution, but for WebP, which has half resolution only.
+    bytes is the whole file as written, headers included, since a decoder needs them; the estimate and what follows
+    from it are NaN. Colour is coded at full resolution, but for WebP, which has half resolution only.
 
     Raises ValueError for an unknown codec, and for one that this Pillow cannot write.
     """
@@ -78,7 +78,8 @@ def classical(
 
 
 def _row(name: str, image: Tensor, codec: _Classical, quality: float) -> dict[str, Any]:
-    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    x = metrics.eight_bits(image.cpu())
+    pixels = (x * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     options = dict(codec.options)
     if codec.quality == "quality_layers":
         options |= {"quality_mode": "dB", "quality_layers": [quality]}
@@ -91,9 +92,9 @@ def _row(name: str, image: Tensor, codec: _Classical, quality: float) -> dict[st
     with Image.open(io.BytesIO(file.getvalue())) as decoded:
         x_hat = torch.from_numpy(np.asarray(decoded.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
     done = time.perf_counter()
-    x = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     height, width = pixels.shape[:2]
     size = len(file.getvalue())
+    similarity = metrics.ms_ssim(x_hat, x)
     return {
         "name": name,
         "height": height,
@@ -101,9 +102,10 @@ def _row(name: str, image: Tensor, codec: _Classical, quality: float) -> dict[st
         "bytes": size,
         "strings": 1,
         "bpp": 8 * size / (height * width),
-        "estimated_bpp": float("nan"),
+        **dict.fromkeys(("estimated_bpp", "table_bpp", "coder_bpp", "flush_bpp"), float("nan")),
         "psnr": metrics.psnr(x_hat, x),
-        "ms_ssim": metrics.ms_ssim(x_hat, x),
+        "ms_ssim": similarity,
+        "ms_ssim_db": metrics.decibels(similarity),
         "encode_seconds": encoded - start,
         "decode_seconds": done - encoded,
     }

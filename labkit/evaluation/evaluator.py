@@ -3,78 +3,105 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import compressai
 import torch
 from compressai.ops import compute_padding
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from labkit import theme
+from labkit import __version__
 from labkit.datasets import PhotoSet
-from labkit.evaluation import metrics
+from labkit.evaluation import bitstream, metrics
 from labkit.networks import Codec
-from labkit.training import rate_distortion
+from labkit.training import rate_distortion, weights_hash
 
-AVERAGED = ("bpp", "estimated_bpp", "psnr", "ms_ssim")
+AVERAGED = ("bpp", "estimated_bpp", "table_bpp", "coder_bpp", "flush_bpp", "psnr", "ms_ssim")
 
 
 @dataclass
 class Report:
-    """One row for each image: name, height, width, bytes, strings, bpp, estimated_bpp, psnr, ms_ssim, seconds."""
+    """What each image cost, one row an image, and how to repeat it.
+
+    rows: name, height, width; bytes and strings of the bitstream; bpp = estimated_bpp + table_bpp + coder_bpp +
+    flush_bpp (see `labkit.evaluation.bitstream`); psnr in dB, ms_ssim and ms_ssim_db, all three of the decoded 8-bit
+    picture; encode_seconds, decode_seconds. info: the network's, and versions, weights' hash, device and threads.
+    """
 
     rows: list[dict[str, Any]]
     info: dict[str, Any]
 
     @property
     def mean(self) -> dict[str, float]:
-        """Means over the images of bpp, estimated_bpp, psnr (dB) and ms_ssim (images of 161 pixels and more)."""
+        """Means over the images; ms_ssim (of those of 161 pixels and more) in dB too, as the dB of its mean."""
         means = {}
         for name in AVERAGED:
             values = [row[name] for row in self.rows if not math.isnan(row[name])]
             means[name] = sum(values) / len(values) if values else math.nan
-        return means
+        return means | {"ms_ssim_db": metrics.decibels(means["ms_ssim"])}
 
     def to_frame(self):
-        """A pandas table, one row an image."""
-        import pandas as pd
+        """A pandas table, one row an image, with what is needed to repeat it as further columns."""
+        from labkit.evaluation import curves
 
-        return pd.DataFrame(self.rows)
+        return curves.to_frame([self])
 
-    def to_csv(self, path: str | Path) -> None:
-        """Write the table, under a temporary name first."""
-        temporary = Path(f"{path}.tmp")
-        self.to_frame().to_csv(temporary, index=False)
-        temporary.replace(path)
+    def save(self, path: str | Path) -> None:
+        """Write the table as CSV or Parquet, by the suffix; under a temporary name first.
+
+        Raises ValueError for another suffix.
+        """
+        from labkit.evaluation import curves
+
+        curves.save_table([self], path)
 
     def plot(self):
         """The images in the rate–distortion plane, and their mean, as a plotly figure."""
-        return plot([self])
+        from labkit.evaluation import curves
+
+        return curves.plot([self])
 
     def __str__(self) -> str:
-        widths = max(len(row["name"]) for row in self.rows)
-        head = (
-            f"{'image':<{widths}}  {'size':>9}  {'bytes':>8}  {'bpp':>7}  {'estimate':>8}  {'PSNR':>6}  {'MS-SSIM':>7}"
-        )
-        lines = [head] + [
-            f"{row['name']:<{widths}}  {row['width']:>4}×{row['height']:<4}  {row['bytes']:>8}  {row['bpp']:>7.4f}  "
-            f"{row['estimated_bpp']:>8.4f}  {row['psnr']:>6.2f}  {row['ms_ssim']:>7.4f}"
-            for row in self.rows
-        ]
-        mean = self.mean
-        lines.append(
-            f"{'mean':<{widths}}  {'':>9}  {'':>8}  {mean['bpp']:>7.4f}  {mean['estimated_bpp']:>8.4f}  "
-            f"{mean['psnr']:>6.2f}  {mean['ms_ssim']:>7.4f}"
-        )
+        named = [*self.rows, {"name": "mean", **self.mean}]
+        names = max(len(row["name"]) for row in named)
+        lines = [f"{'image':<{names}}  " + "  ".join(f"{head:>{width}}" for head, _, width, _ in _COLUMNS)]
+        for row in named:
+            cells = [_cell(row.get(key), form, width) for _, key, width, form in _COLUMNS]
+            lines.append(f"{row['name']:<{names}}  " + "  ".join(cells))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False, float_format="{:.4g}".format)
+        import pandas as pd
+
+        return pd.DataFrame(self.rows).to_html(index=False, float_format="{:.4g}".format)
+
+
+_COLUMNS = (
+    ("width", "width", 6, "d"),
+    ("height", "height", 6, "d"),
+    ("bytes", "bytes", 8, "d"),
+    ("bpp", "bpp", 7, ".4f"),
+    ("estimate", "estimated_bpp", 8, ".4f"),
+    ("table", "table_bpp", 7, ".4f"),
+    ("flush", "flush_bpp", 7, ".4f"),
+    ("PSNR dB", "psnr", 7, ".2f"),
+    ("MS-SSIM", "ms_ssim", 7, ".4f"),
+    ("in dB", "ms_ssim_db", 6, ".2f"),
+    ("enc. s", "encode_seconds", 6, ".2f"),
+    ("dec. s", "decode_seconds", 6, ".2f"),
+)
+
+
+def _cell(value: Any, form: str, width: int) -> str:
+    absent = value is None or math.isnan(value)
+    return " " * width if value is None else f"{'–':>{width}}" if absent else f"{value:>{width}{form}}"
 
 
 def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
@@ -87,45 +114,74 @@ def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
 def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | None = None) -> Report:
     """Code every image with the network's entropy coder, decode it, and measure.
 
-    images: a PhotoSet, or (3, H, W) tensors in [0, 1] of any size. Sides are padded by their edges to what the network
-    needs; bits are counted whole and divided by the image's own pixels. bpp: from the bytes of the strings;
-    estimated_bpp: from the likelihoods of the rounded latents; psnr and ms_ssim: of the decoded image.
+    images: a PhotoSet, or (3, H, W) tensors in [0, 1] of any size, taken to 8 bits. Sides are padded by their edges to
+    what the network needs; bits are counted whole and divided by the image's own pixels. The estimate is that of the
+    latents that were coded, which for the autoregressive networks are not those of the evaluation forward. PSNR and
+    MS-SSIM are of the decoded picture in 8 bits, as a file would hold it.
     """
-    training, device = net.training, next(net.parameters()).device
+    training = net.training
     net.eval()
     net.update()
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
     hide = None if progress is None else not progress
-    rows = []
-    for name, image in zip(names, tqdm(images, unit="image", disable=hide, leave=False), strict=True):
-        x = image.to(device)[None]
-        padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
-        start = time.perf_counter()
-        coded = net.compress(padded)
-        encoded = time.perf_counter()
-        x_hat = F.pad(net.decompress(**coded)["x_hat"], unpadding)
-        decoded = time.perf_counter()
-        pixels = x.size(-2) * x.size(-1)
-        strings = [string for group in coded["strings"] for string in group]
-        size = sum(map(len, strings))
-        estimate = rate_distortion(net(padded), padded, 1.0).rate.item() * padded[0, 0].numel() / pixels
-        rows.append(
-            {
-                "name": name,
-                "height": x.size(-2),
-                "width": x.size(-1),
-                "bytes": size,
-                "strings": len(strings),
-                "bpp": 8 * size / pixels,
-                "estimated_bpp": estimate,
-                "psnr": metrics.psnr(x_hat[0], x[0]),
-                "ms_ssim": metrics.ms_ssim(x_hat[0], x[0]),
-                "encode_seconds": encoded - start,
-                "decode_seconds": decoded - encoded,
-            }
-        )
+    rows = [
+        {"name": name, **_measured(net, image)}
+        for name, image in zip(names, tqdm(images, unit="image", disable=hide, leave=False), strict=True)
+    ]
     net.train(training)
-    return Report(rows, dict(getattr(net, "info", {})))
+    return Report(rows, _about(net))
+
+
+def _measured(net: Codec, image: Tensor) -> dict[str, Any]:
+    x = metrics.eight_bits(image.to(_device(net)))[None]
+    height, width = x.shape[-2:]
+    padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
+    start = time.perf_counter()
+    with bitstream.recorded(net) as recording:
+        coded = net.compress(padded)
+    encoded = time.perf_counter()
+    x_hat = metrics.eight_bits(F.pad(net.decompress(**coded)["x_hat"], unpadding))
+    if x_hat.is_cuda:
+        torch.cuda.synchronize()
+    decoded = time.perf_counter()
+    strings = [string for group in coded["strings"] for string in group]
+    split = recording.split(strings)
+    similarity = metrics.ms_ssim(x_hat[0], x[0])
+    return {
+        "height": height,
+        "width": width,
+        "bytes": split.real // 8,
+        "strings": len(strings),
+        "bpp": split.real / (height * width),
+        "estimated_bpp": split.estimate / (height * width),
+        "table_bpp": split.table / (height * width),
+        "coder_bpp": split.coder / (height * width),
+        "flush_bpp": split.flush / (height * width),
+        "psnr": metrics.psnr(x_hat[0], x[0]),
+        "ms_ssim": similarity,
+        "ms_ssim_db": metrics.decibels(similarity),
+        "encode_seconds": encoded - start,
+        "decode_seconds": decoded - encoded,
+    }
+
+
+def _about(net: Codec) -> dict[str, Any]:
+    device = _device(net)
+    return {
+        **getattr(net, "info", {}),
+        "network": getattr(net, "kind", type(net).__name__),
+        "weights": weights_hash(net),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "labkit": __version__,
+        "torch": torch.__version__,
+        "compressai": compressai.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _device(net: Codec) -> torch.device:
+    return next(net.parameters()).device
 
 
 @torch.no_grad()
@@ -133,39 +189,12 @@ def rounded_losses(net: Codec, images: PhotoSet) -> list[tuple[float, float]]:
     """(bits per pixel, 255² · MSE) of each image with rounded latents, without the entropy coder: the test loss at any
     λ is rate + λ · distortion. Quicker than `evaluate`; the network is left in evaluation mode."""
     net.eval()
-    device = next(net.parameters()).device
     losses = []
     for image in images:
-        x = image.to(device)[None]
+        x = image.to(_device(net))[None]
         padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
         output = net(padded)
         bits = rate_distortion(output, padded, 1.0).rate.item() * padded[0, 0].numel()
         x_hat = F.pad(output["x_hat"], unpadding).clamp(0, 1)
         losses.append((bits / x[0, 0].numel(), 255**2 * torch.mean((x_hat - x) ** 2).item()))
     return losses
-
-
-def plot(reports: Sequence[Report], metric: str = "psnr"):
-    """Rate–distortion plane of one or several reports: their images as small dots, their means joined, as plotly."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for number, report in enumerate(reports):
-        label = f"λ = {report.info['lmbda']:g}" if "lmbda" in report.info else f"run {number + 1}"
-        figure.add_scatter(
-            x=[row["bpp"] for row in report.rows],
-            y=[row[metric] for row in report.rows],
-            text=[row["name"] for row in report.rows],
-            mode="markers",
-            opacity=0.45,
-            name=f"images, {label}",
-        )
-    means = sorted((report.mean["bpp"], report.mean[metric]) for report in reports)
-    figure.add_scatter(
-        x=[bpp for bpp, _ in means], y=[value for _, value in means], mode="lines+markers", marker_size=11, name="mean"
-    )
-    unit = "PSNR (dB)" if metric == "psnr" else metric
-    figure.update_layout(
-        xaxis_title="bits per pixel, as written", yaxis_title=unit, template=theme.template(), height=420
-    )
-    return figure

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressai.layers import MaskedConv2d
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -23,10 +24,14 @@ def weights_hash(net: nn.Module) -> str:
     """SHA-256 over a network's state dict, coder tables included, as 64 hexadecimal digits.
 
     Every key, shape, type and value counts, their order does not: a network that decodes as another does has its hash,
-    in whatever file it lies. Call `update` first, or the tables are missing.
+    in whatever file it lies. Call `update` first, or the tables are missing. Of a masked convolution, which zeroes the
+    rest when it is first run, the weights under its mask count.
     """
-    digest = hashlib.sha256()
-    for key, value in sorted(net.state_dict().items()):
+    digest, state = hashlib.sha256(), net.state_dict()
+    for path, module in net.named_modules():
+        if isinstance(module, MaskedConv2d):
+            state[f"{path}.weight"] = module.weight * module.mask
+    for key, value in sorted(state.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
