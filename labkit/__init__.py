@@ -32,6 +32,7 @@ _MODULES = (
 _FUNCTIONS = {
     "adopt": "interop",
     "evaluate": "evaluation",
+    "refine": "evaluation",
     "release": "interop",
     "set_temperature": "interop",
     "train": "training",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
         training as training,
     )
     from labkit.evaluation import evaluate as evaluate
+    from labkit.evaluation import refine as refine
     from labkit.interop import adopt as adopt
     from labkit.interop import release as release
     from labkit.interop import set_temperature as set_temperature

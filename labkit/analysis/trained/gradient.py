@@ -21,9 +21,9 @@ from labkit.analysis.trained.inputs import (
     settings_of,
 )
 from labkit.analysis.trained.layers import Layer, gradient_vectors, layers_of
-from labkit.analysis.trained.lending import borrowed, in_double, progress_bar, seed_noise
 from labkit.analysis.trained.running import Welford
 from labkit.analysis.what import Temperatures, What
+from labkit.lending import borrowed, in_double, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
 LARGEST_STEP = 0.01  # of the finite difference, relative to the layer's norm

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from labkit import entropy, schemes, surrogates
-from labkit.analysis.trained.lending import device_of, mixed
 from labkit.analysis.what import Temperatures, What, labelled, temperatures_of
 from labkit.datasets import PhotoSet
 from labkit.evaluation.evaluator import pad
+from labkit.lending import device_of, mixed
 from labkit.schemes import QuantizationScheme
 from labkit.surrogates import Surrogate
 

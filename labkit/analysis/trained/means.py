@@ -17,9 +17,9 @@ from labkit.analysis.trained.inputs import (
     random_batches,
     settings_of,
 )
-from labkit.analysis.trained.lending import borrowed, in_double, progress_bar, seed_noise
 from labkit.analysis.trained.running import Welford
 from labkit.analysis.what import Temperatures, What
+from labkit.lending import borrowed, in_double, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from labkit.analysis.trained.inputs import Images, check_at_least, check_positive, items_of, settings_of, source
-from labkit.analysis.trained.lending import borrowed, device_of, in_double, progress_bar, seed_noise
 from labkit.analysis.what import Temperatures, What
+from labkit.lending import borrowed, device_of, in_double, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
 

@@ -1,4 +1,4 @@
-"""A network lent out for a measurement: everything of it is as before afterwards, and its noise is seeded."""
+"""A network lent out: everything of it is as before afterwards, and its noise is seeded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from labkit import entropy
 def borrowed(net: nn.Module) -> Iterator[None]:
     """Lend the network out: whatever happens inside, all of it is as before afterwards, torch's random state included.
 
-    Scheme, temperature, noise source, scale bound, coder tables, training flags, weights, buffers. Masked convolutions
-    write to their weights in `forward`, and batch normalisation to its buffers in training mode.
+    Scheme, temperature, noise source, scale bound, coder tables, training flags, weights, which of them train, buffers.
+    Masked convolutions write to their weights in `forward`, and batch normalisation to its buffers in training mode.
     """
     modules = list(net.modules())
     flags = [module.training for module in modules]
     carried = [(carrier, carrier.scheme, carrier.generator) for carrier in entropy.carriers(net)]
-    weights = [(parameter, parameter.data, parameter.detach().clone()) for parameter in net.parameters()]
+    weights = [(p, p.data, p.detach().clone(), p.requires_grad) for p in net.parameters()]
     buffers = [
         (module, dict(module._buffers), [(b, b.clone()) for b in module._buffers.values() if b is not None])
         for module in modules
@@ -39,8 +39,9 @@ def borrowed(net: nn.Module) -> Iterator[None]:
         for carrier, scheme, generator in carried:
             carrier.scheme, carrier.generator = scheme, generator
         with torch.no_grad():
-            for parameter, data, value in weights:
+            for parameter, data, value, trains in weights:
                 parameter.data = data.copy_(value)
+                parameter.requires_grad_(trains)
             for module, held, values in buffers:
                 module._buffers.clear()
                 module._buffers.update(held)
