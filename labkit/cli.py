@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -129,20 +132,254 @@ def train(network, size, scheme, temperature, data, lmbda, steps, lr, device, th
 
 
 @main.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoints", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--data", help="Folder of images.  [default: the bundled test photographs]")
-@click.option("--csv", type=click.Path(path_type=Path), help="Write the table there.")
+@click.option("--beside", multiple=True, help="A classical codec to measure too: jpeg, webp, jpeg2000, avif.")
+@click.option("--table", type=click.Path(path_type=Path), help="Write a row an image there, as .csv or .parquet.")
+@click.option("--plot", "page", type=click.Path(path_type=Path), help="Draw the rate–distortion plane there, as .html.")
+@click.option("--metric", type=click.Choice(["psnr", "ms_ssim"]), default="psnr", help="Of the plane, and of BD-rate.")
 @click.option("--device", default="cpu")
-def evaluate(checkpoint: Path, data: str | None, csv: Path | None, device: str) -> None:
-    """Code images to real bitstreams with a checkpoint, and print bits per pixel, PSNR and MS-SSIM."""
-    from labkit import datasets, evaluation, training
+@click.option("--threads", type=int, help="Threads on the CPU.  [default: torch's own]")
+def evaluate(checkpoints, data, beside, table, page, metric, device, threads) -> None:
+    """Code images to real bitstreams with checkpoints, and print bits per pixel, PSNR and MS-SSIM.
 
-    net, _ = training.load_checkpoint(checkpoint)
+    Without a checkpoint the weights that come along are measured. Checkpoints of one network and size are points of
+    one curve. One report is printed image by image; of several, the means, and each curve's BD-rate against the first,
+    both with 95% intervals over the images.
+    """
+    import torch
+
+    from labkit import datasets, evaluation, networks, training
+    from labkit.container import write_whole
+
+    if threads:
+        torch.set_num_threads(threads)
+    if unknown := set(beside) - set(evaluation.classical_names()):
+        there = ", ".join(evaluation.classical_names())
+        raise ValueError(f"--beside: takes {there}, got {', '.join(sorted(unknown))}")
+    for path, suffixes in ((table, (".csv", ".parquet")), (page, (".html",))):
+        if path and path.suffix not in suffixes:
+            raise ValueError(f"{path}: takes a name that ends in {' or '.join(suffixes)}")
     images = datasets.folder(data) if data else datasets.photos("test")
-    report = evaluation.evaluate(net.to(device), images)
-    if csv:
-        report.to_csv(csv)
-    click.echo(report)
+    curves: dict[str, list[evaluation.Report]] = {}
+    nets = [training.load_checkpoint(file)[0] for file in checkpoints]
+    for net in nets or [networks.pretrained(lmbda=lmbda) for lmbda in networks.pretrained_lmbdas()]:
+        curves.setdefault(f"{net.kind} {net.size}", []).append(evaluation.evaluate(net.to(device), images))
+    for codec in beside:
+        curves[codec] = evaluation.classical(images, codec)
+    if table:
+        evaluation.save_table(evaluation.to_frame(curves), table)
+    if page:
+        write_whole(page, evaluation.plot(curves, metric).to_html().encode())
+    reports = [report for of_curve in curves.values() for report in of_curve]
+    click.echo(reports[0] if len(reports) == 1 else _curves(curves, metric))
+
+
+def _curves(curves, metric: str) -> str:
+    """The points of several curves, and each curve's BD-rate against the first that has two points."""
+    import warnings
+
+    from labkit import evaluation
+
+    metric = "ms_ssim_db" if metric == "ms_ssim" else metric
+    head, lines = f"{'curve':<32} {'setting':<14} {'bpp':>7}  {'95%':<15}", []
+    lines.append(f"{head} {evaluation.curves.METRICS[metric]:>12}  95%")
+    for name, reports in curves.items():
+        for _, row in evaluation.curve(reports, metric).iterrows():
+            rate = f"{row['bpp']:>7.4f}  {row['bpp_low']:.4f}–{row['bpp_high']:.4f}"
+            quality = f"{row['quality']:>12.2f}  {row['quality_low']:.2f}–{row['quality_high']:.2f}"
+            lines.append(f"{name:<32} {row['setting']:<14} {rate}  {quality}")
+    anchor, *others = curves
+    for name in others:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                said = f"{evaluation.bd_rate_interval(curves[anchor], curves[name], metric)}"
+            except ValueError as error:
+                said = f"none: {error}"
+        said += "".join(f" ({warning.message})" for warning in caught)
+        lines.append(f"BD-rate of {name} against {anchor}, in percent: {said}")
+    return "\n".join(lines)
+
+
+@main.command()
+@click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the weights that come along]")
+@click.option("--lmbda", type=float, help="Of the loss.  [default: the one that the weights were trained for]")
+@click.option("--surrogate", default="sga", help="sga, ssl (SGA+), sua, or any other.")
+@click.option("--steps", type=int, default=200, help="Of Adam, at most.")
+@click.option("--lr", type=float, default=0.03, help="First learning rate.")
+@click.option("--temperature", help="A number, or KIND:START:END.  [default: ½ for 35% of the steps, then to 0.1]")
+@click.option("--patience", type=int, default=10, help="Stop after so many checks, one every ten steps, without gain.")
+@click.option("--seed", type=int, default=0)
+@click.option("--threads", type=int, help="Threads on the CPU.  [default: torch's own]")
+@click.option("--table", type=click.Path(path_type=Path), help="Write a row an image there, as .csv or .parquet.")
+def refine(photos, weights, lmbda, temperature, threads, table, **settings) -> None:
+    """Search better latents for each picture with a trained network, and print what that gains in real bytes.
+
+    PHOTOS are image files or folders of them. Ctrl-C ends the picture at hand, and keeps what is done.
+    """
+    import torch
+
+    from labkit import datasets, evaluation, networks, training
+
+    if threads:
+        torch.set_num_threads(threads)
+    if table and table.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{table}: takes a name that ends in .csv or .parquet")
+    if temperature:
+        settings["temperature"] = _schedule(temperature)
+    if weights:
+        net, _ = training.load_checkpoint(weights)
+    else:
+        net = networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
+    images = datasets.PhotoSet([], [])
+    for path in photos:
+        more = datasets.folder(path) if path.is_dir() else datasets.PhotoSet([datasets.load_image(path)], [path.name])
+        images = datasets.PhotoSet([*images.images, *more.images], [*images.names, *more.names])
+    frame = evaluation.refine_all(net, images, table, lmbda=lmbda, **settings)
+    shown = [f"{key}_{label}" for key in ("bytes", "psnr", "loss") for label in ("before", "after")]
+    click.echo(frame[["name", *shown, "saving", "steps", "stopped", "seconds"]].round(4).to_string(index=False))
+    click.echo(f"mean saving of the loss: {frame['saving'].mean():.2%}")
+
+
+# Picture formats that give every pixel back, and what Pillow takes for them
+_LOSSLESS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".webp": {"format": "WEBP", "lossless": True},
+    ".ppm": {"format": "PPM"},
+    ".bmp": {"format": "BMP"},
+    ".tif": {"format": "TIFF"},
+    ".tiff": {"format": "TIFF"},
+}
+_LOSSY = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JPEG 2000", ".avif": "AVIF", ".heic": "HEIC", ".gif": "GIF"}
+
+
+@main.command()
+@click.argument("photo", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: beside PHOTO, .lkc]")
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the weights that come along]")
+@click.option("--lmbda", type=float, help="Of the weights that come along, those nearest to this λ.")
+@click.option("--verify/--no-verify", default=True, help="Decode what was coded, and keep the picture's checksum.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def compress(
+    photo: Path, output: Path | None, weights: Path | None, lmbda: float | None, verify: bool, force: bool
+) -> None:
+    """Code a picture into a .lkc file, with a trained network.
+
+    It is coded in one thread on the CPU. Transparency is laid on white.
+    """
+    from labkit.container import SUFFIX
+
+    output = output or photo.with_suffix(SUFFIX)
+    if not photo.is_file():
+        raise ValueError(f"{photo}: there is no such file")
+    if weights and lmbda is not None:
+        raise ValueError("--lmbda chooses among the weights that come along: leave it out, or --weights")
+    if lmbda is not None and not 0 < lmbda < math.inf:
+        raise ValueError(f"--lmbda: takes a positive number, got {lmbda}")
+    _check_output(output, photo, force)
+
+    from labkit import datasets, networks, training
+    from labkit.evaluation import files, metrics
+
+    image = datasets.load_image(photo)
+    if weights:
+        net, _ = training.load_checkpoint(weights)
+    else:
+        net = networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
+    try:
+        container = files.compress(image, net, verify=False)
+        quality = ""
+        if verify:
+            container, decoded = files.verified(container, net)
+            quality = f", {metrics.psnr(decoded / 255, image / 255):.2f} dB PSNR"
+    except ValueError as error:
+        raise ValueError(f"{photo}: {error}") from None
+    container.write(output)
+    size = f"{container.width}×{container.height} pixels in {container.file_bytes:,} bytes, {container.bpp:.4f} bpp"
+    note = "; transparency was laid on white" if files.transparent(photo) else ""
+    click.echo(f"{output}: {size}{quality}{note}")
+
+
+@main.command()
+@click.argument("coded", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: beside CODED, .png]")
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: one that comes along]")
+@click.option("--anyway", is_flag=True, help="Write the picture even where it is another than the one verified.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def decompress(coded: Path, output: Path | None, weights: Path | None, anyway: bool, force: bool) -> None:
+    """Decode a .lkc file into a picture of a lossless format: .png, .webp, .ppm, .bmp, .tif or .tiff."""
+    from labkit.container import Container, write_whole
+
+    container = Container.read(coded)
+    output = output or coded.with_suffix(".png")
+    suffix = output.suffix.lower()
+    if suffix not in _LOSSLESS:
+        reason = f"{_LOSSY[suffix]} would lose again" if suffix in _LOSSY else "the suffix names the format"
+        raise ValueError(f"{output}: {reason}; takes {', '.join(_LOSSLESS)}")
+    _check_output(output, coded, force)
+
+    from PIL import Image
+
+    from labkit import training
+    from labkit.evaluation import files
+
+    try:
+        net = training.load_checkpoint(weights)[0] if weights else files.shipped(container)
+        picture = files.decompress(container, net, anyway)
+    except ValueError as error:
+        raise ValueError(f"{coded}: {error}") from None
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, **_LOSSLESS[suffix])
+    except (ValueError, OSError) as error:  # WebP has a largest side
+        raise ValueError(f"{output}: {_LOSSLESS[suffix]['format']} cannot hold this picture ({error})") from None
+    write_whole(output, buffer.getvalue())
+    if container.picture is None:
+        note = "not verified when it was coded"
+    elif container.picture == files.picture_checksum(picture):
+        note = "the same picture as when it was coded"
+    else:
+        note = "another picture than when it was coded"
+    click.echo(f"{output}: {container.width}×{container.height} pixels, {note}")
+
+
+@main.command()
+@click.argument("coded", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def info(coded: Path, as_json: bool) -> None:
+    """Say what a .lkc file holds, and check it, without decoding."""
+    from labkit.container import VERSION, Container
+
+    container = Container.read(coded)
+    sections = [len(string) for string in container.strings]
+    if as_json:
+        about = {name: getattr(container, name) for name in ("network", "size", "N", "M", "weights", "width", "height")}
+        about |= {"version": VERSION, "bytes": container.file_bytes, "strings": sections, "bpp": container.bpp}
+        click.echo(json.dumps(about | {"picture": container.picture, "checksums": "good"}))
+        return
+    verified = "not verified" if container.picture is None else f"verified, checksum {container.picture:08x}"
+    strings = f"{' + '.join(map(str, sections))} in {len(sections)} string{'s' * (len(sections) > 1)}"
+    click.echo(
+        f"{coded}: version {VERSION}, its checksums are good\n"
+        f"network  {container.codec}, weights {container.weights}\n"
+        f"picture  {container.width}×{container.height} pixels, {verified}\n"
+        f"bytes    {container.file_bytes:,}: {strings}, {container.file_bytes - sum(sections)} around them\n"
+        f"rate     {container.bpp:.4f} bpp"
+    )
+
+
+def _check_output(output: Path, source: Path, force: bool) -> None:
+    """Before anything is loaded: may this be written?"""
+    if not output.parent.is_dir():
+        raise ValueError(f"{output}: there is no folder {output.parent}")
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder")
+    if output.exists() and output.samefile(source):
+        raise ValueError(f"{output} is the input: name another output")
+    if output.exists() and not force:
+        raise ValueError(f"{output} is there already: --force overwrites it")
 
 
 @main.group()
@@ -185,6 +422,20 @@ def bench_train(threads: int, steps: int) -> None:
     from labkit.training import bench as benchmark
 
     benchmark.print_table(threads, steps)
+
+
+@bench.command("evaluate")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="[default: weights that come along]")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundled test ones]")
+@click.option("--rounds", type=click.IntRange(1), default=5)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--megapixels", type=float, multiple=True, default=(0.25, 1.0, 4.0, 16.0), help="Sizes to grow through.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_evaluate(checkpoint, data, rounds, threads, megapixels, out) -> None:
+    """Evaluating beside CompressAI's own evaluation, and its time and memory as images grow."""
+    from labkit.evaluation import bench as benchmark
+
+    benchmark.print_tables(checkpoint, data, rounds, threads, megapixels, out)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
 """The command line: it does what it says, and bad input gets one clear line."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from labkit import networks, schemes, surrogates, training
 from labkit.cli import main
+from labkit.container import Container
+from labkit.evaluation import files
 
 
 def labkit(*arguments):
@@ -53,11 +59,9 @@ def test_train_then_evaluate(tmp_path):
     again = labkit("train", *scheme[:2], "--start", out, *short, "--out", tmp_path / "two.safetensors")
     assert again.exit_code == 0, again.output
 
-    from PIL import Image
-
     (tmp_path / "images").mkdir()
     Image.effect_noise((70, 40), 60).save(tmp_path / "images" / "noise.png")
-    done = labkit("evaluate", out, "--data", tmp_path / "images", "--csv", tmp_path / "table.csv")
+    done = labkit("evaluate", out, "--data", tmp_path / "images", "--table", tmp_path / "table.csv")
     assert done.exit_code == 0 and "noise.png" in done.output and "mean" in done.output
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
 
@@ -130,3 +134,152 @@ def test_study_example_prints_quadrature_over_monte_carlo():
     lines = done.output.splitlines()
     row = next(i for i, line in enumerate(lines) if line.split()[:4] == ["sua,", "expected", "slope", "0.1"])
     assert lines[row + 1].split()[:2] == ["Monte", "Carlo"] and lines[row + 1].count("±") == 3
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crop(test_photos):
+    return test_photos.images[1][:, :80, :100]
+
+
+@pytest.fixture
+def photo(crop, tmp_path):
+    Image.fromarray(crop.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def pixels(path):
+    return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
+
+
+def test_a_picture_is_compressed_and_decompressed(photo, crop):
+    net, coded = networks.pretrained(), photo.with_suffix(".lkc")
+    done = labkit("compress", photo)
+    container = Container.read(coded)
+    assert container == files.compress(crop, net) and coded.stat().st_size == container.file_bytes
+    picture = files.decompress(container, net)
+    psnr = -10 * math.log10(np.mean((picture.numpy() / 255 - crop.numpy() / 255) ** 2))
+    size = f"100×80 pixels in {container.file_bytes} bytes, {container.file_bytes / 1000:.4f} bpp, {psnr:.2f} dB PSNR"
+    assert done.exit_code == 0 and done.output == f"{coded}: {size}\n"
+    done = labkit("decompress", coded, "-o", photo.with_name("back.png"))
+    assert done.exit_code == 0 and "the same picture as when it was coded" in done.output
+    assert torch.equal(pixels(photo.with_name("back.png")), picture)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".ppm", ".bmp", ".tif", ".TIFF"])
+def test_every_format_that_is_written_keeps_every_pixel(photo, crop, suffix):
+    coded, output = photo.with_suffix(".lkc"), photo.with_name("back" + suffix)
+    container = files.compress(crop, networks.pretrained())
+    container.write(coded)
+    assert labkit("decompress", coded, "-o", output).exit_code == 0
+    assert torch.equal(pixels(output), files.decompress(container, networks.pretrained()))
+
+
+def test_lambda_picks_the_nearest_shipped_weights_and_decoding_finds_them(photo):
+    out = photo.with_name("fine.lkc")
+    assert labkit("compress", photo, "-o", out, "--lmbda", 0.1, "--no-verify").exit_code == 0
+    container = Container.read(out)
+    assert container.picture is None
+    assert container.weights == training.weights_hash(networks.pretrained(lmbda=0.025))[:16]
+    done = labkit("decompress", out)
+    assert done.exit_code == 0 and "fine.png: 100×80 pixels, not verified when it was coded" in done.output
+
+
+def test_a_checkpoint_codes_and_decodes_and_is_asked_for(photo, checkpoint):
+    coded = photo.with_suffix(".lkc")
+    assert labkit("compress", photo, "--weights", checkpoint).exit_code == 0
+    done = labkit("decompress", coded, "-o", photo.with_name("back.png"), "--weights", checkpoint)
+    assert done.exit_code == 0, done.output
+    done = labkit("decompress", coded, "-o", photo.with_name("again.png"))
+    wanted = f"factorized_prior tiny (N = 24, M = 36) whose weights have the hash {Container.read(coded).weights}"
+    assert done.exit_code == 2 and wanted in done.output and len(done.output.splitlines()) == 1
+    assert not photo.with_name("again.png").exists()
+
+
+def test_transparency_is_laid_on_white_and_said(photo):
+    with Image.open(photo) as image:
+        image.putalpha(128)
+        image.save(photo)
+        image.putalpha(255)
+        image.save(photo.with_name("opaque.png"))
+    assert "; transparency was laid on white" in labkit("compress", photo).output
+    assert "white" not in labkit("compress", photo.with_name("opaque.png")).output
+
+
+def test_another_picture_than_verified_is_written_only_anyway(photo, crop):
+    coded, kept = photo.with_suffix(".lkc"), photo.with_name("kept.png")
+    good = files.compress(crop, networks.pretrained())
+    replace(good, picture=good.picture ^ 1).write(coded)
+    kept.write_text("my own")
+    done = labkit("decompress", coded, "-o", kept, "--force")
+    assert done.exit_code == 2 and "another picture here than where it was coded" in done.output
+    assert len(done.output.splitlines()) == 1 and kept.read_text() == "my own"
+    done = labkit("decompress", coded, "-o", kept, "--force", "--anyway")
+    assert done.exit_code == 0 and "another picture than when it was coded" in done.output
+    assert torch.equal(pixels(kept), files.decompress(good, networks.pretrained()))
+
+
+def test_info_says_what_a_file_holds_without_torch(photo, crop):
+    coded = photo.with_suffix(".lkc")
+    container = files.compress(crop, networks.pretrained())
+    container.write(coded)
+    run = "import sys; sys.modules['torch'] = None; import labkit.cli; labkit.cli.main(sys.argv[1:])"
+    command = [sys.executable, "-c", run, "info", str(coded)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for part in ("version 1", "checksums are good", "mean_scale_hyperprior tiny (N = 24, M = 36)", "100×80"):
+        assert part in said
+    assert f"{container.picture:08x}" in said and container.weights in said and "53 around them" in said
+    about = json.loads(labkit("info", coded, "--json").output)
+    assert about.pop("strings") == [len(string) for string in container.strings]
+    assert about == {
+        **{name: getattr(container, name) for name in ("network", "size", "N", "M", "weights", "width", "height")},
+        **{"version": 1, "bytes": container.file_bytes, "bpp": container.bpp},
+        **{"picture": container.picture, "checksums": "good"},
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["compress", "FOLDER/absent.png"], "absent.png: there is no such file"),
+        (["compress", "FOLDER"], "there is no such file"),
+        (["compress", "FOLDER/coded.lkc"], "is the input: name another output"),
+        (["compress", "FOLDER/photo.png", "-o", "FOLDER/photo.png", "--force"], "is the input"),
+        (["compress", "FOLDER/photo.png", "-o", "FOLDER/kept.png"], "kept.png is there already: --force overwrites it"),
+        (["compress", "FOLDER/photo.png", "-o", "FOLDER", "--force"], "is a folder"),
+        (["compress", "FOLDER/photo.png", "-o", "FOLDER/no/x.lkc"], "x.lkc: there is no folder"),
+        (["compress", "FOLDER/photo.png", "--lmbda", "0"], "--lmbda: takes a positive number, got 0"),
+        (["compress", "FOLDER/photo.png", "--lmbda", "nan"], "--lmbda: takes a positive number, got nan"),
+        (["compress", "FOLDER/photo.png", "--lmbda", "1", "--weights", "x"], "leave it out, or --weights"),
+        (["compress", "FOLDER/photo.png", "--weights", "absent"], "absent: there is no such checkpoint"),
+        (["compress", "FOLDER/kept.png", "-o", "FOLDER/x.lkc"], "kept.png cannot be read as an image"),
+        (["decompress", "FOLDER/photo.png"], "photo.png: no .lkc file"),
+        (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/x.jpg"], "x.jpg: JPEG would lose again; takes .png"),
+        (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/x"], "x: the suffix names the format; takes .png"),
+        (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/kept.png"], "kept.png is there already"),
+        (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/no/x.png"], "x.png: there is no folder"),
+        (["decompress", "FOLDER/coded.lkc", "--weights", "CHECKPOINT"], "not with factorized_prior (N = 24, M = 36)"),
+        (
+            ["decompress", "FOLDER/other.lkc", "-o", "FOLDER/kept.png", "--force"],
+            "weights have the hash 0000000000000000",
+        ),
+        (
+            ["decompress", "FOLDER/other.lkc", "-o", "FOLDER/x.png"],
+            "other.lkc: it was coded with mean_scale_hyperprior",
+        ),
+        (["info", "FOLDER/photo.png"], "photo.png: no .lkc file"),
+    ],
+)
+def test_a_refusal_is_one_line_and_touches_nothing(arguments, message, photo, crop, checkpoint):
+    folder = photo.parent
+    good = files.compress(crop, networks.pretrained(), verify=False)
+    good.write(folder / "coded.lkc")
+    replace(good, weights="0" * 16).write(folder / "other.lkc")
+    (folder / "kept.png").write_text("my own")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    names = {"CHECKPOINT": str(checkpoint)}
+    done = labkit(*(names.get(a, a.replace("FOLDER", str(folder))) for a in arguments))
+    assert done.exit_code == 2 and len(done.output.splitlines()) == 1 and message in done.output, done.output
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
