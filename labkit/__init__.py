@@ -16,6 +16,7 @@ warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is deprecated",
 
 _MODULES = (
     "analysis",
+    "container",
     "course",
     "datasets",
     "entropy",
@@ -41,6 +42,9 @@ _FUNCTIONS = {
 if TYPE_CHECKING:
     from labkit import (
         analysis as analysis,
+    )
+    from labkit import (
+        container as container,
     )
     from labkit import (
         course as course,

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import networks, schemes, surrogates, training
+from labkit import evaluation, networks, paths, schemes, surrogates, training
 from labkit.cli import main
 from labkit.container import Container
 from labkit.evaluation import files
@@ -66,9 +66,51 @@ def test_train_then_evaluate(tmp_path):
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
 
 
+def test_several_reports_are_curves_with_bd_rate_a_table_and_a_plane(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("dune", "storm", "wine_0"):
+        image = Image.open(paths.data() / "photographs" / "test" / f"{name}.webp")
+        image.crop((0, 0, 192, 192)).save(tmp_path / "images" / f"{name}.png")
+    out = ["--table", tmp_path / "table.parquet", "--plot", tmp_path / "plane.html"]
+    done = labkit("evaluate", "--data", tmp_path / "images", "--beside", "jpeg", "--metric", "ms_ssim", *out)
+    assert done.exit_code == 0, done.output
+    assert "mean_scale_hyperprior tiny" in done.output and "λ = 0.025" in done.output and "MS-SSIM (dB)" in done.output
+    assert "BD-rate of jpeg against mean_scale_hyperprior tiny, in percent: " in done.output
+    table = evaluation.read_table(tmp_path / "table.parquet")
+    assert len(table) == 3 * (2 + 9) and set(table["curve"]) == {"mean_scale_hyperprior tiny", "jpeg"}
+    assert "plotly" in (tmp_path / "plane.html").read_text(encoding="utf-8")
+
+
+def test_refine_prints_what_it_gains_and_writes_it(tmp_path):
+    image = Image.open(paths.data() / "photographs" / "test" / "storm.webp")
+    image.crop((0, 0, 128, 100)).save(tmp_path / "storm.png")
+    short = ["--steps", 20, "--surrogate", "sua", "--temperature", "exponential:0.5:0.1"]
+    done = labkit("refine", tmp_path / "storm.png", *short, "--table", tmp_path / "refined.csv")
+    assert done.exit_code == 0 and "mean saving of the loss" in done.output, done.output
+    (row,) = evaluation.read_table(tmp_path / "refined.csv").to_dict("records")
+    assert row["loss_after"] < row["loss_before"] and row["saving"] == 1 - row["loss_after"] / row["loss_before"]
+    assert (row["name"], row["height"], row["width"], row["lmbda"]) == ("storm.png", 100, 128, 0.0035)
+
+
+def test_bench_evaluate_measures_beside_compressai_and_growth(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "images" / "noise.png")
+    sizes = ["--megapixels", 0.02, "--megapixels", 0.08, "--rounds", 1, "--json", tmp_path / "figures.json"]
+    done = labkit("bench", "evaluate", "--data", tmp_path / "images", *sizes)
+    assert done.exit_code == 0 and "1 thread(s)" in done.output, done.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    beside = figures["beside_compressai"]
+    assert beside["images"] == 1 and beside["bpp_difference"] == 0 and abs(beside["psnr_difference"]) < 1e-4
+    assert [row["width"] * row["height"] // 1000 for row in figures["growth"]] == [19, 80]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["evaluate", "--beside", "gif"], "--beside: takes jpeg, webp, jpeg2000, avif, got gif"),
+        (["evaluate", "--table", "t.txt"], "t.txt: takes a name that ends in .csv or .parquet"),
+        (["refine", "absent.png"], "absent.png: there is no such file"),
+        (["refine", "absent.png", "--table", "t.txt"], "t.txt: takes a name that ends in .csv or .parquet"),
         (["evaluate", "absent.safetensors"], "absent.safetensors: there is no such checkpoint"),
         (["evaluate", "CHECKPOINT", "--data", "absent"], "absent: there is no such folder"),
         (["train", "--scheme", "anneal", "--lmbda", 1, "--steps", 1, "--out", "x"], "did you mean annealed"),

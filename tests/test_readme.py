@@ -15,7 +15,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("number, shown", [(0, r"^mean +\d\.\d{4} +\d\.\d{4} +\d\d\.\d\d"), (1, "sua"), (2, "dither")])
+@pytest.mark.parametrize(
+    "number, shown", [(0, r"^mean +\d\.\d{4} +\d\.\d{4} "), (1, "sua"), (2, "dither"), (3, "^after .* dB")]
+)
 def test_the_examples_run(number, shown, tmp_path):
     example = blocks("python")[number]
     done = subprocess.run(
@@ -26,7 +28,7 @@ def test_the_examples_run(number, shown, tmp_path):
 
 
 def test_every_example_is_run():
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_two_lines():

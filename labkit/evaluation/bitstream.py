@@ -30,11 +30,19 @@ class Split(NamedTuple):
     flush: float
 
 
+class _Coded(NamedTuple):
+    """What one call of an entropy model coded; scales and indexes of a Gaussian one."""
+
+    symbols: Tensor
+    scales: Tensor | None
+    indexes: Tensor | None
+
+
 class Recording:
     """What the entropy models of a network were given to code."""
 
     def __init__(self) -> None:
-        self.coded: dict[EntropyModel, list[tuple[Tensor, Tensor | None]]] = {}  # symbols, and scales if Gaussian
+        self.coded: dict[EntropyModel, list[_Coded]] = {}
 
     @torch.no_grad()
     def split(self, strings: Sequence[bytes]) -> Split:
@@ -42,15 +50,14 @@ class Recording:
         real = 8 * sum(map(len, strings))
         estimate, tables = 0.0, 0.0
         for model, parts in self.coded.items():
-            for symbols, scales in parts:
-                if isinstance(model, GaussianConditional):
-                    assert scales is not None
-                    indexes = model.build_indexes(scales)
+            for symbols, scales, indexes in parts:
+                if scales is not None:
                     _, likelihood = model(symbols.to(scales.dtype), scales, training=False)
                 else:
                     indexes = model._build_indexes(symbols.size())  # one table for each channel
                     _, likelihood = model(model.dequantize(symbols, _medians(model, symbols)), training=False)
                 estimate -= torch.log2(likelihood.double()).sum().item()
+                assert indexes is not None
                 tables += table_bits(model, symbols, indexes)
         flush = sum(map(flush_bits, strings))
         return Split(real, estimate, tables - estimate, real - tables - flush, flush)
@@ -72,24 +79,25 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
                 vars(model).pop(name, None)
 
 
-def _listen(model: Any, coded: list[tuple[Tensor, Tensor | None]]) -> None:
+def _listen(model: Any, coded: list[_Coded]) -> None:
     """Every architecture asks for the tables' indexes first, then for the symbols: here both are noted in passing."""
     quantize = model.quantize
-    scales: list[Tensor] = []
+    latest: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]  # scales and indexes
 
     def noting_symbols(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         outputs = quantize(inputs, mode, means)
         if mode == "symbols":
-            coded.append((outputs, scales[-1] if scales else None))
+            coded.append(_Coded(outputs, *latest[0]))
         return outputs
 
     model.quantize = noting_symbols
     if isinstance(model, GaussianConditional):
         build_indexes = model.build_indexes
 
-        def noting_scales(scale: Tensor) -> Tensor:
-            scales[:] = [scale]
-            return build_indexes(scale)
+        def noting_scales(scales: Tensor) -> Tensor:
+            indexes = build_indexes(scales)
+            latest[0] = (scales, indexes)
+            return indexes
 
         model.build_indexes = noting_scales
 

@@ -114,10 +114,10 @@ def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
 def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | None = None) -> Report:
     """Code every image with the network's entropy coder, decode it, and measure.
 
-    images: a PhotoSet, or (3, H, W) tensors in [0, 1] of any size, taken to 8 bits. Sides are padded by their edges to
-    what the network needs; bits are counted whole and divided by the image's own pixels. The estimate is that of the
-    latents that were coded, which for the autoregressive networks are not those of the evaluation forward. PSNR and
-    MS-SSIM are of the decoded picture in 8 bits, as a file would hold it.
+    net: labkit's, or any image model of CompressAI's. images: a PhotoSet, or (3, H, W) tensors in [0, 1] of any size,
+    taken to 8 bits. Sides are padded by their edges to what the network needs; bits are counted whole and divided by
+    the image's own pixels. The estimate is that of the latents that were coded, which for the autoregressive networks
+    are not those of the evaluation forward. PSNR and MS-SSIM are of the decoded picture in 8 bits, as a file holds it.
     """
     training = net.training
     net.eval()
