@@ -144,8 +144,8 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
     """Code images to real bitstreams with checkpoints, and print bits per pixel, PSNR and MS-SSIM.
 
     Without a checkpoint the weights that come along are measured. Checkpoints of one network and size are points of
-    one curve. One report is printed image by image; of several, the means, and each curve's BD-rate against the first,
-    both with 95% intervals over the images.
+    one curve. One report is printed image by image; of several, the means, and each curve's BD-rate against the first
+    codec of --beside, or without one the first curve, both with 95% intervals over the images.
     """
     import torch
 
@@ -172,11 +172,12 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
     if page:
         write_whole(page, evaluation.plot(curves, metric).to_html().encode())
     reports = [report for of_curve in curves.values() for report in of_curve]
-    click.echo(reports[0] if len(reports) == 1 else _curves(curves, metric))
+    anchor = beside[0] if beside else next(iter(curves))
+    click.echo(reports[0] if len(reports) == 1 else _curves(curves, metric, anchor))
 
 
-def _curves(curves, metric: str) -> str:
-    """The points of several curves, and each curve's BD-rate against the first that has two points."""
+def _curves(curves, metric: str, anchor: str) -> str:
+    """The points of several curves, and each one's BD-rate against the anchor."""
     import warnings
 
     from labkit import evaluation
@@ -189,8 +190,7 @@ def _curves(curves, metric: str) -> str:
             rate = f"{row['bpp']:>7.4f}  {row['bpp_low']:.4f}–{row['bpp_high']:.4f}"
             quality = f"{row['quality']:>12.2f}  {row['quality_low']:.2f}–{row['quality_high']:.2f}"
             lines.append(f"{name:<32} {row['setting']:<14} {rate}  {quality}")
-    anchor, *others = curves
-    for name in others:
+    for name in [name for name in curves if name != anchor]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

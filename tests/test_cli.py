@@ -75,7 +75,7 @@ def test_several_reports_are_curves_with_bd_rate_a_table_and_a_plane(tmp_path):
     done = labkit("evaluate", "--data", tmp_path / "images", "--beside", "jpeg", "--metric", "ms_ssim", *out)
     assert done.exit_code == 0, done.output
     assert "mean_scale_hyperprior tiny" in done.output and "λ = 0.025" in done.output and "MS-SSIM (dB)" in done.output
-    assert "BD-rate of jpeg against mean_scale_hyperprior tiny, in percent: " in done.output
+    assert "BD-rate of mean_scale_hyperprior tiny against jpeg, in percent: " in done.output
     table = evaluation.read_table(tmp_path / "table.parquet")
     assert len(table) == 3 * (2 + 9) and set(table["curve"]) == {"mean_scale_hyperprior tiny", "jpeg"}
     assert "plotly" in (tmp_path / "plane.html").read_text(encoding="utf-8")

@@ -83,3 +83,14 @@ def test_more_weight_on_distortion_costs_bits_and_buys_quality(test_photos):
     means = [report.mean for report in reports]
     for low, high in itertools.pairwise(means):
         assert high["bpp"] > low["bpp"] and high["psnr"] > low["psnr"] and high["ms_ssim"] > low["ms_ssim"]
+
+
+@pytest.mark.parametrize("lmbda, mean", [(0.0035, "5.5%"), (0.025, "5.7%")])
+def test_refined_results_are_of_these_weights_and_every_image_gained(lmbda, mean):
+    table = evaluation.read_table(paths.data() / "results" / f"kodak-refined-{lmbda:g}.csv")
+    assert len(table) == 24 and (table["loss_after"] < table["loss_before"]).all()
+    assert set(table["weights"]) == {training.weights_hash(networks.pretrained(lmbda=lmbda))}
+    least, most = (f"{share:.1%}" for share in (table["saving"].min(), table["saving"].max()))
+    text = " ".join((paths.data() / "results" / "README.md").read_text(encoding="utf-8").split())
+    assert f"by {mean} on average, {least} to {most}" in text or f"by {mean}, {least} to {most}" in text
+    assert f"{table['saving'].mean():.1%}" == mean

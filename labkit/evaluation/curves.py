@@ -189,6 +189,7 @@ def plot(curves: Report | Sequence[Report] | Mapping[str, Sequence[Report]], met
         yaxis_title=METRICS[metric],
         template=theme.template(),
         height=420,
+        legend={"x": 1, "xanchor": "right", "y": 0, "yanchor": "bottom"},  # a corner that no curve comes to
         showlegend=True,
     )
     return figure
