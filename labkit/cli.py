@@ -298,7 +298,7 @@ def compress(
         raise ValueError(f"{photo}: {error}") from None
     container.write(output)
     size = f"{container.width}×{container.height} pixels in {container.file_bytes:,} bytes, {container.bpp:.4f} bpp"
-    note = "; transparency was laid on white" if files.transparent(photo) else ""
+    note = "; transparency was laid on white" if datasets.transparent(photo) else ""
     click.echo(f"{output}: {size}{quality}{note}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def load_image(path: str | Path) -> Tensor:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             if math.prod(image.size) > MAX_PIXELS:
                 raise ValueError(f"it claims {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
             array = np.asarray(_rgb(_upright(image))).copy()
@@ -90,6 +91,18 @@ def load_image(path: str | Path) -> Tensor:
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def transparent(path: str | Path) -> bool:
+    """Whether an image file has pixels that are not opaque. Raises what Pillow does for one that is no image."""
+    with _opened(path) as image:
+        return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255  # type: ignore[index]
+
+
+def _opened(path: str | Path) -> Image.Image:
+    with warnings.catch_warnings():  # Pillow's, of sizes well below the limit here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -167,18 +167,24 @@ def test_the_first_frame_of_an_animation_counts(suffix, tmp_path):
     assert (loaded(tmp_path / f"a.{suffix}") == [255, 0, 0]).all()
 
 
-def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
-    """The header alone claims the size; there are no pixels behind it that could be decoded."""
-    path = png(tmp_path / "huge.png", np.zeros((1, 1), np.uint8), 0, 8)
-    claim = struct.pack(">IIBBBBB", 12_000, 10_000, 8, 0, 0, 0, 0)
-    data = path.read_bytes()
+def claiming(path, width, height):
+    """A PNG file whose header alone claims this size: there are no pixels behind it that could be decoded."""
+    data = png(path, np.zeros((1, 1), np.uint8), 0, 8).read_bytes()
+    claim = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     header = struct.pack(">I", 13) + b"IHDR" + claim + struct.pack(">I", zlib.crc32(b"IHDR" + claim))
     path.write_bytes(data[:8] + header + data[33:])
-    with (
-        pytest.warns(Image.DecompressionBombWarning),
-        pytest.raises(ValueError, match=rf"12000×10000 pixels, more than {MAX_PIXELS:,}"),
-    ):
-        load_image(path)
+    return path
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
+    with pytest.raises(ValueError, match=rf"12000×10000 pixels, more than {MAX_PIXELS:,}"):
+        load_image(claiming(tmp_path / "huge.png", 12_000, 10_000))
+
+
+def test_a_large_image_within_the_limit_is_opened_without_pillows_warning(tmp_path, recwarn):
+    with pytest.raises(ValueError, match="truncated"):
+        load_image(claiming(tmp_path / "large.png", 9_900, 9_900))
+    assert not recwarn.list
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged EXIF data

@@ -12,11 +12,9 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import torch
 from compressai.ops import compute_padding
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -91,12 +89,6 @@ def shipped(container: Container) -> Codec:
         f"it was coded with {container.codec} whose weights have the hash {container.weights}, and none that come with "
         "labkit have it: --weights takes them"
     )
-
-
-def transparent(path: str | Path) -> bool:
-    """Whether an image file has pixels that are not opaque."""
-    with Image.open(path) as image:
-        return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255  # type: ignore[index]
 
 
 @contextmanager
