@@ -292,6 +292,17 @@ def test_intervals_of_bd_rate_cover_the_truth():
     assert stats.binom.ppf(1e-4, times, 0.70) <= hits <= stats.binom.isf(1e-4, times, 0.82)
 
 
+def test_points_that_change_places_in_a_resample_are_put_in_order():
+    """Two images, of which one alone makes the second point the better: by hand, each pair of images once."""
+    bpp = np.array([[0.4, 0.4], [0.6, 0.6], [0.9, 0.9]])
+    psnr = np.array([[30.0, 33.0], [29.0, 36.0], [34.0, 37.0]])
+    anchor, test = reports(bpp, psnr), reports(0.9 * bpp, psnr)
+    resampled = curves._resampled_bd_rate(bpp[:, 0], psnr[:, 0], 0.9 * bpp[:, 0], psnr[:, 0])
+    assert resampled == pytest.approx(-10, abs=1e-9)
+    interval = curves.bd_rate_interval(anchor, test, resamples=50)
+    assert (interval.low, interval.high) == (pytest.approx(-10, abs=1e-9), pytest.approx(-10, abs=1e-9))
+
+
 def test_the_resamples_are_paired():
     """Images differ much in rate and the codecs' ratio hardly: drawn separately, they give a wide interval."""
     anchor, test = population(np.random.default_rng(7), 24, 0.9)

@@ -65,10 +65,11 @@ def test_every_bit_is_accounted_for(name):
     assert 32 < row["flush_bpp"] * 100 * 140 / row["strings"] <= 64
 
 
-@pytest.mark.parametrize("name", WITHOUT_CONTEXT)
+@pytest.mark.parametrize("name", [*WITHOUT_CONTEXT, "pretrained"])
 def test_the_estimate_is_the_likelihood_of_the_evaluation_forward(name):
-    net = networks.get(name, "tiny", seed=4).eval()
-    image = evaluation.metrics.eight_bits(photo(64, 128))
+    """With trained weights as well, whose scales lie above the bound."""
+    net = networks.pretrained() if name == "pretrained" else networks.get(name, "tiny", seed=4).eval()
+    image = datasets.photos("test")[0][:, :64, :128]
     (row,) = evaluation.evaluate(net, [image], progress=False).rows
     with torch.no_grad():
         likelihoods = net(image[None])["likelihoods"].values()
@@ -135,6 +136,8 @@ def test_metrics_against_numpy():
     assert evaluation.psnr(a, a) == math.inf
     assert evaluation.ms_ssim(a, a) == pytest.approx(1)
     assert evaluation.decibels(0.99) == pytest.approx(20)
+    eight = evaluation.metrics.eight_bits(torch.tensor([-0.1, 0.0, 0.31, 1.2]))
+    assert torch.equal(eight, torch.tensor([0.0, 0.0, 79 / 255, 1.0]))
     assert evaluation.decibels(1.0) == math.inf and math.isnan(evaluation.decibels(math.nan))
 
 
@@ -151,6 +154,8 @@ def test_report_as_table_text_and_plot(net, tmp_path):
     report = evaluation.evaluate(net, [photo(64, 64), photo(64, 96)], progress=False)
     frame = report.to_frame()
     assert len(frame) == 2 and report.mean["bpp"] == pytest.approx(frame["bpp"].mean())
+    means = evaluation.evaluate(net, [photo(170, 170), photo(64, 64)], progress=False).mean
+    assert means["ms_ssim_db"] == pytest.approx(-10 * math.log10(1 - means["ms_ssim"]))
     assert str(report).count("\n") == 3 and "<table" in report._repr_html_()
     report.save(tmp_path / "r.csv")
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
