@@ -260,10 +260,19 @@ _LOSSY = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JPEG 2000", ".avif": "AVIF",
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: beside PHOTO, .lkc]")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the weights that come along]")
 @click.option("--lmbda", type=float, help="Of the weights that come along, those nearest to this λ.")
+@click.option(
+    "--refine", "steps", type=click.IntRange(0), default=0, help="First search better latents in so many steps."
+)
 @click.option("--verify/--no-verify", default=True, help="Decode what was coded, and keep the picture's checksum.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def compress(
-    photo: Path, output: Path | None, weights: Path | None, lmbda: float | None, verify: bool, force: bool
+    photo: Path,
+    output: Path | None,
+    weights: Path | None,
+    lmbda: float | None,
+    steps: int,
+    verify: bool,
+    force: bool,
 ) -> None:
     """Code a picture into a .lkc file, with a trained network.
 
@@ -281,7 +290,7 @@ def compress(
     _check_output(output, photo, force)
 
     from labkit import datasets, networks, training
-    from labkit.evaluation import files, metrics
+    from labkit.evaluation import files, metrics, refine
 
     image = datasets.load_image(photo)
     if weights:
@@ -289,7 +298,9 @@ def compress(
     else:
         net = networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
     try:
-        container = files.compress(image, net, verify=False)
+        refined = refine(net, image / 255, steps=steps) if steps else None
+        latents = (refined.y, refined.z) if refined else None
+        container = files.compress(image, net, verify=False, latents=latents)
         quality = ""
         if verify:
             container, decoded = files.verified(container, net)
@@ -299,6 +310,9 @@ def compress(
     container.write(output)
     size = f"{container.width}×{container.height} pixels in {container.file_bytes:,} bytes, {container.bpp:.4f} bpp"
     note = "; transparency was laid on white" if datasets.transparent(photo) else ""
+    if refined:
+        gain = 1 - refined.after.loss / refined.before.loss
+        note = f"; {refined.steps} steps lowered the loss by {gain:.1%}{note}"
     click.echo(f"{output}: {size}{quality}{note}")
 
 

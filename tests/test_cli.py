@@ -196,6 +196,20 @@ def pixels(path):
     return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
 
 
+def test_refined_latents_are_what_the_file_holds(photo, crop, tmp_path):
+    done = labkit("compress", photo, "--refine", 20, "--lmbda", 0.025)
+    assert done.exit_code == 0 and "20 steps lowered the loss by" in done.output, done.output
+    net = networks.pretrained(lmbda=0.025)
+    refined = evaluation.refine(net, crop / 255, steps=20)
+    plain = files.compress(crop, net)
+    loss = {}
+    for label, container in (("plain", plain), ("refined", Container.read(tmp_path / "photo.lkc"))):
+        error = ((files.decompress(container, net).double() - crop.double()) ** 2).mean().item()
+        loss[label] = 8 * sum(map(len, container.strings)) / crop[0].numel() + 0.025 * error
+    assert refined.improved and loss["refined"] < loss["plain"]
+    assert loss["refined"] == pytest.approx(refined.after.loss, rel=0.01)  # threads change a latent now and then
+
+
 def test_a_picture_is_compressed_and_decompressed(photo, crop):
     net, coded = networks.pretrained(), photo.with_suffix(".lkc")
     done = labkit("compress", photo)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 from compressai.ops import compute_padding
@@ -21,14 +21,16 @@ from torch.nn import functional as F
 from labkit import networks
 from labkit.container import HASH_DIGITS, Container
 from labkit.evaluation.evaluator import pad
+from labkit.evaluation.refinement import Latents, replaced_latents
 from labkit.networks import Codec
 from labkit.training import weights_hash
 
 
-def compress(image: Tensor, net: Codec, verify: bool = True) -> Container:
+def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | None = None) -> Container:
     """Code a picture, uint8 RGB of shape (3, H, W), of any size from 1×1.
 
     verify: decode it again, and keep the decoded picture's checksum, so that a decoder knows whether it got the same.
+    latents: y and z to code in place of the encoder's own, as `refine` found them for this picture (`Refined.y`, `.z`).
     The network is given its coder tables where it has none.
     Raises ValueError for another type or shape, and for a picture or network that the file cannot hold.
     """
@@ -46,7 +48,9 @@ def compress(image: Tensor, net: Codec, verify: bool = True) -> Container:
             strings=(bytes(8),),
         )
         padded, _ = pad(image.cpu()[None].float() / 255, _multiple(net))
-        container = dataclasses.replace(container, strings=_strings(net, padded))
+        with replaced_latents(net, *latents) if latents else nullcontext():
+            strings = _strings(net, padded)
+        container = dataclasses.replace(container, strings=strings)
     return verified(container, net)[0] if verify else container
 
 
