@@ -69,12 +69,17 @@ class Report:
         return curves.plot([self])
 
     def __str__(self) -> str:
-        named = [*self.rows, {"name": "mean", **self.mean}]
+        mean = self.mean
+        named = [*self.rows, {"name": "mean", **mean}]
         names = max(len(row["name"]) for row in named)
-        lines = [f"{'image':<{names}}  " + "  ".join(f"{head:>{width}}" for head, _, width, _ in _COLUMNS)]
+        lines = [f"{'image':<{names}}  {'size':>9}  " + "  ".join(f"{head:>{width}}" for head, _, width, _ in _COLUMNS)]
         for row in named:
+            size = f"{row['width']}×{row['height']}" if "width" in row else ""
             cells = [_cell(row.get(key), form, width) for _, key, width, form in _COLUMNS]
-            lines.append(f"{row['name']:<{names}}  " + "  ".join(cells))
+            lines.append(f"{row['name']:<{names}}  {size:>9}  " + "  ".join(cells))
+        encode, decode = (sum(row[f"{way}_seconds"] for row in self.rows) for way in ("encode", "decode"))
+        decibels = "" if math.isnan(mean["ms_ssim_db"]) else f", mean MS-SSIM {mean['ms_ssim_db']:.2f} dB"
+        lines.append(f"all coded in {encode:.2f} s and decoded in {decode:.2f} s{decibels}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -84,18 +89,13 @@ class Report:
 
 
 _COLUMNS = (
-    ("width", "width", 6, "d"),
-    ("height", "height", 6, "d"),
     ("bytes", "bytes", 8, "d"),
     ("bpp", "bpp", 7, ".4f"),
     ("estimate", "estimated_bpp", 8, ".4f"),
     ("table", "table_bpp", 7, ".4f"),
-    ("flush", "flush_bpp", 7, ".4f"),
-    ("PSNR dB", "psnr", 7, ".2f"),
+    ("flush", "flush_bpp", 6, ".4f"),
+    ("PSNR", "psnr", 6, ".2f"),
     ("MS-SSIM", "ms_ssim", 7, ".4f"),
-    ("in dB", "ms_ssim_db", 6, ".2f"),
-    ("enc. s", "encode_seconds", 6, ".2f"),
-    ("dec. s", "decode_seconds", 6, ".2f"),
 )
 
 
