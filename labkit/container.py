@@ -20,13 +20,13 @@ Only the standard library is needed: a bad file is turned away before torch is l
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from labkit.disk import write_whole
 
 MAGIC = b"\x89LKC\r\n\x1a\n"  # as PNG's: what strips the eighth bit or translates line ends changes it
 VERSION = 1
@@ -208,24 +208,6 @@ class Container:
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all. Raises ValueError where it cannot be written."""
         write_whole(path, self.pack())
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name beside it, to the disk, then renamed.
-
-    Raises ValueError naming the file.
-    """
-    temporary = Path(path).parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:  # a new file, with the permission bits that new files have here
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_magic(start: bytes) -> None:

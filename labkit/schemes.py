@@ -15,13 +15,13 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from labkit import surrogates
+from labkit.checks import check_name
 from labkit.describe import Account
 from labkit.schedules import Schedule, constant
 from labkit.surrogates import Surrogate
@@ -300,10 +300,7 @@ def names() -> tuple[str, ...]:
 
 def get(name: str, **fields: Any) -> Scheme:
     """A preset by name, with fields changed. Raises ValueError for an unknown name (with the near matches) or field."""
-    if name not in _PRESETS:
-        near = get_close_matches(str(name), _PRESETS, n=2, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"no scheme is named {name!r}{hint} (there are {', '.join(_PRESETS)})")
+    check_name("no scheme", name, _PRESETS)
     known = {f.name for f in dataclasses.fields(QuantizationScheme)} | set(inspect.signature(_PRESETS[name]).parameters)
     if unknown := sorted(set(fields) - known):
         raise ValueError(

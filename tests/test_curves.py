@@ -338,6 +338,49 @@ def test_interval_repeats_with_its_seed_and_prints_itself():
         curves.curve(anchor, resamples=0)
 
 
+# Text
+
+
+def test_describe_names_every_point_and_compares_each_curve_with_the_anchor():
+    few = np.array([[0.1, 0.2], [0.3, 0.5], [0.9, 1.3]])
+    psnr = np.array([[27.0, 29.0], [31.0, 32.5], [35.0, 37.0]])
+    ms_ssim = np.array([[0.9, 0.92], [0.95, 0.96], [0.99, 0.995]])
+    group = {
+        "first": reports(few[::-1], psnr[::-1], ms_ssim=ms_ssim[::-1]),
+        "a tenth more": reports(1.1 * few, psnr, ms_ssim=ms_ssim),
+        "above": reports(few, psnr + 3, ms_ssim=ms_ssim),
+        "far above": reports(few, psnr + 30, ms_ssim=ms_ssim),
+        "a point": reports(few[:1], psnr[:1], ms_ssim=ms_ssim[:1]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head, *lines = curves.describe(group).splitlines()
+    assert "PSNR (dB)" in head and len(lines) == 4 * 3 + 1 + 4
+    points = [("first", i) for i in range(3)] + [("a tenth more", i) for i in range(3)]
+    for line, (name, i) in zip(lines, points, strict=False):
+        rate = few[i].mean() * (1.1 if name != "first" else 1)
+        setting = 10 * (i + 1) if name != "first" else 10 * (3 - i)
+        assert line.startswith(name) and f"quality {setting} " in line
+        assert f"{rate:>7.4f} " in line and f"{psnr[i].mean():.2f} " in line
+    compared = {line.split(" against ")[0].removeprefix("BD-rate of "): line for line in lines[-4:]}
+    against = " against first, in percent: "
+    assert compared["a tenth more"].endswith(f"{against}+10.00 [+10.00, +10.00] at 95%")
+    assert "] at 95% (the curves have 45% of their qualities in common: " in compared["above"]  # 5 dB of 11
+    assert f"{against}none: anchor, test: take curves with 25%" in compared["far above"]
+    assert compared["a point"].endswith(f"{against}none: test: takes two points and more, got 1")
+
+    swapped = curves.describe({name: group[name] for name in ("first", "a tenth more")}, anchor="a tenth more")
+    assert swapped.splitlines()[-1].endswith(" of first against a tenth more, in percent: -9.09 [-9.09, -9.09] at 95%")
+    assert swapped.count("BD-rate") == 1 and "BD-rate" not in curves.describe({"alone": group["first"]})
+    for metric in ("ms_ssim", "ms_ssim_db"):
+        head, line, *_ = curves.describe({"alone": group["first"]}, metric).splitlines()
+        assert "MS-SSIM (dB)" in head and f" {-10 * np.log10(0.09):.2f}  10.00–10.97" in line
+    with pytest.raises(ValueError, match="anchor: takes one of first, above, got 'second'"):
+        curves.describe({name: group[name] for name in ("first", "above")}, anchor="second")
+    with pytest.raises(ValueError, match="metric: takes one of psnr, ms_ssim, ms_ssim_db, got 'ssim'"):
+        curves.describe(group, "ssim")
+
+
 # Plots
 
 

@@ -150,6 +150,16 @@ def test_rounded_losses_agree_with_the_coded_images(net):
     assert 10 * math.log10(255**2 / distortion) == pytest.approx(row["psnr"], abs=0.01)  # before 8 bits, and after
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_goes_back_to_its_mode_even_where_an_image_fails(training):
+    net = networks.factorized_prior("tiny").train(training)
+    assert evaluation.evaluate(net, [photo(64, 64)], progress=False).rows
+    assert {module.training for module in net.modules()} == {training}
+    with pytest.raises(RuntimeError):
+        evaluation.evaluate(net, [photo(64, 64), torch.rand(1, 64, 64)], progress=False)
+    assert {module.training for module in net.modules()} == {training}
+
+
 def test_report_as_table_text_and_plot(net, tmp_path):
     report = evaluation.evaluate(net, [photo(64, 64), photo(64, 96)], progress=False)
     frame = report.to_frame()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from labkit import schemes, surrogates
+from labkit.checks import check_name
 from labkit.schemes import QuantizationScheme
 from labkit.surrogates import Surrogate
 
@@ -41,10 +41,7 @@ def labelled(
 def _scheme(one: Any, alone: Callable[[Surrogate], QuantizationScheme], fields: dict[str, Any]) -> QuantizationScheme:
     if isinstance(one, str):
         known = (*surrogates.names(), *schemes.names())
-        if one not in known:
-            near = get_close_matches(one, known, n=2, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"what: no surrogate or preset is named {one!r}{hint} (there are {', '.join(known)})")
+        check_name("what: no surrogate or preset", one, known)
         one = surrogates.get(one) if one in surrogates.names() else schemes.get(one, **fields)
     if isinstance(one, Surrogate):
         return alone(one)

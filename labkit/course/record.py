@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+
+from labkit.disk import whole
 
 SECTIONS = ("lessons", "guesses", "exercises")
 _lock = threading.Lock()
@@ -49,7 +50,7 @@ def write(section: str, key: str, value: Any) -> None:
             return
         try:
             _save(path(), record)
-        except OSError:
+        except (OSError, ValueError):  # of the folder, of the file
             _memory = record
 
 
@@ -66,10 +67,5 @@ def _save(file: Path, record: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and _load(file) is None:
         os.replace(file, file.with_suffix(".damaged.json"))
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".progress.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1, sort_keys=True)
-        os.replace(temporary, file)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(record, stream, indent=1, sort_keys=True)

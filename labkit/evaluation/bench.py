@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import datasets, networks, paths
+from labkit.disk import write_whole
 from labkit.evaluation.evaluator import Report, evaluate
 
-MEGAPIXELS = (0.25, 1, 4, 16, 48)
 _ALONE = "from labkit.evaluation import bench; bench._alone({!r}, {!r}, {!r})"
 
 
@@ -140,4 +140,5 @@ def print_tables(
             f"{seconds / pixels:>9.3f} {row['peak_mib']:>9.0f} {(row['peak_mib'] - row['before_mib']) / pixels:>8.0f}"
         )
     if out:
-        out.write_text(json.dumps({"threads": threads, "beside_compressai": beside, "growth": rows}, indent=2))
+        figures = {"threads": threads, "beside_compressai": beside, "growth": rows}
+        write_whole(out, json.dumps(figures, indent=2).encode())

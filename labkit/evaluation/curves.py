@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from labkit import theme
+from labkit.disk import whole
 from labkit.evaluation import metrics
 from labkit.evaluation.evaluator import Report
 
@@ -139,6 +140,37 @@ def bd_rate_interval(
     return Interval(estimate, float(low[0]), float(high[0]), confidence)
 
 
+def describe(curves: Mapping[str, Sequence[Report]], metric: str = "psnr", anchor: str | None = None) -> str:
+    """The points of several curves as text, then the BD-rate of each against the anchor, all with 95% intervals.
+
+    metric: psnr, ms_ssim or ms_ssim_db, the last two both in dB. anchor: the name of a curve, by default the first. A
+    BD-rate that there is none of, or that is warned of, says why. Raises ValueError for an anchor that is none of the
+    curves, and as `curve` does.
+    """
+    metric = "ms_ssim_db" if metric == "ms_ssim" else metric
+    _column(metric)
+    curves = _group(curves)
+    anchor = next(iter(curves)) if anchor is None else anchor
+    if anchor not in curves:
+        raise ValueError(f"anchor: takes one of {', '.join(curves)}, got {anchor!r}")
+    lines = [f"{'curve':<32} {'setting':<14} {'bpp':>7}  {'95%':<15} {METRICS[metric]:>12}  95%"]
+    for name, reports in curves.items():
+        for _, row in curve(reports, metric).iterrows():
+            rate = f"{row['bpp']:>7.4f}  {row['bpp_low']:.4f}–{row['bpp_high']:.4f}"
+            quality = f"{row['quality']:>12.2f}  {row['quality_low']:.2f}–{row['quality_high']:.2f}"
+            lines.append(f"{name:<32} {row['setting']:<14} {rate}  {quality}")
+    for name in [name for name in curves if name != anchor]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                said = f"{bd_rate_interval(curves[anchor], curves[name], metric)}"
+            except ValueError as error:
+                said = f"none: {error}"
+        said += "".join(f" ({warning.message})" for warning in caught)
+        lines.append(f"BD-rate of {name} against {anchor}, in percent: {said}")
+    return "\n".join(lines)
+
+
 def plot(curves: Report | Sequence[Report] | Mapping[str, Sequence[Report]], metric: str = "psnr"):
     """Rate–distortion plane of one report, one curve or a dict of curves, as a plotly figure.
 
@@ -225,17 +257,18 @@ def to_frame(reports: Report | Sequence[Report] | Mapping[str, Sequence[Report]]
 
 
 def save_table(frame, path: str | Path) -> None:
-    """Write a pandas table, or what `to_frame` takes, as .csv or .parquet, under a temporary name first.
+    """Write a pandas table, or what `to_frame` takes, as .csv or .parquet, whole or not at all.
 
     In .csv all text and every True and False stands in quotes, so that `read_table` gives a column back with the type
     that it had: numbers, text or booleans. Missing values are nan. The index is left out.
+
+    Raises ValueError for another suffix, and naming the file where it cannot be written.
     """
     import pandas as pd
 
     frame = frame if isinstance(frame, pd.DataFrame) else to_frame(frame)
-    path, suffix = Path(path), _suffix(path)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
+    suffix = _suffix(path)
+    with whole(path) as temporary:
         if suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
@@ -244,9 +277,6 @@ def save_table(frame, path: str | Path) -> None:
                 writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
                 writer.writerow(map(str, frame.columns))
                 writer.writerows(zip(*columns, strict=True))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_table(path: str | Path):

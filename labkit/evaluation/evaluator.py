@@ -54,9 +54,9 @@ class Report:
         return curves.to_frame([self])
 
     def save(self, path: str | Path) -> None:
-        """Write the table as CSV or Parquet, by the suffix; under a temporary name first.
+        """Write the table as CSV or Parquet, by the suffix, whole or not at all.
 
-        Raises ValueError for another suffix.
+        Raises ValueError for another suffix, and where it cannot be written.
         """
         from labkit.evaluation import curves
 
@@ -118,17 +118,20 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
     taken to 8 bits. Sides are padded by their edges to what the network needs; bits are counted whole and divided by
     the image's own pixels. The estimate is that of the latents that were coded, which for the autoregressive networks
     are not those of the evaluation forward. PSNR and MS-SSIM are of the decoded picture in 8 bits, as a file holds it.
+    The network goes back to the mode, training or evaluation, that it was in, also where an image fails.
     """
     training = net.training
-    net.eval()
-    net.update()
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
     hide = None if progress is None else not progress
-    rows = [
-        {"name": name, **_measured(net, image)}
-        for name, image in zip(names, tqdm(images, unit="image", disable=hide, leave=False), strict=True)
-    ]
-    net.train(training)
+    try:
+        net.eval()
+        net.update()
+        rows = [
+            {"name": name, **_measured(net, image)}
+            for name, image in zip(names, tqdm(images, unit="image", disable=hide, leave=False), strict=True)
+        ]
+    finally:
+        net.train(training)
     return Report(rows, _about(net))
 
 

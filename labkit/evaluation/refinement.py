@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit import entropy, schedules, schemes, surrogates
+from labkit.checks import check_at_least, check_positive
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
 from labkit.evaluation.curves import save_table
@@ -163,8 +164,9 @@ def refine(
         lmbda = getattr(net, "info", {}).get("lmbda")
         if lmbda is None:
             raise ValueError("lmbda: the network does not say which λ it was trained for, so one is needed")
-    _check_positive(lmbda=lmbda, lr=lr)
-    _check_whole(steps=(steps, 0), patience=(patience, 1), seed=(seed, 0))
+    check_positive(lmbda=lmbda, lr=lr)
+    check_at_least(0, steps=steps, seed=seed)
+    check_at_least(1, patience=patience)
     schedule = schemes.as_schedule(temperature)
 
     with borrowed(net), torch.enable_grad(), progress_bar(steps, "step", progress) as bar:
@@ -377,15 +379,3 @@ def _check_image(image: Any) -> None:
     least, most = image.min().item(), image.max().item()
     if not (least >= 0 and most <= 1):
         raise ValueError(f"image: takes values in [0, 1], got some in [{least:g}, {most:g}]")
-
-
-def _check_positive(**values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{name}: takes a positive number, got {value!r}")
-
-
-def _check_whole(**values: tuple[Any, int]) -> None:
-    for name, (value, least) in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: takes a whole number from {least} on, got {value!r}")

@@ -208,7 +208,26 @@ def _subsample_first(net: nn.Module) -> None:
             module.__class__ = _SubsampledConv2d
 
 
-class Elic(_Codec, _compressai.Elic2022Official):
+class _GroupedCodec(_Codec):
+    """What labkit adds to a model of latent codecs: a hyperprior, and y in groups of channels, one after the other."""
+
+    latent_codec: Any
+
+    def _equip_groups(self, size: str, scheme: Scheme | None) -> None:
+        interop.adopt(self.latent_codec, self._equip(size, scheme))
+        del self.latent_codec.scheme  # adoption's note: the network keeps its own, which may change
+
+    @property
+    def downsampling_factor(self) -> int:
+        return 64
+
+    def coded_shape(self, height: int, width: int) -> Any:
+        groups = self.latent_codec["y"].groups
+        shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
+        return {"y": shape, "hyper": super().coded_shape(height, width)}
+
+
+class Elic(_GroupedCodec, _compressai.Elic2022Official):
     """He et al. 2022, ELIC: uneven channel groups, each a checkerboard in two passes; CompressAI's elic2022-official.
 
     Takes (batch, 3, H, W) in [0, 1], H and W multiples of 64; gives {"x_hat", "likelihoods": {"y", "z"}}. The groups
@@ -226,23 +245,13 @@ class Elic(_Codec, _compressai.Elic2022Official):
         first = [M // 20, M // 20, M // 10, M // 5]
         super().__init__(N, M, [*first, M - sum(first)])
         self.N, self.M = int(N), int(M)
-        interop.adopt(self.latent_codec, self._equip(size, scheme))
-        del self.latent_codec.scheme  # adoption's note: the network keeps its own, which may change
-
-    @property
-    def downsampling_factor(self) -> int:
-        return 64
-
-    def coded_shape(self, height: int, width: int) -> Any:
-        groups = self.latent_codec["y"].groups
-        shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
-        return {"y": shape, "hyper": super().coded_shape(height, width)}
+        self._equip_groups(size, scheme)
 
 
 SLICES, SUPPORT = 10, 5  # as published: slices of y, and how many of them a later slice reads at most
 
 
-class ChannelAutoregressive(_Codec, _compressai.base.SimpleVAECompressionModel):
+class ChannelAutoregressive(_GroupedCodec, _compressai.base.SimpleVAECompressionModel):
     """Minnen & Singh 2020: channel-wise autoregressive, ten slices with latent residual prediction, in one pass each.
 
     Takes (batch, 3, H, W) in [0, 1], H and W multiples of 64; gives {"x_hat", "likelihoods": {"y", "z"}}. M is a
@@ -300,8 +309,7 @@ class ChannelAutoregressive(_Codec, _compressai.base.SimpleVAECompressionModel):
         )
         hyper = HyperLatentCodec(entropy.EntropyBottleneck(N), h_a, _HyperSynthesis(N, middle, M))
         self.latent_codec = HyperpriorLatentCodec({"y": slices, "hyper": hyper})
-        interop.adopt(self.latent_codec, self._equip(size, scheme))
-        del self.latent_codec.scheme  # adoption's note: the network keeps its own, which may change
+        self._equip_groups(size, scheme)
 
     @classmethod
     def from_state_dict(cls, state_dict: dict[str, Tensor]) -> ChannelAutoregressive:
@@ -309,15 +317,6 @@ class ChannelAutoregressive(_Codec, _compressai.base.SimpleVAECompressionModel):
         net = cls(state_dict["g_a.0.weight"].size(0), state_dict["g_a.6.weight"].size(0))
         net.load_state_dict(state_dict)
         return net
-
-    @property
-    def downsampling_factor(self) -> int:
-        return 64
-
-    def coded_shape(self, height: int, width: int) -> Any:
-        groups = self.latent_codec["y"].groups
-        shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
-        return {"y": shape, "hyper": super().coded_shape(height, width)}
 
 
 class SliceLatentCodec(GaussianConditionalLatentCodec):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from difflib import get_close_matches
 from typing import Protocol, TypeVar, cast, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from labkit.checks import check_name
 from labkit.networks.codecs import (
     ChannelAutoregressive,
     Cheng2020Anchor,
@@ -65,10 +65,7 @@ def get(name: str, size: str = "tiny", scheme: Scheme | None = None, seed: int =
 
 
 def _known(name: str) -> str:
-    if name not in _KINDS:
-        near = get_close_matches(str(name), _KINDS, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no network is named {name!r}{hint} (there are {', '.join(_KINDS)})")
+    check_name("no network", name, _KINDS)
     return name
 
 

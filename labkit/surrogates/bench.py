@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from labkit import surrogates
+from labkit.disk import write_whole
 from labkit.surrogates import Surrogate
 
 BOUNDS = {**dict.fromkeys(("ste", "sr", "uq", "dither", "sua"), 1.3), **dict.fromkeys(("soft", "ds"), 2.5)}
@@ -131,4 +132,5 @@ def print_table(latents: int, rounds: int, threads: int, out: Path | None = None
             f"{row['seconds'] / floor:>8.1f} {row['memory_ratio']:>13.2f}"
         )
     if out is not None:
-        out.write_text(json.dumps({**about, "floor_seconds": floor, "draw_seconds": draw, "rows": rows}, indent=1))
+        figures = {**about, "floor_seconds": floor, "draw_seconds": draw, "rows": rows}
+        write_whole(out, json.dumps(figures, indent=1).encode())

@@ -13,8 +13,6 @@ from labkit import entropy
 from labkit.analysis.trained.inputs import (
     Images,
     bound_of,
-    check_at_least,
-    check_positive,
     items_of,
     on_all_paths,
     random_batches,
@@ -23,6 +21,7 @@ from labkit.analysis.trained.inputs import (
 from labkit.analysis.trained.layers import Layer, gradient_vectors, layers_of
 from labkit.analysis.trained.running import Welford
 from labkit.analysis.what import Temperatures, What
+from labkit.checks import check_at_least, check_positive
 from labkit.lending import borrowed, in_double, progress_bar, seed_noise
 from labkit.training import rate_distortion
 

@@ -67,18 +67,6 @@ def bound_of(net: nn.Module) -> float:
     return found[0].scheme.scale_lower_bound
 
 
-def check_positive(**values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{name}: takes a positive number, got {value!r}")
-
-
-def check_at_least(least: int, **values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: takes a whole number from {least} on, got {value!r}")
-
-
 def items_of(images: Any) -> list[tuple[str, Tensor]]:
     """Names and tensors, (3, H, W) images in [0, 1] or (n, d) points."""
     if isinstance(images, Tensor) and images.dim() in (2, 3):

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from labkit import entropy
 from labkit.analysis.trained.inputs import (
     Images,
-    check_at_least,
-    check_positive,
     items_of,
     random_batches,
     settings_of,
 )
 from labkit.analysis.trained.running import Welford
 from labkit.analysis.what import Temperatures, What
+from labkit.checks import check_at_least, check_positive
 from labkit.lending import borrowed, in_double, progress_bar, seed_noise
 from labkit.training import rate_distortion
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labkit.analysis.trained.inputs import Images, check_at_least, check_positive, items_of, settings_of, source
+from labkit.analysis.trained.inputs import Images, items_of, settings_of, source
 from labkit.analysis.what import Temperatures, What
+from labkit.checks import check_at_least, check_positive
 from labkit.lending import borrowed, device_of, in_double, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
