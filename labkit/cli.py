@@ -26,6 +26,9 @@ class _OneLine(click.Group):
         except (ValueError, FloatingPointError, OSError) as error:
             click.echo(f"labkit: {error}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt as stopped:
+            click.echo(f"labkit: {stopped or 'stopped'}", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -85,11 +88,39 @@ def _schedule(text: str):
         raise click.BadParameter(str(error)) from None
 
 
+def _from_toml(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Make a TOML file's values the defaults of the options that they name."""
+    if path is None:
+        return None
+    from labkit.checks import check_name
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    names = [option.name for option in ctx.command.params if option is not param and option.name]
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    for name, value in values.items():
+        check_name(f"{path}: no option", name, names)
+        if isinstance(value, dict | list):
+            raise ValueError(f"{path}: {name} takes one value, got {value!r}")
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+    return path
+
+
 @main.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False, is_eager=True, callback=_from_toml)
 @click.option("--network", default="mean_scale_hyperprior", help="Network's name.")
 @click.option("--size", default="tiny", help="tiny, small or paper.")
 @click.option("--scheme", default="mixed", help="Preset of labkit.schemes.")
 @click.option("--temperature", help="A number, or KIND:START:END.")
+@click.option("--scale-lower-bound", type=float, help="Of the entropy model's σ.  [default: the scheme's, 0.11]")
 @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
 @click.option("--lmbda", type=float, required=True, help="Weight of the distortion, in CompressAI's scale.")
 @click.option("--steps", type=int, required=True)
@@ -97,38 +128,66 @@ def _schedule(text: str):
 @click.option("--crop", type=int, default=256)
 @click.option("--permute-colours", is_flag=True, help="Half of the crops with colours in a random order.")
 @click.option("--lr", default="cosine:8e-4:1e-5", help="A number, or KIND:START:END.")
+@click.option("--clip", type=float, default=1.0, help="Largest gradient norm.")
+@click.option("--ema", type=float, help="Decay of a moving average of the weights, which is what is written.")
 @click.option("--seed", type=int, default=0)
 @click.option("--device", help="cpu, cuda, …  [default: cuda where there is one]")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Of the transforms.")
-@click.option("--threads", type=int, help="Threads of a CPU run.  [default: torch's own]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the transforms.  [default: bfloat16 on a GPU, float32 on a CPU]",
+)
+@click.option("--compile", is_flag=True, help="The transforms by torch.compile.")
+@click.option("--threads", type=int, help="Of a CPU run.  [default: found out by measuring]")
+@click.option("--workers", type=int, help="Processes that read images where they are too many for memory.")
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
-@click.option("--log", type=click.Path(path_type=Path), help="CSV file to write a row to for each step.")
-def train(network, size, scheme, temperature, data, lmbda, steps, lr, device, threads, start, out, **settings) -> None:
-    """Train an image codec and write a checkpoint, with its settings inside."""
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="Table to write a row to for each step.  [default: OUT.csv]"
+)
+@click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder to write TensorBoard's files to.")
+@click.option("--save-every", type=float, default=60.0, help="Seconds between two states to go on from.")
+@click.option("--fresh", is_flag=True, help="Start over, and overwrite what another run has written.")
+def train(
+    config,
+    network,
+    size,
+    scheme,
+    temperature,
+    scale_lower_bound,
+    data,
+    lr,
+    device,
+    precision,
+    start,
+    out,
+    log,
+    **settings,
+) -> None:
+    """Train an image codec and write a checkpoint, with its settings inside.
+
+    CONFIG is a TOML file with options by their names, which those given here go before. A run that was stopped or
+    killed goes on when the same command is given again.
+    """
+    # Threads that wait without spinning leave their core to whatever else wants it; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
     from labkit import datasets, networks, schemes, training
 
-    try:
-        torch.device(device or "cpu")
-    except RuntimeError:
-        raise ValueError(f"device: takes cpu, cuda or cuda:N, got {device!r}") from None
-    if threads:
-        torch.set_num_threads(threads)
-    fields = {"temperature": _schedule(temperature)} if temperature else {}
-    chosen = schemes.get(scheme, **fields)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = precision or ("float32" if device == "cpu" else "bfloat16")
+    asked = {"temperature": _schedule(temperature) if temperature else None, "scale_lower_bound": scale_lower_bound}
+    chosen = schemes.get(scheme, **{name: value for name, value in asked.items() if value is not None})
     if start:
         net, _ = training.load_checkpoint(start, network=network)
         net.set_scheme(chosen)
     else:
         net = networks.get(network, size, chosen, seed=settings["seed"])
-    source = datasets.folder(data) if data else datasets.photos("train")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    run = training.train(net, source, lmbda=lmbda, steps=steps, lr=_schedule(lr), device=device, out=out, **settings)
-    last = run.history[-max(1, steps // 20) :]
-    mean = {name: sum(getattr(step, name) for step in last) / len(last) for name in ("loss", "bpp", "distortion")}
-    click.echo(f"{out}: {steps} steps in {run.seconds:.0f} s; over the last {len(last)}: " + json.dumps(mean))
+    source = datasets.training_images(data) if data else datasets.photos("train")
+    settings |= {"lr": _schedule(lr), "device": device, "precision": precision}
+    run = training.train(net, source, out=out, log=log or out.with_suffix(".csv"), **settings)
+    click.echo(f"{out}: {run}")
 
 
 @main.command()
@@ -150,7 +209,7 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
     import torch
 
     from labkit import datasets, evaluation, networks, training
-    from labkit.container import write_whole
+    from labkit.disk import write_whole
 
     if threads:
         torch.set_num_threads(threads)
@@ -172,34 +231,8 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
     if page:
         write_whole(page, evaluation.plot(curves, metric).to_html().encode())
     reports = [report for of_curve in curves.values() for report in of_curve]
-    anchor = beside[0] if beside else next(iter(curves))
-    click.echo(reports[0] if len(reports) == 1 else _curves(curves, metric, anchor))
-
-
-def _curves(curves, metric: str, anchor: str) -> str:
-    """The points of several curves, and each one's BD-rate against the anchor."""
-    import warnings
-
-    from labkit import evaluation
-
-    metric = "ms_ssim_db" if metric == "ms_ssim" else metric
-    head, lines = f"{'curve':<32} {'setting':<14} {'bpp':>7}  {'95%':<15}", []
-    lines.append(f"{head} {evaluation.curves.METRICS[metric]:>12}  95%")
-    for name, reports in curves.items():
-        for _, row in evaluation.curve(reports, metric).iterrows():
-            rate = f"{row['bpp']:>7.4f}  {row['bpp_low']:.4f}–{row['bpp_high']:.4f}"
-            quality = f"{row['quality']:>12.2f}  {row['quality_low']:.2f}–{row['quality_high']:.2f}"
-            lines.append(f"{name:<32} {row['setting']:<14} {rate}  {quality}")
-    for name in [name for name in curves if name != anchor]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                said = f"{evaluation.bd_rate_interval(curves[anchor], curves[name], metric)}"
-            except ValueError as error:
-                said = f"none: {error}"
-        said += "".join(f" ({warning.message})" for warning in caught)
-        lines.append(f"BD-rate of {name} against {anchor}, in percent: {said}")
-    return "\n".join(lines)
+    anchor = beside[0] if beside else None
+    click.echo(reports[0] if len(reports) == 1 else evaluation.describe(curves, metric, anchor))
 
 
 @main.command()
@@ -324,7 +357,8 @@ def compress(
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def decompress(coded: Path, output: Path | None, weights: Path | None, anyway: bool, force: bool) -> None:
     """Decode a .lkc file into a picture of a lossless format: .png, .webp, .ppm, .bmp, .tif or .tiff."""
-    from labkit.container import Container, write_whole
+    from labkit.container import Container
+    from labkit.disk import write_whole
 
     container = Container.read(coded)
     output = output or coded.with_suffix(".png")
@@ -429,13 +463,61 @@ def bench_surrogates(latents: int, rounds: int, threads: int, out: Path | None) 
 
 
 @bench.command("train")
-@click.option("--threads", type=int, default=1)
-@click.option("--steps", type=int, default=15)
-def bench_train(threads: int, steps: int) -> None:
-    """One training step of each tiny codec (4 crops of 256²), and 300 steps of the 2-D toy (batch 1024)."""
+@click.option("--network", default="mean_scale_hyperprior")
+@click.option("--size", default="small", help="tiny, small or paper.")
+@click.option("--batch-size", type=click.IntRange(1), default=8)
+@click.option("--crop", type=click.IntRange(64), default=128)
+@click.option("--device", default="cpu")
+@click.option("--rounds", type=click.IntRange(1), default=7)
+@click.option("--steps", type=click.IntRange(1), default=16, help="Of each way in a round.")
+@click.option("--busy", is_flag=True, help="Beside another process that takes all of a core.")
+@click.option("--seeds", type=click.IntRange(0), default=0, help="Compare what is learned too, with so many seeds.")
+@click.option("--learn", type=click.IntRange(1), default=300, help="Steps after which that is compared.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_train(network, size, batch_size, crop, device, rounds, steps, busy, seeds, learn, out) -> None:
+    """A training step beside the loop that CompressAI's documentation teaches, and beside its bare convolutions."""
     from labkit.training import bench as benchmark
 
-    benchmark.print_table(threads, steps)
+    task = benchmark.Task(network, size, batch_size, crop, device)
+    task.net()  # an unknown name or size ends here, in one line
+    benchmark.print_table(task, rounds, steps, busy, seeds, learn, out)
+
+
+@bench.command("kills")
+@click.option("--kills", type=click.IntRange(1), default=50)
+@click.option("--steps", type=click.IntRange(1), default=400, help="Of each run.")
+@click.option("--seed", type=int, default=0)
+def bench_kills(kills: int, steps: int, seed: int) -> None:
+    """Kill training runs at random and while they write, and see that they end as if they had been left alone."""
+    from labkit.training import bench_kills as benchmark
+
+    benchmark.print_table(kills, steps, seed)
+
+
+@bench.command("data")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundled training ones]")
+@click.option("--crop", type=click.IntRange(1), default=256)
+@click.option("--batch-size", type=click.IntRange(1), default=8)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--workers", type=click.IntRange(0), multiple=True, default=(0, 1, 2), help="Numbers of them to try.")
+@click.option("--seconds", type=float, default=3.0, help="That each figure is measured for.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_data(data, crop, batch_size, threads, workers, seconds, out) -> None:
+    """Crops a second from memory and from files, beside bare copying and bare decoding."""
+    from labkit.training import bench_data as benchmark
+
+    benchmark.print_table(data, crop, batch_size, threads, workers, seconds, out)
+
+
+@bench.command("live")
+@click.option("--rounds", type=click.IntRange(1), default=10)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_live(rounds, threads, out) -> None:
+    """How soon the live panels react, and how much of a core they train with, beside one bare training step."""
+    from labkit.live import bench as benchmark
+
+    benchmark.print_table(rounds, threads, out)
 
 
 @bench.command("evaluate")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from labkit import paths
 
@@ -19,10 +22,51 @@ SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")
 MAX_PIXELS = 100_000_000  # refuse to decode more than this: 300 MB of RGB, and an image that large is a mistake here
 
 
-class PhotoSet(Sequence[Tensor]):
+class _Pictures(Sequence[Tensor]):
+    """What a set of pictures in memory and one on disk have in common, the draw of random crops above all."""
+
+    names: list[str]
+
+    def _pixels(self, index: int) -> Tensor:
+        """One picture as uint8 of shape (3, H, W)."""
+        raise NotImplementedError
+
+    def _sizes(self) -> Iterable[tuple[int, int]]:
+        """Height and width of each picture, in either order."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def crops(self, n: int, size: int, generator: torch.Generator, permute_colours: bool = False) -> Tensor:
+        """n random crops of size×size, flipped at random, float32 of shape (n, 3, size, size) on the images' device.
+
+        permute_colours: half of the crops get their colour channels in a random order, so that few photographs cover
+        more colours. generator: on the CPU; the same one draws the same crops of the same pictures wherever they are.
+        Raises ValueError naming an image that is too small.
+        """
+        return self.crops_uint8(n, size, generator, permute_colours).float().div_(255)
+
+    def crops_uint8(self, n: int, size: int, generator: torch.Generator, permute_colours: bool = False) -> Tensor:
+        """The same crops as the bytes that the images hold, uint8: a quarter of the memory."""
+        batch = []
+        for index in torch.randint(len(self), (n,), generator=generator).tolist():
+            image = self._pixels(index)
+            height, width = image.shape[1:]
+            _check_size(self.names[index], height, width, size)
+            batch.append(_cut(image, size, _draw_cut(height, width, size, generator, permute_colours)))
+        return torch.stack(batch)
+
+    def check_crop(self, size: int) -> None:
+        """Raise ValueError naming the first image that is too small for a crop of this size."""
+        for name, (height, width) in zip(self.names, self._sizes(), strict=True):
+            _check_size(name, height, width, size)
+
+
+class PhotoSet(_Pictures):
     """Photographs held in memory as uint8 RGB; `photos[i]` is float32 in [0, 1], shape (3, H, W).
 
-    names: one for each photograph. photos.subset(3) or photos[…] with a slice gives a smaller set.
+    names: one for each photograph. photos[…] with a slice gives a smaller set.
     """
 
     def __init__(self, images: Sequence[Tensor], names: Sequence[str]):
@@ -30,45 +74,80 @@ class PhotoSet(Sequence[Tensor]):
             raise ValueError(f"names: takes one for each of the {len(images)} images, got {len(names)}")
         self.images, self.names = list(images), list(names)
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitem__(self, index):  # type: ignore[override]
         if isinstance(index, slice):
             return PhotoSet(self.images[index], self.names[index])
         return self.images[index].float() / 255
 
-    def crops(self, n: int, size: int, generator: torch.Generator, permute_colours: bool = False) -> Tensor:
-        """n random crops of size×size, flipped at random, float32 of shape (n, 3, size, size) on the images' device.
+    def _pixels(self, index: int) -> Tensor:
+        return self.images[index]
 
-        permute_colours: half of the crops get their colour channels in a random order, so that few photographs cover
-        more colours.
-        """
-        batch = []
-        for index in torch.randint(len(self), (n,), generator=generator).tolist():
-            image = self.images[index]
-            top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in image.shape[1:])
-            crop = image[:, top : top + size, left : left + size]
-            flip_x, flip_y, swap = torch.randint(2, (3,), generator=generator).tolist()
-            if swap:
-                crop = crop.transpose(1, 2)
-            if permute_colours and torch.rand((), generator=generator) < 0.5:
-                crop = crop[torch.randperm(3, generator=generator)]
-            batch.append(crop.flip([axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]))
-        return torch.stack(batch).float() / 255
-
-    def check_crop(self, size: int) -> None:
-        """Raise ValueError naming the first image that is too small for a crop of this size."""
-        for name, image in zip(self.names, self.images, strict=True):
-            height, width = image.shape[1:]
-            if min(height, width) < size:
-                raise ValueError(
-                    f"{name} is {width}×{height}, too small for crops of {size}×{size}: leave it out, or crop less"
-                )
+    def _sizes(self) -> Iterable[tuple[int, int]]:
+        return ((image.size(1), image.size(2)) for image in self.images)
 
     def to(self, device: torch.device | str) -> PhotoSet:
         """The same set on another device."""
         return PhotoSet([image.to(device) for image in self.images], self.names)
+
+
+class ImageFiles(_Pictures):
+    """Pictures that stay on disk, too many for memory: each is decoded when it is asked for, by `load_image`.
+
+    files[i] is float32 in [0, 1], shape (3, H, W); a slice gives a smaller set. Its crops are those that a PhotoSet of
+    the same pictures draws. Raises ValueError naming a file that is damaged or gone, when it is met.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = [Path(path) for path in paths]
+        self.names = [path.name for path in self.paths]
+
+    def __getitem__(self, index):  # type: ignore[override]
+        if isinstance(index, slice):
+            return ImageFiles(self.paths[index])
+        return self._pixels(index).float() / 255
+
+    def _pixels(self, index: int) -> Tensor:
+        return load_image(self.paths[index])
+
+    def _sizes(self) -> Iterable[tuple[int, int]]:
+        """From the headers alone, which do not say how a picture is turned: that swaps its sides at most."""
+        return map(_stored_size, tqdm(self.paths, unit="header", disable=None, leave=False, delay=1))
+
+
+class _Cut(NamedTuple):
+    """Where a crop lies, and what is done to it: sides swapped, colours reordered, then flipped."""
+
+    top: int
+    left: int
+    flip_x: int
+    flip_y: int
+    swap: int
+    colours: list[int] | None
+
+
+def _draw_cut(height: int, width: int, size: int, generator: torch.Generator, permute_colours: bool) -> _Cut:
+    top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in (height, width))
+    flip_x, flip_y, swap = torch.randint(2, (3,), generator=generator).tolist()
+    colours = None
+    if permute_colours and torch.rand((), generator=generator) < 0.5:
+        colours = torch.randperm(3, generator=generator).tolist()
+    return _Cut(top, left, flip_x, flip_y, swap, colours)
+
+
+def _cut(image: Tensor, size: int, cut: _Cut) -> Tensor:
+    crop = image[:, cut.top : cut.top + size, cut.left : cut.left + size]
+    if cut.swap:
+        crop = crop.transpose(1, 2)
+    if cut.colours:  # no indexing by a list: on a GPU that would wait for all work in flight
+        crop = torch.stack([crop[channel] for channel in cut.colours])
+    return crop.flip([axis for axis, flip in ((1, cut.flip_y), (2, cut.flip_x)) if flip])
+
+
+def _check_size(name: str, height: int, width: int, size: int) -> None:
+    if min(height, width) < size:
+        raise ValueError(
+            f"{name} is {width}×{height}, too small for crops of {size}×{size}: leave it out, or crop less"
+        )
 
 
 def load_image(path: str | Path) -> Tensor:
@@ -80,17 +159,30 @@ def load_image(path: str | Path) -> Tensor:
     Raises ValueError in one line for a file that is missing, no image, damaged, absurdly large, or of samples beyond 16
     bits.
     """
+    with _reading(path) as image:
+        array = np.asarray(_rgb(_upright(image))).copy()
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _stored_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image as it is stored, from its header. Raises ValueError as `load_image` does."""
+    with _reading(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[Image.Image]:
+    """The opened file; whatever is wrong with it, up to the end of the block, becomes a ValueError in one line."""
     path = Path(path)
     try:
         with _opened(path) as image:
             if math.prod(image.size) > MAX_PIXELS:
                 raise ValueError(f"it claims {image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
-            array = np.asarray(_rgb(_upright(image))).copy()
+            yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def transparent(path: str | Path) -> bool:
@@ -138,12 +230,34 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
 
 def folder(path: str | Path) -> PhotoSet:
     """All images of a folder, in order of their names. Raises ValueError where there is none."""
+    return _in_memory(_files(path))
+
+
+def training_images(path: str | Path, memory: int = 2**30) -> PhotoSet | ImageFiles:
+    """All images of a folder: in memory where their decoded pixels, 3 bytes each, take at most `memory` bytes.
+
+    Where they take more they stay files. Headers decide, and are read no further than needed. Raises ValueError where
+    there is no image, or naming a file that is met damaged.
+    """
+    files, taken = _files(path), 0
+    for file in files:
+        taken += 3 * math.prod(_stored_size(file))
+        if taken > memory:
+            return ImageFiles(files)
+    return _in_memory(files)
+
+
+def _files(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path}: there is no such folder")
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+    return files
+
+
+def _in_memory(files: Sequence[Path]) -> PhotoSet:
     return PhotoSet([load_image(file) for file in files], [file.name for file in files])
 
 

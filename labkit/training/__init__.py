@@ -1,14 +1,20 @@
 """Losses, the trainer, and checkpoints."""
 
-from labkit.training.checkpoints import load_checkpoint, save_checkpoint, weights_hash
+from labkit.training.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.losses import Loss, rate_distortion
-from labkit.training.trainer import Run, Step, stream, train
+from labkit.training.run import Run, train
+from labkit.training.threads import Threads
+from labkit.training.trainer import Settings, Step, Training, stream
 
 __all__ = [
     "Loss",
     "Run",
+    "Settings",
     "Step",
+    "Threads",
+    "Training",
     "load_checkpoint",
+    "load_weights",
     "rate_distortion",
     "save_checkpoint",
     "stream",

@@ -1,52 +1,132 @@
-"""The training loop. `stream` is all of it; `train` drains it with a progress bar."""
+"""The training loop. `Training` is all of it; `stream` iterates over it, `train` looks after a long run."""
 
 from __future__ import annotations
 
+import atexit
+import logging
 import math
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Protocol
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from labkit import entropy
-from labkit.datasets import PhotoSet
+from labkit.checks import check_at_least, check_positive
 from labkit.networks import Codec, ToyTransformCode
 from labkit.schedules import Schedule, constant
-from labkit.schemes import TwoStages
-from labkit.training.checkpoints import save_checkpoint
+from labkit.schemes import QuantizationScheme, TwoStages
+from labkit.training import data
 from labkit.training.losses import rate_distortion
 
-PRECISIONS = ("float32", "bfloat16")
+Network: TypeAlias = Codec | ToyTransformCode
+
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # labkit's names, and Fabric's
 SOLVE_EVERY = 100  # steps between two solutions of the entropy bottleneck's quantiles
 WARM_UP = 50  # steps over which the learning rate rises: Adam's first steps move every weight by the whole rate
-
-
-class Source(Protocol):
-    """An endless supply of points, such as `datasets.Banana`."""
-
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """n points, of shape (n, d)."""
+LOOK_EVERY = 50  # steps between two looks at the loss on an accelerator, which would wait for each
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam keeps of a parameter
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How to train. Raises ValueError naming the field that is wrong.
+
+    lmbda: weight of the distortion, in CompressAI's scale. crop: side of the training crops, and permute_colours: half
+    of them with their colours in a random order, both for photographs (see `PhotoSet.crops`). lr: learning rate of
+    Adam, a number or a schedule. clip: largest gradient norm. ema: decay of an exponential moving average of the
+    weights, 0.999 for example, which the network is left with at the end; None keeps the last step's. precision: of
+    the transforms; the entropy model, quantisation and loss are float32 throughout. compile: the transforms by
+    torch.compile, which takes a minute and a C++ compiler first. workers: processes that read pictures, where they are
+    too many for memory; None chooses.
+    """
+
+    lmbda: float
+    steps: int
+    batch_size: int = 4
+    crop: int = 256
+    permute_colours: bool = False
+    lr: float | Schedule = 1e-3
+    clip: float = 1.0
+    ema: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "float32"
+    compile: bool = False
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(lmbda=self.lmbda, clip=self.clip)
+        check_at_least(1, steps=self.steps, batch_size=self.batch_size, crop=self.crop)
+        check_at_least(0, seed=self.seed, workers=self.workers or 0)
+        if not isinstance(self.lr, Schedule):
+            check_positive(lr=self.lr)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema: takes a decay between 0 and 1, or None, got {self.ema!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: takes {' or '.join(PRECISIONS)}, got {self.precision!r}")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f"device: takes cpu, cuda or cuda:N, got {self.device!r}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: torch finds no GPU for {self.device!r}; cpu is there")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: a schedule as its text."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: str(value) if isinstance(value, Schedule) else value for name, value in values.items()}
+
+
+@dataclass
 class Step:
     """What one training step showed: the surrogate's own loss, not the rounded one.
 
-    rate: bits per pixel (images) or per point; distortion: 255² · MSE (images) or squared distance.
+    rate: bits per pixel (images) or per point; distortion: 255² · MSE (images) or squared distance; norm: of the
+    gradient, before it was clipped; seconds: of the step, and waited: the part in which there was no batch yet, both
+    as the CPU saw them. On an accelerator, reading loss, rate, distortion or norm waits until the step has been made.
     """
 
     step: int
     steps: int
-    loss: float
-    rate: float
-    distortion: float
     temperature: float
+    lr: float
+    seconds: float
+    waited: float
+    measured: Tensor | tuple[float, ...]
+
+    COLUMNS: ClassVar = ("step", "loss", "rate", "distortion", "norm", "temperature", "lr", "seconds", "waited")
+
+    @property
+    def known(self) -> bool:
+        """Whether reading needs no waiting."""
+        return not isinstance(self.measured, Tensor) or not self.measured.is_cuda
+
+    def _read(self, index: int) -> float:
+        if isinstance(self.measured, Tensor):
+            self.measured = tuple(self.measured.tolist())
+        return self.measured[index]
+
+    @property
+    def loss(self) -> float:
+        return self._read(0)
+
+    @property
+    def rate(self) -> float:
+        return self._read(1)
+
+    @property
+    def distortion(self) -> float:
+        return self._read(2)
+
+    @property
+    def norm(self) -> float:
+        return self._read(3)
 
     @property
     def bpp(self) -> float:
@@ -58,95 +138,174 @@ class Step:
         """PSNR in dB of the surrogate's reconstruction, for images."""
         return 10 * math.log10(255**2 / self.distortion) if self.distortion > 0 else math.inf
 
+    def row(self) -> dict[str, float]:
+        """The step as a row of a table."""
+        return {name: getattr(self, name) for name in self.COLUMNS}
 
-def stream(
-    net: Codec | ToyTransformCode,
-    source: PhotoSet | Source,
-    *,
-    lmbda: float,
-    steps: int,
-    batch_size: int = 4,
-    crop: int = 256,
-    permute_colours: bool = False,
-    lr: float | Schedule = 1e-3,
-    clip: float = 1.0,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-) -> Iterator[Step]:
+    @classmethod
+    def from_row(cls, row: Sequence[float], steps: int) -> Step:
+        """The step of a row of so many steps' table."""
+        step, loss, rate, distortion, norm, temperature, lr, seconds, waited = row
+        return cls(int(step), steps, temperature, lr, seconds, waited, (loss, rate, distortion, norm))
+
+    def check(self) -> Step:
+        """This step. Raises FloatingPointError where its loss or gradient is not finite."""
+        for name in ("loss", "norm"):
+            if not math.isfinite(value := getattr(self, name)):
+                what = "loss" if name == "loss" else "gradient"
+                raise FloatingPointError(
+                    f"the {what} is {value} at step {self.step}: lower the learning rate, or clip more"
+                )
+        return self
+
+
+class Training:
+    """A network in training: iterate for one step after the other. Leave the loop, or close the iterator, to stop.
+
+    `net` is trained in place. Batch and noise of a step come from the seed and the step's number alone, so a training
+    that was stopped goes on from `tensors` and `step` as if it had never been.
+    """
+
+    def __init__(self, net: Network, source: data.Source, settings: Settings):
+        self.net, self.source, self.settings = net, source, settings
+        self.step = 0
+        device = torch.device(settings.device)
+        self.fabric = _fabric(device, settings.precision)
+        if isinstance(source, data.Images):
+            source.check_crop(settings.crop)
+            self.layout = _layout(net, device)
+            net.to(memory_format=self.layout)
+        net.to(device)
+        self.parameters = [p for name, p in net.named_parameters() if p.requires_grad and not _is_quantile(name)]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)
+        self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
+
+    def __iter__(self) -> Generator[Step, None, None]:
+        s, net = self.settings, self.net
+        lr = s.lr if isinstance(s.lr, Schedule) else constant(s.lr)
+        noise = torch.Generator(s.device)
+        batches = data.batches(
+            self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
+            permute_colours=s.permute_colours, seed=s.seed, device=s.device, workers=s.workers,
+        )  # fmt: skip
+        with closing(batches), self._in_training_mode(noise) as (model, optimizer):
+            while self.step < s.steps:
+                start = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - start
+                data.reseed(noise, s.seed, self.step, data.NOISE)
+                if self.step % SOLVE_EVERY == 0:
+                    entropy.solve_quantiles(net)
+                temperature = self._stage().temperature(self.step, s.steps)
+                entropy.set_temperature(net, temperature)
+                rate = lr(self.step, s.steps) * min(1.0, (self.step + 1) / WARM_UP)
+                self.optimizer.param_groups[0]["lr"] = rate
+                measured = self._gradient(model, optimizer, batch)
+                step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, measured)
+                if step.known or step.step % LOOK_EVERY == 0:
+                    step.check()
+                optimizer.step()
+                if s.ema:
+                    torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - s.ema)
+                self.step += 1
+                step.seconds = time.perf_counter() - start
+                yield step
+            if s.ema:
+                torch._foreach_copy_([p.detach() for p in self.parameters], self.average)
+
+    @torch.enable_grad()  # the gradient mode is the thread's own, and a worker thread starts with its default
+    def _gradient(self, model: nn.Module, optimizer: Any, batch: Tensor) -> Tensor:
+        """Clipped gradients of a batch in the parameters; loss, rate, distortion and gradient norm as a (4,) tensor."""
+        if batch.dim() == 4:
+            batch = batch.contiguous(memory_format=self.layout)
+        loss = rate_distortion(model(batch), batch, self.settings.lmbda)
+        optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss.total)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        return torch.stack([*loss, norm]).detach()
+
+    def _stage(self) -> QuantizationScheme:
+        """The scheme of the present step. Where a second stage starts, or is gone on with, analysis is frozen."""
+        scheme, net = self.net.scheme, self.net
+        if not isinstance(scheme, TwoStages):
+            return scheme
+        second = self.step >= round(scheme.share * self.settings.steps)
+        stage = scheme.second if second else scheme.first
+        if entropy.carriers(net)[0].scheme != stage:
+            entropy.set_scheme(net, stage)
+        for path, part in net.named_modules():
+            if second and path.rpartition(".")[2] in ("g_a", "h_a"):  # latent codecs hold h_a further down
+                part.requires_grad_(False)
+        return stage
+
+    @contextmanager
+    def _in_training_mode(self, noise: torch.Generator) -> Iterator[tuple[nn.Module, Any]]:
+        """The network and its optimiser as Fabric drives them; at the end, the network ready to be evaluated."""
+        net = self.net.train()
+        transforms = [part for path, part in net.named_children() if path in ("g_a", "g_s", "h_a", "h_s")]
+        trained = [p for p in net.parameters() if p.requires_grad]
+        benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        entropy.set_generator(net, noise)
+        entropy.drop_tables(net)
+        try:
+            for part in transforms if self.settings.compile else []:
+                part.compile()
+            yield self.fabric.setup(net, self.optimizer)
+        finally:
+            torch.backends.cudnn.benchmark = benchmark
+            for part in transforms:
+                part._compiled_call_impl = None
+            entropy.set_generator(net, None)
+            entropy.solve_quantiles(net)
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            net.eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a step changes, by name: to look at, and to write other values to."""
+        found = {f"net.{name}": value for name, value in self.net.state_dict().items() if not _is_table(name)}
+        for i, parameter in enumerate(self.parameters):
+            if not self.optimizer.state[parameter]:  # as Adam's first step makes it
+                zeros = {name: torch.zeros_like(parameter) for name in MOMENTS[:2]}
+                self.optimizer.state[parameter] = {**zeros, "step": torch.zeros((), device=parameter.device)}
+            found |= {f"adam.{i}.{name}": self.optimizer.state[parameter][name] for name in MOMENTS}
+        return found | {f"average.{i}": value for i, value in enumerate(self.average)}
+
+
+def stream(net: Network, source: data.Source, **settings: Any) -> Generator[Step, None, None]:
     """Train `net` in place, one step for each item taken; leave the loop, or close the iterator, to stop.
 
-    lmbda: weight of the distortion, in CompressAI's scale; crop: side of the training crops, and permute_colours:
-    half of them with their colours in a random order, both for photographs (see `PhotoSet.crops`);
-    lr: learning rate of Adam, a number or a schedule; clip: largest gradient norm; precision: of the transforms (the
-    entropy model, quantisation and loss are float32 throughout). Same seed, machine and threads: same numbers.
+    source: photographs, or points such as `datasets.Banana`. settings: see `Settings`; lmbda and steps are required.
+    Same seed, machine and threads: same numbers.
 
     Raises ValueError for a bad setting or an image too small, FloatingPointError when the loss is no longer finite.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: takes {' or '.join(PRECISIONS)}, got {precision!r}")
-    for name, value in (("lmbda", lmbda), ("steps", steps), ("batch_size", batch_size), ("crop", crop)):
-        if not value > 0:
-            raise ValueError(f"{name}: takes a positive number, got {value!r}")
-    device = torch.device(device)
-    if isinstance(source, PhotoSet):
-        source.check_crop(crop)
-        source = source.to(device)
-        layout = _layout(net, device)
-        net.to(memory_format=layout)
-    net.to(device).train()
+    steps = Training(net, source, Settings(**settings)).__iter__()
+    _streams.add(steps)
+    return steps
 
-    data_generator = torch.Generator().manual_seed(seed)
-    noise_generator = torch.Generator(device).manual_seed(seed + 1)
-    schedule = lr if isinstance(lr, Schedule) else constant(lr)
-    parameters = [p for name, p in net.named_parameters() if not name.endswith("quantiles")]
-    optimizer = torch.optim.Adam(parameters, lr=schedule.start, fused=True)
-    scheme = net.scheme.first if isinstance(net.scheme, TwoStages) else net.scheme
 
-    @torch.enable_grad()  # the gradient mode is the thread's own, and a worker thread starts with its default
-    def one_step(batch: Tensor) -> tuple[float, float, float]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            output = net(batch)
-        loss = rate_distortion(output, batch, lmbda)
-        optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimizer.step()
-        total, rate, distortion = torch.stack([part.detach() for part in loss]).tolist()
-        return total, rate, distortion
+_streams: weakref.WeakSet[Generator] = weakref.WeakSet()
 
-    entropy.set_generator(net, noise_generator)
-    entropy.drop_tables(net)
+
+@atexit.register
+def _close() -> None:
+    """A loop left open when Python ends would free its tensors after torch has gone, and abort the process."""
+    for steps in list(_streams):
+        with suppress(ValueError):  # it is being run, by a thread that ends with the process
+            steps.close()
+
+
+def _fabric(device: torch.device, precision: str) -> Fabric:
+    """Fabric on one device, without the line in which it announces a precision."""
+    devices: Any = [device.index or 0] if device.type == "cuda" else 1
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
     try:
-        for step in range(steps):
-            if isinstance(net.scheme, TwoStages) and step == round(net.scheme.share * steps):
-                scheme = net.scheme.second
-                entropy.set_scheme(net, scheme)
-                for path, part in net.named_modules():
-                    if path.rpartition(".")[2] in ("g_a", "h_a"):  # CompressAI's latent codecs hold h_a further down
-                        part.requires_grad_(False)
-            if step % SOLVE_EVERY == 0:
-                entropy.solve_quantiles(net)
-            temperature = scheme.temperature(step, steps)
-            entropy.set_temperature(net, temperature)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule(step, steps) * min(1.0, (step + 1) / WARM_UP)
-            if isinstance(source, PhotoSet):
-                batch = source.crops(batch_size, crop, data_generator, permute_colours)
-                batch = batch.contiguous(memory_format=layout)
-            else:
-                batch = source.draw(batch_size, data_generator).to(device)
-            total, rate, distortion = one_step(batch)
-            if not math.isfinite(total):
-                raise FloatingPointError(
-                    f"the loss is {total} at step {step + 1}: lower the learning rate, or clip more"
-                )
-            yield Step(step + 1, steps, total, rate, distortion, temperature)
+        return Fabric(accelerator=device.type, devices=devices, precision=PRECISIONS[precision])
     finally:
-        entropy.set_generator(net, None)
-        entropy.solve_quantiles(net)
-        net.requires_grad_(True)
-        net.eval()
+        logger.setLevel(before)
 
 
 def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
@@ -155,54 +314,9 @@ def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if strided and device.type == "cpu" else torch.channels_last
 
 
-@dataclass
-class Run:
-    """A finished training run."""
-
-    net: Codec | ToyTransformCode
-    settings: dict[str, Any]
-    seconds: float
-    history: list[Step] = field(repr=False)
-
-    def to_frame(self):
-        """The history as a pandas table, one row a step."""
-        import pandas as pd
-
-        return pd.DataFrame([vars(step) for step in self.history])
+def _is_quantile(name: str) -> bool:
+    return name.endswith("quantiles")
 
 
-def train(
-    net: Codec | ToyTransformCode,
-    source: PhotoSet | Source,
-    *,
-    lmbda: float,
-    steps: int,
-    out: str | Path | None = None,
-    log: str | Path | None = None,
-    progress: bool | None = None,
-    **settings: Any,
-) -> Run:
-    """Train `net` in place as `stream` does, with a progress bar, and write a checkpoint to `out` at the end.
-
-    log: CSV file that gets a row for each step as it is made, to follow a long run.
-    progress: True or False; None shows the bar on a terminal or in a notebook only.
-    """
-    if out is not None and isinstance(net, ToyTransformCode):
-        raise ValueError("out: the toy is trained in two seconds and has no checkpoint")
-    if out is not None and not hasattr(net, "kind"):
-        raise ValueError("out: takes labkit's own networks; save the state dict of an adopted model yourself")
-    start, history = time.perf_counter(), []
-    hide = None if progress is None else not progress
-    with tqdm(total=steps, unit="step", disable=hide) as bar, open(log or os.devnull, "w", buffering=1) as table:
-        table.write(",".join(f.name for f in fields(Step)) + "\n")
-        for step in stream(net, source, lmbda=lmbda, steps=steps, **settings):
-            history.append(step)
-            table.write(",".join(f"{value:.6g}" for value in vars(step).values()) + "\n")
-            bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
-            bar.update()
-    run = Run(net, {"lmbda": lmbda, "steps": steps, **settings}, time.perf_counter() - start, history)
-    if out is not None and not isinstance(net, ToyTransformCode):
-        net.update()
-        about = {key: str(value) if isinstance(value, Schedule) else value for key, value in run.settings.items()}
-        save_checkpoint(net, out, **about, total_steps=net.info.get("total_steps", 0) + steps)
-    return run
+def _is_table(name: str) -> bool:
+    return name.rpartition(".")[2] in ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
