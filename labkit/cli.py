@@ -135,7 +135,7 @@ def _from_toml(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Of the transforms.  [default: bfloat16 on a GPU, float32 on a CPU]",
+    help="Of the transforms.  [default: bfloat16 where the device multiplies it, a GPU or a CPU with AMX]",
 )
 @click.option("--compile", is_flag=True, help="The transforms by torch.compile.")
 @click.option("--threads", type=int, help="Of a CPU run.  [default: found out by measuring]")
@@ -176,7 +176,7 @@ def train(
     from labkit import datasets, networks, schemes, training
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    precision = precision or ("float32" if device == "cpu" else "bfloat16")
+    precision = precision or training.native_precision(device)
     asked = {"temperature": _schedule(temperature) if temperature else None, "scale_lower_bound": scale_lower_bound}
     chosen = schemes.get(scheme, **{name: value for name, value in asked.items() if value is not None})
     if start:
@@ -499,7 +499,7 @@ def bench_kills(kills: int, steps: int, seed: int) -> None:
 @click.option("--crop", type=click.IntRange(1), default=256)
 @click.option("--batch-size", type=click.IntRange(1), default=8)
 @click.option("--threads", type=click.IntRange(1), default=1)
-@click.option("--workers", type=click.IntRange(0), multiple=True, default=(0, 1, 2), help="Numbers of them to try.")
+@click.option("--workers", type=click.IntRange(0), default=2, help="The most to try.")
 @click.option("--seconds", type=float, default=3.0, help="That each figure is measured for.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
 def bench_data(data, crop, batch_size, threads, workers, seconds, out) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from labkit import evaluation, networks, paths, schemes, surrogates, training
 from labkit.cli import main
 from labkit.container import Container
 from labkit.evaluation import files
+
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def labkit(*arguments):
@@ -146,10 +150,88 @@ def test_lessons_are_laid_out_and_never_overwritten(tmp_path):
     assert notebook.read_text() == "my own work"
 
 
-def test_bench_prints_threads_and_load():
-    done = labkit("bench", "train", "--steps", 1)
-    assert done.exit_code == 0 and "1 thread(s)" in done.output and "toy_2d, 300 steps" in done.output
-    assert torch.get_num_threads() == 1
+def test_a_toml_file_holds_options_and_flags_go_before_them(tmp_path):
+    out = tmp_path / "runs" / "a.safetensors"
+    config = tmp_path / "run.toml"
+    config.write_text(f"""
+        network = "factorized_prior"
+        scheme = "annealed"
+        temperature = "exponential:1:0.1"
+        scale-lower-bound = 0.2
+        lmbda = 0.01
+        steps = 30
+        crop = 64
+        batch-size = 1
+        permute_colours = true
+        ema = 0.9
+        device = "cpu"
+        threads = 1
+        out = "{out}"
+    """)
+    done = labkit("train", config, "--steps", 2, "--seed", 5)
+    assert done.exit_code == 0, done.output
+    assert "2 steps in" in done.output and "with 1 thread" in done.output
+    net, info = training.load_checkpoint(out)
+    told = {"steps": 2, "seed": 5, "crop": 64, "permute_colours": True, "ema": 0.9, "lmbda": 0.01}
+    assert told.items() <= info.items() and info["precision"] == training.native_precision("cpu")
+    assert net.scheme.scale_lower_bound == 0.2 and net.scheme.temperature(1, 2) == pytest.approx(0.1)
+    assert len(out.with_suffix(".csv").read_text().splitlines()) == 3
+
+    before = out.read_bytes()
+    again = labkit("train", config, "--steps", 2, "--seed", 5)
+    assert again.exit_code == 0 and "made before" in again.output and out.read_bytes() == before
+    other = labkit("train", config, "--steps", 3, "--seed", 5)
+    assert other.exit_code == 2 and "is another run's (steps 2, not 3)" in other.output and out.read_bytes() == before
+    fresh = labkit("train", config, "--steps", 3, "--seed", 5, "--fresh")
+    assert fresh.exit_code == 0 and training.load_checkpoint(out)[1]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("stepps = 3", "run.toml: no option is named 'stepps'; did you mean steps"),
+        ("steps = [1, 2]", "run.toml: steps takes one value, got [1, 2]"),
+        ("steps = ", "run.toml is no TOML"),
+        ("lmbda = 'much'", "'much' is not a valid float"),
+        ("config = 'other.toml'", "run.toml: no option is named 'config'"),
+    ],
+)
+def test_a_bad_toml_file_is_named(text, message, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(text)
+    done = labkit("train", config, "--out", tmp_path / "a.safetensors")
+    assert done.exit_code == 2 and message in done.output.splitlines()[-1], done.output
+    absent = labkit("train", tmp_path / "absent.toml")
+    assert absent.exit_code == 2 and "absent.toml: there is no such file" in absent.output
+
+
+def test_readmes_toml_names_options():
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    names = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
+    assert len(names) >= 8 and names <= {option.name for option in main.commands["train"].params}
+
+
+def test_bench_train_prints_ratios_and_writes_them(tmp_path):
+    short = ["--size", "tiny", "--batch-size", 1, "--crop", 64, "--rounds", 1, "--steps", 1, "--seeds", 1, "--learn", 2]
+    done = labkit("bench", "train", *short, "--json", tmp_path / "figures.json")
+    assert done.exit_code == 0 and "cores, load" in done.output and "rounded loss after 2 steps" in done.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    ways = figures["ways"]
+    assert set(ways) == {"compressai", *(f"{way}{p}" for way in ("labkit", "convolutions") for p in ("", " bfloat16"))}
+    assert ways["compressai"]["times_compressai"] == 1
+    for way in ("labkit", "labkit bfloat16"):
+        floor = ways[way.replace("labkit", "convolutions")]
+        assert ways[way]["times_floor"] == pytest.approx(ways[way]["seconds"][0] / floor["seconds"][0])
+        assert ways[way]["threads"] == floor["threads"]
+    # both ways start from the same weights, and two steps at so low a rate change little
+    one, two = figures["losses"]["compressai"][0], figures["losses"]["labkit"][0]
+    assert one == pytest.approx(two, rel=0.02)
+
+
+def test_bench_data_prints_rates_and_writes_them(tmp_path):
+    short = ["--crop", 64, "--batch-size", 2, "--workers", 0, "--seconds", 0.1]
+    done = labkit("bench", "data", *short, "--json", tmp_path / "figures.json")
+    assert done.exit_code == 0 and json.loads((tmp_path / "figures.json").read_text()), done.output
 
 
 def test_bench_surrogates_prints_ratios_and_writes_them(tmp_path):

@@ -4,7 +4,7 @@ from labkit.training.checkpoints import load_checkpoint, load_weights, save_chec
 from labkit.training.losses import Loss, rate_distortion
 from labkit.training.run import Run, train
 from labkit.training.threads import Threads
-from labkit.training.trainer import Settings, Step, Training, stream
+from labkit.training.trainer import Settings, Step, Training, native_precision, stream
 
 __all__ = [
     "Loss",
@@ -15,6 +15,7 @@ __all__ = [
     "Training",
     "load_checkpoint",
     "load_weights",
+    "native_precision",
     "rate_distortion",
     "save_checkpoint",
     "stream",

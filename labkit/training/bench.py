@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from labkit import datasets, networks, paths, schemes
 from labkit.disk import write_whole
-from labkit.training.threads import Threads, cores
+from labkit.training import trainer
+from labkit.training.threads import Threads, cores, keep_memory
 from labkit.training.trainer import Settings, Training
 
 LMBDA, LEARNING_RATE = 0.01, 1e-4
@@ -81,7 +82,8 @@ def documented(task: Task, net: Any) -> Way:
 
 
 def ours(task: Task, net: networks.Codec, precision: str) -> Way:
-    """labkit's trainer as `labkit train` runs it."""
+    """labkit's trainer as `labkit train` runs it, but for the warm-up: both ways learn at the same rate throughout."""
+    trainer.WARM_UP = 1
     settings = Settings(
         lmbda=LMBDA, steps=2**40, batch_size=task.batch_size, crop=task.crop, lr=LEARNING_RATE, seed=task.seed,
         device=task.device, precision=precision,
@@ -97,6 +99,7 @@ def convolutions(task: Task, net: networks.Codec, precision: str) -> Way:
 
     Channels-last, as the trainer has it.
     """
+    keep_memory()
     net = net.to(task.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     autocast = torch.autocast(task.device, torch.bfloat16, enabled=precision == "bfloat16")
     met: list[Callable[[], None]] = []

@@ -23,6 +23,7 @@ from labkit.schedules import Schedule, constant
 from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data
 from labkit.training.losses import rate_distortion
+from labkit.training.threads import keep_memory
 
 Network: TypeAlias = Codec | ToyTransformCode
 
@@ -70,12 +71,7 @@ class Settings:
             raise ValueError(f"ema: takes a decay between 0 and 1, or None, got {self.ema!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: takes {' or '.join(PRECISIONS)}, got {self.precision!r}")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(f"device: takes cpu, cuda or cuda:N, got {self.device!r}") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device: torch finds no GPU for {self.device!r}; cpu is there")
+        _device(self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: a schedule as its text."""
@@ -176,6 +172,7 @@ class Training:
             self.layout = _layout(net, device)
             net.to(memory_format=self.layout)
         net.to(device)
+        keep_memory()
         self.parameters = [p for name, p in net.named_parameters() if p.requires_grad and not _is_quantile(name)]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
@@ -270,6 +267,24 @@ class Training:
                 self.optimizer.state[parameter] = {**zeros, "step": torch.zeros((), device=parameter.device)}
             found |= {f"adam.{i}.{name}": self.optimizer.state[parameter][name] for name in MOMENTS}
         return found | {f"average.{i}": value for i, value in enumerate(self.average)}
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: takes cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: torch finds no GPU for {name!r}; cpu is there")
+    return device
+
+
+def native_precision(device: str) -> str:
+    """bfloat16 where the device multiplies matrices of it, a GPU or a CPU with AMX; float32 elsewhere."""
+    if _device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "bfloat16" if amx and amx() else "float32"
 
 
 def stream(net: Network, source: data.Source, **settings: Any) -> Generator[Step, None, None]:
