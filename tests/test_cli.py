@@ -216,8 +216,9 @@ def test_bench_train_prints_ratios_and_writes_them(tmp_path):
     done = labkit("bench", "train", *short, "--json", tmp_path / "figures.json")
     assert done.exit_code == 0 and "cores, load" in done.output and "rounded loss after 2 steps" in done.output
     figures = json.loads((tmp_path / "figures.json").read_text())
-    ways = figures["ways"]
-    assert set(ways) == {"compressai", *(f"{way}{p}" for way in ("labkit", "convolutions") for p in ("", " bfloat16"))}
+    ways = figures["ways"]["quiet"]
+    both = {f"{way}{precision}" for way in ("labkit", "convolutions") for precision in ("", " bfloat16")}
+    assert set(ways) == {"compressai", "labkit, one thread", *both}
     assert ways["compressai"]["times_compressai"] == 1
     for way in ("labkit", "labkit bfloat16"):
         floor = ways[way.replace("labkit", "convolutions")]

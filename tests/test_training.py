@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 
 import compressai.models
 import numpy as np
@@ -272,3 +274,40 @@ def test_weights_hash_stays_when_the_network_is_used(name):
     with torch.no_grad():
         net(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     assert training.weights_hash(net) == before
+
+
+def test_tensorboard_gets_every_step(train_photos, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    net = networks.factorized_prior("tiny")
+    run = training.train(
+        net, train_photos[:1], lmbda=0.01, steps=3, batch_size=1, crop=64, tensorboard=tmp_path, threads=1
+    )
+    board = events.EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [
+        (step.step, pytest.approx(step.loss)) for step in run.history
+    ]
+
+
+@pytest.mark.slow
+def test_compiled_transforms_train_alike(train_photos):
+    """Within float32's rounding; afterwards the network is as it was."""
+    losses = {}
+    for compiled in (False, True):
+        net = networks.get("factorized_prior", "tiny", schemes.mixed(), seed=2)
+        keys = list(net.state_dict())
+        settings = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "compile": compiled}
+        losses[compiled] = [step.loss for step in training.stream(net, train_photos[:1], steps=5, **settings)]
+        assert list(net.state_dict()) == keys and net.g_a._compiled_call_impl is None
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_a_loop_left_open_does_not_abort_python():
+    code = (
+        "from labkit import datasets, networks, training\n"
+        "steps = training.stream(networks.factorized_prior(), datasets.photos('train')[:1], lmbda=0.01, steps=9,"
+        " batch_size=1, crop=64)\n"
+        "print(next(steps).step)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr[-2000:]

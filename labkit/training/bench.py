@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -81,16 +82,16 @@ def documented(task: Task, net: Any) -> Way:
         yield
 
 
-def ours(task: Task, net: networks.Codec, precision: str) -> Way:
+def ours(task: Task, net: networks.Codec, precision: str, threads: int | None = None) -> Way:
     """labkit's trainer as `labkit train` runs it, but for the warm-up: both ways learn at the same rate throughout."""
     trainer.WARM_UP = 1
     settings = Settings(
         lmbda=LMBDA, steps=2**40, batch_size=task.batch_size, crop=task.crop, lr=LEARNING_RATE, seed=task.seed,
         device=task.device, precision=precision,
     )  # fmt: skip
-    with Threads(None if task.device == "cpu" else torch.get_num_threads()) as threads:
+    with Threads(threads if task.device == "cpu" else torch.get_num_threads()) as chosen:
         for step in Training(net, datasets.photos("train"), settings):
-            threads.timed(step.seconds)
+            chosen.timed(step.seconds)
             yield
 
 
@@ -134,6 +135,7 @@ def convolutions(task: Task, net: networks.Codec, precision: str) -> Way:
 WAYS: dict[str, Callable[[Task, Any], Way]] = {
     "compressai": documented,
     "labkit": lambda task, net: ours(task, net, "float32"),
+    "labkit, one thread": lambda task, net: ours(task, net, "float32", threads=1),
     "convolutions": lambda task, net: convolutions(task, net, "float32"),
     "labkit bfloat16": lambda task, net: ours(task, net, "bfloat16"),
     "convolutions bfloat16": lambda task, net: convolutions(task, net, "bfloat16"),
@@ -211,19 +213,25 @@ def _busy(wanted: bool) -> Iterator[None]:
             process.kill()
 
 
-def compare(task: Task, ways: list[str], rounds: int, steps: int, busy: bool) -> dict[str, dict[str, Any]]:
-    """Seconds of a step, each way `rounds` times in turn, `steps` at a time after as many to warm up."""
-    found: dict[str, dict[str, Any]] = {way: {"seconds": [], "threads": 0} for way in ways}
+def compare(task: Task, ways: list[str], rounds: int, steps: int, busy: bool) -> dict[str, dict[str, dict[str, Any]]]:
+    """Seconds of a step, quiet and, where `busy` asks for it, beside a busy process, by way.
+
+    Each way `rounds` times in turn, `steps` at a time, after some to warm up, in which labkit tries threads.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     with ExitStack() as stack:
         workers = {way: stack.enter_context(_worker(way, task)) for way in ways}
-        stack.enter_context(_busy(busy))
-        for turn in tqdm(range(rounds + 1), unit="round", disable=None, leave=False):
-            for way, worker in workers.items():
-                threads = found[way.replace("convolutions", "labkit")]["threads"] if "convolutions" in way else 0
-                answer = worker(max(steps, 16) if turn == 0 else steps, threads)  # labkit tries threads at first
-                found[way]["threads"] = answer["threads"]
-                if turn:
-                    found[way]["seconds"].append(answer["seconds"] / steps)
+        for load in ["quiet", "busy"] if busy else ["quiet"]:
+            rows = found[load] = {way: {"seconds": [], "threads": 0} for way in ways}
+            with _busy(load == "busy"):
+                for turn in tqdm(range(rounds + 1), desc=load, unit="round", disable=None, leave=False):
+                    for way, worker in workers.items():
+                        like = way.replace("convolutions", "labkit")
+                        threads = rows[like]["threads"] if like != way else 0
+                        answer = worker(steps if turn else max(steps, 24), threads)
+                        rows[way]["threads"] = answer["threads"]
+                        if turn:
+                            rows[way]["seconds"].append(answer["seconds"] / steps)
     return found
 
 
@@ -242,27 +250,29 @@ def print_table(
 ) -> None:
     """Print seconds a step, images a second and ratios, with threads and load, and write them as JSON to `out`."""
     load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
-    beside = ", another process busy" if busy else ""
     print(f"{task.network} {task.size}, {task.batch_size} crops of {task.crop}×{task.crop}, {task.device}")
-    print(f"torch {torch.__version__}, {cores()} cores{load}{beside}; {rounds} rounds of {steps} steps, medians")
+    print(f"torch {torch.__version__}, {cores()} cores{load} at the start; {rounds} rounds of {steps} steps, medians")
     found = compare(task, list(WAYS), rounds, steps, busy)
-    print(f"{'':<24}{'threads':>8}{'s a step':>10}{'images/s':>10}{'× compressai':>14}{'× floor':>9}")
-    for way, row in found.items():
-        floor = found[way.replace("labkit", "convolutions")] if "labkit" in way else None
-        row["times_compressai"] = _ratio(found["compressai"], row)
-        row["times_floor"] = _ratio(row, floor) if floor else None
-        each = statistics.median(row["seconds"])
-        beyond = f"{row['times_floor']:>9.2f}" if floor else ""
-        print(
-            f"{way:<24}{row['threads']:>8}{each:>10.4f}{task.batch_size / each:>10.1f}"
-            f"{row['times_compressai']:>14.2f}{beyond}"
-        )
+    for name, rows in found.items():
+        print(f"{'' if name == 'quiet' else 'beside a busy process':<24}{'threads':>8}{'s a step':>10}", end="")
+        print(f"{'images/s':>10}{'× compressai':>14}{'× floor':>9}")
+        for way, row in rows.items():
+            floor = rows.get(way.replace("labkit", "convolutions")) if "labkit" in way else None
+            row["times_compressai"] = _ratio(rows["compressai"], row)
+            row["times_floor"] = _ratio(row, floor) if floor else None
+            each = statistics.median(row["seconds"])
+            beyond = f"{row['times_floor']:>9.2f}" if floor else ""
+            print(f"{way:<24}{row['threads']:>8}{each:>10.4f}{task.batch_size / each:>10.1f}", end="")
+            print(f"{row['times_compressai']:>14.2f}{beyond}")
+    if busy:
+        slower = _ratio(found["busy"]["labkit"], found["quiet"]["labkit, one thread"])
+        print(f"beside a busy process, labkit takes {slower:.2f} times what a step takes quietly with one thread")
     losses = learned(task, ["compressai", "labkit", "labkit bfloat16"], seeds, learn) if seeds else {}
     for way, values in losses.items():
-        spread = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        spread = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
         print(f"{way:<24}rounded loss after {learn} steps {statistics.mean(values):.4f} ± {spread:.4f}, {seeds} seeds")
     if out:
-        report = {**asdict(task), "busy": busy, "cores": cores(), "load": load, "ways": found, "losses": losses}
+        report = {**asdict(task), "cores": cores(), "load": load, "ways": found, "losses": losses}
         write_whole(out, json.dumps(report, indent=1).encode())
 
 

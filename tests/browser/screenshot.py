@@ -24,6 +24,7 @@ _SETTLED = """() => {
 def shoot(page: Page, path: Path) -> None:
     """One picture as tall as the notebook: the window is made tall enough to hold every cell."""
     for height in (15_000, 15_000, None):  # twice: cells far below are drawn only once they are near
+        page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")  # it may follow the run
         height = height or page.evaluate("""() => {
             const last = [...document.querySelectorAll(".jp-Notebook .jp-Cell")].at(-1);
             return Math.ceil(last.getBoundingClientRect().bottom) + 60;
