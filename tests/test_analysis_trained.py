@@ -90,7 +90,7 @@ def test_rounding_without_centre_against_the_same_by_hand(net, crops, compressai
     assert rows.loc["rate_y", "training"] == pytest.approx(bits_per_pixel(y_likelihood.clamp(min=1e-9), x), rel=1e-5)
     assert rows.loc["rate_z", "training"] == pytest.approx(bits_per_pixel(z_likelihood.clamp(min=1e-9), x), rel=1e-5)
     assert rows.loc["distortion", "mismatch"] == pytest.approx(distortion - rounded, rel=1e-3)
-    assert abs(rows.loc["distortion", "mismatch"]) > 0.5
+    assert abs(rows.loc["distortion", "mismatch"]) > 0.1
 
 
 def test_additive_noise_against_compressais_own_training_forward(net, crops, compressai_net):
