@@ -89,8 +89,22 @@ def test_a_finished_run_is_read_and_not_made_again(train_photos, tmp_path, monke
     net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
     again = run(train_photos, out, net=net)
     assert out.read_bytes() == before and training.weights_hash(net) == training.weights_hash(first.net)
+    assert not net.training and json.dumps(net.info) == json.dumps(first.net.info)
     assert [s.loss for s in again.history] == [s.loss for s in first.history] and again.threads is None
     assert "9 steps in" in str(again) and "made before" in str(again)
+
+
+def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_finished(train_photos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    run(train_photos, whole, ema=0.9)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(training.run, "SAVING", math.inf)
+        patch.setattr(states.Files, "finish", lambda *_: (_ for _ in ()).throw(Stopped()))
+        run(train_photos, out, ema=0.9, save_every=1e-9)
+    assert states.read(tmp_path / "a.safetensors.part")["step"] == 9 and not out.exists()
+    again = run(train_photos, out, ema=0.9)
+    same(whole, out)
+    assert [step.step for step in again.history] == list(range(1, 10))
 
 
 @pytest.mark.parametrize(

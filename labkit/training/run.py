@@ -126,8 +126,8 @@ def train(
     total, history = training.settings.steps, History(training.settings.steps)
     files = states.Files(training, out, fresh) if out is not None else None
     first, earlier, begun = training.step, files.seconds if files else 0.0, time.perf_counter()
-    if first == total:
-        history.extend(_rows(log, first))
+    if files and files.finished:
+        history.extend(_rows(log, total))
         return Run(net, training.settings.to_dict(), earlier, None, history)
     if torch.device(training.settings.device).type != "cpu":
         threads = threads or torch.get_num_threads()

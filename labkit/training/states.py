@@ -26,14 +26,14 @@ FREE = ("device", "workers", "compile")  # settings that say where and how, not 
 class Files:
     """The checkpoint that a run will end in, OUT, and what it goes on from meanwhile, OUT.part.
 
-    Puts `training` back to where OUT.part has it, or to the end where OUT is this run's already. fresh: does not.
-    about: what the run is, as JSON holds it; seconds: that it has taken so far.
+    Puts `training` back to where OUT.part has it, or gives its network OUT's weights where OUT is this run's already. fresh: does not.
+    about: what the run is, as JSON holds it; seconds: that it has taken so far; finished: OUT was there.
 
     Raises ValueError where OUT or OUT.part are another run's, and for a file that is damaged.
     """
 
     def __init__(self, training: Training, out: str | Path, fresh: bool = False):
-        self.training, self.out, self.seconds = training, Path(out), 0.0
+        self.training, self.out, self.seconds, self.finished = training, Path(out), 0.0, False
         self.part = self.out.with_name(f"{self.out.name}.part")
         self.about, self.saved = identity(training), 0
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,8 @@ class Files:
             there = checkpoints.read_info(self.out)
             self.seconds = self._same(self.out, there)["seconds"]
             checkpoints.load_weights(training.net, self.out)
-            training.net.info, training.step = there, training.settings.steps
+            training.net.info, self.finished = there, True
+            training.net.eval()
 
     def _same(self, path: Path, there: dict[str, Any]) -> dict[str, Any]:
         words = {"trained_on": "other images", "started_from": "other first weights", "scheme": "another scheme"}
