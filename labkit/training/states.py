@@ -26,8 +26,9 @@ FREE = ("device", "workers", "compile")  # settings that say where and how, not 
 class Files:
     """The checkpoint that a run will end in, OUT, and what it goes on from meanwhile, OUT.part.
 
-    Puts `training` back to where OUT.part has it, or gives its network OUT's weights where OUT is this run's already. fresh: does not.
-    about: what the run is, as JSON holds it; seconds: that it has taken so far; finished: OUT was there.
+    Puts `training` back to where OUT.part has it, or gives its network the weights of OUT where that is this run's
+    already. fresh: does neither. about: what the run is, as JSON holds it; seconds: that it has taken so far; finished:
+    OUT was there.
 
     Raises ValueError where OUT or OUT.part are another run's, and for a file that is damaged.
     """
