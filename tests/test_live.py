@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import labkit as lk
+from labkit.live import plot as live_plot
 from labkit.live.engine import Cancelled, Engine
+from labkit.live.panel import Result, choice, switch
 
 PATIENCE = 20  # seconds after which something that waits has failed
 
@@ -414,6 +416,77 @@ def test_a_chart_can_show_the_mean_of_the_last_steps():
     assert len(_trailing_mean(np.array([]), 2)) == 0
 
 
+def _plot():
+    first = live_plot.Axes("a", lines=[live_plot.Line("one", ghost=True), live_plot.Line("two", mode="markers")])
+    second = live_plot.Axes("b", log_x=True, range_x=(0.1, 10), lines=[live_plot.Line("bars", mode="bars")])
+    return live_plot.Plot([first, second], width=500, height=300)
+
+
+def test_a_plot_changes_the_lines_named_and_no_others():
+    plot = _plot()
+    plot.show({"one": ([0, 1], [2, 3]), "bars": (["rate", "loss"], [1, 2])}, label="a < b")
+    plot.show({"two": ([5], [6], [0.5])})
+    assert [each.tolist() for each in plot.points("one")] == [[0, 1], [2, 3]]
+    assert [each.tolist() for each in plot.points("two")] == [[5], [6]]
+    assert plot.points("bars")[0].tolist() == ["rate", "loss"]
+    assert plot.label == "a < b" and "a &lt; b" in plot.widget.children[1].value
+    with pytest.raises(KeyError, match="three"):
+        plot.show({"three": ([0], [0])})
+
+
+def test_a_plot_keeps_the_run_before_behind_it():
+    plot = _plot()
+    plot.show({"one": ([0, 1], [2, 3])})
+    plot.keep_as_ghost()
+    plot.show({"one": ([0, 1], [4, 5])})
+    ghosts = [trace for trace in plot.figure.data if trace.name == "one, run before"]
+    assert len(ghosts) == 1 and list(ghosts[0].y) == [2, 3] and not ghosts[0].showlegend
+    assert plot.points("one")[1].tolist() == [4, 5]
+
+
+def test_a_plot_draws_a_still_of_what_it_shows():
+    plot = _plot()
+    empty = np.asarray(plot.still())
+    plot.show({"one": ([0, 1], [2, 3]), "two": ([5], [6]), "bars": ([0.1, 1.0], [1, 2])})
+    assert empty.shape == (300, 500, 3) and not np.array_equal(empty, np.asarray(plot.still()))
+
+
+def test_a_plot_refuses_what_it_cannot_draw():
+    with pytest.raises(ValueError, match="two lines have the name 'one'"):
+        live_plot.Plot([live_plot.Axes(lines=[live_plot.Line("one"), live_plot.Line("one")])])
+    with pytest.raises(ValueError, match=r"mode: takes lines, markers.*got 'dots'"):
+        live_plot.Line("one", mode="dots")
+    with pytest.raises(ValueError, match="ghost: bars have none"):
+        live_plot.Line("one", mode="bars", ghost=True)
+
+
+class Wave(live_plot.PlotPanel):
+    def __init__(self):
+        axes = live_plot.Axes(lines=[live_plot.Line("sine", ghost=True)])
+        controls = {"pitch": choice("pitch f", (1.0, 2.0), 1.0), "loud": switch("loud", True)}
+        super().__init__(controls=controls, plot=live_plot.Plot([axes]))
+
+    def job(self, settings):
+        t = np.linspace(0, 1, 50)
+        wave = np.sin(6 * settings["pitch"] * t)
+        for n in range(1, 51):
+            yield lambda n=n: live_plot.PlotFrame({"sine": (t[:n], wave[:n])}, n / 50, f"point {n}", "A sine wave.")
+        return Result(settings, np.zeros(0), loss=float(wave[-1]), seconds=0.0)
+
+
+def test_a_plot_panel_shows_the_last_frame_and_keeps_the_run_before():
+    panel = Wave()
+    first = panel.run(PATIENCE, loud=False)
+    panel.run(PATIENCE, pitch=2.0)
+    assert np.allclose(panel.plot.points("sine")[1], np.sin(12 * np.linspace(0, 1, 50)), atol=1e-6)
+    assert np.allclose(panel.plot.figure.data[0].y, np.sin(6 * np.linspace(0, 1, 50)), atol=1e-6)
+    assert panel.status.status["before"] == f"run before (f = 1, loud = off): {first}"
+    with pytest.raises(ValueError, match="loud: got 3, takes True, False"):
+        panel.run(PATIENCE, loud=3)
+    assert panel._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
+    panel.close()
+
+
 def test_cells_are_painted_apart():
     from labkit.live.toy import _paint
 
@@ -456,6 +529,41 @@ def test_the_codec_panel_trains_a_copy_and_measures_both(codec, pictures):
     assert result.standard_error >= 0
     assert codec.canvas.picture.pixels.shape == (256, 2 * 256 + 8, 4)
     assert codec.canvas.picture.label.startswith("A crop of two")
+
+
+def test_the_codec_panel_measures_what_training_sees(pictures):
+    panel = lk.live.codec_panel(
+        weights=lk.networks.mean_scale_hyperprior("tiny").eval(),
+        photos=pictures,
+        test=pictures,
+        steps=1,
+        schemes={"rounding": lambda t, b: lk.schemes.straight_through(scale_lower_bound=b), "noisy": _noisy},
+        controls=("scheme", "scale_lower_bound", "temperature", "end", "shape"),
+    )
+    still = panel.run(PATIENCE, scheme="rounding", scale_lower_bound=0.3)
+    assert np.allclose(still.seen, still.after) and still.mismatch == pytest.approx((0, 0), abs=1e-6)
+    assert still.net.scheme.scale_lower_bound == 0.3
+    noisy = panel.run(PATIENCE, scheme="noisy", shape="exponential", temperature=0.5, end=0.1)
+    assert not np.allclose(noisy.seen, noisy.after)
+    rates = [lk.evaluation.surrogate_losses(noisy.net, pictures[i : i + 1])[0] for i in range(3)]
+    assert np.allclose(rates, noisy.seen)
+    gap = np.array(rates) - lk.evaluation.rounded_losses(noisy.net, pictures)
+    assert noisy.mismatch == pytest.approx((gap[:, 0].mean(), (gap @ [1, 0.0067]).mean()))
+    schedule = noisy.net.scheme.temperature
+    assert (schedule(0, 10), schedule(9, 10)) == pytest.approx((0.5, 0.1))
+    panel.close()
+
+
+def _noisy(temperature, scale_lower_bound):
+    return lk.schemes.annealed(temperature=temperature, scale_lower_bound=scale_lower_bound)
+
+
+def test_the_codec_panel_refuses_what_it_has_not(pictures):
+    given = {"weights": lk.networks.mean_scale_hyperprior("tiny").eval(), "photos": pictures, "test": pictures}
+    with pytest.raises(ValueError, match="no control is named 'lambda'; did you mean lmbda"):
+        lk.live.codec_panel(controls=("lambda",), **given)
+    with pytest.raises(ValueError, match="no scheme is named 'anealed'; did you mean annealed"):
+        lk.live.codec_panel(schemes=("anealed",), **given)
 
 
 def test_the_codec_panel_stops_in_time(pictures):

@@ -13,7 +13,7 @@ from labkit.evaluation.curves import (
     save_table,
     to_frame,
 )
-from labkit.evaluation.evaluator import Report, evaluate, rounded_losses
+from labkit.evaluation.evaluator import Report, evaluate, rounded_losses, surrogate_losses
 from labkit.evaluation.metrics import decibels, ms_ssim, psnr
 from labkit.evaluation.refinement import Coding, Refined, refine, refine_all, replaced_latents
 
@@ -40,5 +40,6 @@ __all__ = [
     "replaced_latents",
     "rounded_losses",
     "save_table",
+    "surrogate_losses",
     "to_frame",
 ]

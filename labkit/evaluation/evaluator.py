@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from labkit import __version__
+from labkit import __version__, entropy
 from labkit.datasets import PhotoSet
 from labkit.evaluation import bitstream, metrics
+from labkit.lending import mixed
 from labkit.networks import Codec
 from labkit.training import rate_distortion, weights_hash
 
@@ -192,12 +193,26 @@ def rounded_losses(net: Codec, images: PhotoSet) -> list[tuple[float, float]]:
     """(bits per pixel, 255² · MSE) of each image with rounded latents, without the entropy coder: the test loss at any
     λ is rate + λ · distortion. Quicker than `evaluate`; the network is left in evaluation mode."""
     net.eval()
+    return [_losses(net, image) for image in images]
+
+
+@torch.no_grad()
+def surrogate_losses(net: Codec, images: PhotoSet, seed: int = 0) -> list[tuple[float, float]]:
+    """As `rounded_losses`, with the scheme's surrogates instead of rounding, at the temperature that the network has
+    and with one draw of noise: what training sees. The network is left in evaluation mode."""
     losses = []
-    for image in images:
-        x = image.to(_device(net))[None]
-        padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
-        output = net(padded)
-        bits = rate_distortion(output, padded, 1.0).rate.item() * padded[0, 0].numel()
-        x_hat = F.pad(output["x_hat"], unpadding).clamp(0, 1)
-        losses.append((bits / x[0, 0].numel(), 255**2 * torch.mean((x_hat - x) ** 2).item()))
+    for index, image in enumerate(images):
+        entropy.set_generator(net.train(), torch.Generator(_device(net)).manual_seed(mixed(seed, index)))
+        losses.append(_losses(net, image))
+    entropy.set_generator(net.eval(), None)
     return losses
+
+
+def _losses(net: Codec, image: Tensor) -> tuple[float, float]:
+    """Bits per pixel and 255² · MSE of one image, in the mode that the network is in."""
+    x = image.to(_device(net))[None]
+    padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
+    output = net(padded)
+    bits = rate_distortion(output, padded, 1.0).rate.item() * padded[0, 0].numel()
+    x_hat = F.pad(output["x_hat"], unpadding).clamp(0, 1)
+    return bits / x[0, 0].numel(), 255**2 * torch.mean((x_hat - x) ** 2).item()

@@ -5,7 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_HOME = {"Engine": "engine", "Panel": "panel", "toy_panel": "toy", "codec_panel": "codec"}
+_HOME = {
+    "Engine": "engine",
+    "Panel": "panel",
+    "toy_panel": "toy",
+    "codec_panel": "codec",
+    "mismatch_panel": "mismatch",
+    "risk_panel": "risk",
+    "annealing_panel": "annealing",
+    "bound_panel": "bound",
+    "means_panel": "means",
+    "tradeoff_panel": "tradeoff",
+    "adoption_panel": "adoption",
+}
 
 if TYPE_CHECKING:
     from labkit.live.codec import codec_panel

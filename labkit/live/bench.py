@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from labkit.disk import write_whole
 from labkit.live.codec import codec_panel
 from labkit.live.engine import Engine
-from labkit.live.panel import Panel
+from labkit.live.retraining import RetrainingPanel
 from labkit.live.toy import toy_panel
 
 STEPS = 10**6  # more than any run here makes: each is superseded or cancelled
@@ -57,7 +57,7 @@ def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
         write_whole(out, json.dumps({**about, "rows": rows}, indent=1).encode())
 
 
-def measure(panel: Panel, rounds: int) -> list[dict[str, Any]]:
+def measure(panel: RetrainingPanel, rounds: int) -> list[dict[str, Any]]:
     """One row a figure: median and worst of the rounds, what bare steps give, and the median over that.
 
     Bare steps and the panel take turns, so that a drift of the machine's speed meets both. Each time stands beside one
@@ -85,7 +85,7 @@ def measure(panel: Panel, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _bare_steps(panel: Panel) -> list[float]:
+def _bare_steps(panel: RetrainingPanel) -> list[float]:
     """Seconds of training steps of the panel's own job, so of its network, batch and crop; no view of it is drawn."""
     steps, ends = panel.job(panel.settings), []
     for _ in range(BARE + 3):  # the first set up and warm up
@@ -95,7 +95,7 @@ def _bare_steps(panel: Panel) -> list[float]:
     return [end - start for start, end in pairwise(ends[2:])]
 
 
-def _round(panel: Panel, seen: Seen, lmbdas: list[float], pauses: list[float]) -> tuple[float, ...]:
+def _round(panel: RetrainingPanel, seen: Seen, lmbdas: list[float], pauses: list[float]) -> tuple[float, ...]:
     """TIMES and RATES from idle to idle: a change, a change in that run, a cancel, these two after a pause each."""
     run = panel.status.status["run"]
     changed = time.perf_counter()
@@ -114,7 +114,7 @@ def _round(panel: Panel, seen: Seen, lmbdas: list[float], pauses: list[float]) -
     return *(1000 * each for each in times), (FRAMES - 2) / span, (last[2] - second[2]) / span
 
 
-def _frames(panel: Panel, seen: Seen, run: int, n: int) -> Seen:
+def _frames(panel: RetrainingPanel, seen: Seen, run: int, n: int) -> Seen:
     """The first n frames of a run, once they are there; raises the run's error."""
     while len(found := [frame for frame in seen if frame[1] == run]) < n:
         if panel.state == "error":

@@ -44,6 +44,16 @@ class Canvas(anywidget.AnyWidget):
         super().__init__(width=width, cloud=_bytes(cloud))
         self.picture: Picture | None = None
 
+    @property
+    def widget(self) -> Canvas:
+        """Itself: a canvas is one widget."""
+        return self
+
+    @property
+    def label(self) -> str:
+        """The text alternative of what it shows."""
+        return self.picture.label if self.picture else ""
+
     def show(self, picture: Picture, run: int = 0) -> None:
         """Draw a picture, which belongs to the run of that number."""
         self.picture = picture

@@ -5,23 +5,36 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from labkit import datasets, evaluation, networks, schedules, schemes, training
+from labkit.checks import check_name
 from labkit.live.canvas import Canvas, Picture
 from labkit.live.chart import LossChart
 from labkit.live.engine import View
-from labkit.live.panel import Frame, Panel, Result, Settings, choice, menu
+from labkit.live.panel import Result, Settings, choice, menu
+from labkit.live.retraining import RetrainingPanel, TrainingFrame
 from labkit.networks.codecs import first_stage
 
+CONTROLS = ("lmbda", "temperature", "end", "shape", "scheme", "scale_lower_bound", "photo")
+SHAPES = {
+    "constant": lambda start, end: schedules.constant(start),
+    "linear": schedules.linear,
+    "exponential": schedules.exponential,
+    "cosine": schedules.cosine,
+}
+BOUNDS = (0.04, 0.07, 0.11, 0.15, 0.2, 0.3, 0.45, 0.7)
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
-TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+
+MakeScheme = Callable[[schedules.Schedule, float], schemes.Scheme]
 
 _CROP = 256  # pixels a side: of the crop on show, and of training crops
 _GAP = 8  # transparent pixels between the original and the reconstruction
@@ -34,16 +47,29 @@ class CodecResult(Result):
     """A fine-tuned codec against the weights it came from, both with real rounding and at the run's λ.
 
     before, after: float64 (photographs, 2), bits per pixel and 255² · MSE of each test photograph.
+    seen: the same after training, with the training surrogate in place of rounding (one draw, at the last temperature).
     """
 
     before: np.ndarray
     after: np.ndarray
+    seen: np.ndarray
     net: networks.Codec
+
+    @property
+    def mismatch(self) -> tuple[float, float]:
+        """What training sees less what rounding gives, mean over the test photographs: bits per pixel, and the loss."""
+        gap = (self.seen - self.after).mean(axis=0)
+        return float(gap[0]), float(gap @ [1.0, self.lmbda])
+
+    @property
+    def lmbda(self) -> float:
+        """The λ that it was trained for."""
+        return self.net.info["lmbda"]
 
     @property
     def falls(self) -> np.ndarray:
         """By how much the rounded loss of each test photograph fell."""
-        return (self.before - self.after) @ [1.0, self.settings["lmbda"]]
+        return (self.before - self.after) @ [1.0, self.lmbda]
 
     @property
     def fall(self) -> float:
@@ -65,61 +91,79 @@ class CodecResult(Result):
         )
 
 
-class CodecPanel(Panel):
+class CodecPanel(RetrainingPanel):
     """See `codec_panel`."""
 
     def __init__(
         self,
         *,
-        lmbda: float,
-        temperature: float,
+        controls: Sequence[str],
+        schemes: Sequence[str] | Mapping[str, MakeScheme],
         weights: networks.Codec | None,
         photos: datasets.PhotoSet | None,
         test: datasets.PhotoSet | None,
         steps: int,
         seconds: float,
         seed: int,
+        **values: Any,
     ) -> None:
         self._weights, self._steps, self._seconds, self._seed = weights, steps, seconds, seed
         self._photos = datasets.photos("train") if photos is None else photos
         self._test = datasets.photos("test") if test is None else test
         self._test.check_crop(_CROP)
         self._names = [Path(name).stem for name in self._test.names]
+        self._schemes = schemes if isinstance(schemes, Mapping) else {name: _preset(name) for name in schemes}
         self._shipped: dict[float, networks.Codec] = {}
         self._measured: dict[networks.Codec, np.ndarray] = {}
-        start = self._start(lmbda)  # so that missing weights are told of here, not in the first run
+        start = self._start(values["lmbda"])  # so that missing weights are told of here, not in the first run
+        values["scale_lower_bound"] = values["scale_lower_bound"] or first_stage(start.scheme).scale_lower_bound
+        values |= {"photo": self._names[0], "scheme": next(iter(self._schemes))}
+        self._fixed = values
+        every = {
+            "lmbda": lambda: choice("tradeoff λ", LMBDAS, values["lmbda"]),
+            "temperature": lambda: choice("temperature τ", TEMPERATURES, values["temperature"]),
+            "end": lambda: choice("last τ", TEMPERATURES, values["end"]),
+            "shape": lambda: menu("shape", list(SHAPES), values["shape"]),
+            "scheme": lambda: menu("scheme", list(self._schemes), values["scheme"]),
+            "scale_lower_bound": lambda: choice("scale bound", BOUNDS, values["scale_lower_bound"]),
+            "photo": lambda: menu("photograph", self._names, values["photo"]),
+        }
+        for name in controls:
+            check_name("controls: no control", name, every)
         super().__init__(
-            controls={
-                "lmbda": choice("tradeoff λ", LMBDAS, lmbda),
-                "temperature": choice("temperature τ", TEMPERATURES, temperature),
-                "photo": menu("photograph", self._names, self._names[0]),
-            },
+            controls={name: every[name]() for name in controls},
             canvas=Canvas(width=2 * _CROP + _GAP),
             chart=LossChart(title="bpp + λ · 255² · MSE", width=430, height=300, window=10),
         )
-        self.canvas.show(self._draw(start, self.settings))
+        self.canvas.show(self._draw(start, self._values(self.settings)))
+
+    def _values(self, settings: Settings) -> Settings:
+        """The settings, and what has no control."""
+        return {**self._fixed, **settings}
 
     def job(self, settings: Settings) -> Generator[View, None, CodecResult]:
         begun = time.perf_counter()
-        start = self._start(settings["lmbda"])
+        values = self._values(settings)
+        lmbda = values["lmbda"]
+        start = self._start(lmbda)
         net = copy.deepcopy(start)
-        bound = first_stage(start.scheme).scale_lower_bound
-        net.set_scheme(schemes.annealed(temperature=settings["temperature"], scale_lower_bound=bound))
+        temperature = SHAPES[values["shape"]](values["temperature"], values["end"])
+        net.set_scheme(self._schemes[values["scheme"]](temperature, values["scale_lower_bound"]))
         losses: list[float] = []
 
-        def view(words: str = "") -> Frame:
+        def view(words: str = "") -> TrainingFrame:
             words = words or f"step {len(losses)} of {self._steps}"
-            return Frame(np.array(losses), len(losses) / self._steps, words, self._draw(net, settings))
+            return TrainingFrame(np.array(losses), len(losses) / self._steps, words, self._draw(net, values))
 
         yield view  # what the weights it starts from make of the crop
         if (
             isinstance(net, networks.MeanScaleHyperprior) and "lmbda" in start.info
         ):  # the step that suits the new λ at high rate; training does the rest
-            net.scale_latents(math.sqrt(settings["lmbda"] / start.info["lmbda"]))
+            net.scale_latents(math.sqrt(lmbda / start.info["lmbda"]))
         for step in training.stream(
             net,
             self._photos,
-            lmbda=settings["lmbda"],
+            lmbda=lmbda,
             steps=self._steps,
             batch_size=_BATCH,
             crop=_CROP,
@@ -131,16 +175,19 @@ class CodecPanel(Panel):
             yield view
             if time.perf_counter() - begun > self._seconds:
                 break
+        net.info["lmbda"] = lmbda
         if start not in self._measured:
             self._measured[start] = yield from self._losses(start, view, "measuring the weights it started from")
         after = yield from self._losses(net, view, "measuring what came of it")
+        seen = yield from self._losses(net, view, "measuring what training sees of it", evaluation.surrogate_losses)
         return CodecResult(
             settings=settings,
             losses=np.array(losses),
-            loss=float((after @ [1.0, settings["lmbda"]]).mean()),
+            loss=float((after @ [1.0, lmbda]).mean()),
             seconds=time.perf_counter() - begun,
             before=self._measured[start],
             after=after,
+            seen=seen,
             net=net,
         )
 
@@ -153,12 +200,16 @@ class CodecPanel(Panel):
         return self._shipped[lmbda]
 
     def _losses(
-        self, net: networks.Codec, view: Callable[[str], Frame], words: str
+        self,
+        net: networks.Codec,
+        view: Callable[[str], TrainingFrame],
+        words: str,
+        measure: Callable[[networks.Codec, datasets.PhotoSet], list[tuple[float, float]]] = evaluation.rounded_losses,
     ) -> Generator[View, None, np.ndarray]:
         """Rate and distortion of every test photograph, with a chance to stop after each."""
         rows = []
         for i in range(len(self._test)):
-            rows += evaluation.rounded_losses(net, self._test[i : i + 1])
+            rows += measure(net, self._test[i : i + 1])
             yield lambda: view(words)
         return np.array(rows)
 
@@ -186,6 +237,11 @@ def codec_panel(
     *,
     lmbda: float = 0.0067,
     temperature: float = 0.5,
+    end: float = 0.05,
+    shape: str = "constant",
+    scale_lower_bound: float | None = None,
+    controls: Sequence[str] = ("lmbda", "temperature", "photo"),
+    schemes: Sequence[str] | Mapping[str, MakeScheme] = ("annealed",),
     weights: networks.Codec | None = None,
     photos: datasets.PhotoSet | None = None,
     test: datasets.PhotoSet | None = None,
@@ -202,13 +258,22 @@ def codec_panel(
     A run ends after `steps`, or after `seconds` of training if that comes first; then every test photograph is measured
     with the weights it started from and with what came of them (see CodecResult).
 
-    lmbda and temperature are taken from the sliders' values, LMBDAS and TEMPERATURES; weights: an image codec to start
-    from instead of the shipped ones; photos, test: other photographs to train on and to measure. Raises ValueError
-    where no weights are shipped, or a test photograph is smaller than the crop.
+    controls: which of CONTROLS the panel shows; what is not shown stays at its argument. lmbda, temperature, end (the
+    last temperature of a schedule of that shape, see SHAPES) and scale_lower_bound (None is the weights' own) are taken
+    from the sliders' values, LMBDAS, TEMPERATURES and BOUNDS. schemes: names of presets, or functions that make a
+    scheme from a temperature and a scale lower bound, under labels; a run takes the first until another is chosen.
+    weights: an image codec to start from instead of the shipped ones; photos, test: other photographs to train on and
+    to measure. Raises ValueError for an unknown control or scheme, where no weights are shipped, or a test photograph
+    is smaller than the crop.
     """
     return CodecPanel(
         lmbda=lmbda,
         temperature=temperature,
+        end=end,
+        shape=shape,
+        scale_lower_bound=scale_lower_bound,
+        controls=controls,
+        schemes=schemes,
         weights=weights,
         photos=photos,
         test=test,
@@ -216,6 +281,19 @@ def codec_panel(
         seconds=seconds,
         seed=seed,
     )
+
+
+def _preset(name: str) -> MakeScheme:
+    """A preset as a function of temperature and bound; those that have no temperature do without."""
+    check_name("schemes: no scheme", name, schemes.names())
+
+    def make(temperature: schedules.Schedule, scale_lower_bound: float) -> schemes.Scheme:
+        fields: dict[str, Any] = {"scale_lower_bound": scale_lower_bound}
+        if name != "soft_then_hard":
+            fields["temperature"] = temperature
+        return schemes.get(name, **fields)
+
+    return make
 
 
 def _centre(image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What all live panels share: controls, a status line, a canvas, a loss chart, and a run engine under them.
+"""What all live panels share: controls, a status line, screens that show something, and a run engine under them.
 
 A panel is a view on its engine. Everything it can do in a browser it can do from Python:
 
@@ -9,35 +9,48 @@ A panel is a view on its engine. Everything it can do in a browser it can do fro
     panel.cancel();  panel.history;  panel.close()
 
 A subclass gives `job(settings)`, a generator that yields after each training step, as described in `engine`; its views
-return Frames, and its result is a Result.
+return what its `draw` puts on the screens, and its result is a Result. There are two kinds: over a canvas and a loss
+curve (`retraining`), and over a plot (`plot`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ipywidgets
 import numpy as np
 from PIL import Image, ImageDraw
 
-from labkit.live.canvas import Canvas, Picture, png
-from labkit.live.chart import LossChart
+from labkit.live.canvas import png
 from labkit.live.engine import Cancelled, Engine, Run, View
 from labkit.live.status import Status
 
 Settings = dict[str, Any]
 
+_GREEK = {"λ": "lambda", "τ": "tau", "σ": "sigma", "μ": "mu"}  # Pillow's own font has none
 
-@dataclass(frozen=True)
-class Frame:
-    """What there is to see after a step: the losses so far, progress from 0 to 1, a few words on it, a picture."""
 
-    losses: np.ndarray
-    progress: float
-    text: str
-    picture: Picture
+class Frame(Protocol):
+    """What there is to see after a step; `progress` from 0 to 1, `text` a few words on it."""
+
+    @property
+    def progress(self) -> float: ...
+    @property
+    def text(self) -> str: ...
+
+
+class Screen(Protocol):
+    """Something that shows: a canvas, a plot."""
+
+    @property
+    def widget(self) -> ipywidgets.Widget: ...
+    @property
+    def label(self) -> str:
+        """What one would say to somebody who cannot see it."""
+
+    def still(self) -> Image.Image: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,9 +58,12 @@ class Result:
     """What every panel's run comes to. `str(result)` is the line that the panel shows."""
 
     settings: Settings
-    losses: np.ndarray  # training loss, one a step
+    losses: np.ndarray  # training loss, one a step; empty where nothing is trained
     loss: float  # with real rounding, on test data
     seconds: float
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.3f}"
 
     def __repr__(self) -> str:
         return str(self)  # in a notebook, too, one line says more than all the fields
@@ -77,11 +93,16 @@ def menu(label: str, values: Sequence[str], value: str) -> ipywidgets.Dropdown:
     )
 
 
-class Panel:
-    """Controls, a status line, a canvas and a chart over one engine."""
+def switch(label: str, value: bool) -> ipywidgets.Checkbox:
+    """A box to tick."""
+    return ipywidgets.Checkbox(value=value, description=label, indent=False, layout={"width": "max-content"})
 
-    def __init__(self, controls: dict[str, ipywidgets.Widget], canvas: Canvas, chart: LossChart) -> None:
-        self.controls, self.canvas, self.chart = controls, canvas, chart
+
+class Panel:
+    """Controls and a status line over screens and one engine."""
+
+    def __init__(self, controls: dict[str, ipywidgets.Widget], screens: Sequence[Screen]) -> None:
+        self.controls, self.screens = controls, tuple(screens)
         self.engine = Engine(self._job, listener=self._show)
         self._asked = self.settings  # what the newest run was asked for; at first, what needs no run
         self._setting = False  # True while the panel itself moves its controls
@@ -102,14 +123,26 @@ class Panel:
             [
                 ipywidgets.HBox([*controls.values(), ipywidgets.HBox([self._again, self._cancel])], layout=wrap),
                 self.status,
-                ipywidgets.HBox([canvas, chart.figure], layout=wrap),
+                ipywidgets.HBox([screen.widget for screen in self.screens], layout=wrap),
             ]
         )
         self.widget.add_class("labkit-panel")
         self._say(None)
 
+    # What a subclass gives; the engine calls the last three under its lock
+
     def job(self, settings: Settings) -> Generator[View, None, Result]:
         raise NotImplementedError
+
+    def draw(self, frame: Any, run: Run) -> None:
+        """Put what a view returned on the screens."""
+        raise NotImplementedError
+
+    def keep_as_ghost(self, run: Run) -> None:
+        """Put a run that is done behind the one whose first frame is due."""
+
+    def finish(self, run: Run) -> None:
+        """Put the result of a run that is done on the screens."""
 
     # From Python
 
@@ -174,12 +207,11 @@ class Panel:
     def _show(self, run: Run, frame: Frame | None) -> None:
         if frame is not None:
             if self._drawn is not run and self._ghost is not None:
-                self.chart.keep_as_ghost(self._ghost.result.losses, self._ghost.result.loss)
+                self.keep_as_ghost(self._ghost)
             self._drawn, self._frame = run, frame
-            self.canvas.show(frame.picture, run.number)
-            self.chart.show(frame.losses)
+            self.draw(frame, run)
         if run.state == "done":
-            self.chart.show(run.result.losses, run.result.loss)
+            self.finish(run)
         self._say(run)
         if run.state == "done":
             self._ghost = run
@@ -219,29 +251,38 @@ class Panel:
     def _check(self, name: str, value: Any) -> None:
         if name not in self.controls:
             raise ValueError(f"{name}: not a setting of this panel, which takes {', '.join(self.controls)}")
-        options = self.controls[name].options
-        takes = [each for _, each in options] if isinstance(options[0], tuple) else options
+        control = self.controls[name]
+        takes = [True, False]
+        if not isinstance(control, ipywidgets.Checkbox):
+            takes = [each[1] if isinstance(each, tuple) else each for each in control.options]
         if value not in takes:
             raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(str, takes))}")
 
     def _words(self, settings: Settings) -> str:
-        """τ = 0.5, λ = 5: the last word of each control's label, and its value."""
-        symbols = {name: control.description.split()[-1] for name, control in self.controls.items()}
+        """τ = 0.5, λ = 5, zero-centre = on: the last word of a control's label, all of a switch's, and the value."""
+        symbols = {
+            name: control.description if isinstance(control, ipywidgets.Checkbox) else control.description.split()[-1]
+            for name, control in self.controls.items()
+        }
         return ", ".join(f"{symbols[name]} = {_short(value)}" for name, value in settings.items())
 
     # Where there is no browser
 
     def still(self) -> Image.Image:
-        """The panel as a picture: canvas, chart, and the status line."""
-        canvas, chart = self.canvas.still(), self.chart.still()
+        """The panel as a picture: its screens, and the status line."""
+        stills = [screen.still() for screen in self.screens]
         status = self.status.status
         lines = [f"{self._words(self.settings)}  ·  {status['state']}", status["result"], status["before"]]
-        image = Image.new("RGB", (canvas.width + chart.width + 30, max(canvas.height, chart.height) + 70), "white")
-        image.paste(canvas, (10, 60))
-        image.paste(chart, (canvas.width + 20, 60))
+        width = sum(still.width + 10 for still in stills) + 10
+        image = Image.new("RGB", (width, max(still.height for still in stills) + 70), "white")
+        left = 10
+        for still in stills:
+            image.paste(still, (left, 60))
+            left += still.width + 10
         draw = ImageDraw.Draw(image)
         for row, line in enumerate(lines):
-            line = line.replace("λ", "lambda").replace("τ", "tau")  # Pillow's own font has no Greek
+            for letter, word in _GREEK.items():
+                line = line.replace(letter, word)
             draw.text((10, 4 + 18 * row), line, fill="#333333", font_size=13)
         return image
 
@@ -258,6 +299,8 @@ def _rounded(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -271,4 +314,4 @@ def _one_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".strip().split("\n")[0]
 
 
-__all__ = ["Cancelled", "Frame", "Panel", "Picture", "Result", "choice", "menu"]
+__all__ = ["Cancelled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch"]

@@ -13,7 +13,8 @@ from labkit import datasets, networks, schedules, schemes, training
 from labkit.live.canvas import Canvas, Picture
 from labkit.live.chart import LossChart
 from labkit.live.engine import View
-from labkit.live.panel import Frame, Panel, Result, Settings, choice, menu
+from labkit.live.panel import Result, Settings, choice, menu
+from labkit.live.retraining import RetrainingPanel, TrainingFrame
 
 TEMPERATURES = (0.04, 0.06, 0.09, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 LMBDAS = (0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -43,7 +44,7 @@ class ToyResult(Result):
         )
 
 
-class ToyPanel(Panel):
+class ToyPanel(RetrainingPanel):
     """See `toy_panel`."""
 
     def __init__(self, *, temperature: float, lmbda: float, scheme: str, steps: int, seed: int) -> None:
@@ -65,9 +66,9 @@ class ToyPanel(Panel):
         net = self._network(settings)
         losses: list[float] = []
 
-        def view(resolution: int = _MOVING) -> Frame:
+        def view(resolution: int = _MOVING) -> TrainingFrame:
             words = f"step {len(losses)} of {self._steps}"
-            return Frame(np.array(losses), len(losses) / self._steps, words, self._draw(net, resolution))
+            return TrainingFrame(np.array(losses), len(losses) / self._steps, words, self._draw(net, resolution))
 
         for step in training.stream(
             net,
