@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from labkit import course, networks
 from labkit.course import exercises, record
@@ -79,7 +80,7 @@ def test_solution_passes_and_is_what_is_shown(key):
     assert exercise.check(exercise.answer).state == "passed"
     shown = str(exercise.solution())
     assert shown.startswith("def ") and exercise.answer.__name__ in shown
-    namespace = {"torch": torch, "math": math}
+    namespace = {"torch": torch, "math": math, "np": np, "stats": stats}  # what set-up cells import
     exec(shown, namespace)  # the text itself is a solution
     assert exercise.check(namespace[exercise.answer.__name__])
 
@@ -228,6 +229,8 @@ def test_guess_of_a_number():
 
 
 def test_prediction_shows_a_widget_and_a_text():
+    share = course.predict("07.2", "How much?", low=0.0, high=40.0)
+    assert (share._control.min, share._control.max, share._control.value) == (0.0, 40.0, 0.0)
     bundle = course.predict("01.1", "Which?", ["left", "right"])._repr_mimebundle_()
     assert bundle["text/plain"] == "Which? (left / right)"
     assert "application/vnd.jupyter.widget-view+json" in bundle

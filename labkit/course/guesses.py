@@ -67,7 +67,9 @@ def predict(
     whole = all(isinstance(each, int) for each in (low, high, step or 1))
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     start = before if isinstance(before, int | float) and low <= before <= high else low
-    control = kind(start, low, high, step or (1 if whole else (high - low) / 100), continuous_update=False)
+    control = kind(
+        value=start, min=low, max=high, step=step or (1 if whole else (high - low) / 100), continuous_update=False
+    )
     return Prediction(key, question, control, f"({low:g} to {high:g})")
 
 

@@ -1,0 +1,77 @@
+// Two pictures of one thing in one frame, and a divider between them: left of it is the first picture, right of it the
+// second. It moves by mouse and finger on the picture, and by the arrow keys on the slider below.
+
+function imageOf(frame, pixels) {
+  const image = new OffscreenCanvas(frame.width, frame.height);
+  const rgba = new Uint8ClampedArray(pixels.buffer.slice(pixels.byteOffset, pixels.byteOffset + pixels.byteLength));
+  image.getContext("2d").putImageData(new ImageData(rgba, frame.width, frame.height), 0, 0);
+  return image;
+}
+
+function render({ model, el }) {
+  const figure = document.createElement("figure");
+  figure.className = "labkit-canvas labkit-divider";
+  figure.innerHTML = `
+    <canvas role="img"></canvas>
+    <input type="range" min="0" max="100" step="1" value="50" aria-label="divider between the two pictures">
+    <figcaption></figcaption>`;
+  el.append(figure);
+  const [canvas, slider, captions] = figure.children;
+  let images = [];
+
+  function paint() {
+    if (!images.length) return;
+    const context = canvas.getContext("2d");
+    const at = Math.round((canvas.width * slider.value) / 100);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(images[0], 0, 0, canvas.width, canvas.height);
+    context.save();
+    context.beginPath();
+    context.rect(at, 0, canvas.width - at, canvas.height);
+    context.clip();
+    context.drawImage(images[1], 0, 0, canvas.width, canvas.height);
+    context.restore();
+    context.fillStyle = "#ffffff"; // a white line with dark edges shows on every picture
+    context.fillRect(at - 1, 0, 2, canvas.height);
+    context.fillStyle = "#000000";
+    context.fillRect(at - 2, 0, 1, canvas.height);
+    context.fillRect(at + 1, 0, 1, canvas.height);
+  }
+
+  function draw() {
+    const frame = model.get("frame");
+    if (!frame.width) return;
+    const wide = model.get("width");
+    const scale = window.devicePixelRatio || 1;
+    figure.style.width = `${wide}px`;
+    canvas.width = Math.round(wide * scale);
+    canvas.height = Math.round((wide * scale * frame.height) / frame.width);
+    images = [imageOf(frame, frame.first), imageOf(frame, frame.second)];
+    paint();
+    canvas.setAttribute("aria-label", frame.label);
+    captions.replaceChildren(...frame.captions.map((text) => {
+      const caption = document.createElement("span");
+      caption.textContent = text;
+      return caption;
+    }));
+    canvas.dataset.run = frame.run; // which run these pictures belong to
+  }
+
+  function follow(event) {
+    if (event.type === "pointermove" && !event.buttons) return;
+    const box = canvas.getBoundingClientRect();
+    slider.value = (100 * (event.clientX - box.left)) / box.width;
+    paint();
+  }
+
+  slider.addEventListener("input", paint);
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    follow(event);
+  });
+  canvas.addEventListener("pointermove", follow);
+  model.on("change:frame", draw);
+  draw();
+}
+
+export default { render };

@@ -1,0 +1,48 @@
+"""Lesson 07's exercises: the same mistakes in other words, and other right answers."""
+
+import numpy as np
+import pytest
+from bjontegaard import bd_rate
+from scipy import stats
+
+from labkit import course
+from labkit.course import record
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(record, "_memory", None)
+
+
+def _interval(values, quantile=0.975, ddof=1):
+    n = len(values)
+    return np.mean(values), stats.t.ppf(quantile, n - 1) * np.std(values, ddof=ddof) / n**0.5
+
+
+LOOKALIKES = [
+    ("07.1", lambda ra, pa, rb, pb: bd_rate(rb, pb, ra, pa, method="pchip", min_overlap=0), "The anchor is a"),
+    ("07.1", lambda ra, pa, rb, pb: (rb[0] + rb[1]) / (ra[0] + ra[1]) * 100 - 100, "compares nothing"),
+    ("07.1", lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100, "in percent"),
+    (
+        "07.1",
+        lambda ra, pa, rb, pb: 100 * np.log1p(bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100),
+        "mean of the log",
+    ),
+    ("07.2", lambda a, b: _interval([x - y for x, y in zip(a, b, strict=True)]), "The sign is b − a"),
+    ("07.2", lambda a, b: _interval(b - a, quantile=0.95), "2.5% on either side"),
+    ("07.2", lambda a, b: _interval(b - a, ddof=0), "ddof=1"),
+    ("07.2", lambda a, b: ((b - a).mean(), 1.959964 * stats.sem(b - a)), "not the normal"),
+]
+
+
+@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
+def test_the_same_mistake_in_other_words(key, wrong, fragment):
+    verdict = course.exercise(key).check(wrong)
+    assert verdict.state == "failed" and fragment in verdict.message
+
+
+def test_other_right_answers_pass():
+    assert course.exercise("07.1").check(lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0))
+    assert course.exercise("07.2").check(lambda a, b: _interval(b - a))
+    assert course.exercise("07.2").check(lambda a, b: list(_interval(np.asarray(b) - a)))
