@@ -41,14 +41,22 @@ def main() -> None:
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="Lay the lessons out in this folder, and stop.")
 @click.option("--no-browser", is_flag=True, help="Serve the lessons without opening a browser.")
 @click.option("--port", type=int, help="Port of the server (JupyterLab's own choice by default).")
-def lessons(folder: Path | None, no_browser: bool, port: int | None) -> None:
+@click.option("--export", "site", type=click.Path(path_type=Path), help="Run the lessons, write them as pages there.")
+def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path | None) -> None:
     """Open JupyterLab on the lessons.
 
     In a checkout the lessons open where they lie. An installed labkit lays them out in ./labkit-lessons first, and
-    never overwrites a notebook that is there.
+    never overwrites a notebook that is there. With --export it runs copies of them instead, and writes pages that can
+    be read without a kernel and without a network.
     """
     from labkit import paths
 
+    if site is not None:
+        from labkit.course.export import export
+
+        first, *others = export(site)
+        click.echo(f"{first}: a map of {len(others)} pages")
+        return
     source = paths.lessons()
     installed = source.is_relative_to(Path(labkit.__file__).parent)
     target = folder or (Path("labkit-lessons") if installed else source)
@@ -445,6 +453,35 @@ def study_example(samples: int, seed: int) -> None:
     worked_example.print_tables(samples=samples, seed=seed)
 
 
+@study.command("pilot")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("data/results/pilot.parquet"))
+@click.option("--work", type=click.Path(path_type=Path), default=Path("pilot-runs"), help="Folder for the runs.")
+@click.option("--steps", type=click.IntRange(1), default=100, help="Of every run.")
+@click.option("--seeds", type=click.IntRange(1), default=3)
+@click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
+@click.option("--threads", type=click.IntRange(1), default=1)
+def study_pilot(out: Path, work: Path, steps: int, seeds: int, data: str | None, threads: int) -> None:
+    """Two networks at three λ, fine-tuned with five schemes, and coded: a row for each run and photograph.
+
+    One that was stopped or killed goes on when the same command is given again. With fewer --seeds, the table of what
+    is there already.
+    """
+    import torch
+
+    from labkit import datasets, evaluation
+    from labkit.study import Grid, Pilot
+
+    if out.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{out}: takes a name that ends in .csv or .parquet")
+    torch.set_num_threads(threads)
+    photos = datasets.training_images(data) if data else datasets.photos("train")
+    command = f"labkit study pilot --steps {steps} --seeds {seeds} --threads {threads}" + " --data FOLDER" * bool(data)
+    table = Pilot(Grid(seeds=seeds, steps=steps), work, photos, command=command).table()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    evaluation.save_table(table, out)
+    click.echo(f"{out}: {len(table)} rows")
+
+
 @main.group()
 def bench() -> None:
     """Measure this machine; every command prints its threads and load."""
@@ -518,6 +555,18 @@ def bench_live(rounds, threads, out) -> None:
     from labkit.live import bench as benchmark
 
     benchmark.print_table(rounds, threads, out)
+
+
+@bench.command("soak")
+@click.option("--panel", default="annealing", show_default=True, help="Its name, as in lk.live.<name>_panel.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=20, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_soak(panel, minutes, seed, out) -> None:
+    """Move a live panel's controls at random for a long while; watch memory, threads and errors."""
+    from labkit.live import soak
+
+    soak.print_table(panel, minutes, seed, out)
 
 
 @bench.command("evaluate")

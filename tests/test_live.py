@@ -591,3 +591,22 @@ def test_a_slider_move_improves_on_the_shipped_weights_within_15_seconds(lmbda):
     panel.close()
     assert result.fall > 2 * result.standard_error
     assert result.seconds < 15
+
+
+def test_a_soak_counts_what_happened(monkeypatch):
+    from labkit.live import soak
+
+    monkeypatch.setattr(soak, "PAUSES", (0.01, 0.05))
+    found = soak.soak(Wave(), 1.5, seed=1)
+    assert found["moves"] > 10 and found["done"] > 0 and found["errors"] == 0 and found["threads_left"] == 0
+    assert found["growth"] == pytest.approx(found["memory_after"] - found["memory_before"])
+
+    class Fails(Wave):
+        def job(self, settings):
+            raise ArithmeticError("the loss went through the roof")
+            yield
+
+    found = soak.soak(Fails(), 0.5, seed=1)
+    assert found["errors"] > 0 and found["error"] == "the loss went through the roof"
+    with pytest.raises(ValueError, match="no panel is named 'ton'; did you mean toy"):
+        soak.print_table("ton", 1, 0)

@@ -44,9 +44,16 @@ class LossChart(Plot):
         if test_loss is not None:
             end = np.array([len(curve)]), np.array([test_loss])
         steps = np.arange(1, len(curve) + 1)
-        self.show({"training": (steps, curve), "test, rounded": end})
+        self.show({"training": (steps, curve), "test, rounded": end}, _in_words(curve, test_loss))
         if test_loss is not None:
             self.settle()
+
+
+def _in_words(curve: np.ndarray, test_loss: float | None) -> str:
+    if not len(curve):
+        return ""
+    said = f"Training loss over {len(curve)} steps, from {curve[0]:.3g} to {curve[-1]:.3g}"
+    return f"{said}; at its end the rounded test loss, {test_loss:.3g}." if test_loss is not None else f"{said}."
 
 
 def _trailing_mean(losses: np.ndarray, window: int) -> np.ndarray:

@@ -17,19 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import ipywidgets
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from labkit.live.canvas import png
 from labkit.live.engine import Cancelled, Engine, Run, View
 from labkit.live.status import Status
 
 Settings = dict[str, Any]
-
-_GREEK = {"λ": "lambda", "τ": "tau", "σ": "sigma", "μ": "mu"}  # Pillow's own font has none
 
 
 class Frame(Protocol):
@@ -98,6 +97,13 @@ def switch(label: str, value: bool) -> ipywidgets.Checkbox:
     return ipywidgets.Checkbox(value=value, description=label, indent=False, layout={"width": "max-content"})
 
 
+def takes(control: ipywidgets.Widget) -> list[Any]:
+    """The values that a control can have."""
+    if isinstance(control, ipywidgets.Checkbox):
+        return [False, True]
+    return [each[1] if isinstance(each, tuple) else each for each in control.options]
+
+
 class Panel:
     """Controls and a status line over screens and one engine."""
 
@@ -111,6 +117,7 @@ class Panel:
         self._ghost: Run | None = None  # the last run that was done
 
         self.status = Status()
+        self.status.on_msg(self._refresh)
         small = {"width": "max-content"}
         self._again = ipywidgets.Button(description="Run again", icon="refresh", layout=small)
         self._cancel = ipywidgets.Button(description="Cancel", icon="stop", layout=small, disabled=True)
@@ -199,6 +206,13 @@ class Panel:
             self._asked = self.settings
             self.engine.submit(self._asked)
 
+    def _refresh(self, _: Any, message: dict[str, Any], __: Any) -> None:
+        """A page has drawn a plot for the first time, and may have missed what went out meanwhile."""
+        if message == {"kind": "drawn"}:
+            with self.engine.lock:
+                for screen in self.screens:
+                    getattr(screen, "refresh", lambda: None)()
+
     # To the browser: only the engine calls this, under its lock
 
     def _job(self, settings: Settings) -> Generator[View, None, Result]:
@@ -251,12 +265,9 @@ class Panel:
     def _check(self, name: str, value: Any) -> None:
         if name not in self.controls:
             raise ValueError(f"{name}: not a setting of this panel, which takes {', '.join(self.controls)}")
-        control = self.controls[name]
-        takes = [True, False]
-        if not isinstance(control, ipywidgets.Checkbox):
-            takes = [each[1] if isinstance(each, tuple) else each for each in control.options]
-        if value not in takes:
-            raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(str, takes))}")
+        values = takes(self.controls[name])
+        if value not in values:
+            raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(str, values))}")
 
     def _words(self, settings: Settings) -> str:
         """τ = 0.5, λ = 5, zero-centre = on: the last word of a control's label, all of a switch's, and the value."""
@@ -281,9 +292,7 @@ class Panel:
             left += still.width + 10
         draw = ImageDraw.Draw(image)
         for row, line in enumerate(lines):
-            for letter, word in _GREEK.items():
-                line = line.replace(letter, word)
-            draw.text((10, 4 + 18 * row), line, fill="#333333", font_size=13)
+            draw.text((10, 4 + 18 * row), line, fill="#333333", font=_font())
         return image
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -291,6 +300,13 @@ class Panel:
         if self.state == "idle":
             self._ask()
         return {**self.widget._repr_mimebundle_(), "image/png": png(self.still())}
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """One with Greek letters and arrows, which Pillow's own lacks."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)
 
 
 def _rounded(value: Any) -> Any:
@@ -314,4 +330,4 @@ def _one_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".strip().split("\n")[0]
 
 
-__all__ = ["Cancelled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch"]
+__all__ = ["Cancelled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch", "takes"]

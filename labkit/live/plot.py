@@ -165,6 +165,16 @@ class Plot:
         if len(points) > 2:
             trace.error_y = {"array": _column(points[2]), "color": trace.marker.color or INK, "thickness": 1.2}
 
+    def refresh(self) -> None:
+        """Send every line again, for a page that was still drawing the empty plot when they went out."""
+        lines = [(trace.x, trace.y) for trace in self.figure.data]
+        with self.figure.batch_update():  # plotly sends only what differs from what it has
+            for trace in self.figure.data:
+                trace.x = trace.y = []
+        with self.figure.batch_update():
+            for trace, (x, y) in zip(self.figure.data, lines, strict=True):
+                trace.x, trace.y = x, y
+
     def still(self) -> Image.Image:
         """The same plot by Matplotlib, on white, for wherever there is no browser."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -175,8 +185,10 @@ class Plot:
         rows = -(-len(self.axes) // self._columns)
         for place, each in enumerate(self.axes):
             drawn = page.add_subplot(rows, self._columns, place + 1)
-            bars = [line.name for line in each.lines if line.mode == "bars"]
+            bars = [line.name for line in each.lines if line.mode == "bars" and len(self.points(line.name)[0])]
             for number, line in enumerate(each.lines):
+                if line.mode == "bars" and line.name not in bars:
+                    continue
                 if line.mode == "bars":
                     beside = (bars.index(line.name) + 0.5) / len(bars) - 0.5
                     _draw_bars(drawn, self.figure.data[self._index[line.name][0]], line, number, beside, 1 / len(bars))
@@ -294,13 +306,13 @@ def _draw(drawn: Any, trace: Any, line: Line, number: int, ghost: bool) -> None:
 
 def _draw_bars(drawn: Any, trace: Any, line: Line, number: int, beside: float, share: float) -> None:
     """Bars that share their places with those of other lines: `beside` off the middle, in widths of a place."""
-    if trace.x is None or not len(trace.x):
-        return
     x, y = np.asarray(trace.x), np.asarray(trace.y)
     words = x.dtype.kind not in "fiu"
     place = np.arange(len(x)) if words else x
     room = 0.85 * (np.diff(np.sort(place)).min() if len(place) > 1 else 1.0)
     name = line.name if line.legend else None
-    drawn.bar(place + beside * room, y, width=share * room, color=_colour(line, number), alpha=0.8, label=name)
+    hatch = ("", "//", "xx", "..", "\\\\", "--")[number % 6]
+    look = {"color": _colour(line, number), "alpha": 0.8, "hatch": hatch, "edgecolor": "white"}
+    drawn.bar(place + beside * room, y, width=share * room, label=name, **look)
     if words:
         drawn.set_xticks(place, list(x))

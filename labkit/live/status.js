@@ -36,8 +36,23 @@ function render({ model, el }) {
     requestAnimationFrame(() => nameSliders(root.closest(".labkit-panel"))); // after the sliders have written theirs
   }
 
+  // Plotly takes a while to load and to draw, and loses what is sent meanwhile: ask for it when it is there.
+  const asked = new WeakSet();
+  const watch = setInterval(() => {
+    if (!root.isConnected) return;
+    for (const plot of root.closest(".labkit-panel")?.querySelectorAll(".js-plotly-plot") ?? []) {
+      if (!plot.calcdata || asked.has(plot)) continue;
+      asked.add(plot);
+      setTimeout(() => model.send({ kind: "drawn" }), 500);
+    }
+  }, 250);
+
   model.on("change:status", update);
   update();
+  return () => {
+    clearInterval(watch);
+    model.off("change:status", update);
+  };
 }
 
 export default { render };

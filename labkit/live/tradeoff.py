@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ class TradeoffPanel(Panel):
                 rates.append(report.mean["bpp"])
                 qualities_so_far.append(report.mean["psnr"])
                 points[_NAMES[each]] = (list(rates), list(qualities_so_far))
-                yield lambda each=each: view(f"coding the photograph with {_NAMES[each]}")
+                yield partial(view, f"coding the photograph with {_NAMES[each]}")
         before = self._coded(start, name)
         points["as shipped"] = ([before["bpp"]], [before["psnr"]])
         yield lambda: view("coding it with the weights it started from")

@@ -77,10 +77,10 @@ class Run:
         means = {name: sum(getattr(step, name) for step in last) / max(1, len(last)) for name in Step.COLUMNS[1:4]}
         told = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
         how = f" with {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ", made before"
-        return (
-            f"{self.settings['steps']} steps in {self.seconds:.0f} s{how}, {self.waited:.1%} of it waiting for data; "
-            f"over the last {len(last)}: {told}"
-        )
+        made = f"{self.settings['steps']} steps in {self.seconds:.0f} s{how}"
+        if not last:
+            return made
+        return f"{made}, {self.waited:.1%} of it waiting for data; over the last {len(last)}: {told}"
 
     def to_frame(self):
         """The history as a pandas table, one row a step."""

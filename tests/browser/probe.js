@@ -1,5 +1,5 @@
 // What a person at the screen would see, and when. Nothing here asks the kernel: the state is read from the page, and a
-// plot has changed when its pixels (canvas) or its curve's path (plotly) differ from what they were.
+// plot has changed when its pixels (canvas) or its paths (plotly) differ from what they were.
 
 window.probe = {
   events: [], // {at, what, run, state}, in the order the page showed them; a test empties it as it likes
@@ -7,6 +7,7 @@ window.probe = {
   watch(panel) {
     const status = panel.querySelector(".labkit-status");
     const canvas = panel.querySelector(".labkit-canvas canvas");
+    const plot = panel.querySelector(".js-plotly-plot");
     const note = (what, element) =>
       this.events.push({ at: performance.now(), what, run: Number(element.dataset.run), state: status.dataset.state });
     const observe = (element, names, callback) =>
@@ -15,19 +16,29 @@ window.probe = {
     panel.addEventListener("keydown", () => note("key", status), true);
     panel.addEventListener("click", () => note("click", status), true);
 
-    let pixels = fingerprint(canvas);
-    observe(canvas, ["data-run"], () => {
-      note("drawn", canvas); // set by every drawing, changed or not
-      const now = fingerprint(canvas);
-      if (now !== pixels) note("picture", canvas);
-      pixels = now;
-    });
-    let path = curve(panel);
-    panel.querySelector(".js-plotly-plot").on("plotly_afterplot", () => {
-      const now = curve(panel);
-      if (now !== path) note("curve", status);
-      path = now;
-    });
+    if (canvas) {
+      let pixels = fingerprint(canvas);
+      observe(canvas, ["data-run"], () => {
+        note("drawn", canvas); // set by every drawing, changed or not
+        const now = fingerprint(canvas);
+        if (now !== pixels) {
+          note("picture", canvas);
+          note("change", canvas);
+        }
+        pixels = now;
+      });
+    }
+    if (plot) {
+      let paths = curves(plot);
+      plot.on("plotly_afterplot", () => {
+        const now = curves(plot);
+        if (now !== paths) {
+          note("curve", status);
+          note("change", status);
+        }
+        paths = now;
+      });
+    }
   },
 };
 
@@ -38,8 +49,9 @@ function fingerprint(canvas) {
   return hash;
 }
 
-function curve(panel) {
-  return [...panel.querySelectorAll(".scatterlayer path.js-line")].map((path) => path.getAttribute("d")).join();
+function curves(plot) {
+  const drawn = plot.querySelectorAll(".scatterlayer path, .barlayer path");
+  return [...drawn].map((path) => path.getAttribute("d") + (path.getAttribute("transform") ?? "")).join();
 }
 
 probe.watch(document.querySelector(".labkit-panel"));

@@ -1,0 +1,256 @@
+"""Exercises of lesson 02: mismatch from samples, what noise charges, a temperature for a tolerated mismatch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from labkit.course.exercises import Exercise
+
+# 02.1: mismatch from samples
+
+
+def mismatch_from_samples(y, y_tilde, bits, lmbda):
+    """Mean loss that training sees, less the mean loss of the rounded latents."""
+    y_hat = torch.round(y)
+    rate = bits(y_tilde) - bits(y_hat)
+    distortion = (y_tilde - y) ** 2 - (y_hat - y) ** 2
+    return torch.mean(rate + lmbda * distortion)
+
+
+class _GaussianBits:
+    """−log₂ of the mass that a Gaussian of scale σ gives to the unit interval around a latent."""
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def __call__(self, y):
+        distance = torch.as_tensor(y, dtype=torch.float64).abs()
+        edges = [torch.special.ndtr((side - distance) / self.sigma) for side in (0.5, -0.5)]
+        return -torch.log2(edges[0] - edges[1])
+
+
+def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor, _GaussianBits, float]:
+    rng = np.random.default_rng(seed)
+    sigma, temperature = rng.uniform(0.3, 0.6), rng.uniform(0.5, 1)
+    y = rng.normal(0, sigma, 400)
+    y_tilde = y + temperature * rng.uniform(-0.5, 0.5, y.shape)
+    return torch.from_numpy(y), torch.from_numpy(y_tilde), _GaussianBits(sigma), float(rng.uniform(2, 9))
+
+
+def _one_latent_at_a_time(y: torch.Tensor, y_tilde: torch.Tensor, bits: _GaussianBits, lmbda: float) -> float:
+    """The two losses apart, each by a loop, with error functions in place of the codec's own."""
+
+    def code_length(latent: float) -> float:
+        low, high = ((abs(latent) + side) / (bits.sigma * math.sqrt(2)) for side in (-0.5, 0.5))
+        return -math.log2((math.erfc(low) - math.erfc(high)) / 2)
+
+    losses = {"training": 0.0, "test": 0.0}
+    for latent, seen in zip(y.tolist(), y_tilde.tolist(), strict=True):
+        for name, value in (("training", seen), ("test", math.floor(latent + 0.5))):
+            losses[name] += code_length(value) + lmbda * (value - latent) ** 2
+    return (losses["training"] - losses["test"]) / len(y)
+
+
+def _test_less_training(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.mean(bits(y_hat) - bits(y_tilde) + lmbda * ((y_hat - y) ** 2 - (y_tilde - y) ** 2))
+
+
+def _test_does_not_round(y, y_tilde, bits, lmbda):
+    return torch.mean(bits(y_tilde) - bits(y) + lmbda * (y_tilde - y) ** 2)
+
+
+def _error_against_the_rounded(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.mean(bits(y_tilde) - bits(y_hat) + lmbda * (y_tilde - y_hat) ** 2)
+
+
+def _without_lambda(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.mean(bits(y_tilde) - bits(y_hat) + (y_tilde - y) ** 2 - (y_hat - y) ** 2)
+
+
+def _training_loss_alone(y, y_tilde, bits, lmbda):
+    return torch.mean(bits(y_tilde) + lmbda * (y_tilde - y) ** 2)
+
+
+def _summed(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.sum(bits(y_tilde) - bits(y_hat) + lmbda * ((y_tilde - y) ** 2 - (y_hat - y) ** 2))
+
+
+# 02.2: what noise charges
+
+
+def noise_rate(sigma):
+    """Mean of the bits −log₂ q(ỹ), where ỹ = y + u has the density q itself: a sum over a fine grid."""
+    step = 0.002
+    y = torch.arange(-10 * sigma - 1, 10 * sigma + 1, step, dtype=torch.float64)
+    q = torch.special.ndtr((0.5 - y.abs()) / sigma) - torch.special.ndtr((-0.5 - y.abs()) / sigma)
+    q = q[q > 0]
+    return -(q * torch.log2(q)).sum() * step
+
+
+def _scale(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(0.15, 0.35)),)
+
+
+def _entropy(sigma: float, offset: float) -> float:
+    """Bits of ⌊y⌉ for a Gaussian whose mean lies `offset` off an integer."""
+    k = np.arange(-30, 31)
+    edges = [0.5 * math.erfc(-(each - offset) / (sigma * math.sqrt(2))) for each in np.append(k - 0.5, 30.5)]
+    p = np.diff(edges)
+    return -float(np.sum(p[p > 1e-15] * np.log2(p[p > 1e-15])))
+
+
+def _mean_over_the_grid(sigma: float) -> float:
+    """Noise is rounding on a grid at a random place, so its rate is the mean entropy over all places."""
+    return float(np.mean([_entropy(sigma, (i + 0.5) / 64 - 0.5) for i in range(64)]))
+
+
+def _rounded_rate(sigma):
+    return _entropy(sigma, 0.0)
+
+
+def _entropy_of_y(sigma):
+    return 0.5 * math.log2(2 * math.pi * math.e * sigma**2)
+
+
+def _entropy_of_a_gaussian_as_wide(sigma):
+    return 0.5 * math.log2(2 * math.pi * math.e * (sigma**2 + 1 / 12))
+
+
+def _noise_rate_in_nats(sigma):
+    return _mean_over_the_grid(sigma) * math.log(2)
+
+
+def _weighted_by_the_density_of_y(sigma):
+    y = np.linspace(-9 * sigma, 9 * sigma, 4001)
+    p = np.exp(-0.5 * (y / sigma) ** 2)
+    return float(p @ _GaussianBits(sigma)(y).numpy() / p.sum())
+
+
+# 02.3: a temperature for a tolerated mismatch
+
+
+def temperature(sigma, bits):
+    """Solve bits = ½ · log₂(e)/(σ² + 1/12) · τ²/12 for τ."""
+    curvature = math.log2(math.e) / (sigma**2 + 1 / 12)
+    return math.sqrt(12 * bits / (curvature / 2))
+
+
+def _tolerated(seed: int) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    sigma, share = rng.uniform(0.9, 1.8), rng.uniform(0.3, 0.9)
+    return float(sigma), float(share**2 * math.log2(math.e) / 24 / (sigma**2 + 1 / 12))
+
+
+def _temperature_by_bisection(sigma: float, bits: float) -> float:
+    """The exact rate mismatch of sua, by a sum over latents, solved for τ."""
+    reach = 1000 * math.ceil(7 * sigma)
+    y = (np.arange(-reach, reach) + 0.5) / 1000  # steps end at the integers, and at the half-integers between
+    density = np.exp(-0.5 * (y / sigma) ** 2)
+    density /= density.sum()
+    lower = np.floor(y)
+    cost = _GaussianBits(sigma)
+    down, up, rounded = (cost(each).numpy() for each in (lower, lower + 1, np.floor(y + 0.5)))
+
+    def gap(tau: float) -> float:
+        chance = np.clip((y - lower - 0.5) / tau + 0.5, 0, 1)
+        return float(density @ ((1 - chance) * down + chance * up - rounded))
+
+    low, high = 1e-3, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gap(middle) < bits else (low, middle)
+    return (low + high) / 2
+
+
+def _tau(sigma: float, bits: float, factor: float = 1.0, widening: float = 1 / 12) -> float:
+    return math.sqrt(24 * bits * (sigma**2 + widening) / math.log2(math.e) * factor)
+
+
+def _temperature_squared(sigma, bits):
+    return _tau(sigma, bits) ** 2
+
+
+def _bits_as_nats(sigma, bits):
+    return _tau(sigma, bits, math.log2(math.e))
+
+
+def _without_the_half(sigma, bits):
+    return _tau(sigma, bits, 0.5)
+
+
+def _variance_of_tau(sigma, bits):
+    return _tau(sigma, bits, 1 / 12)
+
+
+def _without_the_cell(sigma, bits):
+    return _tau(sigma, bits, widening=0.0)
+
+
+EXERCISES = (
+    Exercise(
+        key="02.1",
+        title="Mismatch, from samples",
+        difficulty=1,
+        importance=3,
+        minutes=8,
+        clue="Write the loss of one latent as a function of what stands in for it. Call it with ỹ, and with ⌊y⌉; the "
+        "source sample stays y in both.",
+        answer=mismatch_from_samples,
+        cases=_samples,
+        oracle=_one_latent_at_a_time,
+        misconceptions={
+            _test_less_training: "The sign is turned round: mismatch is training minus test.",
+            _test_does_not_round: "Your test loss is that of y itself. At test the codec rounds, and pays for it.",
+            _error_against_the_rounded: "Your error lies between ỹ and ŷ. Training compares ỹ with y, and the test ŷ.",
+            _without_lambda: "You left out λ: an error is worth λ bits a squared step.",
+            _training_loss_alone: "This is the training loss. Take off what the same latents cost when rounded.",
+            _summed: "This is the sum over the samples. Mismatch is a mean, of one latent.",
+        },
+    ),
+    Exercise(
+        key="02.2",
+        title="What noise charges",
+        difficulty=2,
+        importance=2,
+        minutes=12,
+        clue="y + u has the density q(t) = Φ((t + ½)/σ) − Φ((t − ½)/σ), and costs −log₂ q. So the mean is an integral "
+        "of one function, −q log₂ q. A sum over a grid of step 0.002 will do; leave out points where q is zero.",
+        answer=noise_rate,
+        cases=_scale,
+        oracle=_mean_over_the_grid,
+        misconceptions={
+            _rounded_rate: "This is what the rounded latents cost. Asked for is what training through noise charges.",
+            _entropy_of_y: "This is the differential entropy of y. Training scores y + u, whose density is wider.",
+            _entropy_of_a_gaussian_as_wide: "y + u is no Gaussian: take its own density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
+            _noise_rate_in_nats: "Your rate is in nats. Bits need the logarithm to base 2.",
+            _weighted_by_the_density_of_y: "You averaged over y. The bits are those of y + u, so weigh by its density.",
+        },
+    ),
+    Exercise(
+        key="02.3",
+        title="A temperature for a tolerated mismatch",
+        difficulty=2,
+        importance=2,
+        minutes=10,
+        clue="sua has the distortion (1 + τ²)/12, so its mismatch of distortion is τ²/12. Multiply by half the "
+        "curvature of the bits, and solve for τ.",
+        answer=temperature,
+        cases=_tolerated,
+        oracle=_temperature_by_bisection,
+        tolerance=5e-3,
+        misconceptions={
+            _temperature_squared: "This is τ². Take the root.",
+            _bits_as_nats: "A factor log₂ e is missing in the curvature: the rate is in bits, not in nats.",
+            _without_the_half: "The ½ of the second-order term is missing.",
+            _variance_of_tau: "You took τ² as the mismatch of distortion; noise of width τ has the variance τ²/12.",
+            _without_the_cell: "You took σ² for the variance of what is scored; the cell adds its 1/12.",
+        },
+    ),
+)

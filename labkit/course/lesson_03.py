@@ -1,0 +1,263 @@
+"""Exercises of lesson 03: the risk of a gradient, the exact slope, the batch size where two surrogates draw level."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from labkit.course.exercises import Exercise
+
+# 03.1: bias, spread and risk
+
+
+def gradient_risk(gradients, exact, n):
+    """Bias and standard deviation of one sample's gradient, and the risk of the mean over a batch of n."""
+    bias = gradients.mean() - exact
+    std = gradients.std()
+    return bias, std, bias**2 + std**2 / n
+
+
+def _sampled_gradients(seed: int) -> tuple[torch.Tensor, float, int]:
+    rng = np.random.default_rng(seed)
+    gradients = torch.from_numpy(rng.normal(2.0, rng.uniform(10, 20), 4000))
+    return gradients, float(gradients.mean()) - float(rng.uniform(0.3, 0.6)), int(rng.choice([16, 64, 256]))
+
+
+def _risk_by_differences(gradients: torch.Tensor, exact: float, n: int) -> tuple[float, float, float]:
+    """The variance as half the mean squared difference of two samples; the risk from the mean squared error of one."""
+    error = gradients.numpy() - exact
+    bias = math.fsum(error) / len(error)
+    pairs = sum(float(np.sum((error - np.roll(error, shift)) ** 2)) for shift in range(1, len(error)))
+    variance = pairs / 2 / len(error) / (len(error) - 1)
+    return bias, variance**0.5, float(np.mean(error**2)) / n + bias**2 * (1 - 1 / n)
+
+
+def _of_one_sample(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), bias**2 + gradients.var()
+
+
+def _with_the_std(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), bias**2 + gradients.std() / n
+
+
+def _with_the_std_of_a_batch(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), bias**2 + gradients.std() / math.sqrt(n)
+
+
+def _with_the_bare_bias(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), abs(bias) + gradients.var() / n
+
+
+def _with_bias_over_n(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), (bias**2 + gradients.var()) / n
+
+
+def _the_other_way_round(gradients, exact, n):
+    bias = exact - gradients.mean()
+    return bias, gradients.std(), bias**2 + gradients.var() / n
+
+
+def _spread_of_a_batch(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std() / math.sqrt(n), bias**2 + gradients.var() / n
+
+
+def _variance_for_spread(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.var(), bias**2 + gradients.var() / n
+
+
+# 03.2: the exact slope
+
+
+def exact_slope(g, x, loss, loss_slope):
+    """What crosses the boundaries, and what changes within the cells."""
+    k = np.arange(-20, 20)
+    boundary = (k + 0.5) / g
+    density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / g
+    jump = loss(k + 1, boundary, g) - loss(k, boundary, g)
+    within = loss_slope(np.round(g * x), x, g).mean()
+    return (density * jump * boundary).sum() + within
+
+
+def _code(seed: int) -> tuple:
+    """A gain, quantiles of a standard normal, and the lopsided loss of a codec whose decoder follows the gain."""
+    rng = np.random.default_rng(seed)
+    g, tilt, more, lmbda = rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.8), rng.uniform(1, 3), rng.uniform(4, 8)
+    quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+
+    def loss(k, x, g):
+        return 0.5 + tilt * k + more * np.abs(k) + lmbda * (k / g - x) ** 2
+
+    def loss_slope(k, x, g):
+        return -2 * lmbda * (k / g - x) * k / g**2
+
+    return float(g), quantiles.numpy(), loss, loss_slope
+
+
+def _slope_by_difference(g: float, x: np.ndarray, loss, loss_slope) -> float:
+    """A finite difference of the average loss, which is integrated cell by cell."""
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+
+    def average(gain: float) -> float:
+        k = np.arange(-8, 9)[:, None]
+        inside = (k + nodes / 2) / gain
+        mass = np.exp(-(inside**2) / 2) / math.sqrt(2 * math.pi) * weights / (2 * gain)
+        return float((mass * loss(k, inside, gain)).sum())
+
+    h = 1e-4
+    return (average(g + h) - average(g - h)) / (2 * h)
+
+
+def _crossings(g, jump_sign=1.0, moved=True, of_x=False):
+    k = np.arange(-20, 20)
+    boundary = (k + 0.5) / g
+    density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / (1.0 if of_x else g)
+    return k, boundary, jump_sign * density * (boundary if moved else 1.0)
+
+
+def _slope(g, x, loss, loss_slope, within=True, **crossings):
+    k, boundary, weight = _crossings(g, **crossings)
+    across = (weight * (loss(k + 1, boundary, g) - loss(k, boundary, g))).sum()
+    return across + (loss_slope(np.round(g * x), x, g).mean() if within else 0.0)
+
+
+def _jumps_down(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, jump_sign=-1.0)
+
+
+def _nothing_moves(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, moved=False)
+
+
+def _density_of_x(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, of_x=True)
+
+
+def _only_crossings(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, within=False)
+
+
+def _only_within(g, x, loss, loss_slope):
+    return loss_slope(np.round(g * x), x, g).mean()
+
+
+# 03.3: where two surrogates draw level
+
+
+def level_batch_size(bias_1, std_1, bias_2, std_2):
+    """bias_1² + std_1²/n = bias_2² + std_2²/n, solved for n."""
+    return (std_1**2 - std_2**2) / (bias_2**2 - bias_1**2)
+
+
+def _two_surrogates(seed: int) -> tuple[float, float, float, float]:
+    rng = np.random.default_rng(seed)
+    bias_1, std_2 = rng.uniform(0.02, 0.2), rng.uniform(14, 18)
+    return float(-bias_1), float(std_2 * rng.uniform(1.2, 4)), float(-bias_1 - rng.uniform(0.2, 0.5)), float(std_2)
+
+
+def _level_by_bisection(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
+    """Halve the interval of log n in which the first surrogate's risk passes below the second's."""
+
+    def risk(n: float, bias: float, std: float) -> float:
+        return math.hypot(bias, std / math.sqrt(n))
+
+    low, high = 0.0, 40.0
+    for _ in range(100):
+        n = math.exp((low + high) / 2)
+        low, high = (low, math.log(n)) if risk(n, bias_1, std_1) < risk(n, bias_2, std_2) else (math.log(n), high)
+    return math.exp(low)
+
+
+def _bare_stds(bias_1, std_1, bias_2, std_2):
+    return (std_1 - std_2) / (bias_2**2 - bias_1**2)
+
+
+def _bare_biases(bias_1, std_1, bias_2, std_2):
+    return (std_1**2 - std_2**2) / (abs(bias_2) - abs(bias_1))
+
+
+def _squared_differences(bias_1, std_1, bias_2, std_2):
+    return (std_1 - std_2) ** 2 / (bias_2 - bias_1) ** 2
+
+
+def _upside_down(bias_1, std_1, bias_2, std_2):
+    return (bias_2**2 - bias_1**2) / (std_1**2 - std_2**2)
+
+
+def _negative(bias_1, std_1, bias_2, std_2):
+    return (std_1**2 - std_2**2) / (bias_1**2 - bias_2**2)
+
+
+EXERCISES = (
+    Exercise(
+        key="03.1",
+        title="Bias, spread and risk",
+        difficulty=1,
+        importance=3,
+        minutes=8,
+        clue="Bias and std are of one sample's gradient. A mean over n independent samples has the same bias, "
+        "and an n-th of the variance. The risk adds squares.",
+        answer=gradient_risk,
+        cases=_sampled_gradients,
+        oracle=_risk_by_differences,
+        misconceptions={
+            _of_one_sample: "Your risk is that of a single sample. A batch of n divides the variance by n.",
+            _with_the_std: "Your risk adds the standard deviation over n. It takes the variance, std², over n.",
+            _with_the_std_of_a_batch: "Your risk adds the standard deviation of a batch. Square it: std²/n.",
+            _with_the_bare_bias: "Your risk adds the bias itself. Square it: risk is the mean of a squared error.",
+            _with_bias_over_n: "You divide the squared bias by n, too. No batch size averages a bias away.",
+            _the_other_way_round: "The bias has the wrong sign: it is the mean of the estimates minus the exact value.",
+            _spread_of_a_batch: "Risk and bias are right; asked for is the std of one sample, not that of a batch.",
+            _variance_for_spread: "Risk and bias are right; the second number should be the std, not the variance.",
+        },
+    ),
+    Exercise(
+        key="03.2",
+        title="The exact slope of a whole codec",
+        difficulty=3,
+        importance=3,
+        minutes=15,
+        clue="Two parts. Sum over the boundaries x = (k + ½)/g: density of y there, times the jump of the loss, times "
+        "∂y/∂g. Then the mean of loss_slope over all samples, each with its own symbol.",
+        answer=exact_slope,
+        cases=_code,
+        oracle=_slope_by_difference,
+        tolerance=5e-3,  # a difference of averages over the samples is a right answer, too
+        misconceptions={
+            _jumps_down: "The jump has the wrong sign: when y = g x passes k + ½ upwards, the loss of symbol k + 1 "
+            "replaces that of k.",
+            _nothing_moves: "The factor ∂y/∂g = x is missing: boundaries far out are crossed faster.",
+            _density_of_x: "You took the density of x. The crossings go by the density of y = g x, which is lower by "
+            "the factor 1/g.",
+            _only_crossings: "These are the boundary crossings alone. The decoder follows the gain, so the loss also "
+            "changes within the cells: add the mean of loss_slope.",
+            _only_within: "This is what autograd would say: the change at fixed symbols. The crossings are missing.",
+        },
+    ),
+    Exercise(
+        key="03.3",
+        title="Where two surrogates draw level",
+        difficulty=1,
+        importance=2,
+        minutes=6,
+        clue="Write both risks, set them equal, and collect what is divided by n on one side.",
+        answer=level_batch_size,
+        cases=_two_surrogates,
+        oracle=_level_by_bisection,
+        misconceptions={
+            _bare_stds: "You took the difference of the standard deviations. The risk holds variances: square first.",
+            _bare_biases: "You took the difference of the biases. The risk holds their squares.",
+            _squared_differences: "You squared differences; asked for are differences of squares.",
+            _upside_down: "This is 1/n: numerator and denominator are exchanged.",
+            _negative: "A negative batch size: one of the two differences has the wrong sign.",
+        },
+    ),
+)
