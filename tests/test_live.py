@@ -434,6 +434,28 @@ def test_a_plot_changes_the_lines_named_and_no_others():
         plot.show({"three": ([0], [0])})
 
 
+def test_every_change_of_a_line_goes_out_with_its_x():
+    plot, sent = _plot(), []
+    plot.figure.observe(lambda change: sent.append(change.new), "_py2js_update")
+    for height in (2, 3, 4):
+        plot.show({"one": ([0, 1], [height, 5])})
+        assert [each.tolist() for each in plot.points("one")] == [[0, 1], [height, 5]]
+    changes = [message["style_data"] for message in sent if message]
+    assert len(changes) == 3 and all({"x", "y"} <= set(change) for change in changes)
+    plot.refresh()
+    assert [each.tolist() for each in plot.points("one")] == [[0, 1], [4, 5]]
+    assert len([message for message in sent if message]) == 5  # emptied, and filled again
+
+
+def test_a_page_that_has_just_drawn_a_plot_gets_it_again(monkeypatch):
+    panel, refreshed = Wave(), []
+    monkeypatch.setattr(panel.plot, "refresh", lambda: refreshed.append(True))
+    panel.status._handle_custom_msg({"kind": "drawn"}, [])
+    panel.status._handle_custom_msg({"kind": "else"}, [])
+    assert refreshed == [True]
+    panel.close()
+
+
 def test_a_plot_keeps_the_run_before_behind_it():
     plot = _plot()
     plot.show({"one": ([0, 1], [2, 3])})
@@ -481,7 +503,7 @@ def test_a_plot_panel_shows_the_last_frame_and_keeps_the_run_before():
     assert np.allclose(panel.plot.points("sine")[1], np.sin(12 * np.linspace(0, 1, 50)), atol=1e-6)
     assert np.allclose(panel.plot.figure.data[0].y, np.sin(6 * np.linspace(0, 1, 50)), atol=1e-6)
     assert panel.status.status["before"] == f"run before (f = 1, loud = off): {first}"
-    with pytest.raises(ValueError, match="loud: got 3, takes True, False"):
+    with pytest.raises(ValueError, match="loud: got 3, takes False, True"):
         panel.run(PATIENCE, loud=3)
     assert panel._repr_mimebundle_()["image/png"].startswith(b"\x89PNG")
     panel.close()

@@ -110,7 +110,14 @@ def test_the_schedule_is_shown_before_anything_is_computed(panel):
     assert set(frame.lines) <= set(panel.plot._index)
 
 
-def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel):
+def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel, monkeypatch):
+    trained, train = [], annealing.train
+
+    def counted(rows, *rest, **options):
+        trained.append(len(rows))
+        return train(rows, *rest, **options)
+
+    monkeypatch.setattr(annealing, "train", counted)
     first = panel.run(60, temperature=0.45, end=0.05, shape="exponential", lmbda=1.5)
     assert set(first.constant) == set(first.scheduled) == set(ANNEALED) and set(first.unannealed) == set(UNANNEALED)
     for name in ANNEALED:
@@ -118,6 +125,7 @@ def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel):
         assert (first.constant[name] > 0).all() and (first.scheduled[name] > 0).all()  # above the best code
         assert len(first.mismatch[name]) == len(first.risk[name]) == len(TEMPERATURES)
     second = panel.run(60, shape="constant", temperature=0.2)
+    assert trained == [4 + 4 * len(TEMPERATURES) + 2, 4]
     at = TEMPERATURES.index(0.2)
     for name in ANNEALED:
         assert np.array_equal(second.constant[name], first.constant[name])

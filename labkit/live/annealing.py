@@ -325,9 +325,7 @@ def _grid_lines(grid: np.ndarray) -> dict[str, Points]:
     }
     for i, name in enumerate(UNANNEALED, n * len(ANNEALED)):
         lines[name] = ends, mean[[i, i]], error[[i, i]]
-    # The widget sends what has changed, and a browser that gets y alone, time and again, loses its x. A NaN at the end
-    # draws nothing and is never equal to itself, so that the temperatures go out with every frame.
-    return {name: tuple(np.append(each, math.nan) for each in points) for name, points in lines.items()}
+    return lines
 
 
 def _losses(scheduled: np.ndarray, grid: np.ndarray, tau: float) -> dict[str, Points]:

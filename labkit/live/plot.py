@@ -139,8 +139,7 @@ class Plot:
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """x and y of a line as it is now."""
-        trace = self.figure.data[self._index[name][0]]
-        return np.asarray(trace.x), np.asarray(trace.y)
+        return _points(self.figure.data[self._index[name][0]])
 
     def keep_as_ghost(self) -> None:
         """Put the lines as they are behind those to come."""
@@ -148,7 +147,7 @@ class Plot:
             for index, ghost in self._index.values():
                 if ghost is not None:
                     trace = self.figure.data[index]
-                    self.figure.data[ghost].x, self.figure.data[ghost].y = trace.x, trace.y
+                    self.figure.data[ghost].x, self.figure.data[ghost].y = _points(trace)
         self.settle()
 
     def settle(self) -> None:
@@ -161,13 +160,18 @@ class Plot:
 
     def _set(self, index: int, points: Points) -> None:
         trace = self.figure.data[index]
-        trace.x, trace.y = (_column(each) for each in points[:2])
+        x, y = (_column(each) for each in points[:2])
+        if isinstance(x, np.ndarray) and len(x) and np.array_equal(x, trace.x) and not np.array_equal(y, trace.y):
+            # plotly sends only what differs, and a page that has missed x once would draw y over 0, 1, 2, …: a point
+            # more, which is not drawn, makes x differ
+            x, y = (np.append(each, np.float32(np.nan)) for each in (x, y))
+        trace.x, trace.y = x, y
         if len(points) > 2:
             trace.error_y = {"array": _column(points[2]), "color": trace.marker.color or INK, "thickness": 1.2}
 
     def refresh(self) -> None:
         """Send every line again, for a page that was still drawing the empty plot when they went out."""
-        lines = [(trace.x, trace.y) for trace in self.figure.data]
+        lines = [_points(trace) for trace in self.figure.data]
         with self.figure.batch_update():  # plotly sends only what differs from what it has
             for trace in self.figure.data:
                 trace.x = trace.y = []
@@ -280,6 +284,14 @@ def _axis(title: str, log: bool, limits: tuple[float, float] | None) -> dict[str
     return look
 
 
+def _points(trace: Any) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of a trace, without the point that is not drawn (see `_set`)."""
+    x, y = (np.asarray([] if each is None else each) for each in (trace.x, trace.y))
+    if len(x) and x.dtype.kind == "f" and np.isnan(x[-1]):
+        return x[:-1], y[:-1]
+    return x, y
+
+
 def _column(values: Any) -> Any:
     """Numbers as float32, which go out as bytes; words as they are."""
     values = np.asarray(values)
@@ -288,9 +300,9 @@ def _column(values: Any) -> Any:
 
 def _draw(drawn: Any, trace: Any, line: Line, number: int, ghost: bool) -> None:
     """One trace on Matplotlib's axes."""
-    if trace.x is None or not len(trace.x):
+    x, y = _points(trace)
+    if not len(x):
         return
-    x, y = np.asarray(trace.x), np.asarray(trace.y)
     name = line.name if line.legend and not ghost else None
     colour = "#bbbbbb" if ghost else _colour(line, number)
     dashes = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
@@ -306,7 +318,7 @@ def _draw(drawn: Any, trace: Any, line: Line, number: int, ghost: bool) -> None:
 
 def _draw_bars(drawn: Any, trace: Any, line: Line, number: int, beside: float, share: float) -> None:
     """Bars that share their places with those of other lines: `beside` off the middle, in widths of a place."""
-    x, y = np.asarray(trace.x), np.asarray(trace.y)
+    x, y = _points(trace)
     words = x.dtype.kind not in "fiu"
     place = np.arange(len(x)) if words else x
     room = 0.85 * (np.diff(np.sort(place)).min() if len(place) > 1 else 1.0)
