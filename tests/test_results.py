@@ -114,8 +114,8 @@ def test_the_shipped_pilot_is_whole_and_can_be_read():
     assert table["loss"].to_numpy() == pytest.approx(
         (table["estimated_bpp"] + table["lmbda"] * table["mse255"]).to_numpy()
     )
-    # 8 bits and the clamp move the picture's error a little, and the coder the bits
-    assert (table["psnr"] - 10 * np.log10(255**2 / table["mse255"])).abs().max() < 0.3
+    gain = table["psnr"] - 10 * np.log10(255**2 / table["mse255"])
+    assert gain.min() > -0.1 and 0 < gain.mean() < 0.2 and gain.max() < 1  # the clamp gains most where all is dark
     mixed = table[table["scheme"] == "mixed"]  # its decoder is trained on what it will read
     assert mixed["train_mse255"].to_numpy() == pytest.approx(mixed["mse255"].to_numpy(), rel=1e-5)
     rates = results.bd_rates(table)
