@@ -1,6 +1,5 @@
 """The pilot: what is compared is alike but for the scheme, what was done is not done again, and columns mean this."""
 
-import copy
 import math
 from itertools import product
 
@@ -35,13 +34,6 @@ def photos() -> dict[str, datasets.PhotoSet]:
 
 def _pilot(photos, work, **grid) -> Pilot:
     return Pilot(Grid(**{**TINY, **grid}), work, photos["train"], photos["test"], "as typed")
-
-
-def _untabled(net) -> str:
-    """Its hash before training: without the coder tables that training makes anew."""
-    net = copy.deepcopy(net)
-    entropy.drop_tables(net)
-    return training.weights_hash(net)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +92,7 @@ def test_runs_of_a_group_fork_from_one_checkpoint_of_noise(made):
         for run in pilot.grid.runs():
             if (run.network, run.lmbda) == (network, lmbda):
                 net, info = training.load_checkpoint(pilot.work / f"{run.name}.safetensors")
-                assert info["started_from"] == _untabled(start)
+                assert info["started_from"] == training.weights_hash(start)
                 assert net.scheme == SCHEMES[run.scheme] and info["seed"] == run.seed
                 mine = rows[(rows["scheme"] == run.scheme) & (rows["seed"] == run.seed)]
                 assert set(mine["weights"]) == {training.weights_hash(net)}
@@ -110,7 +102,7 @@ def test_runs_of_a_group_fork_from_one_checkpoint_of_noise(made):
     assert (info["steps"], info["lmbda"]) == (3, 0.0093)  # the middle of two is the second
     for lmbda in pilot.grid.lmbdas:
         _, info = training.load_checkpoint(pilot.work / f"{FACTORIZED}-{lmbda:g}-start.safetensors")
-        assert info["started_from"] == _untabled(trunk)
+        assert info["started_from"] == training.weights_hash(trunk)
 
 
 def test_a_start_comes_from_the_nearest_shipped_weights_with_the_step_of_its_lmbda(made):
@@ -119,7 +111,7 @@ def test_a_start_comes_from_the_nearest_shipped_weights_with_the_step_of_its_lmb
     moved.scale_latents(math.sqrt(0.0093 / 0.0035))
     for lmbda, first in ((0.0035, networks.pretrained(MEAN_SCALE, 0.0035)), (0.0093, moved)):
         _, info = training.load_checkpoint(pilot.work / f"{MEAN_SCALE}-{lmbda:g}-start.safetensors")
-        assert info["started_from"] == _untabled(first)
+        assert info["started_from"] == training.weights_hash(first)
 
 
 def test_all_schemes_of_a_seed_see_the_same_batches_and_other_seeds_others(made, photos):

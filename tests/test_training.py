@@ -230,6 +230,16 @@ def test_an_adopted_model_trains_in_two_stages_and_is_evaluated(adopted, train_p
     assert report.mean["bpp"] > 0 and abs(report.mean["bpp"] / report.mean["estimated_bpp"] - 1) < 0.5
 
 
+def test_weights_fit_where_tables_of_another_training_lie(tmp_path):
+    coarse, fine = (networks.pretrained(lmbda=lmbda) for lmbda in (0.0035, 0.025))
+    assert coarse.entropy_bottleneck._quantized_cdf.shape != fine.entropy_bottleneck._quantized_cdf.shape
+    hash_of_fine = training.weights_hash(fine)
+    training.save_checkpoint(tmp_path / "fine.safetensors", fine)
+    training.load_weights(coarse, tmp_path / "fine.safetensors")
+    assert training.weights_hash(coarse) == hash_of_fine
+    assert torch.equal(coarse.entropy_bottleneck._quantized_cdf, fine.entropy_bottleneck._quantized_cdf)
+
+
 def test_an_adopted_model_is_kept_with_compressais_keys(adopted, train_photos, tmp_path):
     out = tmp_path / "x.safetensors"
     training.train(adopted, train_photos[:1], lmbda=0.01, steps=2, batch_size=1, crop=64, out=out)

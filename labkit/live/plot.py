@@ -126,7 +126,7 @@ class Plot:
         self.label = ""
         self._said = ipywidgets.HTML()
         self._said.add_class("labkit-words")
-        self.widget = ipywidgets.VBox([self.figure, self._said])
+        self.widget = ipywidgets.VBox([self.figure, self._said], layout={"width": f"{width}px"})  # words wrap at it
 
     def show(self, lines: Mapping[str, Points], label: str = "") -> None:
         """Change the lines named, in one message, and the words under the plot. Raises KeyError for an unknown name."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from labkit import analysis, datasets, entropy, evaluation, networks, schedules, schemes, training
+from labkit import analysis, datasets, evaluation, networks, schedules, schemes, training
 from labkit.checks import check_at_least
 from labkit.schemes import QuantizationScheme
 from labkit.training.data import Images
@@ -158,7 +158,6 @@ class Pilot:
         self, net: networks.Codec, name: str, scheme: str, lmbda: float, steps: int, lr: schedules.Schedule, seed: int
     ) -> Path:
         net.set_scheme(SCHEMES[scheme])
-        entropy.drop_tables(net)  # a finished run's own, of another length, would not fit in their place
         training.train(
             net, self.photos, out=self._file(name, "safetensors"), lmbda=lmbda, steps=steps, lr=lr, seed=seed,
             batch_size=self.grid.batch_size, crop=self.grid.crop, permute_colours=True,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from labkit import networks, schemes
+from labkit import entropy, networks, schemes
 from labkit.checks import check_name
 from labkit.disk import write_whole
 
@@ -113,6 +113,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, T
 def _fill(net: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError(f"{path} holds values that are not finite")
+    entropy.drop_tables(net)  # those of another training may have another length
     try:
         net.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
