@@ -211,6 +211,7 @@ def test_readmes_toml_names_options():
     assert len(names) >= 8 and names <= {option.name for option in main.commands["train"].params}
 
 
+@pytest.mark.slow
 def test_bench_train_prints_ratios_and_writes_them(tmp_path):
     short = ["--size", "tiny", "--batch-size", 1, "--crop", 64, "--rounds", 1, "--steps", 1, "--seeds", 1, "--learn", 2]
     done = labkit("bench", "train", *short, "--json", tmp_path / "figures.json")
