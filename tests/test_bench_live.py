@@ -12,7 +12,7 @@ import torch
 from labkit import live
 from labkit.live import bench
 from labkit.live.canvas import Picture
-from labkit.live.panel import Frame
+from labkit.live.retraining import RetrainingPanel, TrainingFrame
 
 LATE = 400  # milliseconds that a sleeper may wake too late on a busy machine
 
@@ -57,7 +57,7 @@ def test_what_is_printed_is_what_is_written(measured):
         assert ratio == f"{row['ratio']:.2f}"
 
 
-class Clockwork(live.Panel):
+class Clockwork(RetrainingPanel):
     """A panel whose steps, start and drawing take a known time."""
 
     def __init__(self, start: float, step: float, draw: float) -> None:
@@ -69,9 +69,9 @@ class Clockwork(live.Panel):
         time.sleep(self._start)
         picture, losses = Picture(torch.zeros(2, 2, 3, dtype=torch.uint8).numpy(), "black"), []
 
-        def view() -> Frame:
+        def view() -> TrainingFrame:
             time.sleep(self._draw)
-            return Frame(torch.ones(len(losses)).numpy(), 0.0, f"step {len(losses)}", picture)
+            return TrainingFrame(torch.ones(len(losses)).numpy(), 0.0, f"step {len(losses)}", picture)
 
         while True:
             time.sleep(self._step)

@@ -43,7 +43,7 @@ def test_a_whole_labkit_train_adds_no_interface(tmp_path):
 
 
 def test_the_probe_sees_what_is_loaded():
-    assert added("import labkit.live.panel") >= {"ipywidgets", "anywidget", "plotly"}
+    assert added("import labkit.live.plot") >= {"ipywidgets", "anywidget", "plotly"}
 
 
 def import_seconds() -> float:

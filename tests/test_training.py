@@ -234,7 +234,7 @@ def test_weights_fit_where_tables_of_another_training_lie(tmp_path):
     coarse, fine = (networks.pretrained(lmbda=lmbda) for lmbda in (0.0035, 0.025))
     assert coarse.entropy_bottleneck._quantized_cdf.shape != fine.entropy_bottleneck._quantized_cdf.shape
     hash_of_fine = training.weights_hash(fine)
-    training.save_checkpoint(tmp_path / "fine.safetensors", fine)
+    training.save_checkpoint(fine, tmp_path / "fine.safetensors")
     training.load_weights(coarse, tmp_path / "fine.safetensors")
     assert training.weights_hash(coarse) == hash_of_fine
     assert torch.equal(coarse.entropy_bottleneck._quantized_cdf, fine.entropy_bottleneck._quantized_cdf)
