@@ -13,9 +13,9 @@ import ipywidgets, numpy as np
 from labkit.live.chart import LossChart
 chart = LossChart(width=500)
 box = ipywidgets.Box([chart.figure])
-chart.show(np.linspace(3, 2, 40, dtype=np.float32), 1.9)
-chart.keep_as_ghost(chart.losses, 1.9)
-chart.show(np.linspace(2, 1, 50, dtype=np.float32), 0.9)
+chart.show_losses(np.linspace(3, 2, 40), 1.9)
+chart.keep_as_ghost()
+chart.show_losses(np.linspace(2, 1, 50), 0.9)
 box"""
 LENGTHS = """() => {
     const plot = document.querySelector(".js-plotly-plot");
