@@ -17,7 +17,7 @@ def template() -> Any:
     """A plotly template: the page shows through, text and axes are grey."""
     import plotly.graph_objects as go
 
-    axis = {"gridcolor": GRID, "linecolor": INK, "zerolinecolor": GRID, "automargin": True}
+    axis = {"gridcolor": GRID, "linecolor": INK, "zerolinecolor": GRID, "automargin": True, "exponentformat": "none"}
     return go.layout.Template(
         layout={
             "paper_bgcolor": CLEAR,
