@@ -1,0 +1,163 @@
+"""Every panel of the course, as a learner meets it: moved, moved five times at once, cancelled, failing, restarted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
+
+from lab import Lab, run_all
+from playwright.sync_api import Browser
+from test_panels import PROBE, TRIALS, PanelPage, TooSlow, twice_if_noisy
+
+pytestmark = pytest.mark.slow
+
+MAKERS = {
+    "toy": "toy_panel()",
+    "codec": "codec_panel()",
+    "mismatch": "mismatch_panel()",
+    "risk": "risk_panel()",
+    "annealing": "annealing_panel()",
+    "bound": "bound_panel()",
+    "means": "means_panel()",
+    "tradeoff": "tradeoff_panel()",
+    "adoption": "adoption_panel()",
+}
+FAILING = """
+def _failing(settings):
+    raise ArithmeticError("the loss went through the roof")
+    yield
+panel.job = _failing
+"""
+
+
+def code(maker: str) -> str:
+    return f"import labkit as lk\nlk.course.start('00')\npanel = lk.live.{maker}\npanel"
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
+    name = request.param
+    panel = PanelPage(lab_server, browser, f"all_{name}.ipynb", code(MAKERS[name]))
+    panel.name = name
+    panel.await_state("done", 240)  # the first run, and what it loads and caches
+    yield panel
+    panel.page.close()
+
+
+def ask(panel: PanelPage, source: str) -> str:
+    """What the notebook's kernel prints when it runs this."""
+    return panel.page.evaluate(
+        """async (code) => {
+            const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const future = kernel.requestExecute({ code });
+            let said = "";
+            future.onIOPub = ({ content }) => { said += content.text ?? (content.evalue ?? ""); };
+            await future.done;
+            return said;
+        }""",
+        source,
+    )
+
+
+def at_rest(panel: PanelPage) -> None:
+    """Cancel whatever runs; a run may be over before anybody can."""
+    panel.page.evaluate("""() => [...document.querySelectorAll(".labkit-panel button")]
+        .find((button) => button.textContent.includes("Cancel")).click()""")
+    panel.page.wait_for_function(
+        "!['queued', 'running'].includes(document.querySelector('.labkit-status').dataset.state)", timeout=10_000
+    )
+
+
+def first_changes(panel: PanelPage, trials: int) -> list[float]:
+    """Milliseconds from a key to the first plot or picture that is another one, each from a panel at rest."""
+    taken = []
+    for trial in range(trials):
+        at_rest(panel)
+        panel.page.wait_for_timeout(400)
+        key = panel.press("ArrowLeft" if trial % 2 else "ArrowRight")
+        panel.first(what="state", run=key["run"] + 1)
+        taken.append(panel.first(what="change", run=key["run"] + 1)["at"] - key["at"])
+    return taken
+
+
+@twice_if_noisy
+def test_a_key_shows_a_new_plot_at_once(panel: PanelPage, busy_core, measured):
+    if (median := measured(f"{panel.name}: key to first new plot", first_changes(panel, TRIALS), 250)) > 250:
+        raise TooSlow(median)
+
+
+def test_of_five_quick_moves_the_last_one_counts(panel: PanelPage):
+    handle = panel.page.locator(".labkit-panel .noUi-handle").first
+    handle.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowLeft"):
+        panel.page.keyboard.press(key)
+    panel.page.wait_for_timeout(1000)
+    run = int(panel.page.locator(".labkit-status").get_attribute("data-run"))
+    shown, asked = json.loads(ask(panel, "import json; print(json.dumps([panel.settings, panel._asked]))"))
+    assert shown == asked
+    panel.first(what="change", run=run)
+    panel.page.wait_for_timeout(500)
+    late = [event for event in panel.events() if event["what"] == "drawn"][-1:]
+    assert all(event["run"] == run for event in late)
+    readout = panel.page.locator(".labkit-panel .widget-readout").first.inner_text()
+    first_value = next(value for value in shown.values() if isinstance(value, float))
+    assert float(readout) == pytest.approx(first_value)
+
+
+def test_cancel_ends_a_run(panel: PanelPage):
+    at_rest(panel)
+    key = panel.press("ArrowRight")
+    panel.first(what="state", run=key["run"] + 1)
+    at_rest(panel)
+    assert panel.state() in ("cancelled", "done")  # some runs are over before anybody can cancel them
+    panel.forget()
+    panel.page.wait_for_timeout(500)
+    assert [event for event in panel.events() if event["what"] in ("change", "state")] == []
+
+
+def test_an_error_is_shown_and_the_next_run_works(panel: PanelPage):
+    ask(panel, FAILING)
+    panel.press("ArrowLeft")
+    panel.await_state("error", 20)
+    assert "the loss went through the roof" in panel.text()
+    ask(panel, "del panel.job")
+    key = panel.press("ArrowRight")
+    panel.first(what="state", run=key["run"] + 1, state="running")
+    assert "the loss went through" not in panel.text()
+    at_rest(panel)
+
+
+def test_every_control_can_be_reached_and_has_a_name(panel: PanelPage):
+    unnamed = panel.page.evaluate("""() => {
+        const controls = document.querySelectorAll(".labkit-panel :is(select, input, button, .noUi-handle)");
+        const named = (each) => each.getAttribute("aria-label") || each.title || each.textContent.trim()
+            || each.labels?.[0]?.textContent.trim();
+        return [...controls].filter((each) => !named(each) || each.tabIndex < 0).map((each) => each.outerHTML);
+    }""")
+    assert unnamed == []
+
+
+def test_after_a_kernel_restart_the_panel_works_again(panel: PanelPage, lab_server: Lab, browser: Browser):
+    panel.page.evaluate("""async () => {
+        await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart();
+    }""")
+    run_all(panel.page)
+    panel.page.wait_for_function("document.querySelector('.labkit-status')?.dataset.state === 'done'", timeout=240_000)
+    panel.page.evaluate(PROBE)
+    key = panel.press("ArrowRight")
+    panel.first(what="change", run=key["run"] + 1)
+
+
+def test_a_second_notebook_does_not_disturb_it(panel: PanelPage, lab_server: Lab, browser: Browser):
+    other = PanelPage(lab_server, browser, f"second_{panel.name}.ipynb", code(MAKERS[panel.name]))
+    other.await_state("done", 240)
+    panel.page.bring_to_front()
+    panel.forget()
+    other.page.bring_to_front()
+    two = other.press("ArrowRight")["run"] + 1
+    other.first(what="change", run=two)
+    other.page.close()
+    assert [event for event in panel.events() if event["what"] in ("change", "state")] == []
