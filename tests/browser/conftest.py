@@ -1,4 +1,7 @@
-"""One server, one browser and one busy core for all browser tests; what was measured is printed at the end."""
+"""A browser and a server for each module, and a busy core; what was measured is printed at the end.
+
+A session's browser would leave Playwright's event loop running under every test that comes after it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 _MEASURED: list[str] = []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
     import lab
@@ -25,7 +28,7 @@ def browser() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab_server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     import lab
 
