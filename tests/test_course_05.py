@@ -34,6 +34,7 @@ LOOKALIKES = [
     ("05.1", lambda b: -torch.distributions.Normal(0.0, b).log_prob(torch.tensor(0.0)) / math.log(2), "density"),
     ("05.1", lambda b: -math.log2(1 - 2 * NormalDist(0, b).cdf(-1)), "from −1 to 1"),
     ("05.1", lambda b: -math.log2(1 - 2 * NormalDist(0, b**0.5).cdf(-0.5)), "variance"),
+    ("05.1", lambda b: -np.log2(special.erf(1 / (2 * b))), "√2"),
     ("05.2", lambda r: 0.5 / stats.norm.ppf(2**-r), "two tails"),
     ("05.2", lambda r: 1 / stats.norm.ppf((1 + 2**-r) / 2), "factor 2"),
     ("05.2", lambda r: 0.5 / stats.norm.ppf((1 + math.exp(-r)) / 2), "nats"),

@@ -29,6 +29,7 @@ LOOKALIKES = [
     ("06.1", lambda y, m, q: (q(y - m) + m, m.data + q(y - m)), "−slope instead"),
     ("06.1", lambda y, m, q: (q(y - m) + m, q(y.detach() - m.detach()) + m.detach()), "Detach only μ"),
     ("06.1", lambda y, m, q: (q(y - m), q(y - m.data)), "add μ back"),
+    ("06.1", lambda y, m, q: (q(y - m), q(y - m.data) + m.data), "For the rate"),
     ("06.1", lambda y, m, q: (q(y - m.data) + m.data, q(y - m) + m), "wrong path"),
     ("06.2", lambda t: (0, (1 - t) / t**0.5 / t**0.5 + 1), "mean square"),
     ("06.2", lambda t: (0, ((1 - t) / t) ** 0.5), "standard deviation"),

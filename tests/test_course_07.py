@@ -29,6 +29,12 @@ LOOKALIKES = [
         lambda ra, pa, rb, pb: 100 * np.log1p(bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100),
         "mean of the log",
     ),
+    (
+        "07.1",
+        lambda ra, pa, rb, pb: 100 * (stats.gmean(rb) / stats.gmean(ra) - 1),
+        "point with point",
+    ),
+    ("07.2", lambda a, b: stats.ttest_rel(b, a).confidence_interval(0.95), "ends of the interval"),
     ("07.2", lambda a, b: _interval([x - y for x, y in zip(a, b, strict=True)]), "The sign is b − a"),
     ("07.2", lambda a, b: _interval(b - a, quantile=0.95), "2.5% on either side"),
     ("07.2", lambda a, b: _interval(b - a, ddof=0), "ddof=1"),

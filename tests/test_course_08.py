@@ -74,6 +74,7 @@ LOOKALIKES = [  # the same mistakes as learners write them, in other code
         "not of the",
     ),
     ("08.3", lambda done, steps, a, b: a ** (1 - done / steps) * b ** (done / steps), "intervals"),
+    ("08.3", lambda done, steps, a, b: lk.schedules.exponential(a, b)(done + 1, steps), "one step later"),
     ("08.3", lambda done, steps, a, b: lk.schedules.linear(a, b)(done, steps), "straight line"),
 ]
 

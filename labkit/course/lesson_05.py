@@ -53,6 +53,10 @@ def _variance_for_scale(bound):
     return -math.log2(math.erf(0.5 / math.sqrt(2 * bound)))
 
 
+def _root_two_forgotten(bound):
+    return -math.log2(math.erf(0.5 / bound))
+
+
 # 05.2: the bound for a budget
 
 
@@ -168,6 +172,7 @@ EXERCISES = (
             _half_of_the_bin: "This is the mass from 0 to ½, half of the bin: exactly one bit too many.",
             _density: "This is the density at zero. A symbol's probability is the mass of its bin, which is below 1.",
             _two_bins: "This is the mass from −1 to 1. A bin is one wide: half of it lies on either side of zero.",
+            _root_two_forgotten: "A factor √2 is missing: with a = ½/b the mass is erf(a/√2).",
             _variance_for_scale: "You took the bound for a variance. It bounds σ, by which ½ is divided.",
         },
     ),

@@ -91,6 +91,11 @@ def _does_not_add_back(y, mean, surrogate):
     return surrogate(y - mean), surrogate(y - mean.detach())
 
 
+def _residual_for_the_rate(y, mean, surrogate):
+    fixed = mean.detach()
+    return surrogate(y - mean), surrogate(y - fixed) + fixed
+
+
 # 06.2: what reaches μ
 
 
@@ -202,6 +207,7 @@ EXERCISES = (
         misconceptions={
             _rounds_y_itself: "The values are those of y quantised around 0. Quantise y − μ, then add μ back.",
             _does_not_add_back: "You return the quantised residual: add μ back, on both paths.",
+            _residual_for_the_rate: "For the rate you return the residual: add μ back there, too, without a stop.",
             _never_stops: "The values are right, but the distortion still sends a gradient into μ: nothing is stopped.",
             _stops_both: "You stopped μ on the rate path, too. The stop is partial: the rate has to teach μ.",
             _stops_the_rate: "You stopped the wrong path: the distortion's gradient is to go, the rate's to stay.",

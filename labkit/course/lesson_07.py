@@ -61,6 +61,10 @@ def _means_of_the_points(rate_a, psnr_a, rate_b, psnr_b):
     return 100 * (np.mean(rate_b) / np.mean(rate_a) - 1)
 
 
+def _point_by_point(rate_a, psnr_a, rate_b, psnr_b):
+    return 100 * (np.exp(np.mean(np.log(rate_b)) - np.mean(np.log(rate_a))) - 1)
+
+
 def _logarithm_not_undone(rate_a, psnr_a, rate_b, psnr_b):
     return 100 * np.log(1 + bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b) / 100)
 
@@ -124,6 +128,11 @@ def _a_minus_b(a, b):
     return -mean, half
 
 
+def _ends(a, b):
+    mean, half = paired_interval(a, b)
+    return mean - half, mean + half
+
+
 EXERCISES = (
     Exercise(
         key="07.1",
@@ -141,6 +150,7 @@ EXERCISES = (
             _over_all_qualities: "You leave the PSNRs that both curves reach. Outside them one curve is made up.",
             _rates_not_logarithms: "The mean is over the logarithms of the rates, as if on a logarithmic axis.",
             _means_of_the_points: "Curves are compared at equal PSNR. The mean of the points' rates compares nothing.",
+            _point_by_point: "You compare point with point, at different PSNRs. Compare the lines, at equal PSNR.",
             _logarithm_not_undone: "This is the mean of the log ratio; BD-rate is 100 · (exp of it − 1).",
             _as_a_fraction: "This is a fraction. BD-rate is given in percent.",
         },
@@ -162,6 +172,7 @@ EXERCISES = (
             _spread_of_one_run: "This is the spread of one difference. That of the mean of n is √n times smaller.",
             _divides_by_n: "Estimate s with n − 1 (ddof=1): the mean was taken from the same differences.",
             _one_sided: "A 95% interval leaves 2.5% on either side: the quantile is that of 0.975.",
+            _ends: "These are the ends of the interval. Asked for are the mean, in its middle, and half its width.",
             _a_minus_b: "The sign is b − a: below zero where b has the lower loss.",
         },
         tolerance=1e-6,

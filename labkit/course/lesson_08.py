@@ -212,6 +212,10 @@ def _the_step_before(done, steps, start, end):
     return start * (end / start) ** ((done - 1) / (steps - 1))
 
 
+def _one_step_too_far(done, steps, start, end):
+    return start * (end / start) ** ((done + 1) / (steps - 1))
+
+
 def _never_arrives(done, steps, start, end):
     return start * (end / start) ** (done / steps)
 
@@ -276,6 +280,7 @@ EXERCISES = (
         misconceptions={
             _starts_over: "Your schedule starts over after the kill. It goes on: the step's number decides.",
             _the_step_before: "This is the temperature of the last step that was made, not of the next one.",
+            _one_step_too_far: "This is the temperature one step later: counted from 0, the next one is `done`.",
             _never_arrives: "With this, the last step would not reach the end: from the first to the last there are "
             "steps − 1 intervals.",
             _in_a_straight_line: "This is a straight line. An exponential schedule falls by equal factors.",
