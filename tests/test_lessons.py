@@ -17,7 +17,8 @@ from labkit.course import exercises
 LESSONS = sorted(paths.lessons().glob("[0-9]*.ipynb"))
 NAMES = [lesson.stem for lesson in LESSONS]
 WORDS = {"00": (1000, 1500)}  # others: 1,500 to 2,500
-MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS, MAX_SECONDS = 12, 125, 6, 2, 60
+MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS, MAX_SECONDS, MAX_MIB = 12, 125, 6, 2, 60, 2048
+PEAK = "import resource\n\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"  # MiB, on Linux
 FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plots\.")
 
 
@@ -222,17 +223,19 @@ def execute(notebook, environment, folder) -> float:
 
 
 @pytest.mark.slow
-def test_runs_without_network_and_in_time(lesson, guarded, tmp_path, capsys):
+def test_runs_without_network_in_time_and_in_memory(lesson, guarded, tmp_path, capsys):
     number, notebook = lesson
     environment, log = guarded
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     seconds = execute(notebook, environment, tmp_path)
+    mebibytes = int(notebook.cells[-1].outputs[0].text)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     with capsys.disabled():
-        print(f"\nlesson {number} ran in {seconds:.0f} s on {os.cpu_count()} cores{load}")
+        print(f"\nlesson {number} ran in {seconds:.0f} s and {mebibytes} MiB on {os.cpu_count()} cores{load}")
     assert log.exists() and log.read_text() == ""  # the guard was there, and nothing tried
     record = json.loads((tmp_path / "home" / "progress.json").read_text())
     assert list(record["lessons"]) == [number] and record["exercises"] == {}  # stubs are not attempts
-    assert seconds < MAX_SECONDS
+    assert seconds < MAX_SECONDS and mebibytes < MAX_MIB
 
 
 @pytest.mark.slow
