@@ -38,6 +38,7 @@ LOOKALIKES = [
     ("02.2", lambda s: grid_sum(s, np.log), "in nats"),
     ("02.2", lambda s: math.log2(s * math.sqrt(2 * math.pi * math.e)), "differential entropy of y"),
     ("02.2", lambda s: 0.5 * math.log2(2 * math.pi * math.e * (s * s + 1 / 12)), "no Gaussian"),
+    ("02.2", lambda s: 2.61 * s, "narrow latents only"),
     ("02.3", lambda s, b: 24 * b * (s * s + 1 / 12) * math.log(2), "Take the root"),
     ("02.3", lambda s, b: (24 * b * (s * s + 1 / 12)) ** 0.5, "log₂ e is missing"),
     ("02.3", lambda s, b: np.sqrt(12 * b * (s**2 + 1 / 12) * np.log(2)), "The ½"),

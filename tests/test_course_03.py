@@ -28,7 +28,7 @@ def numbers(wrong_risk=None, bias=None, std=None):
     return answer
 
 
-def crossings(g, loss, moved=True, density_of_y=True, up=True):
+def crossings(g, loss, moved=True, density_of_y=True, up=True, y_for_x=False):
     """The first part of exercise 03.2 by a loop over boundaries."""
     total = 0.0
     for k in range(-9, 9):
@@ -36,6 +36,7 @@ def crossings(g, loss, moved=True, density_of_y=True, up=True):
         x = y / g
         scale = g if density_of_y else 1.0
         density = math.exp(-0.5 * x * x) / (scale * math.sqrt(2 * math.pi))
+        x = y if y_for_x else x
         below, above = loss(np.array([k]), np.array([x]), g)[0], loss(np.array([k + 1]), np.array([x]), g)[0]
         total += density * (above - below if up else below - above) * (x if moved else 1.0)
     return total
@@ -57,10 +58,12 @@ LOOKALIKES = [
     ("03.2", lambda g, x, f, d: crossings(g, f, up=False) + within(g, x, d), "wrong sign"),
     ("03.2", lambda g, x, f, d: crossings(g, f, moved=False) + within(g, x, d), "∂y/∂g = x is missing"),
     ("03.2", lambda g, x, f, d: crossings(g, f, density_of_y=False) + within(g, x, d), "density of x"),
+    ("03.2", lambda g, x, f, d: crossings(g, f, y_for_x=True) + within(g, x, d), "x = (k + ½)/g"),
     ("03.2", lambda g, x, f, d: crossings(g, f), "crossings alone"),
     ("03.2", lambda g, x, f, d: within(g, x, d), "autograd"),
     ("03.3", lambda b, s, c, t: (t - s) / (b * b - c * c), "variances: square"),
     ("03.3", lambda b, s, c, t: (s * s - t * t) / math.fabs(c - b), "difference of the biases"),
+    ("03.3", lambda b, s, c, t: (t * t - s * s) / (b - c), "difference of the biases"),
     ("03.3", lambda b, s, c, t: ((s - t) / (c - b)) ** 2, "differences of squares"),
     ("03.3", lambda b, s, c, t: (c + b) * (c - b) / ((s + t) * (s - t)), "1/n"),
     ("03.3", lambda b, s, c, t: (t**2 - s**2) / (c**2 - b**2), "negative batch size"),

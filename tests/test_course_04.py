@@ -12,6 +12,7 @@ from labkit.course import record
 LOOKALIKES = [
     ("04.1", lambda p, a, b: (1 - p) * a + p * b, "straight line"),
     ("04.1", lambda p, a, b: a**p * b ** (1 - p), "reversed"),
+    ("04.1", lambda p, a, b: a * math.exp(-p * math.log(b / a)), "This rises"),
     ("04.1", lambda p, a, b: 10 ** ((1 - p) * math.log(a) + p * math.log(b)), "In one of the trials"),
     ("04.1", lambda p, a, b: math.e ** (math.log10(a) + p * math.log10(b / a)), "logarithms are mixed"),
     ("04.1", lambda p, a, b: math.log(a) + p * math.log(b / a), "Take exp"),

@@ -62,6 +62,10 @@ def _natural_logarithm(mse):
     return 10 * math.log(255**2 / mse)
 
 
+def _squared_twice(mse):
+    return 20 * math.log10(255**2 / mse)
+
+
 EXERCISES = (
     Exercise(
         key="00.1",
@@ -93,6 +97,7 @@ EXERCISES = (
             _peak_of_one: "This would be right for pixels between 0 and 1. Here the peak is 255.",
             _peak_not_squared: "The error is squared, so the peak must be squared too: 255².",
             _natural_logarithm: "Decibels are counted with the logarithm to base ten; math.log is the natural one.",
+            _squared_twice: "Twice too much: the factor is 20 for a ratio of amplitudes, and 10 for one of squares.",
         },
     ),
 )

@@ -54,6 +54,10 @@ def _unit_scale(likelihoods, x, x_hat, lmbda):
     return -torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * torch.mean((x - x_hat) ** 2)
 
 
+def _summed_error(likelihoods, x, x_hat, lmbda):
+    return -torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.sum((x - x_hat) ** 2)
+
+
 def _rewards_bits(likelihoods, x, x_hat, lmbda):
     return torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
@@ -167,6 +171,7 @@ EXERCISES = (
             _per_latent: "Your rate is bits per latent. Add all latents' bits, then divide by the number of pixels.",
             _per_value: "You divide by the number of colour values. A pixel's three values count as one pixel.",
             _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
+            _summed_error: "Your error is a sum. D is a mean, over pixels and colours.",
             _rewards_bits: "log₂ of a probability is negative: with this sign, training would look for many bits.",
         },
     ),

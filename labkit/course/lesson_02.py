@@ -95,7 +95,8 @@ def noise_rate(sigma):
 
 
 def _scale(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.15, 0.35)),)
+    """Narrow first, where y + u is least like a Gaussian; then wide, where 2.61 σ no longer holds."""
+    return (float(np.random.default_rng(seed).uniform(0.15, 0.2)) + 0.15 * seed,)
 
 
 def _entropy(sigma: float, offset: float) -> float:
@@ -121,6 +122,10 @@ def _entropy_of_y(sigma):
 
 def _entropy_of_a_gaussian_as_wide(sigma):
     return 0.5 * math.log2(2 * math.pi * math.e * (sigma**2 + 1 / 12))
+
+
+def _law_of_narrow_latents(sigma):
+    return 2.61 * sigma
 
 
 def _noise_rate_in_nats(sigma):
@@ -225,10 +230,12 @@ EXERCISES = (
         answer=noise_rate,
         cases=_scale,
         oracle=_mean_over_the_grid,
+        tolerance=3e-4,  # the wrong laws come near
         misconceptions={
             _rounded_rate: "This is what the rounded latents cost. Asked for is what training through noise charges.",
             _entropy_of_y: "This is the differential entropy of y. Training scores y + u, whose density is wider.",
             _entropy_of_a_gaussian_as_wide: "y + u is no Gaussian: take its own density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
+            _law_of_narrow_latents: "2.61 σ is rounded, and holds for narrow latents only. Integrate, at any σ.",
             _noise_rate_in_nats: "Your rate is in nats. Bits need the logarithm to base 2.",
             _weighted_by_the_density_of_y: "You averaged over y. The bits are those of y + u, so weigh by its density.",
         },

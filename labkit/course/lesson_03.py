@@ -141,6 +141,13 @@ def _density_of_x(g, x, loss, loss_slope):
     return _slope(g, x, loss, loss_slope, of_x=True)
 
 
+def _boundary_of_y(g, x, loss, loss_slope):
+    k, boundary, weight = _crossings(g)
+    y = g * boundary
+    across = (g * weight * (loss(k + 1, y, g) - loss(k, y, g))).sum()
+    return across + loss_slope(np.round(g * x), x, g).mean()
+
+
 def _only_crossings(g, x, loss, loss_slope):
     return _slope(g, x, loss, loss_slope, within=False)
 
@@ -182,6 +189,10 @@ def _bare_stds(bias_1, std_1, bias_2, std_2):
 
 def _bare_biases(bias_1, std_1, bias_2, std_2):
     return (std_1**2 - std_2**2) / (abs(bias_2) - abs(bias_1))
+
+
+def _biases_with_their_signs(bias_1, std_1, bias_2, std_2):
+    return (std_1**2 - std_2**2) / (bias_2 - bias_1)
 
 
 def _squared_differences(bias_1, std_1, bias_2, std_2):
@@ -237,6 +248,7 @@ EXERCISES = (
             _nothing_moves: "The factor ∂y/∂g = x is missing: boundaries far out are crossed faster.",
             _density_of_x: "You took the density of x. The crossings go by the density of y = g x, which is lower by "
             "the factor 1/g.",
+            _boundary_of_y: "You put y = k + ½ where x belongs: the sample at that boundary is x = (k + ½)/g.",
             _only_crossings: "These are the boundary crossings alone. The decoder follows the gain, so the loss also "
             "changes within the cells: add the mean of loss_slope.",
             _only_within: "This is what autograd would say: the change at fixed symbols. The crossings are missing.",
@@ -255,6 +267,7 @@ EXERCISES = (
         misconceptions={
             _bare_stds: "You took the difference of the standard deviations. The risk holds variances: square first.",
             _bare_biases: "You took the difference of the biases. The risk holds their squares.",
+            _biases_with_their_signs: "You took the difference of the biases. The risk holds their squares.",
             _squared_differences: "You squared differences; asked for are differences of squares.",
             _upside_down: "This is 1/n: numerator and denominator are exchanged.",
             _negative: "A negative batch size: one of the two differences has the wrong sign.",

@@ -49,6 +49,10 @@ def _other_way_round(progress, start, end):
     return end * (start / end) ** progress
 
 
+def _rises(progress, start, end):
+    return start * (start / end) ** progress
+
+
 def _two_bases(progress, start, end):
     return math.exp((1 - progress) * math.log10(start) + progress * math.log10(end))
 
@@ -151,6 +155,7 @@ EXERCISES = (
         misconceptions={
             _straight_line: "This is a straight line from start to end. It spends hardly any time at low temperatures.",
             _other_way_round: "Start and end are reversed: at progress 0 the temperature should be the first one.",
+            _rises: "This rises. From start to end, τ changes by the factor end/start, which is below one.",
             _two_bases: "Two logarithms are mixed: what log10 takes apart, 10 ** x puts together, and not exp.",
             _logarithm_itself: "This is the logarithm of the temperature. Take exp of it.",
             _decays_at_rate_one: "This never comes to `end`: at progress 1, exp(−1) of the way is still to go.",
