@@ -10,6 +10,7 @@ handed on (the distortion path):
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -140,13 +141,22 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         loaded = state_dict.get(f"{prefix}lower_bound_scale.bound")
         if loaded is not None and float(loaded) != float(torch.tensor(bound)):
             warnings.warn(
-                f"the state dict's scale bound {float(loaded):g} gives way to the scheme's {bound:g}", stacklevel=2
+                f"the state dict's scale bound {float(loaded):g} gives way to the scheme's {bound:g}",
+                stacklevel=_to_the_caller(),
             )
         for key in (f"{prefix}scale_bound", f"{prefix}lower_bound_scale.bound"):  # the second is a child's, loaded next
             if key in state_dict:
                 state_dict[key] = torch.full_like(state_dict[key], bound)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.set_scale_bound(bound)  # drops loaded tables that start elsewhere
+
+
+def _to_the_caller() -> int:
+    """The stack level of whoever called into torch, CompressAI or labkit; from Python 3.12 on, warnings can tell."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "compressai", "labkit"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def scale_table(bound: float) -> Tensor:

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-KINDS = ("constant", "linear", "exponential", "cosine", "delayed_exponential", "piecewise")
+from labkit.checks import check_name
+
+SHAPES = ("constant", "linear", "exponential", "cosine")  # what two values, or one, say all of
+KINDS = (*SHAPES, "delayed_exponential", "piecewise")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,12 @@ def exponential(start: float, end: float) -> Schedule:
 def cosine(start: float, end: float) -> Schedule:
     """Half a period of a cosine: flat at both ends."""
     return Schedule("cosine", start, end)
+
+
+def between(shape: str, start: float, end: float) -> Schedule:
+    """The one of SHAPES from `start` to `end`; a constant stays at `start`. Raises ValueError for another shape."""
+    check_name("shape: no schedule of two values", shape, SHAPES)
+    return Schedule(shape, start, start if shape == "constant" else end)
 
 
 def delayed_exponential(start: float = 0.5, end: float = 0.1, delay: float = 0.35) -> Schedule:

@@ -299,7 +299,11 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str, **fields: Any) -> Scheme:
-    """A preset by name, with fields changed. Raises ValueError for an unknown name (with the near matches) or field."""
+    """A preset by name, with fields changed; one of two stages gives them to both.
+
+    Every preset takes a temperature, whether or not its surrogates have one. Raises ValueError for an unknown name
+    (with the near matches) or field.
+    """
     check_name("no scheme", name, _PRESETS)
     known = {f.name for f in dataclasses.fields(QuantizationScheme)} | set(inspect.signature(_PRESETS[name]).parameters)
     if unknown := sorted(set(fields) - known):

@@ -14,6 +14,7 @@ import torch
 
 import labkit as lk
 from labkit.live import plot as live_plot
+from labkit.live import retraining
 from labkit.live.engine import Cancelled, Engine
 from labkit.live.panel import Result, choice, switch
 
@@ -442,9 +443,23 @@ def test_every_change_of_a_line_goes_out_with_its_x():
         assert [each.tolist() for each in plot.points("one")] == [[0, 1], [height, 5]]
     changes = [message["style_data"] for message in sent if message]
     assert len(changes) == 3 and all({"x", "y"} <= set(change) for change in changes)
-    plot.refresh()
-    assert [each.tolist() for each in plot.points("one")] == [[0, 1], [4, 5]]
-    assert len([message for message in sent if message]) == 5  # emptied, and filled again
+
+
+def test_a_refresh_sends_every_line_once_and_never_an_empty_one():
+    plot, sent = _plot(), []
+    plot.show({"one": ([0, 1], [4, 5]), "bars": (["rate", "loss"], [1, 2])})
+    plot.keep_as_ghost()
+    plot.figure.observe(lambda change: sent.append(change.new), "_py2js_update")
+    for _ in range(3):
+        plot.refresh()
+        assert [each.tolist() for each in plot.points("one")] == [[0, 1], [4, 5]]
+        assert [each.tolist() for each in plot.points("bars")] == [["rate", "loss"], [1, 2]]
+        assert plot.still().width == 500
+    messages = [message for message in sent if message]
+    assert len(messages) == 3
+    for message in messages:
+        assert message["style_traces"] == [0, 1, 3]  # the ghost, the line, the bars; the other line is empty
+        assert all(len(each) >= 2 for name in ("x", "y") for each in message["style_data"][name])
 
 
 def test_a_page_that_has_just_drawn_a_plot_gets_it_again(monkeypatch):
@@ -586,6 +601,19 @@ def test_the_codec_panel_refuses_what_it_has_not(pictures):
         lk.live.codec_panel(controls=("lambda",), **given)
     with pytest.raises(ValueError, match="no scheme is named 'anealed'; did you mean annealed"):
         lk.live.codec_panel(schemes=("anealed",), **given)
+
+
+@pytest.mark.parametrize(("kind", "gain"), [("factorized_prior", 2.0), ("elic", 1.0)])
+def test_fine_tuning_scales_the_latents_where_the_network_can(kind, gain, pictures, monkeypatch):
+    asked = []
+    monkeypatch.setattr(retraining.training, "stream", lambda *_, **named: asked.append(named) or iter(()))
+    net = lk.networks.get(kind, "tiny")
+    before = next(net.g_s.parameters()).clone()
+    for lmbda, known in ((0.01, {}), (0.04, {"lmbda": 0.01})):  # of weights that do not say their λ, and that do
+        net.info = known
+        assert list(retraining.fine_tuning(net, pictures, lmbda=lmbda, steps=3, seed=5)) == []
+    assert torch.allclose(next(net.g_s.parameters()), before / gain)
+    assert [(each["lmbda"], each["steps"], each["seed"]) for each in asked] == [(0.01, 3, 5), (0.04, 3, 5)]
 
 
 def test_the_codec_panel_stops_in_time(pictures):

@@ -33,6 +33,32 @@ def panel():
     panel.close()
 
 
+def moments(panel, code, surrogate, temperature):
+    """Mean and standard deviation by the panel's quadrature."""
+    steps = panel._quadrature(code, surrogate, temperature, dict)
+    while True:
+        try:
+            assert next(steps) is dict  # the view that it was given
+        except StopIteration as end:
+            return end.value
+
+
+def test_the_quadrature_stops_for_a_look_after_every_thousand_nodes(panel, monkeypatch):
+    sizes = []
+
+    def given(code, scheme, x, parameter, temperature):
+        sizes.append(len(x))
+        return np.zeros_like(x), np.ones_like(x)
+
+    monkeypatch.setattr(risk, "gradient_given", given)
+    settings = {**panel.settings, "surrogate": "sga", "gain": 1.7, "temperature": 0.5}
+    looks = sum(1 for _ in panel.job(settings))
+    assert max(sizes) <= 1000 and len(sizes) > 14
+    code = analysis.ScalarCode(analysis.sources.gaussian(), gain=1.7)
+    clouds = len(list(risk._clouds(code, risk.SURROGATES["sga"], 0.5, settings["batch_size"])))
+    assert looks == clouds + len(sizes) + len(risk.TEMPERATURES)
+
+
 def test_figures_are_those_of_the_worked_example(panel):
     for (surrogate, temperature), (bias, std) in TABLE.items():
         result = panel.run(60, surrogate=surrogate, temperature=temperature)
@@ -55,7 +81,7 @@ def test_no_bias_at_high_rate(panel):
 def test_half_the_source_does_for_both_halves(panel, surrogate):
     """Against the laboratory's quadrature over all of the source, for those whose law is the least simple."""
     code = analysis.ScalarCode(analysis.sources.gaussian(), gain=0.5, lmbda=6.0)
-    mean, std = panel._quadrature(code, surrogate, 0.5)
+    mean, std = moments(panel, code, surrogate, 0.5)
     row = analysis.gradient_risk(code, risk.SURROGATES[surrogate], "gain", 0.5, 1).iloc[0]
     assert mean == pytest.approx(row["mean"], abs=3e-5) and std == pytest.approx(row["std"], rel=1e-4)
 
@@ -66,7 +92,7 @@ def test_cloud_and_quadrature_agree(panel, surrogate):
     code = analysis.ScalarCode(analysis.sources.gaussian(), gain=0.5, lmbda=6.0)
     for n in (64, 1024):
         *_, estimates = risk._clouds(code, risk.SURROGATES[surrogate], 0.5, n)
-        mean, std = panel._quadrature(code, surrogate, 0.5)
+        mean, std = moments(panel, code, surrogate, 0.5)
         assert estimates.shape == (200,)
         assert abs(estimates.mean() - mean) < 4 * std / (200 * n) ** 0.5
         assert estimates.std() / (std / n**0.5) == pytest.approx(1, abs=0.2)

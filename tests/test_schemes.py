@@ -145,8 +145,10 @@ def test_gradient_passes_the_scale_bound_only_upwards():
 def test_loading_a_state_dict_keeps_the_schemes_bound_and_says_so():
     theirs = GaussianConditional(None)  # bound 0.11
     ours = entropy.GaussianConditional(scheme=schemes.noise(scale_lower_bound=0.3))
-    with pytest.warns(UserWarning, match=r"scale bound 0\.11 gives way to the scheme's 0\.3"):
+    with pytest.warns(UserWarning, match=r"scale bound 0\.11 gives way to the scheme's 0\.3") as told:
         ours.load_state_dict(theirs.state_dict())
+        torch.nn.ModuleList([ours]).load_state_dict(torch.nn.ModuleList([theirs]).state_dict())
+    assert [warning.filename for warning in told] == [__file__] * 2  # at the caller, however deep the module is
     assert float(ours.lower_bound_scale.bound) == float(ours.scale_bound) == float(torch.tensor(0.3))
 
 
@@ -168,6 +170,21 @@ def test_entropy_bottleneck_scores_as_compressai_does(shape):
 def test_two_stages_share_one_bound():
     with pytest.raises(ValueError, match="both stages take the same scale_lower_bound"):
         schemes.TwoStages(schemes.noise(), schemes.straight_through(scale_lower_bound=0.3))
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_every_preset_takes_a_temperature_and_a_bound_in_all_its_stages(name):
+    falling = schedules.exponential(0.5, 0.05)
+    scheme = schemes.get(name, temperature=falling, scale_lower_bound=0.3)
+    stages = [scheme] if isinstance(scheme, QuantizationScheme) else [scheme.first, scheme.second]
+    assert all((stage.temperature, stage.scale_lower_bound) == (falling, 0.3) for stage in stages)
+
+
+@pytest.mark.parametrize("shape", schedules.SHAPES)
+def test_a_shape_goes_between_two_values_or_stays_at_the_first(shape):
+    made = schedules.between(shape, 0.5, 0.1)
+    assert made == (schedules.constant(0.5) if shape == "constant" else getattr(schedules, shape)(0.5, 0.1))
+    assert (made(0, 9), made(8, 9)) == pytest.approx((0.5, 0.5 if shape == "constant" else 0.1))
 
 
 def test_schedules():
@@ -212,6 +229,7 @@ def test_schedules_are_read_from_text(text, schedule):
 @pytest.mark.parametrize(
     "make, message",
     [
+        (lambda: schedules.between("linaer", 1, 2), "no schedule of two values is named 'linaer'; did you mean linear"),
         (lambda: schedules.linear(0, 1), "start: a schedule takes positive finite values, got 0"),
         (lambda: schedules.Schedule("step", 1, 2), "kind: a schedule is one of"),
         (

@@ -97,6 +97,17 @@ def pointwise_risk(code: ScalarCode, what: What, temperatures: Temperatures = 1.
     return _rows(code, what, temperatures, lambda scheme, temperature: [_pointwise(code, scheme, temperature)])
 
 
+def gradient_given(
+    code: ScalarCode, scheme: QuantizationScheme, x: np.ndarray, parameter: str = "gain", temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over the draw of the returned ∂ℓ/∂parameter at samples x, each (n,), by quadrature.
+
+    What `gradient_risk` weights with the source's density at `ScalarCode.nodes`, for whoever does that bit by bit.
+    """
+    _, _, mean, variance = _given(code, scheme, x, temperature, check_parameter(parameter))
+    return mean, variance
+
+
 @dataclass(frozen=True)
 class _Moments:
     """Training's mean losses less the test's, and mean and variance of one sample's gradient."""
@@ -164,14 +175,17 @@ def _by_quadrature(code: ScalarCode, scheme: QuantizationScheme, temperature: fl
     """Means add over the paths' draws; the variance is that of the mean given x, plus the mean of that given x."""
     x, weight = code.nodes(temperature, _centres(code, scheme))
     test_rate, test_distortion, _ = code.test_losses(x)
-    rate = distortion = given_x = noise_variance = np.zeros_like(x)
-    for paths in _draws(scheme):
-        r, d, g, spread = _conditional(code, scheme, x, temperature, paths, parameter)
-        rate, distortion, given_x, noise_variance = rate + r, distortion + d, given_x + g, noise_variance + spread
+    rate, distortion, given_x, noise_variance = _given(code, scheme, x, temperature, parameter)
     rate_gap, distortion_gap = float(weight @ (rate - test_rate)), float(weight @ (distortion - test_distortion))
     gradient = float(weight @ given_x)
     variance = float(weight @ (noise_variance + (given_x - gradient) ** 2))
     return _Moments(rate_gap, distortion_gap, rate_gap + code.lmbda * distortion_gap, gradient, variance)
+
+
+def _given(code, scheme, x, temperature, parameter) -> tuple[np.ndarray, ...]:
+    """What `_conditional` gives, summed over the paths' draws, which are independent."""
+    parts = [_conditional(code, scheme, x, temperature, paths, parameter) for paths in _draws(scheme)]
+    return tuple(np.sum(part, axis=0) for part in zip(*parts, strict=True))
 
 
 def _conditional(code, scheme, x, temperature, paths, parameter, shift=0.0) -> tuple[np.ndarray, ...]:
@@ -194,13 +208,14 @@ def _noise_nodes(code, scheme, latents, temperature, paths):
     if not any(getattr(scheme, path).random for path in paths):
         return np.arange(len(latents)), (None, None), np.ones(len(latents))
     mean = torch.tensor(code.mean, dtype=torch.float64)
+    distinct = paths[:1] if scheme.rate == scheme.distortion else paths
 
     def law(index: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """ỹ and its slope, squeezed into [0, 1), on every path."""
+        """ỹ and its slope, squeezed into [0, 1), on every path with a surrogate of its own."""
         y = torch.as_tensor(latents[index]).requires_grad_()
         noise = (torch.as_tensor(v),) * 2
         features = []
-        for path in paths:
+        for path in distinct:
             quantize = scheme.quantize_rate if path == "rate" else scheme.quantize_distortion
             value = quantize(y, mean, temperature, noise)
             (slope,) = torch.autograd.grad(value.sum(), y)

@@ -27,6 +27,11 @@ class Prediction:
         """What was guessed, in this session or an earlier one; None before that."""
         return record.read()["guesses"].get(self.key)
 
+    @property
+    def control(self) -> Any:
+        """The widget that takes the guess: radio buttons over choices, or a slider over numbers."""
+        return self._control
+
     def _guessed(self, change: dict[str, Any]) -> None:
         if change["new"] is not None:
             record.write("guesses", self.key, change["new"])

@@ -57,9 +57,9 @@ def panel(live: Panel) -> dict[str, str]:
 
 def prediction(asked: Prediction) -> dict[str, str]:
     """A prediction's question and what one may answer, as HTML."""
-    choices = getattr(asked._control, "options", None)
+    choices = getattr(asked.control, "options", None)
     if choices is None:
-        answers = f"<p>A number from {asked._control.min:g} to {asked._control.max:g}.</p>"
+        answers = f"<p>A number from {asked.control.min:g} to {asked.control.max:g}.</p>"
     else:
         answers = f"<ul>{''.join(f'<li>{escape(choice)}</li>' for choice in choices)}</ul>"
     html = f'<div class="prediction"><p><b>{escape(asked.question)}</b></p>{answers}</div>'

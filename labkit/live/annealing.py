@@ -24,7 +24,6 @@ from torch import Tensor
 
 from labkit import schedules, surrogates
 from labkit.analysis import ScalarCode, exact_gradient, gaussian_bits, sources
-from labkit.live.codec import SHAPES
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
@@ -191,7 +190,7 @@ class AnnealingPanel(PlotPanel):
             controls={
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
                 "end": choice("τ at the end", TEMPERATURES, end),
-                "shape": menu("shape", list(SHAPES), shape),
+                "shape": menu("shape", schedules.SHAPES, shape),
                 "lmbda": choice("tradeoff λ", LMBDAS, lmbda),
             },
             plot=_plot(),
@@ -200,7 +199,7 @@ class AnnealingPanel(PlotPanel):
     def job(self, settings: Settings) -> Generator[View, None, AnnealingResult]:
         begun = time.perf_counter()
         lmbda = settings["lmbda"]
-        schedule = SHAPES[settings["shape"]](settings["temperature"], settings["end"])
+        schedule = schedules.between(settings["shape"], settings["temperature"], settings["end"])
         shown = self._at_once(lmbda, schedule)
 
         def view(text: str) -> View:

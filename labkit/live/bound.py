@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit import datasets, evaluation, networks, schedules, surrogates, training
+from labkit import datasets, evaluation, networks, surrogates
 from labkit.analysis import gaussian_bits
 from labkit.analysis.scale_bound import LIKELIHOOD_BOUND, Law, test_law, training_law
 from labkit.checks import check_at_least, check_name
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
+from labkit.live.retraining import fine_tuning
 from labkit.networks.codecs import first_stage
 
 BOUNDS = (0.02, 0.05, 0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -29,8 +30,6 @@ CODECS = ("measure", "retrain")
 _SCALES = np.geomspace(0.02, 1.0, 24)  # of the curves over σ
 _EDGES = np.geomspace(0.02, 10.0, 41)  # of the histogram; what lies beyond goes into the outermost bins
 _RATES, _SHARES = (0.0, 2.2), (0.0, 9.0)  # ranges of the axes
-_CROP, _BATCH = 256, 2
-_RATE = schedules.cosine(1e-4, 1e-5)  # Adam's: gentle, since what it starts from is trained already
 
 
 @dataclass(frozen=True)
@@ -217,19 +216,9 @@ class BoundPanel(PlotPanel):
                 rate=settings["surrogate"], temperature=settings["temperature"], scale_lower_bound=bound
             )
             net.set_scheme(scheme)
-            for step in training.stream(
-                net,
-                self._photos,
-                lmbda=lmbda,
-                steps=self._steps,
-                batch_size=_BATCH,
-                crop=_CROP,
-                permute_colours=True,
-                lr=_RATE,
-                seed=self._seed,
-            ):
-                losses.append(step.loss)
-                yield view(0.3 + 0.5 * len(losses) / self._steps, f"step {len(losses)}, training loss {step.loss:.3f}")
+            for loss in fine_tuning(net, self._photos, lmbda=lmbda, steps=self._steps, seed=self._seed):
+                losses.append(loss)
+                yield view(0.3 + 0.5 * len(losses) / self._steps, f"step {len(losses)}, training loss {loss:.3f}")
             latents = yield from self._read(net, lambda done: view(0.8 + 0.2 * done, "measuring what came of it"))
             after = latents.losses
             train_rate, test_rate = self._rates(latents, settings, bound)

@@ -10,14 +10,6 @@ function floats(view) {
   return new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 }
 
-function imageOf(frame) {
-  const image = new OffscreenCanvas(frame.width, frame.height);
-  const { buffer, byteOffset, byteLength } = frame.pixels;
-  const rgba = new Uint8ClampedArray(buffer.slice(byteOffset, byteOffset + byteLength));
-  image.getContext("2d").putImageData(new ImageData(rgba, frame.width, frame.height), 0, 0);
-  return image;
-}
-
 function dot(context, x, y, radius) {
   context.moveTo(x + radius, y);
   context.arc(x, y, radius, 0, 2 * Math.PI);
@@ -45,7 +37,7 @@ function render({ model, el }) {
     const context = canvas.getContext("2d");
     context.scale(scale, scale);
     context.imageSmoothingEnabled = false;
-    context.drawImage(imageOf(frame), 0, 0, wide, high);
+    context.drawImage(imageOf(frame, frame.pixels), 0, 0, wide, high);
 
     const cloud = floats(model.get("cloud"));
     context.fillStyle = CLOUD;
@@ -64,13 +56,7 @@ function render({ model, el }) {
       context.stroke();
     }
 
-    canvas.setAttribute("aria-label", frame.label);
-    captions.replaceChildren(...frame.captions.map((text) => {
-      const caption = document.createElement("span");
-      caption.textContent = text;
-      return caption;
-    }));
-    canvas.dataset.run = frame.run; // which run this picture belongs to
+    say(frame, canvas, captions);
   }
 
   model.on("change:frame", draw);

@@ -14,6 +14,11 @@ from PIL import Image, ImageDraw
 _HERE = Path(__file__).parent
 
 
+def script(name: str) -> str:
+    """A widget's script, and before it what those that show frames share: no bundler, no second request."""
+    return "\n".join((_HERE / each).read_text("utf-8") for each in ("frame.js", name))
+
+
 @dataclass(frozen=True)
 class Picture:
     """What a canvas shows. Coordinates run from 0 to 1 from the top left corner.
@@ -33,7 +38,7 @@ class Picture:
 class Canvas(anywidget.AnyWidget):
     """Shows one Picture at a time, `width` page pixels wide, over a cloud of samples that stays."""
 
-    _esm = _HERE / "canvas.js"
+    _esm = script("canvas.js")
     _css = _HERE / "panel.css"
 
     width = traitlets.Int(360).tag(sync=True)
@@ -70,6 +75,9 @@ class Canvas(anywidget.AnyWidget):
             "label": picture.label,
             "captions": list(picture.captions),
         }
+
+    def refresh(self) -> None:
+        """Nothing: a page finds the frame in the widget's state, however late it comes."""
 
     def still(self) -> Image.Image:
         """The same picture by Pillow, on white, for wherever there is no browser."""

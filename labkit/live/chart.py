@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from labkit.live.plot import Axes, Line, Plot
+from labkit.live.plot import Axes, Line, Plot, _points
 
 _NOTHING = np.zeros(0, np.float32)
 
@@ -35,7 +35,7 @@ class LossChart(Plot):
     @property
     def ghost(self) -> np.ndarray:
         """The curve behind it."""
-        return np.asarray(self.figure.data[0].y)
+        return _points(self.figure.data[0])[1]
 
     def show_losses(self, losses: np.ndarray, test_loss: float | None = None) -> None:
         """The current run so far; `test_loss` once it is known."""

@@ -20,26 +20,17 @@ from labkit.live.canvas import Canvas, Picture
 from labkit.live.chart import LossChart
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
-from labkit.live.retraining import RetrainingPanel, TrainingFrame
+from labkit.live.retraining import CROP, RetrainingPanel, TrainingFrame, fine_tuning
 from labkit.networks.codecs import first_stage
 
 CONTROLS = ("lmbda", "temperature", "end", "shape", "scheme", "scale_lower_bound", "photo")
-SHAPES = {
-    "constant": lambda start, end: schedules.constant(start),
-    "linear": schedules.linear,
-    "exponential": schedules.exponential,
-    "cosine": schedules.cosine,
-}
 BOUNDS = (0.04, 0.07, 0.11, 0.15, 0.2, 0.3, 0.45, 0.7)
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
 MakeScheme = Callable[[schedules.Schedule, float], schemes.Scheme]
 
-_CROP = 256  # pixels a side: of the crop on show, and of training crops
 _GAP = 8  # transparent pixels between the original and the reconstruction
-_BATCH = 2  # crops a step: many small steps go farther in a few seconds than few large ones
-_RATE = schedules.cosine(1e-4, 1e-5)  # Adam's: gentle, since what it starts from is trained already
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +101,7 @@ class CodecPanel(RetrainingPanel):
         self._weights, self._steps, self._seconds, self._seed = weights, steps, seconds, seed
         self._photos = datasets.photos("train") if photos is None else photos
         self._test = datasets.photos("test") if test is None else test
-        self._test.check_crop(_CROP)
+        self._test.check_crop(CROP)
         self._names = [Path(name).stem for name in self._test.names]
         self._schemes = schemes if isinstance(schemes, Mapping) else {name: _preset(name) for name in schemes}
         self._shipped: dict[float, networks.Codec] = {}
@@ -123,7 +114,7 @@ class CodecPanel(RetrainingPanel):
             "lmbda": lambda: choice("tradeoff λ", LMBDAS, values["lmbda"]),
             "temperature": lambda: choice("temperature τ", TEMPERATURES, values["temperature"]),
             "end": lambda: choice("last τ", TEMPERATURES, values["end"]),
-            "shape": lambda: menu("shape", list(SHAPES), values["shape"]),
+            "shape": lambda: menu("shape", schedules.SHAPES, values["shape"]),
             "scheme": lambda: menu("scheme", list(self._schemes), values["scheme"]),
             "scale_lower_bound": lambda: choice("scale bound", BOUNDS, values["scale_lower_bound"]),
             "photo": lambda: menu("photograph", self._names, values["photo"]),
@@ -132,7 +123,7 @@ class CodecPanel(RetrainingPanel):
             check_name("controls: no control", name, every)
         super().__init__(
             controls={name: every[name]() for name in controls},
-            canvas=Canvas(width=2 * _CROP + _GAP),
+            canvas=Canvas(width=2 * CROP + _GAP),
             chart=LossChart(title="bpp + λ · 255² · MSE", width=430, height=300, window=10),
         )
         self.canvas.show(self._draw(start, self._values(self.settings)))
@@ -147,7 +138,7 @@ class CodecPanel(RetrainingPanel):
         lmbda = values["lmbda"]
         start = self._start(lmbda)
         net = copy.deepcopy(start)
-        temperature = SHAPES[values["shape"]](values["temperature"], values["end"])
+        temperature = schedules.between(values["shape"], values["temperature"], values["end"])
         net.set_scheme(self._schemes[values["scheme"]](temperature, values["scale_lower_bound"]))
         losses: list[float] = []
 
@@ -156,25 +147,11 @@ class CodecPanel(RetrainingPanel):
             return TrainingFrame(np.array(losses), len(losses) / self._steps, words, self._draw(net, values))
 
         yield view  # what the weights it starts from make of the crop
-        if (
-            isinstance(net, networks.MeanScaleHyperprior) and "lmbda" in start.info
-        ):  # the step that suits the new λ at high rate; training does the rest
-            net.scale_latents(math.sqrt(lmbda / start.info["lmbda"]))
-        for step in training.stream(
-            net,
-            self._photos,
-            lmbda=lmbda,
-            steps=self._steps,
-            batch_size=_BATCH,
-            crop=_CROP,
-            permute_colours=True,
-            lr=_RATE,
-            seed=self._seed,
+        for loss in fine_tuning(
+            net, self._photos, lmbda=lmbda, steps=self._steps, seed=self._seed, deadline=begun + self._seconds
         ):
-            losses.append(step.loss)
+            losses.append(loss)
             yield view
-            if time.perf_counter() - begun > self._seconds:
-                break
         net.info["lmbda"] = lmbda
         if start not in self._measured:
             self._measured[start] = yield from self._losses(start, view, "measuring the weights it started from")
@@ -224,7 +201,7 @@ class CodecPanel(RetrainingPanel):
         loss = training.rate_distortion(output, original[None], settings["lmbda"])
         coded = output["x_hat"][0].clamp(0, 1)
         quality = evaluation.psnr(coded, original)
-        gap = np.zeros((_CROP, _GAP, 4), np.uint8)
+        gap = np.zeros((CROP, _GAP, 4), np.uint8)
         return Picture(
             pixels=np.concatenate([_rgba(original), gap, _rgba(coded)], axis=1),
             label=f"A crop of {settings['photo']}, and its reconstruction at {loss.rate:.3f} bits per pixel and "
@@ -252,16 +229,17 @@ def codec_panel(
     """An image codec, fine-tuned at every move of a control from the shipped weights nearest in λ.
 
     A run first scales the latents by √(λ/λ₀), where λ₀ is what the weights were trained for: the quantisation step that
-    suits the new λ at high rate. Then all weights are trained.
+    suits the new λ at high rate, in networks that are `scalable`. Then all weights are trained.
 
     The canvas shows a crop of a test photograph and its reconstruction with real rounding; the chart the training loss.
     A run ends after `steps`, or after `seconds` of training if that comes first; then every test photograph is measured
     with the weights it started from and with what came of them (see CodecResult).
 
     controls: which of CONTROLS the panel shows; what is not shown stays at its argument. lmbda, temperature, end (the
-    last temperature of a schedule of that shape, see SHAPES) and scale_lower_bound (None is the weights' own) are taken
-    from the sliders' values, LMBDAS, TEMPERATURES and BOUNDS. schemes: names of presets, or functions that make a
-    scheme from a temperature and a scale lower bound, under labels; a run takes the first until another is chosen.
+    last temperature of a schedule of that shape, see `schedules.between`) and scale_lower_bound (None is the weights'
+    own) are taken from the sliders' values, LMBDAS, TEMPERATURES and BOUNDS. schemes: names of presets, or functions
+    that make a scheme from a temperature and a scale lower bound, under labels; a run takes the first until another is
+    chosen.
     weights: an image codec to start from instead of the shipped ones; photos, test: other photographs to train on and
     to measure. Raises ValueError for an unknown control or scheme, where no weights are shipped, or a test photograph
     is smaller than the crop.
@@ -284,21 +262,13 @@ def codec_panel(
 
 
 def _preset(name: str) -> MakeScheme:
-    """A preset as a function of temperature and bound; those that have no temperature do without."""
     check_name("schemes: no scheme", name, schemes.names())
-
-    def make(temperature: schedules.Schedule, scale_lower_bound: float) -> schemes.Scheme:
-        fields: dict[str, Any] = {"scale_lower_bound": scale_lower_bound}
-        if name != "soft_then_hard":
-            fields["temperature"] = temperature
-        return schemes.get(name, **fields)
-
-    return make
+    return lambda temperature, bound: schemes.get(name, temperature=temperature, scale_lower_bound=bound)
 
 
 def _centre(image: Tensor) -> Tensor:
-    top, left = ((side - _CROP) // 2 for side in image.shape[1:])
-    return image[:, top : top + _CROP, left : left + _CROP]
+    top, left = ((side - CROP) // 2 for side in image.shape[1:])
+    return image[:, top : top + CROP, left : left + CROP]
 
 
 def _rgba(image: Tensor) -> np.ndarray:

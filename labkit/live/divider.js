@@ -1,13 +1,6 @@
 // Two pictures of one thing in one frame, and a divider between them: left of it is the first picture, right of it the
 // second. It moves by mouse and finger on the picture, and by the arrow keys on the slider below.
 
-function imageOf(frame, pixels) {
-  const image = new OffscreenCanvas(frame.width, frame.height);
-  const rgba = new Uint8ClampedArray(pixels.buffer.slice(pixels.byteOffset, pixels.byteOffset + pixels.byteLength));
-  image.getContext("2d").putImageData(new ImageData(rgba, frame.width, frame.height), 0, 0);
-  return image;
-}
-
 function render({ model, el }) {
   const figure = document.createElement("figure");
   figure.className = "labkit-canvas labkit-divider";
@@ -48,13 +41,7 @@ function render({ model, el }) {
     canvas.height = Math.round((wide * scale * frame.height) / frame.width);
     images = [imageOf(frame, frame.first), imageOf(frame, frame.second)];
     paint();
-    canvas.setAttribute("aria-label", frame.label);
-    captions.replaceChildren(...frame.captions.map((text) => {
-      const caption = document.createElement("span");
-      caption.textContent = text;
-      return caption;
-    }));
-    canvas.dataset.run = frame.run; // which run these pictures belong to
+    say(frame, canvas, captions);
   }
 
   function follow(event) {

@@ -9,13 +9,15 @@ import numpy as np
 import traitlets
 from PIL import Image, ImageDraw
 
+from labkit.live.canvas import script
+
 _HERE = Path(__file__).parent
 
 
 class Divider(anywidget.AnyWidget):
     """Shows two pictures of one size in one frame, `width` page pixels wide: the first left of the divider."""
 
-    _esm = _HERE / "divider.js"
+    _esm = script("divider.js")
     _css = _HERE / "panel.css"
 
     width = traitlets.Int(512).tag(sync=True)
@@ -53,6 +55,9 @@ class Divider(anywidget.AnyWidget):
             "label": label,
             "captions": list(captions),
         }
+
+    def refresh(self) -> None:
+        """Nothing: a page finds the frame in the widget's state, however late it comes."""
 
     def still(self) -> Image.Image:
         """Both by Pillow, the divider in the middle, for wherever there is no browser."""

@@ -49,7 +49,11 @@ class Screen(Protocol):
     def label(self) -> str:
         """What one would say to somebody who cannot see it."""
 
-    def still(self) -> Image.Image: ...
+    def refresh(self) -> None:
+        """Send again what a page that was still loading may have missed."""
+
+    def still(self) -> Image.Image:
+        """The same as a picture, for wherever there is no browser."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,7 +215,7 @@ class Panel:
         if message == {"kind": "drawn"}:
             with self.engine.lock:
                 for screen in self.screens:
-                    getattr(screen, "refresh", lambda: None)()
+                    screen.refresh()
 
     # To the browser: only the engine calls this, under its lock
 

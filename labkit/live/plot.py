@@ -161,23 +161,19 @@ class Plot:
     def _set(self, index: int, points: Points) -> None:
         trace = self.figure.data[index]
         x, y = (_column(each) for each in points[:2])
-        if isinstance(x, np.ndarray) and len(x) and np.array_equal(x, trace.x) and not np.array_equal(y, trace.y):
-            # plotly sends only what differs, and a page that has missed x once would draw y over 0, 1, 2, …: a point
-            # more, which is not drawn, makes x differ
-            x, y = (np.append(each, np.float32(np.nan)) for each in (x, y))
+        if np.array_equal(x, trace.x) and not np.array_equal(y, trace.y):
+            x, y = _longer(x, y)  # a page that has missed x once would draw y over 0, 1, 2, …
         trace.x, trace.y = x, y
         if len(points) > 2:
             trace.error_y = {"array": _column(points[2]), "color": trace.marker.color or INK, "thickness": 1.2}
 
     def refresh(self) -> None:
         """Send every line again, for a page that was still drawing the empty plot when they went out."""
-        lines = [_points(trace) for trace in self.figure.data]
-        with self.figure.batch_update():  # plotly sends only what differs from what it has
-            for trace in self.figure.data:
-                trace.x = trace.y = []
         with self.figure.batch_update():
-            for trace, (x, y) in zip(self.figure.data, lines, strict=True):
-                trace.x, trace.y = x, y
+            for trace in self.figure.data:
+                x, y = (_column(each) for each in _points(trace))
+                if len(x):
+                    trace.x, trace.y = _longer(x, y) if len(x) == len(trace.x) else (x, y)
 
     def still(self) -> Image.Image:
         """The same plot by Matplotlib, on white, for wherever there is no browser."""
@@ -285,10 +281,16 @@ def _axis(title: str, log: bool, limits: tuple[float, float] | None) -> dict[str
 
 
 def _points(trace: Any) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of a trace, without the point that is not drawn (see `_set`)."""
-    x, y = (np.asarray([] if each is None else each) for each in (trace.x, trace.y))
-    if len(x) and x.dtype.kind == "f" and np.isnan(x[-1]):
+    """x and y of a trace, without the point of `_longer`."""
+    x, y = np.asarray(trace.x), np.asarray(trace.y)
+    if len(x) and (x[-1] is None or (x.dtype.kind == "f" and np.isnan(x[-1]))):
         return x[:-1], y[:-1]
+    return x, y
+
+
+def _longer(x: Any, y: Any) -> tuple[Any, Any]:
+    """The same with a point more, which is not drawn: plotly sends only what differs from what it sent before."""
+    x, y = (np.append(each, np.float32(np.nan)) if isinstance(each, np.ndarray) else [*each, None] for each in (x, y))
     return x, y
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ import torch
 from scipy import stats
 
 from labkit import surrogates
-from labkit.analysis import ScalarCode, exact_gradient, gradient_risk, sources
+from labkit.analysis import ScalarCode, exact_gradient, sources
+from labkit.analysis.risk import gradient_given
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
@@ -35,6 +37,7 @@ BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 BATCHES = 200
 
 _SAMPLES = 20_000  # of the cloud between two looks at whether anybody still wants it
+_NODES = 1000  # of the quadrature's source, likewise; fewer at a time take nearly as long
 _LOW = 1e-6  # where the plot of bias² and variance/n begins
 _Curve = dict[float, tuple[float, float]]  # mean and std of one sample's gradient, by τ
 
@@ -130,13 +133,16 @@ class RiskPanel(PlotPanel):
         exact = exact_gradient(code)
 
         estimates = np.zeros(0)
+        view: View
         for estimates in _clouds(code, one, temperature, n):
-            yield partial(_cloud_frame, estimates, exact, n)
+            view = partial(_cloud_frame, estimates, exact, n)
+            yield view
 
         curve: _Curve = {}
         for tau in sorted(TEMPERATURES, key=lambda tau: (tau != temperature, -tau)):
-            curve[tau] = self._quadrature(code, settings["surrogate"], tau)
-            yield partial(_curve_frame, dict(curve), estimates, exact, settings)
+            curve[tau] = yield from self._quadrature(code, settings["surrogate"], tau, view)
+            view = partial(_curve_frame, dict(curve), estimates, exact, settings)
+            yield view
 
         taus = np.array(sorted(curve))
         mean, std = curve[temperature]
@@ -154,16 +160,24 @@ class RiskPanel(PlotPanel):
             stds=np.array([curve[tau][1] for tau in taus]),
         )
 
-    def _quadrature(self, code: ScalarCode, name: str, temperature: float) -> tuple[float, float]:
-        """Mean and standard deviation of one sample's gradient."""
+    def _quadrature(
+        self, code: ScalarCode, name: str, temperature: float, view: View
+    ) -> Generator[View, None, tuple[float, float]]:
+        """Mean and standard deviation of one sample's gradient, with a chance to stop now and then."""
         same = temperature if SURROGATES[name].annealed else 1.0  # the law of the others knows no τ
         key = (name, code.gain, code.lmbda, same)
         if key not in self._moments:
-            half = replace(
-                code, source=stats.halfnorm()
-            )  # source, laws and loss are even: |x| tells all, in half the time
-            (row,) = gradient_risk(half, {name: SURROGATES[name]}, "gain", same, 1).to_dict("records")
-            self._moments[key] = row["mean"], row["std"]
+            # source, laws and loss are even: |x| tells all, in half the time
+            half = replace(code, source=stats.halfnorm())
+            scheme = QuantizationScheme(rate=SURROGATES[name], distortion=SURROGATES[name])
+            x, weight = half.nodes(same, (half.centre,))
+            mean = square = 0.0
+            for part in np.array_split(np.arange(len(x)), -(-len(x) // _NODES)):
+                given_x, variance = gradient_given(half, scheme, x[part], "gain", same)
+                mean += float(weight[part] @ given_x)
+                square += float(weight[part] @ (variance + given_x**2))
+                yield view
+            self._moments[key] = mean, math.sqrt(square - mean**2)
         return self._moments[key]
 
 

@@ -22,14 +22,13 @@ from labkit.live.divider import Divider
 from labkit.live.engine import Run, View
 from labkit.live.panel import Panel, Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot
+from labkit.live.retraining import fine_tuning
 from labkit.networks.codecs import first_stage
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 QUALITIES = {"jpeg": (10, 25, 45, 65, 80), "webp": (5, 25, 50, 70, 85), "avif": (20, 35, 50, 60, 70)}
 TEMPERATURE = schedules.exponential(0.5, 0.05)  # of the schemes that have one
 
-_BATCH, _CROP = 2, 256
-_RATE = schedules.cosine(1e-4, 1e-5)
 _NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 _EARLIER = "earlier runs"
 
@@ -117,8 +116,7 @@ class TradeoffPanel(Panel):
         start = self._start(settings)
         net = copy.deepcopy(start)
         bound = first_stage(start.scheme).scale_lower_bound
-        fields = {} if settings["scheme"] == "soft_then_hard" else {"temperature": TEMPERATURE}
-        net.set_scheme(schemes.get(settings["scheme"], scale_lower_bound=bound, **fields))
+        net.set_scheme(schemes.get(settings["scheme"], temperature=TEMPERATURE, scale_lower_bound=bound))
         points: dict[str, tuple[Any, Any]] = {each: ([], []) for each in ("as shipped", "fine-tuned")}
         earlier = self._points.setdefault(name, [])
         points[_EARLIER] = tuple(zip(*earlier, strict=True)) if earlier else ([], [])  # type: ignore[assignment]
@@ -131,23 +129,11 @@ class TradeoffPanel(Panel):
             return _Frame(done / self._steps, words or f"step {done} of {self._steps}", coded, said, dict(points))
 
         yield view
-        if hasattr(net, "scale_latents") and "lmbda" in start.info:
-            net.scale_latents(math.sqrt(lmbda / start.info["lmbda"]))
-        for _ in training.stream(
-            net,
-            self._train,
-            lmbda=lmbda,
-            steps=self._steps,
-            batch_size=_BATCH,
-            crop=_CROP,
-            permute_colours=True,
-            lr=_RATE,
-            seed=self._seed,
+        for _ in fine_tuning(
+            net, self._train, lmbda=lmbda, steps=self._steps, seed=self._seed, deadline=begun + self._seconds
         ):
             done += 1
             yield view
-            if time.perf_counter() - begun > self._seconds:
-                break
         for each, qualities in QUALITIES.items():
             for quality in qualities[len(curves.get(each, ([], []))[0]) :]:
                 (report,) = evaluation.classical(self._one(name), each, (quality,), progress=False)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit import entropy, interop, schemes
+from labkit.checks import check_positive
 from labkit.schemes import QuantizationScheme, Scheme, TwoStages
 
 
@@ -32,6 +33,9 @@ class _Codec:
     kind: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int]
+    # the convolutions whose outputs are y or the parameters of its Gaussian, and those that read y
+    _gives_y: ClassVar[tuple[str, ...]] = ()
+    _reads_y: ClassVar[tuple[str, ...]] = ()
     N: int
     M: int
     size: str
@@ -59,6 +63,31 @@ class _Codec:
         self.scheme = scheme
         entropy.set_scheme(self, first_stage(scheme))
 
+    @property
+    def scalable(self) -> bool:
+        """Whether `scale_latents` works: only where y is given and read by convolutions and nothing else."""
+        return bool(self._gives_y)
+
+    @torch.no_grad()
+    def scale_latents(self, gain: float) -> None:
+        """Multiply the latent y by `gain`, and undo it wherever y is read: its entropy model follows, z stays.
+
+        Only the quantisation step changes, to 1/gain of what it was. At high rate the best step goes with 1/√λ, since
+        step²/12 is the distortion, so √(λ/λ₀) takes a network that was trained for λ₀ most of the way to λ. Raises
+        ValueError for a network that is not `scalable`, and for a gain that is not positive.
+        """
+        check_positive(gain=gain)
+        if not self.scalable:
+            raise ValueError(f"scale_latents: {self.kind} has layers around y that cannot take a gain in")
+        assert isinstance(self, nn.Module)
+        for name in self._gives_y:
+            layer: Any = self.get_submodule(name)
+            layer.weight *= gain
+            layer.bias *= gain
+        for name in self._reads_y:
+            layer = self.get_submodule(name)
+            layer.weight /= gain
+
 
 def first_stage(scheme: Scheme) -> QuantizationScheme:
     """The scheme that training starts with."""
@@ -74,6 +103,7 @@ class FactorizedPrior(_Codec, _compressai.FactorizedPrior):
     kind = "factorized_prior"
     paper = "Ballé et al., End-to-end Optimized Image Compression"
     year = 2017
+    _gives_y, _reads_y = ("g_a.6",), ("g_s.0",)
 
     def __init__(self, N: int, M: int, size: str = "custom", scheme: Scheme | None = None):
         super().__init__(N, M)
@@ -81,6 +111,15 @@ class FactorizedPrior(_Codec, _compressai.FactorizedPrior):
 
     def coded_shape(self, height: int, width: int) -> Any:
         return torch.Size((height // 16, width // 16))
+
+    @torch.no_grad()
+    def scale_latents(self, gain: float) -> None:
+        super().scale_latents(gain)
+        bottleneck = self.entropy_bottleneck  # its cumulative function reads y through softplus(matrices[0])
+        slope = functional.softplus(bottleneck.matrices[0]) / gain
+        bottleneck.matrices[0].copy_(slope + torch.log(-torch.expm1(-slope)))  # the inverse of softplus
+        bottleneck.quantiles *= gain
+        entropy.drop_tables(self)
 
 
 class ScaleHyperprior(_Codec, _compressai.ScaleHyperprior):
@@ -93,6 +132,7 @@ class ScaleHyperprior(_Codec, _compressai.ScaleHyperprior):
     kind = "scale_hyperprior"
     paper = "Ballé et al., Variational Image Compression with a Scale Hyperprior"
     year = 2018
+    _gives_y, _reads_y = ("g_a.6", "h_s.4"), ("g_s.0", "h_a.0")
 
     def __init__(self, N: int, M: int, size: str = "custom", scheme: Scheme | None = None):
         super().__init__(N, M)
@@ -108,23 +148,11 @@ class MeanScaleHyperprior(_Codec, _compressai.MeanScaleHyperprior):
     kind = "mean_scale_hyperprior"
     paper = "Minnen et al., Joint Autoregressive and Hierarchical Priors for Learned Image Compression"
     year = 2018
+    _gives_y, _reads_y = ("g_a.6", "h_s.4"), ("g_s.0", "h_a.0")
 
     def __init__(self, N: int, M: int, size: str = "custom", scheme: Scheme | None = None):
         super().__init__(N, M)
         self._equip_hyperprior(size, scheme)
-
-    @torch.no_grad()
-    def scale_latents(self, gain: float) -> None:
-        """Multiply the latent y by `gain`, and undo it wherever y is read: means and scales follow, z stays.
-
-        Only the quantisation step changes, to 1/gain of what it was. At high rate the best step goes with 1/√λ, since
-        step²/12 is the distortion, so √(λ/λ₀) takes a network that was trained for λ₀ most of the way to λ.
-        """
-        for convolution, factor in ((self.g_a[-1], gain), (self.h_s[-1], gain)):
-            convolution.weight *= factor
-            convolution.bias *= factor
-        for convolution in (self.g_s[0], self.h_a[0]):
-            convolution.weight /= gain
 
 
 # CompressAI's class comes first where labkit's has a training forward of its own, as in every adopted class
@@ -141,6 +169,7 @@ class JointAutoregressive(interop.AdoptedJointAutoregressive, _Codec):
     kind = "joint_autoregressive"
     paper = MeanScaleHyperprior.paper
     year = 2018
+    _gives_y, _reads_y = ("g_a.6", "entropy_parameters.4"), ("g_s.0", "h_a.0", "context_prediction")
 
     def __init__(self, N: int, M: int, size: str = "custom", scheme: Scheme | None = None):
         super().__init__(N, M)

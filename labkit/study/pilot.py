@@ -133,7 +133,7 @@ class Pilot:
             theirs = net.info["lmbda"]
             lr = schedules.cosine(2e-4, 2e-5)
             if theirs != lmbda:
-                net.scale_latents(math.sqrt(lmbda / theirs))  # type: ignore[operator]
+                net.scale_latents(math.sqrt(lmbda / theirs))
                 lr = schedules.cosine(4e-4, 2e-5)
             return self._trained(net, name, noise, lmbda, self.grid.refreshed, lr, START_SEED)
         middle = self.grid.lmbdas[len(self.grid.lmbdas) // 2]
