@@ -40,7 +40,7 @@ class SchemeCarrier:
         self.generator = None
         # a buffer, so that it moves with the model and never recompiles; not persistent, so that state dicts
         # keep CompressAI's keys
-        temperature = torch.tensor(self.scheme.temperature.start, device=self._offset.device)
+        temperature = torch.tensor(float(self.scheme.temperature.start), device=self._offset.device)
         self.register_buffer("temperature", temperature, persistent=False)
 
 
