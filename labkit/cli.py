@@ -175,7 +175,8 @@ def train(
     """Train an image codec and write a checkpoint, with its settings inside.
 
     CONFIG is a TOML file with options by their names, which those given here go before. A run that was stopped or
-    killed goes on when the same command is given again.
+    killed goes on when the same command is given again. Several processes train one network under
+    `torchrun --nproc-per-node N --no-python labkit train …`, with equal parts of each batch.
     """
     # Threads that wait without spinning leave their core to whatever else wants it; read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -195,7 +196,8 @@ def train(
     source = datasets.training_images(data) if data else datasets.photos("train")
     settings |= {"lr": _schedule(lr), "device": device, "precision": precision}
     run = training.train(net, source, out=out, log=log or out.with_suffix(".csv"), **settings)
-    click.echo(f"{out}: {run}")
+    if training.processes.ranks()[0] == 0:
+        click.echo(f"{out}: {run}")
 
 
 @main.command()
@@ -212,7 +214,8 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
 
     Without a checkpoint the weights that come along are measured. Checkpoints of one network and size are points of
     one curve. One report is printed image by image; of several, the means, and each curve's BD-rate against the first
-    codec of --beside, or without one the first curve, both with 95% intervals over the images.
+    codec of --beside, or without one the first curve, both with 95% intervals over the images. The processes of
+    torchrun share the images of checkpoints.
     """
     import torch
 
@@ -231,7 +234,10 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
     curves: dict[str, list[evaluation.Report]] = {}
     nets = [training.load_checkpoint(file)[0] for file in checkpoints]
     for net in nets or [networks.pretrained(lmbda=lmbda) for lmbda in networks.pretrained_lmbdas()]:
-        curves.setdefault(f"{net.kind} {net.size}", []).append(evaluation.evaluate(net.to(device), images))
+        net = net.to(training.processes.device(device))
+        curves.setdefault(f"{net.kind} {net.size}", []).append(evaluation.evaluate(net, images))
+    if training.processes.ranks()[0]:
+        return  # the first process has all reports, and says what came of them
     for codec in beside:
         curves[codec] = evaluation.classical(images, codec)
     if table:

@@ -47,10 +47,23 @@ class _Pictures(Sequence[Tensor]):
         """
         return self.crops_uint8(n, size, generator, permute_colours).float().div_(255)
 
-    def crops_uint8(self, n: int, size: int, generator: torch.Generator, permute_colours: bool = False) -> Tensor:
-        """The same crops as the bytes that the images hold, uint8: a quarter of the memory."""
-        batch = []
-        for index in torch.randint(len(self), (n,), generator=generator).tolist():
+    def crops_uint8(
+        self,
+        n: int,
+        size: int,
+        generator: torch.Generator,
+        permute_colours: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> Tensor:
+        """The same crops as the bytes that the images hold, uint8: a quarter of the memory.
+
+        part: (k, m) gives the k-th of the whole's m equal parts, and reads the pictures of that part alone.
+        """
+        own, batch = range(part[0] * n // part[1], (part[0] + 1) * n // part[1]), []
+        for place, index in enumerate(torch.randint(len(self), (n,), generator=generator).tolist()):
+            if place not in own:
+                _draw_cut(size, size, size, generator, permute_colours)  # of any size: as many random numbers
+                continue
             image = self._pixels(index)
             height, width = image.shape[1:]
             _check_size(self.names[index], height, width, size)

@@ -32,16 +32,26 @@ class SchemeCarrier:
     scheme: QuantizationScheme
     temperature: Tensor
     generator: torch.Generator | None
+    part: tuple[int, int]
     _offset: Tensor
     register_buffer: Callable[..., None]  # of the nn.Module that this is mixed into
 
     def _carry(self, scheme: QuantizationScheme | None) -> None:
         self.scheme = scheme or schemes.noise()
-        self.generator = None
+        self.generator, self.part = None, (0, 1)
         # a buffer, so that it moves with the model and never recompiles; not persistent, so that state dicts
         # keep CompressAI's keys
         temperature = torch.tensor(float(self.scheme.temperature.start), device=self._offset.device)
         self.register_buffer("temperature", temperature, persistent=False)
+
+    def _own(self, y: Tensor, draw: Callable[[Tensor], Noise]) -> Noise:
+        """What `draw` gives for y. Where y is a part of a batch: that part of what it gives for the whole."""
+        k, m = self.part
+        if m == 1:
+            return draw(y)
+        noise = draw(y[:1].expand(m * len(y), *y.shape[1:]))  # a draw looks at shape and type alone
+        rate, distortion = (None if v is None else v.narrow(v.dim() - y.dim(), k * len(y), len(y)) for v in noise)
+        return (rate, rate) if noise[0] is noise[1] else (rate, distortion)
 
 
 class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
@@ -63,9 +73,9 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
             return super().forward(x, training=False)
         with torch.autocast(x.device.type, enabled=False):
             medians = self._extend_ndims(self._get_medians().detach(), x.dim() - 2)
-            y_rate, y_distortion = self.scheme.quantize(
-                _at_least_float32(x), medians, self.temperature, generator=self.generator, hyper=not self.main
-            )
+            y, hyper = _at_least_float32(x), not self.main
+            noise = self._own(y, lambda whole: self.scheme.draw(whole, self.generator, hyper))
+            y_rate, y_distortion = self.scheme.quantize(y, medians, self.temperature, noise=noise, hyper=hyper)
             channels_first = y_rate.transpose(0, 1)
             likelihood, _, _ = self._likelihood(channels_first.reshape(x.size(1), 1, -1))
             if self.use_likelihood_bound:
@@ -99,9 +109,9 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         with torch.autocast(inputs.device.type, enabled=False):
             y, scales = _at_least_float32(inputs), _at_least_float32(scales)
             means = None if means is None else _at_least_float32(means)
-            y_rate, y_distortion = self.scheme.quantize(
-                y, means, self.temperature, generator=self.generator, noise=noise
-            )
+            if noise is None:
+                noise = self._own(y, lambda whole: self.scheme.draw(whole, self.generator))
+            y_rate, y_distortion = self.scheme.quantize(y, means, self.temperature, noise=noise)
             likelihood = self._likelihood(y_rate, scales, means)
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)
@@ -113,6 +123,9 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         Where each path has its own, the distortion's is drawn first: CompressAI quantises for the context model before
         it scores, and the same seed then gives the same numbers.
         """
+        return self._own(y, self._draw_for_context)
+
+    def _draw_for_context(self, y: Tensor) -> Noise:
         if self.scheme.shared_noise:
             return self.scheme.draw(y, self.generator)
         distortion = self.scheme.distortion.draw(y, self.generator)
@@ -201,10 +214,14 @@ def set_temperature(model: nn.Module, temperature: float | Schedule) -> None:
         module.temperature.fill_(start)
 
 
-def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Set the source of training noise; None is torch's own."""
+def set_generator(model: nn.Module, generator: torch.Generator | None, part: tuple[int, int] = (0, 1)) -> None:
+    """Set the source of training noise; None is torch's own.
+
+    part: (k, m) where the model is given the k-th of m equal parts of each batch: it draws the noise of them all, and
+    takes its own.
+    """
     for module in carriers(model):
-        module.generator = generator
+        module.generator, module.part = generator, part
 
 
 def drop_tables(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from labkit.datasets import PhotoSet
 from labkit.evaluation import bitstream, metrics
 from labkit.lending import mixed
 from labkit.networks import Codec
-from labkit.training import rate_distortion, weights_hash
+from labkit.training import processes, rate_distortion, weights_hash
 
 AVERAGED = ("bpp", "estimated_bpp", "table_bpp", "coder_bpp", "flush_bpp", "psnr", "ms_ssim")
 
@@ -120,20 +120,21 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
     the image's own pixels. The estimate is that of the latents that were coded, which for the autoregressive networks
     are not those of the evaluation forward. PSNR and MS-SSIM are of the decoded picture in 8 bits, as a file holds it.
     The network goes back to the mode, training or evaluation, that it was in, also where an image fails.
+
+    Under torchrun every process makes this call: each codes its share of the images, and all get the whole report.
     """
     training = net.training
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
-    hide = None if progress is None else not progress
+    rank, count = processes.ranks()
+    hide = True if rank else None if progress is None else not progress
+    own = tqdm(range(rank, len(names), count), unit="image", disable=hide, leave=False)
     try:
         net.eval()
         net.update()
-        rows = [
-            {"name": name, **_measured(net, image)}
-            for name, image in zip(names, tqdm(images, unit="image", disable=hide, leave=False), strict=True)
-        ]
+        rows = [{"name": names[i], **_measured(net, images[i])} for i in own]
     finally:
         net.train(training)
-    return Report(rows, _about(net))
+    return Report(processes.gathered(rows), _about(net))
 
 
 def _measured(net: Codec, image: Tensor) -> dict[str, Any]:

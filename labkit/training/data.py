@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from labkit.checks import check_at_least
 from labkit.datasets import ImageFiles, PhotoSet
+from labkit.training import processes
 from labkit.training.threads import cores
 
 DATA, NOISE = 0, 1  # streams of random numbers: one step draws from each, and none shifts another
@@ -58,42 +59,50 @@ def batches(
     seed: int,
     device: torch.device | str,
     workers: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Generator[Tensor, None, None]:
     """The batches of the steps `first` to `steps` − 1, float32 on `device`: crops (n, 3, crop, crop), or points (n, d).
 
-    A PhotoSet is moved to the device, and crops are cut there. ImageFiles are decoded ahead of time by `workers`
-    processes (None: one fewer than the cores, at least 1 and at most 4; 0: by this process, when they are due), started
-    at once, and ended when the generator is closed or dropped. The batches are the same in every case.
+    part: (k, m) gives the k-th of m equal parts of each batch, what one of m processes trains on.
 
-    Raises ValueError at once for a picture too small, and when it is met for a damaged file, naming it;
-    ChildProcessError where a worker is killed.
+    A PhotoSet is moved to the device, and crops are cut there. ImageFiles are decoded ahead of time by `workers`
+    processes (None: one fewer than the cores that fall to each process of torchrun, at least 1 and at most 4; 0: by
+    this process, when they are due), started at once, and ended when the generator is closed or dropped. The batches
+    are the same in every case.
+
+    Raises ValueError at once for a picture too small and for a batch that has no m equal parts, and when it is met for
+    a damaged file, naming it; ChildProcessError where a worker is killed.
     """
     check_at_least(0, first=first, seed=seed, workers=workers or 0)
     check_at_least(1, batch_size=batch_size, crop=crop)
+    if batch_size % part[1]:
+        raise ValueError(f"batch_size: {part[1]} processes have equal parts of a batch, got {batch_size}")
     device = torch.device(device)
     if isinstance(source, ImageFiles):
         source.check_crop(crop)
-        drawn = _Batches(source, batch_size, crop, permute_colours, seed)
-        workers = max(1, min(4, cores() - 1)) if workers is None else workers
+        drawn = _Batches(source, batch_size, crop, permute_colours, seed, part)
+        workers = max(1, min(4, cores() // processes.here() - 1)) if workers is None else workers
         return _loaded(iter(_loader(drawn, range(first, steps), workers, device)), device)
     if isinstance(source, PhotoSet):
         source.check_crop(crop)
-        drawn = _Batches(source.to(device), batch_size, crop, permute_colours, seed)
+        drawn = _Batches(source.to(device), batch_size, crop, permute_colours, seed, part)
         return (_floats(drawn.cut(step)) for step in range(first, steps))
     draws = (source.draw(batch_size, generator_for(seed, step, DATA)) for step in range(first, steps))
-    return (points.to(device) for points in draws)
+    return (points.chunk(part[1])[part[0]].to(device) for points in draws)
 
 
 class _Batches(Dataset[Any]):
     """Batches by number of step, as uint8: a quarter of what a worker would have to hand over in float32."""
 
-    def __init__(self, source: Images, batch_size: int, crop: int, permute_colours: bool, seed: int):
+    def __init__(
+        self, source: Images, batch_size: int, crop: int, permute_colours: bool, seed: int, part: tuple[int, int]
+    ):
         self.source, self.seed = source, seed
-        self.settings = (batch_size, crop, permute_colours)
+        self.settings = (batch_size, crop, permute_colours, part)
 
     def cut(self, step: int) -> Tensor:
-        batch_size, crop, permute_colours = self.settings
-        return self.source.crops_uint8(batch_size, crop, generator_for(self.seed, step, DATA), permute_colours)
+        batch_size, crop, permute_colours, part = self.settings
+        return self.source.crops_uint8(batch_size, crop, generator_for(self.seed, step, DATA), permute_colours, part)
 
     def __getitem__(self, step: int) -> Handed:
         """What a worker hands over: the batch, or what is wrong with a file, which DataLoader would raise as a page."""

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 from labkit.checks import check_at_least, check_positive
 from labkit.disk import write_whole
 from labkit.networks import ToyTransformCode
-from labkit.training import states
+from labkit.training import processes, states
 from labkit.training.data import Source
-from labkit.training.threads import Threads
+from labkit.training.threads import Threads, cores
 from labkit.training.trainer import LOOK_EVERY, Network, Settings, Step, Training
 
 SAVING = 0.02  # share of a run's time that saving may take: where it takes long, it is done less often
@@ -114,6 +114,9 @@ def train(
     a CPU; None chooses by measuring (see `training.Threads`), which may turn out otherwise another time. progress: True
     or False; None shows the bar on a terminal or in a notebook only.
 
+    Under torchrun every process makes this call, with the same arguments: they train together (see `Training`), and the
+    first one writes. `out` lies where all find it, and may be gone on with by another number of processes.
+
     Ctrl-C ends the run after the step at hand, saves it, and raises KeyboardInterrupt. Raises ValueError for a bad
     setting, for images too small, for files that cannot be written and for an `out` of another run; FloatingPointError
     when loss or gradient are no longer finite, with the last state kept.
@@ -129,8 +132,14 @@ def train(
     if files and files.finished:
         history.extend(_rows(log, total))
         return Run(net, training.settings.to_dict(), earlier, None, history)
+    rank, count = processes.ranks()
     if torch.device(training.settings.device).type != "cpu":
         threads = threads or torch.get_num_threads()
+    elif count > 1:  # timing steps would find out how long the others take
+        threads = threads or max(1, cores() // processes.here())
+    if rank:
+        log = tensorboard = None
+        progress = False
     due = begun + save_every
 
     def save(files: states.Files) -> float:
@@ -156,7 +165,7 @@ def train(
                 table.add(step)
                 bar.set_postfix_str(table.words, refresh=False)
                 bar.update()
-                if stop.is_set() and step.step < total:
+                if stop.is_set() and step.step < total and rank == 0:  # the others are in the next step already
                     if files:
                         save(files)
                     raise KeyboardInterrupt(f"stopped after step {step.step} of {total}")
@@ -166,6 +175,10 @@ def train(
         except (FloatingPointError, KeyboardInterrupt) as reason:
             if files:
                 reason.args = (f"{reason.args[0] if reason.args else 'stopped'}; {files.kept}",)
+            raise
+        except RuntimeError:
+            if rank and stop.is_set():
+                raise KeyboardInterrupt("stopped with the first process") from None
             raise
     run = Run(net, training.settings.to_dict(), earlier + time.perf_counter() - begun, chosen.number, history)
     if files:

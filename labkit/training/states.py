@@ -16,7 +16,7 @@ from safetensors.torch import save as serialised
 
 from labkit.datasets import ImageFiles, PhotoSet
 from labkit.disk import write_whole
-from labkit.training import checkpoints, data
+from labkit.training import checkpoints, data, processes
 from labkit.training.trainer import Training
 
 FORMAT = "labkit-training-1"
@@ -30,6 +30,8 @@ class Files:
     already. fresh: does neither. about: what the run is, as JSON holds it; seconds: that it has taken so far; finished:
     OUT was there.
 
+    Of several processes all read, and the first one writes: OUT lies where all of them find it.
+
     Raises ValueError where OUT or OUT.part are another run's, and for a file that is damaged.
     """
 
@@ -37,9 +39,11 @@ class Files:
         self.training, self.out, self.seconds, self.finished = training, Path(out), 0.0, False
         self.part = self.out.with_name(f"{self.out.name}.part")
         self.about, self.saved = identity(training), 0
+        self.writes = processes.ranks()[0] == 0
         self.out.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
-            self.part.unlink(missing_ok=True)
+            if self.writes:
+                self.part.unlink(missing_ok=True)
         elif self.part.exists():
             self.seconds = self._same(self.part, read(self.part))["seconds"]
             load(training, self.part)
@@ -50,6 +54,7 @@ class Files:
             checkpoints.load_weights(training.net, self.out)
             training.net.info, self.finished = there, True
             training.net.eval()
+        training.fabric.barrier()  # until all have read what the first may write now
 
     def _same(self, path: Path, there: dict[str, Any]) -> dict[str, Any]:
         words = {"trained_on": "other images", "started_from": "other first weights", "scheme": "another scheme"}
@@ -69,7 +74,8 @@ class Files:
     def save(self, seconds: float) -> None:
         """Write what the run goes on from after so many seconds. Raises ValueError naming the file, with `kept`."""
         try:
-            save(self.training, self.part, {**self.about, "seconds": seconds})
+            if self.writes:
+                save(self.training, self.part, {**self.about, "seconds": seconds})
         except ValueError as error:
             raise ValueError(f"{error}; {self.kept}" if self.part.exists() else str(error)) from None
         self.saved = self.training.step
@@ -81,8 +87,11 @@ class Files:
         net.update()
         total = getattr(net, "info", {}).get("total_steps", 0) + settings.steps
         info = {**settings.to_dict(), **self.about, "seconds": seconds, "total_steps": total}
-        checkpoints.save_checkpoint(net, self.out, **info)
-        self.part.unlink(missing_ok=True)
+        if self.writes:
+            checkpoints.save_checkpoint(net, self.out, **info)
+            self.part.unlink(missing_ok=True)
+        self.training.fabric.barrier()  # until the checkpoint is there for all
+        net.info = checkpoints.read_info(self.out)
 
 
 def identity(training: Training) -> dict[str, Any]:

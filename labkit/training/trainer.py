@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import math
 import time
 import weakref
@@ -13,7 +12,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from labkit import entropy
@@ -21,13 +19,12 @@ from labkit.checks import check_at_least, check_positive
 from labkit.networks import Codec, ToyTransformCode
 from labkit.schedules import Schedule, constant
 from labkit.schemes import QuantizationScheme, TwoStages
-from labkit.training import data
+from labkit.training import data, processes
 from labkit.training.losses import rate_distortion
 from labkit.training.threads import keep_memory
 
 Network: TypeAlias = Codec | ToyTransformCode
 
-PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # labkit's names, and Fabric's
 SOLVE_EVERY = 100  # steps between two solutions of the entropy bottleneck's quantiles
 WARM_UP = 50  # steps over which the learning rate rises: Adam's first steps move every weight by the whole rate
 LOOK_EVERY = 50  # steps between two looks at the loss on an accelerator, which would wait for each
@@ -69,9 +66,9 @@ class Settings:
             check_positive(lr=self.lr)
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: takes a decay between 0 and 1, or None, got {self.ema!r}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: takes {' or '.join(PRECISIONS)}, got {self.precision!r}")
-        _device(self.device)
+        if self.precision not in processes.PRECISIONS:
+            raise ValueError(f"precision: takes {' or '.join(processes.PRECISIONS)}, got {self.precision!r}")
+        processes.device(self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: a schedule as its text."""
@@ -159,14 +156,18 @@ class Training:
     """A network in training: iterate for one step after the other. Leave the loop, or close the iterator, to stop.
 
     `net` is trained in place. Batch and noise of a step come from the seed and the step's number alone, so a training
-    that was stopped goes on from `tensors` and `step` as if it had never been.
+    that was stopped goes on from `tensors` and `step` as if it had never been. The processes of torchrun have equal
+    parts of each batch, and of the noise: together they make the steps that one process would make, but for the order
+    of their sums.
     """
 
     def __init__(self, net: Network, source: data.Source, settings: Settings):
         self.net, self.source, self.settings = net, source, settings
         self.step = 0
-        device = torch.device(settings.device)
-        self.fabric = _fabric(device, settings.precision)
+        two_stages = isinstance(net.scheme, TwoStages)
+        self.fabric = processes.fabric(processes.device(settings.device), settings.precision, changing=two_stages)
+        self.part = processes.ranks()
+        device = self.fabric.device
         if isinstance(source, data.Images):
             source.check_crop(settings.crop)
             self.layout = _layout(net, device)
@@ -180,10 +181,11 @@ class Training:
     def __iter__(self) -> Generator[Step, None, None]:
         s, net = self.settings, self.net
         lr = s.lr if isinstance(s.lr, Schedule) else constant(s.lr)
-        noise = torch.Generator(s.device)
+        noise = torch.Generator(self.fabric.device)
         batches = data.batches(
             self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
-            permute_colours=s.permute_colours, seed=s.seed, device=s.device, workers=s.workers,
+            permute_colours=s.permute_colours, seed=s.seed, device=self.fabric.device, workers=s.workers,
+            part=self.part,
         )  # fmt: skip
         with closing(batches), self._in_training_mode(noise) as (model, optimizer):
             while self.step < s.steps:
@@ -219,7 +221,7 @@ class Training:
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        return torch.stack([*loss, norm]).detach()
+        return torch.stack([*self.fabric.all_reduce(torch.stack([*loss]).detach()), norm.detach()])
 
     def _stage(self) -> QuantizationScheme:
         """The scheme of the present step. Where a second stage starts, or is gone on with, analysis is frozen."""
@@ -241,8 +243,10 @@ class Training:
         net = self.net.train()
         transforms = [part for path, part in net.named_children() if path in ("g_a", "g_s", "h_a", "h_s")]
         trained = [p for p in net.parameters() if p.requires_grad]
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not _is_quantile(name))  # they are solved
         benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-        entropy.set_generator(net, noise)
+        entropy.set_generator(net, noise, self.part)
         entropy.drop_tables(net)
         try:
             for part in transforms if self.settings.compile else []:
@@ -269,19 +273,9 @@ class Training:
         return found | {f"average.{i}": value for i, value in enumerate(self.average)}
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: takes cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: torch finds no GPU for {name!r}; cpu is there")
-    return device
-
-
 def native_precision(device: str) -> str:
     """bfloat16 where the device multiplies matrices of it, a GPU or a CPU with AMX; float32 elsewhere."""
-    if _device(device).type == "cuda":
+    if processes.device(device).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return "bfloat16" if amx and amx() else "float32"
@@ -309,18 +303,6 @@ def _close() -> None:
     for steps in list(_streams):
         with suppress(ValueError):  # it is being run, by a thread that ends with the process
             steps.close()
-
-
-def _fabric(device: torch.device, precision: str) -> Fabric:
-    """Fabric on one device, without the line in which it announces a precision."""
-    devices: Any = [device.index or 0] if device.type == "cuda" else 1
-    logger = logging.getLogger("lightning_fabric")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        return Fabric(accelerator=device.type, devices=devices, precision=PRECISIONS[precision])
-    finally:
-        logger.setLevel(before)
 
 
 def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:

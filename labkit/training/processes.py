@@ -1,0 +1,80 @@
+"""Several processes that train one network together, as torchrun starts them. One process is the usual case."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import distributed
+
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # labkit's names, and Fabric's
+
+
+def ranks() -> tuple[int, int]:
+    """The number of this process and how many there are: 0 of 1, unless torchrun started it."""
+    if not (distributed.is_available() and distributed.is_torchelastic_launched()):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def here() -> int:
+    """How many of the processes share this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if ranks()[1] > 1 else 1
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; of cuda, each process of a machine has its own.
+
+    Raises ValueError for a name that torch does not know, and for a GPU that is not there.
+    """
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: takes cpu, cuda or cuda:N, got {name!r}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: torch finds no GPU for {name!r}; cpu is there")
+    if found.type == "cuda" and ranks()[1] > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return found
+
+
+def fabric(device: torch.device, precision: str = "float32", changing: bool = False) -> Fabric:
+    """Fabric on this process's device, joined to the other processes where there are any.
+
+    changing: the parameters that are trained change on the way. Quiet, where Fabric would announce itself.
+    """
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        if ranks()[1] == 1:
+            devices: Any = [device.index or 0] if device.type == "cuda" else 1
+            return Fabric(accelerator=device.type, devices=devices, precision=PRECISIONS[precision])
+        strategy = DDPStrategy(find_unused_parameters=changing)
+        found = Fabric(
+            accelerator=device.type, devices=here(), num_nodes=ranks()[1] // here(), strategy=strategy,
+            precision=PRECISIONS[precision],
+        )  # fmt: skip
+        found.launch()
+        return found
+    finally:
+        logger.setLevel(before)
+
+
+def gathered(own: list[Any]) -> list[Any]:
+    """The items of all processes, in turn: the first one's first, the second's first, …, each process's second, ….
+
+    Every process calls this, and gets all of them. They go from one process to another by pickle.
+    """
+    count = ranks()[1]
+    if count == 1:
+        return own
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+    parts: list[Any] = [None] * count
+    distributed.all_gather_object(parts, own)
+    return [parts[i % count][i // count] for i in range(sum(map(len, parts)))]
