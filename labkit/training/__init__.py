@@ -3,6 +3,7 @@
 from labkit.training.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.losses import Loss, rate_distortion
 from labkit.training.run import Run, train
+from labkit.training.stacks import StackRun, train_stack
 from labkit.training.threads import Threads
 from labkit.training.trainer import Settings, Step, Training, native_precision, stream
 
@@ -10,6 +11,7 @@ __all__ = [
     "Loss",
     "Run",
     "Settings",
+    "StackRun",
     "Step",
     "Threads",
     "Training",
@@ -20,5 +22,6 @@ __all__ = [
     "save_checkpoint",
     "stream",
     "train",
+    "train_stack",
     "weights_hash",
 ]

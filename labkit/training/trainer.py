@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from labkit import entropy
 from labkit.checks import check_at_least, check_positive
 from labkit.networks import Codec, ToyTransformCode
-from labkit.schedules import Schedule, constant
+from labkit.schedules import Schedule
 from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data, processes
 from labkit.training.losses import rate_distortion
@@ -180,14 +180,8 @@ class Training:
 
     def __iter__(self) -> Generator[Step, None, None]:
         s, net = self.settings, self.net
-        lr = s.lr if isinstance(s.lr, Schedule) else constant(s.lr)
         noise = torch.Generator(self.fabric.device)
-        batches = data.batches(
-            self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
-            permute_colours=s.permute_colours, seed=s.seed, device=self.fabric.device, workers=s.workers,
-            part=self.part,
-        )  # fmt: skip
-        with closing(batches), self._in_training_mode(noise) as (model, optimizer):
+        with closing(self._batches()) as batches, self._in_training_mode(noise) as (model, optimizer):
             while self.step < s.steps:
                 start = time.perf_counter()
                 batch = next(batches)
@@ -197,8 +191,7 @@ class Training:
                     entropy.solve_quantiles(net)
                 temperature = self._stage().temperature(self.step, s.steps)
                 entropy.set_temperature(net, temperature)
-                rate = lr(self.step, s.steps) * min(1.0, (self.step + 1) / WARM_UP)
-                self.optimizer.param_groups[0]["lr"] = rate
+                rate = self.optimizer.param_groups[0]["lr"] = self._rate()
                 measured = self._gradient(model, optimizer, batch)
                 step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, measured)
                 if step.known or step.step % LOOK_EVERY == 0:
@@ -211,6 +204,19 @@ class Training:
                 yield step
             if s.ema:
                 torch._foreach_copy_([p.detach() for p in self.parameters], self.average)
+
+    def _batches(self) -> Generator[Tensor, None, None]:
+        s = self.settings
+        return data.batches(
+            self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
+            permute_colours=s.permute_colours, seed=s.seed, device=self.fabric.device, workers=s.workers,
+            part=self.part,
+        )  # fmt: skip
+
+    def _rate(self) -> float:
+        """The learning rate of the present step."""
+        lr, steps = self.settings.lr, self.settings.steps
+        return (lr(self.step, steps) if isinstance(lr, Schedule) else lr) * min(1.0, (self.step + 1) / WARM_UP)
 
     @torch.enable_grad()  # the gradient mode is the thread's own, and a worker thread starts with its default
     def _gradient(self, model: nn.Module, optimizer: Any, batch: Tensor) -> Tensor:
