@@ -526,6 +526,20 @@ def bench_train(network, size, batch_size, crop, device, rounds, steps, busy, se
     benchmark.print_table(task, rounds, steps, busy, seeds, learn, out)
 
 
+@bench.command("stack")
+@click.option("--scheme", default="noise", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures there too.")
+def bench_stack(scheme, batch_size, steps, rounds, threads, out) -> None:
+    """Sixteen toys trained as one beside the same sixteen in turn, and how far apart they end."""
+    from labkit.training import bench_stack as benchmark
+
+    benchmark.print_table(scheme, batch_size, steps, rounds, threads, out)
+
+
 @bench.command("kills")
 @click.option("--kills", type=click.IntRange(1), default=50)
 @click.option("--steps", type=click.IntRange(1), default=400, help="Of each run.")

@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ HOW = ("auto", "stacked", "in turn")
 TRIAL = 4  # steps that a stack, and one of its members, are timed for; the quickest counts
 NUMBERS: dict[str, Any] = {"lmbda": 1.0, "lr": 1.0, "clip": 1.0, "ema": None, "seed": 0}  # may differ within a stack
 BETA, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8  # of Adam, as torch has them
+
+# A few operations in place are run member by member: a cost that no measurement showed
+warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
 
 
 @dataclass

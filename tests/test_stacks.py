@@ -1,0 +1,201 @@
+"""Networks trained as one, against each trained alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import labkit as lk
+from labkit import datasets, networks, schedules, schemes, training
+
+# Equal but for the order in which float32 sums are made: of 1e-7 in a step, and Adam takes most of a step's size for
+# gradients that are all rounding. Measured over 30 steps: weights 1e-6, a row of the history 1e-5 of its value.
+WEIGHTS, SHARE = 1e-5, 1e-4
+BANANA = datasets.Banana()
+COMMON = {"steps": 12, "batch_size": 32, "threads": 1, "progress": False}
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # pytest has filters of its own
+ANNEALED = schedules.exponential(1, 0.1)
+
+
+def toys(*chosen: schemes.Scheme, seeds=(0, 1, 2, 3)) -> list[networks.ToyTransformCode]:
+    return [networks.toy_2d(chosen[i % len(chosen)], hidden=8, seed=seed) for i, seed in enumerate(seeds)]
+
+
+def alone(nets, each, source=BANANA, **settings) -> list[training.Run]:
+    """Copies of the networks, each trained by `train`."""
+    runs = []
+    for net, own in zip(copy.deepcopy(nets), each, strict=True):
+        runs.append(lk.train(net, source, **{**COMMON, **settings, **own}))
+    return runs
+
+
+def assert_same(stacked, single, weights: float = WEIGHTS, share: float = SHARE) -> None:
+    for ours, theirs in zip(stacked, single, strict=True):
+        state = theirs.net.state_dict()
+        for name, value in ours.net.state_dict().items():
+            apart = {"rtol": 1e-4, "atol": 2e-3} if name.endswith("quantiles") else {"rtol": 0, "atol": weights}
+            torch.testing.assert_close(value, state[name], **apart, msg=lambda text, name=name: f"{name}: {text}")
+        assert len(ours.history) == len(theirs.history)
+        for mine, other in zip(ours.history, theirs.history, strict=True):
+            for column in ("step", "loss", "rate", "distortion", "norm", "temperature", "lr"):
+                assert getattr(mine, column) == pytest.approx(getattr(other, column), rel=share)
+
+
+EACH = [
+    {"lmbda": 1.0, "lr": 1e-3, "seed": 0},
+    {"lmbda": 8.0, "lr": schedules.cosine(1e-2, 1e-4), "seed": 5, "ema": 0.9},
+    {"lmbda": 2.0, "lr": 3e-3, "seed": 5, "clip": 0.1},
+    {"lmbda": 4.0, "lr": 2e-3, "seed": 1, "ema": 0.5},
+]
+
+
+@pytest.mark.parametrize(
+    ("made", "schedule"),
+    [
+        (schemes.noise, None),
+        (schemes.straight_through, None),
+        (schemes.mixed, None),
+        (schemes.soft_rounding, ANNEALED),
+        (schemes.gumbel, ANNEALED),
+        (schemes.annealed, ANNEALED),
+        (schemes.universal_ds, ANNEALED),
+        (schemes.soft_then_hard, None),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_each_member_ends_where_it_ends_alone(made, schedule):
+    """λ, learning rate, clipping, averaging, seed and, where there is one, the temperature are each its own."""
+    constant = schedule and schedules.constant(0.4)
+    nets = toys(*(made(temperature=s) for s in (schedule, constant)) if schedule else [made()])
+    single = alone(nets, EACH)
+    runs = training.train_stack(nets, BANANA, EACH, **COMMON)
+    assert [run.how for run in runs] == ["stacked"] * 4
+    assert [run.net for run in runs] == nets and [run.settings for run in runs] == [run.settings for run in single]
+    assert not any(net.training for net in nets)
+    assert_same(runs, single)
+
+
+def test_quantiles_are_solved_within_a_stack_as_alone(monkeypatch):
+    """Straight-through rounding is around the medians, which move every few steps, here with a large learning rate."""
+    monkeypatch.setattr(training.trainer, "SOLVE_EVERY", 4)
+    monkeypatch.setattr(training.stacks, "SOLVE_EVERY", 4)
+    nets = toys(schemes.straight_through())
+    nets[1].entropy_bottleneck.biases[-1].data.add_(3.0)  # its median is far from the others'
+    each = [{"lmbda": lmbda} for lmbda in (1.0, 2.0, 4.0, 8.0)]
+    single = alone(nets, each, lr=0.05)
+    assert_same(training.train_stack(nets, BANANA, each, lr=0.05, **COMMON), single, 1e-4, 1e-3)
+
+
+def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
+    nets = toys(schemes.noise())
+    for i, net in enumerate(nets):  # a search ends sooner far from zero
+        net.entropy_bottleneck.biases[-1].data.add_(torch.tensor([4.0, -2.0])[:, None, None] * i)
+    single = copy.deepcopy(nets)
+    stack = training.stacks._Stack(nets, BANANA, [training.Settings(lmbda=1.0, steps=1)] * 4)
+    stack._solve_quantiles()
+    lk.entropy.solve_quantiles(torch.nn.ModuleList(single))
+    solved = [net.entropy_bottleneck.quantiles for net in nets]
+    assert all(torch.equal(a, b.entropy_bottleneck.quantiles) for a, b in zip(solved, single, strict=True))
+
+
+def test_a_stack_of_one_and_of_equal_seeds():
+    for count in (1, 3):  # with one seed, batch and noise are drawn once
+        nets, each = toys(schemes.mixed(), seeds=range(count)), [{"lmbda": 1.0 + i} for i in range(count)]
+        single = alone(nets, each, seed=4)
+        runs = training.train_stack(nets, BANANA, each, how="stacked", seed=4, **COMMON)
+        assert_same(runs, single)
+
+
+def test_permuted_members_give_permuted_results():
+    nets, order = toys(schemes.gumbel(ANNEALED)), [2, 0, 3, 1]
+    others = [copy.deepcopy(nets[i]) for i in order]
+    runs = training.train_stack(nets, BANANA, EACH, **COMMON)
+    permuted = training.train_stack(others, BANANA, [EACH[i] for i in order], **COMMON)
+    assert_same(permuted, [runs[i] for i in order])
+
+
+def test_networks_that_differ_in_more_than_numbers_are_stacked_apart():
+    nets = [
+        *toys(schemes.noise(), schemes.straight_through()),
+        networks.toy_2d(schemes.noise(scale_lower_bound=0.2), hidden=8, seed=4),  # with the other noise
+        networks.toy_2d(schemes.noise(), hidden=12, seed=5),
+    ]
+    each = [{"lmbda": 1.0 + i} for i in range(6)]
+    single = alone(nets, each)
+    runs = training.train_stack(nets, BANANA, each, **COMMON)
+    assert [run.how for run in runs] == ["stacked"] * 5 + ["in turn, since no other has its structure"]
+    assert_same(runs, single)
+    assert torch.equal(runs[5].net.g_a[0].weight, single[5].net.g_a[0].weight)
+
+
+def test_a_member_that_diverges_leaves_the_others_as_they_were():
+    nets = toys(schemes.mixed())
+    without = copy.deepcopy(nets)
+    nets[2].g_s[4].bias.data.fill_(1e19)  # squared, too large for float32
+    before = copy.deepcopy(nets[2].state_dict())
+    bad = training.train_stack(nets, BANANA, EACH, **COMMON)
+    good = training.train_stack(without, BANANA, EACH, **COMMON)
+    assert [type(run.error) for run in bad] == [type(None), type(None), FloatingPointError, type(None)]
+    assert "at step 1: lower the learning rate" in str(bad[2].error) and not bad[2].history
+    after = nets[2].state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.endswith("quantiles"))
+    for i in (0, 1, 3):
+        a, b = bad[i].net.state_dict(), good[i].net.state_dict()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_in_turn_a_member_that_diverges_carries_its_error_too():
+    nets = toys(schemes.noise(), seeds=(0, 1))
+    nets[0].g_s[4].bias.data.fill_(1e19)
+    runs = training.train_stack(nets, BANANA, EACH[:2], how="in turn", **COMMON)
+    assert [run.how for run in runs] == ["in turn, as asked"] * 2
+    assert isinstance(runs[0].error, FloatingPointError) and runs[1].error is None and len(runs[1].history) == 12
+
+
+def test_times_are_shares():
+    runs = training.train_stack(toys(schemes.noise()), BANANA, EACH, **COMMON)
+    assert len({run.seconds for run in runs}) == 1
+    assert 0 < sum(step.seconds for step in runs[0].history) < runs[0].seconds
+
+
+def test_training_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    training.train_stack(toys(schemes.mixed()), BANANA, EACH, **COMMON)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_image_codecs_are_stacked_where_asked_and_measured_where_not(train_photos):
+    nets = [
+        networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(scale_lower_bound=b), seed=0)
+        for b in (0.11, 0.3)
+    ]
+    each, settings = [{"lmbda": 0.01}, {"lmbda": 0.02}], {**COMMON, "steps": 2, "batch_size": 1, "crop": 64}
+    single = alone(nets, each, train_photos[:1], **settings)
+    runs = training.train_stack(copy.deepcopy(nets), train_photos[:1], each, how="stacked", **settings)
+    assert_same(runs, single)
+    measured = training.train_stack(nets, train_photos[:1], each, **settings)
+    assert all(run.how == "stacked" or run.how.startswith("in turn, since stacked it takes") for run in measured)
+    assert_same(measured, single)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"how": "parallel"}, "how: takes auto, stacked, in turn, got 'parallel'"),
+        ({"each": EACH[:3]}, "each: takes settings for each of 4 networks, got 3"),
+        ({"how": "stacked", "precision": "bfloat16"}, "how: takes a stack in float32 and without compile only"),
+        ({"each": [{"lmbda": -1.0}] * 4}, "lmbda: takes a positive number, got -1.0"),
+    ],
+)
+def test_bad_input(changes, message):
+    with pytest.raises(ValueError) as error:
+        training.train_stack(toys(schemes.noise()), BANANA, **{"each": EACH, **COMMON, **changes})
+    assert str(error.value) == message
+
+
+def test_a_network_is_there_once():
+    net = networks.toy_2d(hidden=8)
+    with pytest.raises(ValueError, match=r"^nets: takes each network once, it is trained in place$"):
+        training.train_stack([net, net], BANANA, EACH[:2], **COMMON)
