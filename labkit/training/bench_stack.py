@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ TEMPERATURE = schedules.exponential(1.0, 0.1)
 def print_table(scheme: str, batch_size: int, steps: int, rounds: int, threads: int, out: Path | None = None) -> None:
     """Print the figures with machine, threads and load; write them as JSON to `out`."""
     fields = {} if scheme in ("noise", "straight_through", "mixed", "soft_then_hard") else {"temperature": TEMPERATURE}
-    each = [{"lmbda": lmbda, "seed": seed} for lmbda in LMBDAS for seed in SEEDS]
+    each: list[dict[str, Any]] = [{"lmbda": lmbda, "seed": seed} for lmbda in LMBDAS for seed in SEEDS]
     nets = [networks.toy_2d(schemes.get(scheme, **fields), seed=own["seed"]) for own in each]
     seconds: dict[str, list[float]] = {"in turn": [], "stacked": []}
     ended = {}
@@ -37,14 +38,15 @@ def print_table(scheme: str, batch_size: int, steps: int, rounds: int, threads: 
     pairs = list(zip(ended["stacked"], ended["in turn"], strict=True))
     losses = max(abs(one.history[-1].loss / other.history[-1].loss - 1) for one, other in pairs)
     states = [(one.net.state_dict(), other.net.state_dict()) for one, other in pairs]
-    weights = max(float((one[k] - other[k]).abs().max()) for one, other in states for k in one if one[k].numel())
+    trained = [name for name, _ in nets[0].named_parameters() if not name.endswith("quantiles")]
+    weights = max(float((one[name] - other[name]).abs().max()) for one, other in states for name in trained)
     ratio = statistics.median(a / b for a, b in zip(seconds["stacked"], seconds["in turn"], strict=True))
     medians = {how: statistics.median(times) for how, times in seconds.items()}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     print(f"torch {torch.__version__}, {threads} thread(s) of {os.cpu_count()} cores, load {load or 0:.2f}")
     print(f"{len(nets)} toys, scheme {scheme}, {steps} steps of {batch_size} points, medians of {rounds} rounds")
     print(f"in turn {medians['in turn']:.2f} s, stacked {medians['stacked']:.2f} s, a share of {ratio:.3f}")
-    print(f"largest difference: {losses:.1e} of the last step's loss, {weights:.1e} of a weight or quantile")
+    print(f"largest difference: {losses:.1e} of the last step's loss, {weights:.1e} of a weight")
     if out is not None:
         about = {"torch": torch.__version__, "threads": threads, "cores": os.cpu_count(), "load": load}
         what = {"scheme": scheme, "batch_size": batch_size, "steps": steps, "seconds": seconds, "ratio": ratio}

@@ -17,7 +17,7 @@ class Loss(NamedTuple):
     distortion: Tensor
 
 
-def rate_distortion(output: dict, x: Tensor, lmbda: float) -> Loss:
+def rate_distortion(output: dict, x: Tensor, lmbda: float | Tensor) -> Loss:
     """Rate plus λ times distortion of a network's output for the input x.
 
     Images (batch, 3, H, W) in [0, 1]: bits per pixel and 255² · MSE. Points (batch, d): bits per point and the squared

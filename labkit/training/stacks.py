@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from labkit import entropy
 from labkit.networks import ToyTransformCode
-from labkit.schemes import QuantizationScheme, Scheme, TwoStages
+from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data
 from labkit.training.losses import rate_distortion
 from labkit.training.run import History, Run
@@ -106,14 +106,14 @@ def train_stack(
 
 def _structure(net: Network, settings: Settings) -> Hashable:
     """What the members of a stack have in common: everything but numbers."""
-
-    def bare(scheme: Scheme) -> Scheme:
-        if isinstance(scheme, TwoStages):
-            return dataclasses.replace(scheme, first=bare(scheme.first), second=bare(scheme.second))
-        return scheme.replace(temperature=1.0, scale_lower_bound=1.0)
-
-    weights = tuple((name, tuple(p.shape), p.requires_grad) for name, p in net.named_parameters())
-    return type(net), repr(net), weights, bare(net.scheme), dataclasses.replace(settings, **NUMBERS)
+    scheme = net.scheme
+    stages = (scheme.first, scheme.second, scheme.share) if isinstance(scheme, TwoStages) else (scheme,)
+    bare = tuple(
+        stage.replace(temperature=1.0, scale_lower_bound=1.0) if isinstance(stage, QuantizationScheme) else stage
+        for stage in stages
+    )
+    weights = tuple((name, p.shape, p.requires_grad) for name, p in net.named_parameters())
+    return type(net), repr(net), weights, bare, dataclasses.replace(settings, **NUMBERS)
 
 
 def _why_in_turn(
@@ -150,13 +150,8 @@ def _alone(
     how: str = "",
 ) -> StackRun:
     """One network by itself."""
-    training, history, error, begun = (
-        Training(net, source, settings),
-        History(settings.steps),
-        None,
-        time.perf_counter(),
-    )
-    with Threads(threads) as chosen, closing(iter(training)) as steps:
+    begun, history, error = time.perf_counter(), History(settings.steps), None
+    with Threads(threads) as chosen, closing(iter(Training(net, source, settings))) as steps:
         try:
             for step in steps:
                 history.extend([list(step.check().row().values())])
@@ -381,9 +376,7 @@ def _search(
 
 
 class _LowerBound(LowerBoundFunction):
-    """CompressAI's function, as torch.func takes it."""
-
-    generate_vmap_rule = True
+    """CompressAI's function, as torch.func takes it; the rule that torch would generate takes a tenth of a step."""
 
     @staticmethod
     def forward(x: Tensor, bound: Tensor) -> Tensor:
@@ -392,6 +385,11 @@ class _LowerBound(LowerBoundFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, int | None], x: Tensor, bound: Tensor) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0], 0)
+        return _LowerBound.apply(x, bound.view(-1, *[1] * (x.dim() - 1))), 0  # one bound, or one for each member
 
 
 def _bounded(part: LowerBound, x: Tensor) -> Tensor:
