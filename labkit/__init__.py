@@ -37,6 +37,7 @@ _FUNCTIONS = {
     "release": "interop",
     "set_temperature": "interop",
     "train": "training",
+    "train_stack": "training",
 }
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from labkit.interop import release as release
     from labkit.interop import set_temperature as set_temperature
     from labkit.training import train as train
+    from labkit.training import train_stack as train_stack
 
 
 def __getattr__(name: str) -> Any:

@@ -187,7 +187,7 @@ class _Stack:
         self.which = torch.tensor([self.seeds.index(s.seed) for s in settings], device=self.theta.device)
         self.noise = torch.Generator(self.theta.device)
         self.template = copy.deepcopy(nets[0]).train()  # is run with the members' tensors in place of its own
-        self.stage: QuantizationScheme | None = None  # the template's
+        self.entered: Any = None  # scheme of the template, and which parameters move
         for part in self.template.modules():
             if isinstance(part, LowerBound):
                 part.forward = partial(_bounded, part)  # type: ignore[method-assign]
@@ -197,8 +197,8 @@ class _Stack:
         begun, members = time.perf_counter(), self.members
         histories = [History(self.steps) for _ in members]
         with ExitStack() as stack, Threads(threads) as chosen:
-            firsts = [members[[s.seed for s in self.settings].index(seed)] for seed in self.seeds]
-            batches = [stack.enter_context(closing(t._batches())) for t in firsts]
+            firsts = {t.settings.seed: t for t in reversed(members)}
+            batches = [stack.enter_context(closing(firsts[seed]._batches())) for seed in self.seeds]
             for t in members:
                 stack.enter_context(t._in_training_mode(self.noise))
             stack.callback(self._write)  # before they leave that mode
@@ -213,10 +213,8 @@ class _Stack:
                     if error is None:
                         history.extend([[*row, seconds / len(members), waited / len(members)]])
                 made(len(members))
-            averaged = self._column(
-                s.ema is not None and not error for s, error in zip(self.settings, self.errors, strict=True)
-            )
-            self.theta = torch.where(averaged > 0, self.average, self.theta)
+            going = self._column(error is None for error in self.errors) > 0
+            self.theta = torch.where(going, self.average, self.theta)  # without averaging they are equal, to the bit
         seconds = (time.perf_counter() - begun) / len(members)
         return [
             StackRun(t.net, t.settings.to_dict(), seconds, chosen.number, history, "stacked", error)
@@ -231,8 +229,9 @@ class _Stack:
             self._solve_quantiles()
             self.constants = self._constants()
         stages = [t._stage() for t in members]
-        if stages[0] != self.stage:
-            self._enter(stages[0], batches[0])
+        stage = stages[0], [p.requires_grad for p in members[0].parameters]
+        if stage != self.entered:
+            self._enter(*stage, batches[0])
         temperatures = [stage.temperature(step, self.steps) for stage in stages]
         rates = [t._rate() for t in members]
         self.constants |= dict.fromkeys(self.temperatures, self._column(temperatures)[:, 0])
@@ -244,12 +243,8 @@ class _Stack:
         inputs = given[0] if len(given) == 1 else [torch.stack(each)[self.which] for each in zip(*given, strict=True)]
         measured, gradient = self._gradient(inputs, shared=len(given) == 1)
         norm = gradient.norm(dim=1, keepdim=True)
-        rows = [
-            [step + 1, *values, temperature, rate]
-            for values, temperature, rate in zip(
-                torch.cat([measured, norm], 1).tolist(), temperatures, rates, strict=True
-            )
-        ]
+        values = torch.cat([measured, norm], 1).tolist()
+        rows = [[step + 1, *row, *rest] for row, *rest in zip(values, temperatures, rates, strict=True)]
         for i, row in enumerate(rows):
             try:
                 Step.from_row([*row, 0.0, 0.0], self.steps).check()
@@ -288,29 +283,25 @@ class _Stack:
             (gradient,) = torch.autograd.grad(measured[:, 0].sum(), theta)
         return measured.detach(), torch.where(self.moving, gradient, 0.0)
 
-    def _enter(self, stage: QuantizationScheme, batch: Tensor) -> None:
-        """Give the template the scheme of a stage, note what is frozen and what a pass draws."""
-        self.stage = stage
-        entropy.set_scheme(self.template, stage)
-        parameters = self.members[0].parameters
-        self.moving = torch.cat([torch.full((p.numel(),), p.requires_grad, device=p.device) for p in parameters])
+    def _enter(self, scheme: QuantizationScheme, moving: list[bool], batch: Tensor) -> None:
+        """Give the template the scheme of a stage, and note which weights move and what a pass draws."""
+        self.entered = scheme, moving
+        entropy.set_scheme(self.template, scheme)
+        sizes = torch.tensor([p.numel() for p in self.members[0].parameters], device=self.theta.device)
+        self.moving = torch.tensor(moving, device=self.theta.device).repeat_interleave(sizes)
         with torch.no_grad(), _Draws() as draws:
             self.template(batch)
         self.draws = draws.asked
 
     def _constants(self) -> dict[str, Tensor]:
         """What is not trained by gradients and differs between members, stacked."""
+        found = {}
         tensors = [dict(chain(t.net.named_parameters(), t.net.named_buffers())) for t in self.members]
-        stacked = {
-            name: [each[name].detach() for each in tensors]
-            for name in tensors[0]
-            if name not in self.names and not _is_table(name)
-        }
-        return {
-            name: torch.stack(values)
-            for name, values in stacked.items()
-            if _is_quantile(name) or not all(torch.equal(values[0], other) for other in values)
-        }
+        for name in tensors[0].keys() - self.names:
+            values = [each[name].detach() for each in tensors]
+            if _is_quantile(name) or not (_is_table(name) or all(torch.equal(values[0], v) for v in values)):
+                found[name] = torch.stack(values)
+        return found
 
     @torch.no_grad()
     def _solve_quantiles(self) -> None:
