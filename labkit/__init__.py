@@ -28,6 +28,7 @@ _MODULES = (
     "schedules",
     "schemes",
     "surrogates",
+    "sweeps",
     "training",
 )
 _FUNCTIONS = {
@@ -79,6 +80,9 @@ if TYPE_CHECKING:
     )
     from labkit import (
         surrogates as surrogates,
+    )
+    from labkit import (
+        sweeps as sweeps,
     )
     from labkit import (
         training as training,

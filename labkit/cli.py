@@ -101,17 +101,9 @@ def _from_toml(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     if path is None:
         return None
     from labkit.checks import check_name
+    from labkit.disk import read_toml
 
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no TOML: {error}") from None
+    values = read_toml(path)
     names = [option.name for option in ctx.command.params if option is not param and option.name]
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in values.items():
@@ -198,6 +190,36 @@ def train(
     run = training.train(net, source, out=out, log=log or out.with_suffix(".csv"), **settings)
     if training.processes.ranks()[0] == 0:
         click.echo(f"{out}: {run}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes here, or the most to use at --address.  [default: all cores, all workers]",
+)
+@click.option("--address", help="Of a Dask scheduler, as tcp://HOST:8786.  [default: a cluster on this machine]")
+@click.option("--gpus", type=click.IntRange(1), help="GPUs to use.  [default: none here, any at --address]")
+@click.option("--per-gpu", type=click.IntRange(1), default=1, help="Runs at a time on a GPU.")
+@click.option("--dry-run", is_flag=True, help="Say what is missing and how long it would take, and stop.")
+@click.option("--retry-failed", is_flag=True, help="Do those again that have failed.")
+def sweep(file: Path, **options: Any) -> None:
+    """Train and measure every combination of a grid, each once, on this machine or on any Dask cluster.
+
+    FILE is TOML: `out`, the folder for results; settings as options of `train`; under [grid], lists of others; under
+    [schemes.NAME], a preset with fields changed. Results go to OUT/table.parquet. A run that fails is kept with its
+    error, and makes the exit status 1. A sweep that was stopped or killed goes on when the same command is given again.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see train; the workers have it from here
+
+    from labkit import sweeps
+
+    table = sweeps.run(sweeps.Sweep.from_file(file), **options)
+    if len(failed := table[table["status"] == "failed"] if len(table) else table):
+        for name, error in failed[["run", "error"]].head(5).itertuples(index=False):
+            click.echo(f"failed: {name}: {error}", err=True)
+        sys.exit(1)
 
 
 @main.command()

@@ -1,0 +1,142 @@
+"""What a worker does with one run: train it, or go on with it, measure it, and keep the rows."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit import __version__, datasets, evaluation, networks, schemes, training
+from labkit.disk import write_whole
+from labkit.sweeps.grid import Run, images, trainer_settings
+from labkit.sweeps.results import Results, Row, locked
+
+TEST_POINTS = 2**14  # that a toy's code is measured on, the same for every run
+TEST_SEED = 1_000_000
+TIMED = 4  # steps that a run's cost is told from; the first is not counted
+_alone = threading.Lock()  # threads and the random state are the process's, so that two runs would disturb each other
+
+
+def do(run: Run, out: str) -> list[Row]:
+    """A run's rows: one, or one for each image. One that fails has a row that says why, and a file with the traceback.
+
+    What an earlier worker did of it is not done again. Raises ValueError where results cannot be written.
+    """
+    results = Results(out)
+    with _alone, locked(results.file(run.name, "lock")):
+        rows = results.read(run.name)
+        if rows is None:
+            rows = _rows(run, results)
+            results.write(rows)
+        return rows
+
+
+def _rows(run: Run, results: Results) -> list[Row]:
+    begun, traced = time.perf_counter(), results.file(run.name, "txt")
+    about = {"labkit": __version__, "torch": torch.__version__}
+    try:
+        torch.set_num_threads(run.settings["threads"])
+        measured = _toy(run) if run.toy else _codec(run, results)
+        traced.unlink(missing_ok=True)
+        return [run.row("done", **row, **about) for row in measured]
+    except Exception as error:
+        write_whole(traced, traceback.format_exc().encode())
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return [run.row("failed", words, seconds=time.perf_counter() - begun, **about)]
+
+
+def _toy(run: Run) -> list[Row]:
+    begun = time.perf_counter()
+    net, source = _network(run), _source(run)
+    for _ in training.stream(net, source, **_training(run)):
+        pass
+    return [_rounded(run, net) | {"seconds": time.perf_counter() - begun}]
+
+
+@torch.no_grad()
+def _rounded(run: Run, net: networks.ToyTransformCode) -> Row:
+    """The loss of a toy with real rounding, on test points."""
+    device = next(net.parameters()).device
+    points = _source(run).draw(TEST_POINTS, torch.Generator().manual_seed(TEST_SEED)).to(device)
+    loss = training.rate_distortion(net.eval()(points), points, run.settings["lmbda"])
+    return {
+        **{"rate": float(loss.rate), "distortion": float(loss.distortion), "loss": float(loss.total)},
+        "weights": training.weights_hash(net),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+    }
+
+
+def _codec(run: Run, results: Results) -> list[Row]:
+    out, photos = results.file(run.name, "safetensors"), _photos(images(run.settings, "data"))
+    trained = training.train(
+        _network(run), photos, out=out, log=out.with_suffix(".csv"), threads=run.settings["threads"], progress=False,
+        save_every=run.settings["save_every"], **_training(run),
+    )  # fmt: skip
+    begun = time.perf_counter()
+    net, _ = training.load_checkpoint(out)  # not the network at hand: one that went on from its checkpoint has no other
+    test = datasets.folder(images(run.settings, "test"))
+    report = evaluation.evaluate(net.to(_device(run)), test, progress=False)
+    rows = [
+        {**row, "rate": rate, "distortion": distortion, "loss": rate + run.settings["lmbda"] * distortion}
+        for row, (rate, distortion) in zip(report.rows, evaluation.rounded_losses(net, test), strict=True)
+    ]
+    seconds = trained.seconds + time.perf_counter() - begun
+    return [{**row, "seconds": seconds, **{key: report.info[key] for key in ("weights", "device")}} for row in rows]
+
+
+def seconds(run: Run) -> float | None:
+    """About how long a run will take here, from a few of its steps and one of its images; None where it fails."""
+    try:
+        with _alone:
+            torch.set_num_threads(run.settings["threads"])
+            net, times = _network(run), [time.perf_counter()]
+            source = _source(run) if run.toy else _photos(images(run.settings, "data"))
+            for step in training.stream(net, source, **_training(run) | {"steps": TIMED}):
+                step.loss  # noqa: B018  (an accelerator makes the step by then)
+                times.append(time.perf_counter())
+            per_step = (times[-1] - times[1]) / (TIMED - 1)
+            begun = time.perf_counter()
+            if run.toy:
+                _rounded(run, net)
+                after = time.perf_counter() - begun
+            else:
+                test = datasets.folder(images(run.settings, "test"))
+                evaluation.evaluate(net, test[:1], progress=False)
+                after = (time.perf_counter() - begun) * len(test)
+        return run.settings["steps"] * per_step + after
+    except Exception:  # the run itself will say so
+        return None
+
+
+def _network(run: Run) -> Any:
+    settings, scheme = run.settings, schemes.from_dict(run.scheme)
+    if run.toy:
+        return getattr(networks, settings["network"])(scheme, settings["hidden"], settings["seed"])
+    if settings["start"] is None:
+        return networks.get(settings["network"], settings["size"], scheme, settings["seed"])
+    net, _ = training.load_checkpoint(settings["start"])
+    net.set_scheme(scheme)
+    return net
+
+
+def _source(run: Run) -> Any:
+    return getattr(datasets, run.settings["source"].capitalize())()
+
+
+def _training(run: Run) -> dict[str, Any]:
+    return trainer_settings(run.settings) | {"device": _device(run)}
+
+
+def _device(run: Run) -> str:
+    return run.settings["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@functools.lru_cache(2)
+def _photos(folder: Path) -> datasets.PhotoSet | datasets.ImageFiles:
+    return datasets.training_images(folder)
