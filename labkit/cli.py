@@ -573,6 +573,23 @@ def bench_kills(kills: int, steps: int, seed: int) -> None:
     benchmark.print_table(kills, steps, seed)
 
 
+@bench.command("sweep")
+@click.option("--steps", type=click.IntRange(1), default=1000, help="Of each of the 8 runs.")
+@click.option("--trivial", type=click.IntRange(1), help="So many runs of one step instead: memory and overhead.")
+@click.option("--kills", type=click.IntRange(1), help="Kill so many workers, drivers and schedulers instead.")
+@click.option("--seed", type=int, default=0, help="Of the kills.")
+def bench_sweep(steps: int, trivial: int | None, kills: int | None, seed: int) -> None:
+    """Two workers' time of 8 equal runs beside one's."""
+    from labkit.sweeps import bench as benchmark
+
+    if trivial:
+        benchmark.print_many(trivial)
+    elif kills:
+        benchmark.print_kills(kills, seed)
+    else:
+        benchmark.print_speed(steps)
+
+
 @bench.command("data")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of images.  [default: the bundled training ones]")
 @click.option("--crop", type=click.IntRange(1), default=256)

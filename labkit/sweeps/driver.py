@@ -139,7 +139,7 @@ def _here(missing: list[Run], most: int | None, gpus: int | None, per_gpu: int) 
     devices = visible.split(",")[:gpus] if gpus else [""]  # without --gpus a worker sees none
     if gpus and len(devices) < gpus:
         raise ValueError(f"gpus: CUDA_VISIBLE_DEVICES has {len(devices)}, got {gpus}")
-    common: dict[str, Any] = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}
+    common: dict[str, Any] = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     nanny = common | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL, "preload": [DEAF]}
     nanny |= {"resources": {"GPU": 1} if gpus else {}}
     processes = {
