@@ -153,6 +153,12 @@ def test_what_does_not_keeps_it(tmp_path, pictures):
     assert name(network="factorized_prior") != before
 
 
+def test_paths_are_whole_since_workers_have_another_folder(tmp_path, pictures, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    (run,) = sweep("out", {**CODEC, "test": pictures.name}).runs()
+    assert run.settings["test"] == str(pictures) and run.settings["data"] is None
+
+
 def test_a_start_counts_by_its_weights(tmp_path):
     one, same, other = (str(tmp_path / f"{file}.safetensors") for file in ("one", "same", "other"))
     training.save_checkpoint(networks.factorized_prior("tiny"), one)

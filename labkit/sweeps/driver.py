@@ -45,7 +45,7 @@ CONFIG = {
     "distributed.worker.daemon": False,  # a run may have processes that read images
     "distributed.worker.profile.enabled": False,
 }
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's"
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # of a worker: Ctrl-C is the driver's
 
 Ended = dict[str, tuple[str, float]]
 
@@ -91,16 +91,18 @@ def run(
             most = gpus * per_gpu if gpus else workers
             how: dict[str, Any] = {"resources": {"GPU": 1}} if gpus else {}
             with _elsewhere(address) if address else _here(missing, most, gpus, per_gpu) as client:
-                if address and not client.nthreads():
-                    say(f"waiting for workers at {address}")
+                if address and (gpus or not client.nthreads()):
+                    say(f"runs wait for workers at {address}" + " with --resources GPU=1" * bool(gpus))
                 client.wait_for_workers(1)
                 places = min(most or sys.maxsize, len(missing))
                 say(_predicted(client, missing, _costs(runs, ended), places, how))
                 if not dry_run:
-                    with tqdm(
-                        total=len(missing), unit="run", disable=None if progress is None else not progress
-                    ) as bar:
+                    hide = None if progress is None else not progress
+                    with tqdm(total=len(missing), unit="run", disable=hide) as bar:
                         _drive(client, results, missing, places, how, not address, bar)
+            if not dry_run:
+                with tqdm(total=len(missing), unit="run", disable=None if progress is None else not progress) as bar:
+                    _drive(client, results, missing, places, how, not address, bar)
             if not dry_run:
                 say(f"{_counted(runs, results.ended())} in {results.table}")
     return results.frame([run.name for run in runs])
@@ -110,7 +112,8 @@ def _runs(sweep: Sweep) -> list[Run]:
     """The sweep's runs, made by a process of its own where torch is not loaded yet: that would take half a GB here."""
     if "torch" in sys.modules:
         return sweep.runs()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    spawn, deaf = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(1, spawn, signal.signal, deaf) as pool:
         return pool.submit(sweep.runs).result()
 
 
@@ -165,7 +168,8 @@ def _here(missing: list[Run], most: int | None, gpus: int | None, per_gpu: int) 
 def _elsewhere(address: str) -> Iterator[Client]:
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger("distributed").handlers:  # a lost scheduler is said in one line below
+        handler.setLevel(logging.CRITICAL)
     with Client(address) as client:
         yield client
 

@@ -213,6 +213,9 @@ def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str,
         if not isinstance(settings[name], bool):
             raise ValueError(f"{name}: takes true or false, got {settings[name]!r}")
     check_positive(save_every=settings["save_every"])
+    for name in ("data", "test", "start"):
+        if settings[name] is not None:
+            settings[name] = str(Path(settings[name]).resolve())  # workers may have started elsewhere
     start = None
     if settings["start"] is not None:
         start, size = _weights(settings["start"], settings["network"])

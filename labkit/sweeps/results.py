@@ -102,9 +102,8 @@ class Results:
             with locked(path, wait=False):
                 yield
         except BlockingIOError:
-            raise ValueError(
-                f"{self.out} is being worked on by another driver ({path.read_text().strip()}): wait for it, or stop it"
-            ) from None
+            holder = path.read_text(encoding="utf-8").strip()
+            raise ValueError(f"{self.out}: another driver works there ({holder}): wait for it, or stop it") from None
 
 
 @contextmanager

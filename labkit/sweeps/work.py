@@ -39,7 +39,7 @@ def do(run: Run, out: str) -> list[Row]:
 
 def _rows(run: Run, results: Results) -> list[Row]:
     begun, traced = time.perf_counter(), results.file(run.name, "txt")
-    about = {"labkit": __version__, "torch": torch.__version__}
+    about = {"labkit": __version__, "torch": str(torch.__version__)}  # its own type would load torch where it is read
     try:
         torch.set_num_threads(run.settings["threads"])
         measured = _toy(run) if run.toy else _codec(run, results)
