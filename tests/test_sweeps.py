@@ -238,7 +238,7 @@ from pathlib import Path; from labkit.sweeps.results import locked; import time
 with locked(Path({str(tmp_path / "lock")!r})): print("held", flush=True); time.sleep(60)"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=rf"another driver \(process {process.pid} on "):
+        with pytest.raises(ValueError, match=rf"another driver works there \(process {process.pid} on "):
             sweeps.run(sweep(tmp_path, TOY), progress=False)
         process.kill()
     with locked(tmp_path / "lock", wait=False):

@@ -115,11 +115,13 @@ def print_kills(kills: int, seed: int) -> None:
         span, wanted = time.perf_counter() - begun, _contents(sweep)
         while sum(counts.values()) < kills:
             kind = kinds[sum(counts.values()) % len(kinds)]
-            shutil.rmtree(sweep.out)
-            counts[kind] += _killed(sweep, kind, chance.uniform(0, span))
+            shutil.rmtree(sweep.out, ignore_errors=True)
+            if not _killed(sweep, kind, chance.uniform(0, span)):
+                continue
+            counts[kind] += 1
+            bar.update()
             if not _contents(sweep).equals(wanted):
                 raise ValueError(f"after the kill of a {kind} the table is not that of the sweep that was left alone")
-            bar.update(sum(counts.values()) - bar.n)
     told = ", ".join(f"{count} of a {kind}" for kind, count in counts.items())
     print(f"{kills} kills, {told}: every table is that of the sweep that was left alone, but for the times")
 
@@ -129,14 +131,10 @@ def _killed(sweep: Sweep, kind: str, seconds: float) -> bool:
     with _cluster(kind) as (scheduler, address), _driver(sweep, address) as process:
         _until(lambda: _holders(sweep), process)
         process.join(seconds)
-        if kind == "worker":
-            _until(lambda: _holders(sweep), process)
-        if not process.is_alive():
+        victims = _holders(sweep) if kind == "worker" else [process.pid if kind == "driver" else scheduler]
+        if not process.is_alive() or not victims:
             return False
-        victim = {"worker": (_holders(sweep) or [None])[0], "driver": process.pid, "scheduler": scheduler}[kind]
-        if victim is None:
-            return False
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victims[0], signal.SIGKILL)
         process.join()
         if (process.exitcode == 0) != (kind == "worker"):
             raise ValueError(f"after the kill of a {kind} the driver ended with status {process.exitcode}")

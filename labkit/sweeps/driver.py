@@ -40,6 +40,7 @@ LOOK_EVERY = 2.0  # seconds between two looks at how many workers there are
 LOST = 120.0  # seconds without any worker, on this machine, until that is an error
 MERGE_EVERY, MERGING = 5.0, 0.02  # seconds between two tables, more where writing one takes more than 2% of that
 GOES_ON = "the same command goes on from there"
+LOST_SCHEDULER = f"the scheduler is lost: {GOES_ON}"
 CONFIG = {
     "distributed.scheduler.allowed-failures": DEATHS - 1,
     "distributed.worker.daemon": False,  # a run may have processes that read images
@@ -91,7 +92,7 @@ def run(
             most = gpus * per_gpu if gpus else workers
             how: dict[str, Any] = {"resources": {"GPU": 1}} if gpus else {}
             with _elsewhere(address) if address else _here(missing, most, gpus, per_gpu) as client:
-                if address and (gpus or not client.nthreads()):
+                if address and (gpus or not _workers(client)):
                     say(f"runs wait for workers at {address}" + " with --resources GPU=1" * bool(gpus))
                 client.wait_for_workers(1)
                 places = min(most or sys.maxsize, len(missing))
@@ -100,9 +101,6 @@ def run(
                     hide = None if progress is None else not progress
                     with tqdm(total=len(missing), unit="run", disable=hide) as bar:
                         _drive(client, results, missing, places, how, not address, bar)
-            if not dry_run:
-                with tqdm(total=len(missing), unit="run", disable=None if progress is None else not progress) as bar:
-                    _drive(client, results, missing, places, how, not address, bar)
             if not dry_run:
                 say(f"{_counted(runs, results.ended())} in {results.table}")
     return results.frame([run.name for run in runs])
@@ -174,6 +172,13 @@ def _elsewhere(address: str) -> Iterator[Client]:
         yield client
 
 
+def _workers(client: Client) -> int:
+    try:
+        return len(client.nthreads())
+    except (AttributeError, OSError):  # of a client that has lost its scheduler, or given it up
+        raise ConnectionError(LOST_SCHEDULER) from None
+
+
 # Sharing runs out -----------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +196,7 @@ def _drive(
     try:
         while waiting or flying:
             if (now := time.monotonic()) >= look:
-                places, look = min(len(client.nthreads()), most), now + LOOK_EVERY
+                places, look = min(_workers(client), most), now + LOOK_EVERY
                 seen = now if places or not here else seen
                 if now - seen > LOST:
                     raise ConnectionError(f"all workers are lost: {GOES_ON}")
@@ -223,7 +228,7 @@ def _outcome(future: Future, run: Run) -> list[Row]:
     if future.status == "finished":
         return future.result()
     if future.status != "error":
-        raise ConnectionError(f"the scheduler is lost: {GOES_ON}")
+        raise ConnectionError(LOST_SCHEDULER)
     error = future.exception()
     if type(error).__name__ != "KilledWorker":
         raise error
@@ -257,7 +262,7 @@ def _predicted(client: Client, missing: list[Run], costs: dict[str, float], most
     found = [costs[run.kind] for run in missing if run.kind in costs]
     if not found:
         return "how long it takes cannot be told: no run could be tried"
-    places, source = min(len(client.nthreads()), most), "from a few steps" if kinds else "as those that are done"
+    places, source = min(_workers(client), most), "from a few steps" if kinds else "as those that are done"
     total, each = _time(sum(found) / places), _time(fmean(found))
     return f"about {total} for {len(missing)} runs, {places} at a time: {each} each, {source}"
 
