@@ -574,7 +574,7 @@ def bench_kills(kills: int, steps: int, seed: int) -> None:
 
 
 @bench.command("sweep")
-@click.option("--steps", type=click.IntRange(1), default=1000, help="Of each of the 8 runs.")
+@click.option("--steps", type=click.IntRange(1), default=4000, help="Of each of the 8 runs.")
 @click.option("--trivial", type=click.IntRange(1), help="So many runs of one step instead: memory and overhead.")
 @click.option("--kills", type=click.IntRange(1), help="Kill so many workers, drivers and schedulers instead.")
 @click.option("--seed", type=int, default=0, help="Of the kills.")

@@ -252,7 +252,7 @@ with locked(Path({str(tmp_path / "lock")!r})): print("held", flush=True); time.s
 def address():
     """Of a cluster with two workers, for all tests here."""
     runs = sweep("out", TOY, {"seed": [0, 1]}).runs()
-    with driver._here(runs, 2, None, 1) as client:
+    with driver._here(runs, 2, None) as client:
         yield client.scheduler.address
 
 
@@ -412,6 +412,35 @@ finally: print("torch" in sys.modules)"""
     assert "2 runs: 2 missing" in said[0] and "2 runs: 1 done, 1 failed" in said[-2]
     assert "failed: toy_2d-mixed-2-0-" in done.stderr and "FloatingPointError" in done.stderr
     assert "Traceback" not in done.stderr and "distributed" not in done.stderr
+
+
+@pytest.mark.slow
+def test_control_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path):
+    """Sent to every process of the group, as a terminal does."""
+    file = toml(tmp_path, 'network = "toy_2d"\nlmbda = 2\nsteps = 200\n[grid]\nseed = [0, 1, 2, 3, 4, 5, 6, 7]')
+    command = [sys.executable, "-W", "ignore", "-m", "labkit.cli", "sweep", str(file), "--workers", "1"]
+    out = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **out) as process:
+        while not Results(tmp_path / "out").table.exists():  # it has some of the runs
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate()[1]
+    done = len(Results(tmp_path / "out").ended())
+    assert process.returncode == 130 and 0 < done < 8
+    assert said == f"labkit: stopped after {done} of 8 runs: the same command goes on from there\n"
+    again = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert f"{done} done, {8 - done} missing" in again[0] and "8 runs: 8 done" in again[-1]
+
+
+def test_each_gpu_has_its_share_of_the_workers(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
+    runs = sweep("out", TOY, {"seed": list(range(9))}).runs()
+    with driver._here(runs, 4, 2) as client:
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+        assert sorted(seen.values()) == ["5", "5", "7", "7"]
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES has 3, got 4"), driver._here(runs, 4, 4):
+        pass
 
 
 def test_loading_sweeps_loads_neither_torch_nor_dask():

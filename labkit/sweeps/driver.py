@@ -79,6 +79,8 @@ def run(
         import distributed  # noqa: F401
     except ImportError:
         raise ValueError('sweeps take Dask: pip install "quantization-labkit[sweep]"') from None
+    for handler in logging.getLogger("distributed").handlers:  # what matters of workers and schedulers is said here
+        handler.setLevel(logging.CRITICAL)
     say = (lambda text: None) if progress is False else tqdm.write
     runs, results = _runs(sweep), Results(sweep.out)
     with nullcontext() if dry_run else results.driven():
@@ -91,7 +93,7 @@ def run(
         if missing:
             most = gpus * per_gpu if gpus else workers
             how: dict[str, Any] = {"resources": {"GPU": 1}} if gpus else {}
-            with _elsewhere(address) if address else _here(missing, most, gpus, per_gpu) as client:
+            with _elsewhere(address) if address else _here(missing, most, gpus) as client:
                 if address and (gpus or not _workers(client)):
                     say(f"runs wait for workers at {address}" + " with --resources GPU=1" * bool(gpus))
                 client.wait_for_workers(1)
@@ -129,7 +131,7 @@ def _counted(runs: list[Run], ended: Ended) -> str:
 
 
 @contextmanager
-def _here(missing: list[Run], most: int | None, gpus: int | None, per_gpu: int) -> Iterator[Client]:
+def _here(missing: list[Run], most: int | None, gpus: int | None) -> Iterator[Client]:
     """A cluster on this machine that ends with the block: a process for each run at a time."""
     import dask
     from dask.system import CPU_COUNT
@@ -166,8 +168,6 @@ def _here(missing: list[Run], most: int | None, gpus: int | None, per_gpu: int) 
 def _elsewhere(address: str) -> Iterator[Client]:
     from distributed import Client
 
-    for handler in logging.getLogger("distributed").handlers:  # a lost scheduler is said in one line below
-        handler.setLevel(logging.CRITICAL)
     with Client(address) as client:
         yield client
 
@@ -191,7 +191,7 @@ def _drive(
     """
     finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
     flying: dict[Any, tuple[Run, Future]] = {}
-    waiting, rows, failed, places = deque(missing), list[Row](), 0, 0
+    waiting, rows, done, failed, places = deque(missing), list[Row](), 0, 0, 0
     look = due = seen = time.monotonic()
     try:
         while waiting or flying:
@@ -210,6 +210,7 @@ def _drive(
                 ended = _outcome(future, flying[future.key][0])
                 del flying[future.key]
                 rows += ended
+                done += 1  # a bar that is not shown counts nothing
                 failed += ended[0]["status"] == "failed"
                 bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
                 bar.update()
@@ -218,7 +219,7 @@ def _drive(
                 rows = []
                 due = now + max(MERGE_EVERY, (time.monotonic() - now) / MERGING)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped after {bar.n} of {len(missing)} runs: {GOES_ON}") from None
+        raise KeyboardInterrupt(f"stopped after {done} of {len(missing)} runs: {GOES_ON}") from None
     finally:
         results.merge(rows)
 
