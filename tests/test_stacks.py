@@ -181,7 +181,10 @@ def test_image_codecs_are_stacked_where_asked_and_measured_where_not(train_photo
     [
         ({"how": "parallel"}, "how: takes auto, stacked, in turn, got 'parallel'"),
         ({"each": EACH[:3]}, "each: takes settings for each of 4 networks, got 3"),
-        ({"how": "stacked", "precision": "bfloat16"}, "how: takes a stack in float32 and without compile only"),
+        (
+            {"how": "stacked", "precision": "bfloat16"},
+            "how: takes a stack in float32, without compile and in one process only",
+        ),
         ({"each": [{"lmbda": -1.0}] * 4}, "lmbda: takes a positive number, got -1.0"),
     ],
 )

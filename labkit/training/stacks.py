@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from labkit import entropy
 from labkit.networks import ToyTransformCode
 from labkit.schemes import QuantizationScheme, TwoStages
-from labkit.training import data
+from labkit.training import data, processes
 from labkit.training.losses import rate_distortion
 from labkit.training.run import History, Run
 from labkit.training.threads import Threads
@@ -122,10 +122,10 @@ def _why_in_turn(
     """Why these networks of one structure are not to be stacked, if they are not."""
     if how == "in turn":
         return "as asked"
-    if settings[0].compile or settings[0].precision != "float32":
+    if settings[0].compile or settings[0].precision != "float32" or processes.ranks()[1] > 1:
         if how == "stacked":
-            raise ValueError("how: takes a stack in float32 and without compile only")
-        return "since stacks are made in float32 and without compile only"
+            raise ValueError("how: takes a stack in float32, without compile and in one process only")
+        return "since stacks are made in float32, without compile and in one process only"
     if how == "stacked":
         return None
     if len(nets) == 1:
