@@ -96,6 +96,7 @@ def test_refine_prints_what_it_gains_and_writes_it(tmp_path):
     assert (row["name"], row["height"], row["width"], row["lmbda"]) == ("storm.png", 100, 128, 0.0035)
 
 
+@pytest.mark.slow
 def test_bench_evaluate_measures_beside_compressai_and_growth(tmp_path):
     (tmp_path / "images").mkdir()
     Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "images" / "noise.png")

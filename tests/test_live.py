@@ -393,7 +393,7 @@ def test_an_error_is_shown_in_the_panel_and_raised(toy):
     [
         ({"lmbda": 3.0}, "lmbda: got 3.0, takes 0.3, 0.5, 1.0"),
         ({"lamda": 5.0}, "lamda: not a setting of this panel, which takes temperature, lmbda, scheme"),
-        ({"scheme": "anealed"}, "scheme: got 'anealed', takes noise"),
+        ({"scheme": "anealed"}, "scheme: got 'anealed', takes 'noise'"),
     ],
 )
 def test_a_setting_that_is_not_taken_gets_one_clear_line(toy, settings, message):

@@ -148,7 +148,7 @@ def test_tradeoff_weights_the_error(panel):
 
 
 def test_settings_out_of_range_are_refused(panel):
-    with pytest.raises(ValueError, match="surrogate: got 'sua', takes aun, ste, sr"):
+    with pytest.raises(ValueError, match="surrogate: got 'sua', takes 'aun', 'ste', 'sr'"):
         panel.run(60, surrogate="sua")
     with pytest.raises(ValueError, match="batch_size: got 5, takes 1, 4"):
         panel.run(60, batch_size=5)

@@ -1,11 +1,15 @@
 """The README's example runs as it stands, and its two lines are the ones that CI runs."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from labkit.cli import main
+from labkit.sweeps import Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,7 +20,8 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "number, shown", [(0, r"^mean +\d\.\d{4} +\d\.\d{4} "), (1, "sua"), (2, "dither"), (3, "^after .* dB")]
+    "number, shown",
+    [(0, r"^mean +\d\.\d{4} +\d\.\d{4} "), (1, "sua"), (2, "dither"), (3, "^after .* dB"), (4, r"^\['")],
 )
 def test_the_examples_run(number, shown, tmp_path):
     example = blocks("python")[number]
@@ -28,7 +33,17 @@ def test_the_examples_run(number, shown, tmp_path):
 
 
 def test_every_example_is_run():
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
+
+
+def test_the_files_and_commands_are_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, file in zip(("run.toml", "sweep.toml"), blocks("toml"), strict=True):
+        Path(name).write_text(file)
+    assert len(Sweep.from_file("sweep.toml").runs()) == 24
+    lines = [shlex.split(line, comments=True) for line in blocks("sh")[0].splitlines()]
+    for _, name, *arguments in (line[line.index("labkit") :] for line in lines):
+        main.commands[name].make_context(name, arguments)
 
 
 def test_two_lines():

@@ -433,6 +433,20 @@ def test_control_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path):
     assert f"{done} done, {8 - done} missing" in again[0] and "8 runs: 8 done" in again[-1]
 
 
+@pytest.mark.slow
+def test_a_script_needs_no_guard_and_is_not_run_by_workers(tmp_path):
+    script = tmp_path / "script.py"
+    grid = {"seed": [0, 1]}
+    script.write_text(
+        f"import labkit as lk\nprint('begun')\n"
+        f"print(lk.sweeps.run(lk.sweeps.Sweep('out', {TOY!r}, {grid!r}), workers=1)['status'].tolist())\n"
+        f"print(__file__, __spec__)\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count("begun") == 1 and "['done', 'done']" in done.stdout, done.stderr
+    assert done.stdout.endswith(f"{script} None\n")
+
+
 def test_each_gpu_has_its_share_of_the_workers(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
     runs = sweep("out", TOY, {"seed": list(range(9))}).runs()

@@ -271,7 +271,7 @@ class Panel:
             raise ValueError(f"{name}: not a setting of this panel, which takes {', '.join(self.controls)}")
         values = takes(self.controls[name])
         if value not in values:
-            raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(str, values))}")
+            raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(repr, values))}")
 
     def _words(self, settings: Settings) -> str:
         """τ = 0.5, λ = 5, zero-centre = on: the last word of a control's label, all of a switch's, and the value."""

@@ -68,7 +68,8 @@ def table():
         | {"options": ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(one))}
         for one in made.values()
     ]
-    return pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
+    table = pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
+    return table.assign(year=table["year"].astype("Int64").replace(0, pd.NA))  # rounding has no year
 
 
 __all__ = [

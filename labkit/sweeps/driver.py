@@ -82,8 +82,9 @@ def run(
     for handler in logging.getLogger("distributed").handlers:  # what matters of workers and schedulers is said here
         handler.setLevel(logging.CRITICAL)
     say = (lambda text: None) if progress is False else tqdm.write
-    runs, results = _runs(sweep), Results(sweep.out)
-    with nullcontext() if dry_run else results.driven():
+    results = Results(sweep.out)
+    with _main_hidden(), nullcontext() if dry_run else results.driven():
+        runs = _runs(sweep)
         if not dry_run:
             results.merge(results.waiting())
         ended = results.ended()
@@ -115,6 +116,19 @@ def _runs(sweep: Sweep) -> list[Run]:
     spawn, deaf = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(1, spawn, signal.signal, deaf) as pool:
         return pool.submit(sweep.runs).result()
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Processes started meanwhile do not import the script that runs, as from a notebook: it needs no guard."""
+    main = sys.modules["__main__"]
+    hidden = {name: value for name, value in vars(main).items() if name in ("__file__", "__spec__")}
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def _state(run: Run, ended: Ended) -> str:

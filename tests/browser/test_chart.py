@@ -23,6 +23,7 @@ LENGTHS = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_curves_survive_a_reload_of_the_page(lab_server, browser):
     page = lab_server.open(browser, lab_server.write("reloaded.ipynb", CHART))
     run_all(page)

@@ -119,7 +119,7 @@ def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
     return measuring
 
 
-@pytest.fixture(params=["toy", "codec"])
+@pytest.fixture(params=["toy", pytest.param("codec", marks=pytest.mark.slow)])
 def panel(request: pytest.FixtureRequest):
     panel = request.getfixturevalue(request.param)
     panel.page.bring_to_front()  # a browser slows the pages behind, as it should
@@ -186,6 +186,7 @@ def test_cancel_stops_the_run_and_says_so(toy: PanelPage):
     assert toy.events() == []
 
 
+@pytest.mark.slow
 def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab, browser: Browser):
     other = PanelPage(lab_server, browser, "other.ipynb", TOY.replace("2000", "150"))
     other.await_state("done")
@@ -201,6 +202,7 @@ def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab
     other.page.close()
 
 
+@pytest.mark.slow
 def test_an_error_in_the_worker_is_shown(lab_server: Lab, browser: Browser):
     panel = PanelPage(lab_server, browser, "error.ipynb", ERROR)
     panel.await_state("done")
