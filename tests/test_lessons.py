@@ -1,5 +1,6 @@
 """The notebooks: their shape, and that they run without a network. What their cells claim is run by nbval."""
 
+import ast
 import json
 import os
 import re
@@ -65,6 +66,37 @@ def test_prose_is_as_long_as_it_should_be(lesson):
     words = len(re.sub(r"\$\$.*?\$\$", "", text, flags=re.S).split())
     low, high = WORDS.get(number, (1500, 2500))
     assert low <= words <= high, words
+
+
+FREE_NUMBERS = {  # that no cell has: arithmetic within the sentence, and definitions; 95% intervals everywhere
+    "00": {"0.0035"},  # λ of the shipped weights
+    "01": {"0.385"},  # ½ / 1.3
+    "02": {"0.083"},  # 1/12
+    "04": {"0.0067"},  # λ of the codec panel
+    "06": {"1.5"},  # the panel's source: x = 2 sin(1.5 c₀) + …
+}
+
+
+def numbers(source):
+    """Every number in the code of a cell, those in its texts included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
+            yield from map(float, re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", str(node.value).replace("_", "")))
+
+
+def test_numbers_in_prose_stand_in_a_cell_too(lesson):
+    """Numbers with a decimal point, and percentages: a cell has each, to the digits that the sentence gives."""
+    number, notebook = lesson
+    known = {scale * value for source in code(notebook) for value in numbers(source) for scale in (0.01, 1, 100)}
+    text = re.split(r"\*\*References?", prose(notebook))[0]
+    text = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", "", text, flags=re.S)
+    said = re.findall(r"(?<![\w.])(\d+\.\d+)(?![\d·])|(?<![\w.])(\d+)%", text)
+    missing = []
+    for value in {decimal or percentage for decimal, percentage in said} - FREE_NUMBERS.get(number, set()) - {"95"}:
+        unit = 10.0 ** -len(value.partition(".")[2])
+        if not any(abs(float(value) - each) < 0.51 * unit for each in known):
+            missing.append(value)
+    assert not missing, f"in no cell of this lesson: {', '.join(missing)}"
 
 
 def test_parts_come_in_their_order(lesson):
