@@ -208,8 +208,10 @@ def sweep(file: Path, **options: Any) -> None:
     """Train and measure every combination of a grid, each once, on this machine or on any Dask cluster.
 
     FILE is TOML: `out`, the folder for results; settings as options of `train`; under [grid], lists of others; under
-    [schemes.NAME], a preset with fields changed. Results go to OUT/table.parquet. A run that fails is kept with its
-    error, and makes the exit status 1. A sweep that was stopped or killed goes on when the same command is given again.
+    [schemes.NAME], a preset with fields changed; under [trunk], settings that the checkpoints have otherwise which
+    runs fork from, one for each combination of the grid without those of its axes that stand there. Results go to
+    OUT/table.parquet. A run that fails is kept with its error, and makes the exit status 1. A sweep that was stopped or
+    killed goes on when the same command is given again.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see train; the workers have it from here
 

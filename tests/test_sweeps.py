@@ -177,6 +177,68 @@ def test_a_larger_grid_has_the_runs_of_the_smaller():
     assert {run.name for run in small.runs()} < {run.name for run in large.runs()}
 
 
+# Forks ----------------------------------------------------------------------------------------------------------------
+
+FORK = {**{name: value for name, value in CODEC.items() if name != "lmbda"}, "permute_colours": True}
+TRUNK = {"scheme": "noise", "temperature": 1.0, "steps": 3, "lr": 1e-3}
+AXES = {"lmbda": [0.01, 0.02], "scheme": ["mixed", "annealed"], "temperature": [0.2, 0.5], "seed": [0, 1]}
+
+
+def forked(out, shared=FORK, grid=AXES, trunk=TRUNK):
+    return sweeps.Sweep(out, shared, grid, trunk=trunk)
+
+
+def test_runs_fork_from_one_trunk_for_each_combination_of_what_the_trunk_leaves_open():
+    runs = forked("out").runs()
+    trunks = {run.name: run for run in runs if run.trunk is None}
+    forks = [run for run in runs if run.trunk]
+    assert len(trunks) == 2 * 2 and len(forks) == 2**4
+    for run in forks:
+        first = trunks[run.trunk]
+        assert all(first.settings[key] == run.settings[key] for key in ("lmbda", "seed", "network", "batch_size"))
+        assert first.settings["steps"] == 3 and schemes.from_dict(first.scheme) == schemes.noise()
+        assert runs.index(first) < runs.index(run)
+    assert [run.settings["seed"] for run in runs] == sorted(run.settings["seed"] for run in runs)
+    alone = sweep("out", {**FORK, **TRUNK}, {"lmbda": [0.01, 0.02], "seed": [0, 1]}).runs()
+    assert {run.name for run in alone} == set(trunks)  # a trunk is the run that it is alone
+
+
+def test_a_fork_is_named_by_its_trunk_and_other_runs_as_they_were():
+    def names(**trunk):
+        return [run.name for run in forked("out", trunk={**TRUNK, **trunk}).runs() if run.trunk]
+
+    plain = [run.name for run in sweep("out", FORK, AXES).runs()]
+    assert len({*names(), *names(steps=4), *names(scheme="mixed"), *plain}) == 4 * len(names())
+    # as they were named before there were forks
+    assert name(scheme="annealed", temperature="exponential:0.5:0.05") == "toy_2d-annealed-2-0-a1d90a51b30c"
+    shared = {"network": "toy_1d", "lmbda": 3.0, "steps": 7, "lr": 0.01, "seed": 4}
+    assert [run.name for run in sweep("out", shared).runs()] == ["toy_1d-mixed-3-4-07f12c05ee5e"]
+
+
+def test_what_is_wrong_with_a_trunk_is_said_in_one_line(tmp_path):
+    for shared, trunk, words in (
+        (TOY, {"steps": 3}, "trunk: a toy has no checkpoint"),
+        (CODEC, {"size": "small"}, "trunk: has the size small, its forks tiny"),
+        (CODEC, {"stepz": 3}, "no setting is named 'stepz'"),
+        (CODEC, {"steps": [3]}, "steps: takes one value, got"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            forked("out", shared, {}, trunk).runs()
+    with pytest.raises(ValueError, match="trunk: takes a table, got 3"):
+        sweeps.Sweep.from_file(toml(tmp_path, "trunk = 3"))
+    read = sweeps.Sweep.from_file(toml(tmp_path, "lmbda = 1\nsteps = 2\n[trunk]\nbatch-size = 8\n"))
+    assert read.trunk == {"batch_size": 8}
+
+
+def test_several_sweeps_are_one_list_of_runs():
+    one, other = forked("out", grid={**AXES, "lmbda": [0.01]}), forked("out", grid={**AXES, "seed": [1]})
+    found = [run.name for run in sweeps.Several((one, other)).runs()]
+    assert len(found) == len(set(found)) and set(found) == {run.name for each in (one, other) for run in each.runs()}
+    assert set(found) < {run.name for run in forked("out").runs()}
+    with pytest.raises(ValueError, match="take one folder for results, got elsewhere, out"):
+        sweeps.Several((one, forked("elsewhere")))
+
+
 # The folder -----------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +375,56 @@ def test_an_image_codec_is_trained_and_coded_and_a_failed_run_is_kept(tmp_path, 
     again = sweeps.run(asked, address=address, retry_failed=True, progress=False)
     assert len(again) == 3 and (again["status"] == "failed").sum() == 1
     assert Results(tmp_path / "out").file(done["run"].iloc[0], "safetensors").stat().st_mtime_ns == kept
+
+
+def test_forks_start_from_their_trunk_and_fail_with_it(tmp_path, address, pictures):
+    shared = {**FORK, "lmbda": 0.01, "test": [str(pictures)]}
+    asked = forked(tmp_path / "out", shared, {"scheme": ["noise", "annealed"]})
+    table = sweeps.run(asked, address=address, progress=False)
+    trunk, *forks = asked.runs()
+    assert table["status"].tolist() == ["done"] * 6 and set(table["set"]) == {pictures.name}
+    assert table["trunk"].isna().tolist() == [True] * 2 + [False] * 4
+
+    net = networks.factorized_prior("tiny", schemes.noise(), seed=0)
+    settings = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "permute_colours": True, "threads": 1, "progress": False}
+    settings["source"] = datasets.training_images(paths.data() / "photographs" / "train")
+    training.train(net, out=tmp_path / "trunk.safetensors", steps=3, lr=schedules.constant(1e-3), **settings)
+    for run in forks:
+        net, _ = training.load_checkpoint(tmp_path / "trunk.safetensors")
+        net.set_scheme(schemes.get(run.settings["scheme"]))
+        lr = schedules.cosine(8e-4, 1e-5)
+        training.train(net, out=tmp_path / f"{run.name}.safetensors", steps=2, lr=lr, **settings)
+        rows = table[table["run"] == run.name]
+        assert set(rows["weights"]) == {training.weights_hash(net)} and set(rows["trunk"]) == {trunk.name}
+        for x, row in zip(datasets.folder(pictures), rows.to_dict("records"), strict=True):
+            with torch.no_grad():  # sides are multiples of 16, and annealed has one temperature
+                drawn = [net.train()(x[None]) for _ in range(8)]
+            assert row["train_distortion"] != row["distortion"] and row["train_rate"] != row["rate"]
+            errors = [(output["x_hat"].clamp(0, 1) - x).square().mean().item() for output in drawn]
+            bits = [-output["likelihoods"]["y"].log2().sum().item() / x[0].numel() for output in drawn]
+            assert row["train_distortion"] == pytest.approx(255**2 * sum(errors) / 8, rel=2e-4)
+            assert row["train_rate"] == pytest.approx(sum(bits) / 8, rel=1e-3)
+
+    broken = forked(tmp_path / "out", shared, {"scheme": ["noise", "annealed"]}, {**TRUNK, "lr": 1e30})
+    for _ in range(2):
+        table = sweeps.run(broken, address=address, progress=False, retry_failed=True)
+        first, *others = table.to_dict("records")
+        assert "FloatingPointError" in first["error"] and pd.isna(first["trunk"])
+        assert [row["error"] for row in others] == [f"its trunk failed: {first['run']}"] * 2
+    more = forked(tmp_path / "out", shared, {"scheme": ["mixed"]}, {**TRUNK, "lr": 1e30})
+    table = sweeps.run(more, address=address, progress=False)
+    assert [error.split(":")[0] for error in table["error"]] == ["FloatingPointError", "its trunk failed"]
+
+
+def test_images_of_several_folders_are_told_apart(tmp_path, address, pictures):
+    other = shutil.copytree(pictures, tmp_path / "other")
+    shared = {**CODEC, "test": [str(pictures), str(other)]}
+    table = sweeps.run(sweep(tmp_path / "out", shared), address=address, progress=False)
+    assert table["set"].tolist() == [pictures.name] * 2 + ["other"] * 2
+    assert table["bytes"].tolist()[:2] == table["bytes"].tolist()[2:]
+    assert name(**shared) != name(**{**shared, "test": str(pictures)}) == name(**{**shared, "test": [str(pictures)]})
+    with pytest.raises(ValueError, match="test: takes folders of different names"):
+        name(**{**shared, "test": [str(other), str(other)]})
 
 
 def test_a_run_that_a_lost_worker_still_makes_is_waited_for_and_read(tmp_path):

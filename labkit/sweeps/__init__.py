@@ -4,6 +4,6 @@ grid (what is to run) → work (what a worker does with one run) → results (fi
 """
 
 from labkit.sweeps.driver import run
-from labkit.sweeps.grid import Run, Sweep
+from labkit.sweeps.grid import Run, Several, Sweep
 
-__all__ = ["Run", "Sweep", "run"]
+__all__ = ["Run", "Several", "Sweep", "run"]

@@ -18,7 +18,6 @@ import queue
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from labkit.checks import check_at_least
-from labkit.sweeps.grid import Run, Sweep
+from labkit.sweeps.grid import Run, Several, Sweep
 from labkit.sweeps.results import Results, Row
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ Ended = dict[str, tuple[str, float]]
 
 
 def run(
-    sweep: Sweep,
+    sweep: Sweep | Several,
     *,
     workers: int | None = None,
     address: str | None = None,
@@ -70,9 +69,9 @@ def run(
     retry_failed: do those again that have failed. dry_run: only say what would be done, and how long it would take.
     progress: False says nothing at all.
 
-    A run that fails is kept with its error, and stops no other. A sweep that was stopped or killed goes on when this is
-    called again. Raises ValueError for a setting that is wrong, and where another driver works in the same folder;
-    ConnectionError where the scheduler or all workers are lost.
+    A run that fails is kept with its error, and stops no other but its forks, which fail too. A sweep that was stopped
+    or killed goes on when this is called again. Raises ValueError for a setting that is wrong, and where another driver
+    works in the same folder; ConnectionError where the scheduler or all workers are lost.
     """
     check_at_least(1, workers=workers or 1, gpus=gpus or 1, per_gpu=per_gpu)
     try:
@@ -103,13 +102,15 @@ def run(
                 if not dry_run:
                     hide = None if progress is None else not progress
                     with tqdm(total=len(missing), unit="run", disable=hide) as bar:
-                        _drive(client, results, missing, places, how, not address, bar)
+                        failed = {name for name, (status, _) in ended.items() if status == "failed"}
+                        failed -= {run.name for run in missing}
+                        _drive(client, results, missing, failed, places, how, not address, bar)
             if not dry_run:
                 say(f"{_counted(runs, results.ended())} in {results.table}")
     return results.frame([run.name for run in runs])
 
 
-def _runs(sweep: Sweep) -> list[Run]:
+def _runs(sweep: Sweep | Several) -> list[Run]:
     """The sweep's runs, made by a process of its own where torch is not loaded yet: that would take half a GB here."""
     if "torch" in sys.modules:
         return sweep.runs()
@@ -197,16 +198,36 @@ def _workers(client: Client) -> int:
 
 
 def _drive(
-    client: Client, results: Results, missing: list[Run], most: int, how: dict[str, Any], here: bool, bar: tqdm
+    client: Client,
+    results: Results,
+    missing: list[Run],
+    failed: set[str],
+    most: int,
+    how: dict[str, Any],
+    here: bool,
+    bar: tqdm,
 ) -> None:
     """Give each worker a run, and the next when it has ended, to `most` at a time; in the end the table has them all.
 
-    how: for `Client.submit`. here: the workers are this process's own, and none joins later.
+    failed: runs that have, of which no fork can be made. how: for `Client.submit`. here: the workers are this process's
+    own, and none joins later.
     """
     finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
     flying: dict[Any, tuple[Run, Future]] = {}
-    waiting, rows, done, failed, places = deque(missing), list[Row](), 0, 0, 0
+    waiting, awaited, rows, done, places = list(missing), {run.name for run in missing}, list[Row](), 0, 0
     look = due = seen = time.monotonic()
+    before = len(failed)
+
+    def end(run: Run, ended: list[Row]) -> None:
+        nonlocal done
+        rows.extend(ended)
+        awaited.remove(run.name)
+        if ended[0]["status"] == "failed":
+            failed.add(run.name)
+        done += 1  # a bar that is not shown counts nothing
+        bar.set_postfix({"failed": len(failed) - before} if len(failed) > before else {}, refresh=False)
+        bar.update()
+
     try:
         while waiting or flying:
             if (now := time.monotonic()) >= look:
@@ -214,28 +235,35 @@ def _drive(
                 seen = now if places or not here else seen
                 if now - seen > LOST:
                     raise ConnectionError(f"all workers are lost: {GOES_ON}")
-            while waiting and len(flying) < places:
-                run = waiting.popleft()
+            while len(flying) < places and (run := _next(waiting, awaited)):
+                if run.trunk in failed:
+                    end(run, [run.row("failed", f"its trunk failed: {run.trunk}", seconds=0.0)])
+                    continue
                 key = ("labkit-run", str(results.out.resolve()), run.name)
                 flying[key] = run, client.submit(_do, run, key[1], key=key, **how)
                 flying[key][1].add_done_callback(finished.put)
             with suppress(queue.Empty):
                 future = finished.get(timeout=1.0)
-                ended = _outcome(future, flying[future.key][0])
+                run = flying[future.key][0]
+                ended = _outcome(future, run)
                 del flying[future.key]
-                rows += ended
-                done += 1  # a bar that is not shown counts nothing
-                failed += ended[0]["status"] == "failed"
-                bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
-                bar.update()
+                end(run, ended)
             if (now := time.monotonic()) > due:
                 results.merge(rows)
-                rows = []
+                rows.clear()
                 due = now + max(MERGE_EVERY, (time.monotonic() - now) / MERGING)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped after {done} of {len(missing)} runs: {GOES_ON}") from None
     finally:
         results.merge(rows)
+
+
+def _next(waiting: list[Run], awaited: set[str]) -> Run | None:
+    """Take the first run whose trunk has ended, if it has one; None where all wait for trunks that are under way."""
+    for place, run in enumerate(waiting):
+        if run.trunk not in awaited:
+            return waiting.pop(place)
+    return None
 
 
 def _outcome(future: Future, run: Run) -> list[Row]:

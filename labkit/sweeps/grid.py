@@ -1,5 +1,7 @@
 """What a sweep runs: settings that all runs share, a grid of others, and every combination as one `Run`.
 
+Runs may fork: each then starts from the checkpoint of a trunk, a run of the same sweep that is made before it.
+
 Torch is loaded when runs are made, not before: the process that drives a sweep does without it, and stays small.
 """
 
@@ -10,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,12 +64,14 @@ class Run:
     name: readable, and at its end a hash of all that decides the result, so that the same run has the same name in
     every grid: settings, scheme, first weights, and the names and sizes of the images. A path, a scheme's name, and
     settings that say where and how (device, compile, workers, save_every) are not among them. settings: by their names,
-    all of them. scheme: as its `to_dict` has it.
+    all of them. scheme: as its `to_dict` has it. trunk: the name of the run that this one starts from; it is part of
+    the hash, in the place of weights that nobody knows yet.
     """
 
     name: str
     settings: dict[str, Any]
     scheme: dict[str, Any]
+    trunk: str | None = None
 
     @property
     def toy(self) -> bool:
@@ -75,7 +80,9 @@ class Run:
     def row(self, status: str, error: str | None = None, **results: Any) -> dict[str, Any]:
         """A row of the table; status: done, or failed with this error."""
         settings = {name: value for name, value in self.settings.items() if name != "device"}  # results have its name
-        return {"run": self.name, "status": status, "error": error, **settings, **results}
+        if isinstance(settings.get("test"), list):
+            settings["test"] = os.pathsep.join(settings["test"])
+        return {"run": self.name, "trunk": self.trunk, "status": status, "error": error, **settings, **results}
 
     @property
     def kind(self) -> str:
@@ -90,10 +97,12 @@ class Sweep:
 
     settings: that all runs share. grid: for other settings, lists of values, of which every combination is a run.
     schemes: further schemes by name, each a preset with fields changed: {"slow": {"preset": "annealed", …}}.
+    trunk: settings that the checkpoints have otherwise which runs fork from. For every combination of the grid, the
+    axes left out that stand here, one trunk is trained, and the runs of that combination start from it. Empty: none.
 
     Settings are those of `labkit train`, by their names, but for three: threads is 1 unless stated, since results
     depend on it; precision is float32, whatever the machine; workers, that read images, is 0. test is a folder of
-    images to code. A toy takes source and hidden instead of what concerns images.
+    images to code, or a list of folders. A toy takes source and hidden instead of what concerns images.
 
     Raises ValueError for a name that is no setting, and for one that is given twice.
     """
@@ -102,46 +111,65 @@ class Sweep:
     settings: dict[str, Any]
     grid: dict[str, list[Any]] = field(default_factory=dict)
     schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trunk: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value in [*self.settings.items(), *self.grid.items()]:
+        for name in (*self.settings, *self.grid, *self.trunk):
             check_name("no setting", name, {**_CODEC, **_TOY})
-            if name in self.settings and name in self.grid:
-                raise ValueError(f"{name}: stands among the settings and in the grid too")
-            if name in self.settings and isinstance(value, list | dict):
+        for name, value in (*self.settings.items(), *self.trunk.items()):
+            if isinstance(value, dict) or (isinstance(value, list) and name != "test"):
                 raise ValueError(f"{name}: takes one value, got {value!r}; several go into the grid")
-            if name in self.grid and (not isinstance(value, list) or not value):
-                raise ValueError(f"grid.{name}: takes a list of values, got {value!r}")
+        for name, values in self.grid.items():
+            if name in self.settings:
+                raise ValueError(f"{name}: stands among the settings and in the grid too")
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"grid.{name}: takes a list of values, got {values!r}")
 
     @classmethod
     def from_file(cls, path: str | Path) -> Sweep:
-        """The sweep of a TOML file: out and settings, [grid], [schemes.NAME]. Raises ValueError naming the file."""
+        """The sweep of a TOML file: out and settings, [grid], [trunk], [schemes.NAME].
+
+        Raises ValueError naming the file.
+        """
         values = {name.replace("-", "_"): value for name, value in read_toml(path).items()}
         try:
             if not isinstance(out := values.pop("out", None), str):
                 raise ValueError("out: takes the folder that results go to, as text")
-            grid, schemes = values.pop("grid", {}), values.pop("schemes", {})
-            for name, table in (("grid", grid), ("schemes", schemes), *schemes.items()):
+            tables = {name: values.pop(name, {}) for name in ("grid", "schemes", "trunk")}
+            for name, table in (*tables.items(), *(tables["schemes"] or {}).items()):
                 if not isinstance(table, dict):
                     raise ValueError(f"{name}: takes a table, got {table!r}")
-            return cls(Path(out), values, grid, schemes)
+            tables["trunk"] = {name.replace("-", "_"): value for name, value in tables["trunk"].items()}
+            return cls(Path(out), values, **tables)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def runs(self) -> list[Run]:
         """Every run, once, and seed by seed: what is there when it is stopped compares all of the grid.
 
-        Raises ValueError naming the setting that is wrong.
+        A trunk comes before the first run that forks from it. Raises ValueError naming the setting that is wrong.
         """
         _listing.cache_clear()  # files may have changed since
         _weights.cache_clear()
         axes = sorted(self.grid.items(), key=lambda axis: axis[0] != "seed")
         combinations = itertools.product(*(values for _, values in axes))
         names = [name for name, _ in axes]
-        runs = (self._run({**self.settings, **dict(zip(names, values, strict=True))}) for values in combinations)
-        return list({run.name: run for run in runs}.values())
+        runs: dict[str, Run] = {}
+        for values in combinations:
+            given, trunk = {**self.settings, **dict(zip(names, values, strict=True))}, None
+            if self.trunk:
+                first = self._run({**given, **self.trunk})
+                if first.toy:
+                    raise ValueError("trunk: a toy has no checkpoint to fork from")
+                trunk = runs.setdefault(first.name, first).name
+            run = self._run(given, trunk)
+            for name in ("network", "size") if trunk else ():
+                if first.settings[name] != run.settings[name]:
+                    raise ValueError(f"trunk: has the {name} {first.settings[name]}, its forks {run.settings[name]}")
+            runs.setdefault(run.name, run)
+        return list(runs.values())
 
-    def _run(self, given: dict[str, Any]) -> Run:
+    def _run(self, given: dict[str, Any], trunk: str | None = None) -> Run:
         from labkit import networks, schedules, training
 
         network = given.get("network", _EVERY["network"])
@@ -166,11 +194,15 @@ class Sweep:
         checked = training.Settings(**trainer_settings(settings) | {"device": "cpu"}).to_dict()
         settings |= {name: float(checked[name]) for name in ("lmbda", "clip")}  # 1 and 1.0 are one λ
         settings["lr"] = str(settings["lr"])
+        if trunk:
+            if settings["start"] is not None:
+                raise ValueError("start: a run that forks from a trunk has no other start; one may stand in [trunk]")
+            decides["start"] = trunk
         values = {name: value for name, value in settings.items() if name not in (*_FREE, *_NAMES)}
         digest = hashlib.sha256(json.dumps({**values, **decides}, sort_keys=True).encode()).hexdigest()[:_DIGITS]
         preset = self.schemes.get(settings["scheme"], {}).get("preset", settings["scheme"])
         name = f"{network}-{preset}-{settings['lmbda']:g}-{settings['seed']}-{digest}"
-        return Run(name, settings, scheme)
+        return Run(name, settings, scheme, trunk)
 
     def _scheme(self, settings: dict[str, Any]) -> tuple[dict[str, Any], str, float]:
         """The scheme of these settings, its temperature and its bound; a scheme's own fields go before the settings."""
@@ -190,6 +222,25 @@ class Sweep:
         return chosen.to_dict(), str(stage.temperature), stage.scale_lower_bound
 
 
+@dataclass(frozen=True)
+class Several:
+    """Sweeps into one folder, as one: a run that two of them have is made once. Raises ValueError for two folders."""
+
+    sweeps: tuple[Sweep, ...]
+
+    def __post_init__(self) -> None:
+        if len(folders := {str(sweep.out) for sweep in self.sweeps}) != 1:
+            raise ValueError(f"sweeps: take one folder for results, got {', '.join(sorted(folders)) or 'none'}")
+
+    @property
+    def out(self) -> Path:
+        return self.sweeps[0].out
+
+    def runs(self) -> list[Run]:
+        """Every run of every sweep, once."""
+        return list({run.name: run for sweep in self.sweeps for run in sweep.runs()}.values())
+
+
 def trainer_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a run's settings those that `training.Settings` takes."""
     from labkit import schedules, training
@@ -199,10 +250,11 @@ def trainer_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return values | {"lr": schedules.parse(str(values["lr"]))}
 
 
-def images(settings: dict[str, Any], split: str) -> Path:
-    """The folder of images to train on ("data") or to code ("test")."""
+def images(settings: dict[str, Any], split: str) -> list[Path]:
+    """The folders of images to train on ("data", one folder) or to code ("test")."""
     bundled = {"data": "train", "test": "test"}[split]
-    return Path(settings[split] or paths.data() / "photographs" / bundled)
+    folders = settings[split] or str(paths.data() / "photographs" / bundled)
+    return [Path(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
 
 
 def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +266,9 @@ def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str,
             raise ValueError(f"{name}: takes true or false, got {settings[name]!r}")
     check_positive(save_every=settings["save_every"])
     for name in ("data", "test", "start"):
-        if settings[name] is not None:
+        if isinstance(settings[name], list):
+            settings[name] = [str(Path(folder).resolve()) for folder in settings[name]]
+        elif settings[name] is not None:
             settings[name] = str(Path(settings[name]).resolve())  # workers may have started elsewhere
     start = None
     if settings["start"] is not None:
@@ -225,7 +279,12 @@ def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str,
     elif settings["size"] not in networks.SIZES[settings["network"]]:
         sizes = ", ".join(networks.SIZES[settings["network"]])
         raise ValueError(f"size: takes {sizes}, got {settings['size']!r}")
-    return {split: _listing(images(settings, split)) for split in ("data", "test")} | {"start": start}
+    folders = images(settings, "test")
+    test = [_listing(folder) for folder in folders]
+    if len({folder.name for folder in folders}) < len(folders):
+        raise ValueError(f"test: takes folders of different names, got {', '.join(map(str, folders))}")
+    (data,) = (_listing(folder) for folder in images(settings, "data"))
+    return {"data": data, "test": test if len(test) > 1 else test[0], "start": start}
 
 
 @functools.cache

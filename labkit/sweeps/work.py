@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from labkit import __version__, datasets, evaluation, networks, schemes, training
+from labkit import __version__, datasets, entropy, evaluation, networks, schemes, training
 from labkit.disk import write_whole
 from labkit.sweeps.grid import Run, images, trainer_settings
 from labkit.sweeps.results import Results, Row, locked
 
 TEST_POINTS = 2**14  # that a toy's code is measured on, the same for every run
 TEST_SEED = 1_000_000
+DRAWS = 2  # of noise, for what training sees of an image; its many latents leave little of it
 TIMED = 4  # steps that a run's cost is told from; the first is not counted
 _alone = threading.Lock()  # threads and the random state are the process's, so that two runs would disturb each other
 
@@ -73,21 +74,40 @@ def _rounded(run: Run, net: networks.ToyTransformCode) -> Row:
 
 
 def _codec(run: Run, results: Results) -> list[Row]:
-    out, photos = results.file(run.name, "safetensors"), _photos(images(run.settings, "data"))
+    out, photos = results.file(run.name, "safetensors"), _photos(*images(run.settings, "data"))
+    trunk = results.file(run.trunk, "safetensors") if run.trunk else None
     trained = training.train(
-        _network(run), photos, out=out, log=out.with_suffix(".csv"), threads=run.settings["threads"], progress=False,
-        save_every=run.settings["save_every"], **_training(run),
+        _network(run, trunk), photos, out=out, log=out.with_suffix(".csv"), threads=run.settings["threads"],
+        progress=False, save_every=run.settings["save_every"], **_training(run),
     )  # fmt: skip
     begun = time.perf_counter()
     net, _ = training.load_checkpoint(out)  # not the network at hand: one that went on from its checkpoint has no other
-    test = datasets.folder(images(run.settings, "test"))
-    report = evaluation.evaluate(net.to(_device(run)), test, progress=False)
-    rows = [
-        {**row, "rate": rate, "distortion": distortion, "loss": rate + run.settings["lmbda"] * distortion}
-        for row, (rate, distortion) in zip(report.rows, evaluation.rounded_losses(net, test), strict=True)
-    ]
+    net = net.to(_device(run))
+    rows = [row for folder in images(run.settings, "test") for row in _coded(net, folder, run.settings["lmbda"])]
     seconds = trained.seconds + time.perf_counter() - begun
-    return [{**row, "seconds": seconds, **{key: report.info[key] for key in ("weights", "device")}} for row in rows]
+    return [{**row, "seconds": seconds} for row in rows]
+
+
+def _coded(net: networks.Codec, folder: Path, lmbda: float) -> list[Row]:
+    """A row for each image of a folder: its real bits, the loss with rounded latents, and the loss that training sees.
+
+    That is with the scheme's last temperature (of its second stage, where it has two).
+    """
+    test = datasets.folder(folder)
+    report = evaluation.evaluate(net, test, progress=False)
+    last = net.scheme.second if isinstance(net.scheme, schemes.TwoStages) else net.scheme
+    entropy.set_scheme(net, last)
+    entropy.set_temperature(net, last.temperature.end)
+    seen = [evaluation.surrogate_losses(net, test, seed) for seed in range(DRAWS)]
+    about = {key: report.info[key] for key in ("weights", "device")}
+    rows = []
+    for row, rounded, *drawn in zip(report.rows, evaluation.rounded_losses(net, test), *seen, strict=True):
+        row = {"set": folder.name, **row}
+        for name, losses in (("", [rounded]), ("train_", drawn)):
+            rate, distortion = (sum(values) / len(losses) for values in zip(*losses, strict=True))
+            row |= {f"{name}rate": rate, f"{name}distortion": distortion, f"{name}loss": rate + lmbda * distortion}
+        rows.append({**row, **about})
+    return rows
 
 
 def seconds(run: Run) -> float | None:
@@ -96,7 +116,7 @@ def seconds(run: Run) -> float | None:
         with _alone:
             torch.set_num_threads(run.settings["threads"])
             net, times = _network(run), [time.perf_counter()]
-            source = _source(run) if run.toy else _photos(images(run.settings, "data"))
+            source = _source(run) if run.toy else _photos(*images(run.settings, "data"))
             for step in training.stream(net, source, **_training(run) | {"steps": TIMED}):
                 step.loss  # noqa: B018  (an accelerator makes the step by then)
                 times.append(time.perf_counter())
@@ -106,21 +126,23 @@ def seconds(run: Run) -> float | None:
                 _rounded(run, net)
                 after = time.perf_counter() - begun
             else:
-                test = datasets.folder(images(run.settings, "test"))
-                evaluation.evaluate(net, test[:1], progress=False)
-                after = (time.perf_counter() - begun) * len(test)
+                tests = [datasets.folder(folder) for folder in images(run.settings, "test")]
+                evaluation.evaluate(net, tests[0][:1], progress=False)
+                after = (time.perf_counter() - begun) * sum(map(len, tests))
         return run.settings["steps"] * per_step + after
     except Exception:  # the run itself will say so
         return None
 
 
-def _network(run: Run) -> Any:
+def _network(run: Run, trunk: Path | None = None) -> Any:
+    """Of a fork without its trunk's checkpoint, one of the same structure."""
     settings, scheme = run.settings, schemes.from_dict(run.scheme)
     if run.toy:
         return getattr(networks, settings["network"])(scheme, settings["hidden"], settings["seed"])
-    if settings["start"] is None:
+    start = trunk or settings["start"]
+    if start is None:
         return networks.get(settings["network"], settings["size"], scheme, settings["seed"])
-    net, _ = training.load_checkpoint(settings["start"])
+    net, _ = training.load_checkpoint(start)
     net.set_scheme(scheme)
     return net
 
