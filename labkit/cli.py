@@ -192,18 +192,38 @@ def train(
         click.echo(f"{out}: {run}")
 
 
+_DRIVING = (
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Processes here, or the most to use at --address.  [default: all cores, all workers]",
+    ),
+    click.option("--address", help="Of a Dask scheduler, as tcp://HOST:8786.  [default: a cluster on this machine]"),
+    click.option("--gpus", type=click.IntRange(1), help="GPUs to use.  [default: none here, any at --address]"),
+    click.option("--per-gpu", type=click.IntRange(1), default=1, help="Runs at a time on a GPU."),
+    click.option("--dry-run", is_flag=True, help="Say what is missing and how long it would take, and stop."),
+    click.option("--retry-failed", is_flag=True, help="Do those again that have failed."),
+)
+
+
+def _driving(command):
+    """The options of every command that drives a sweep."""
+    for option in reversed(_DRIVING):
+        command = option(command)
+    return command
+
+
+def _tell_failed(table) -> int:
+    """Name the runs that have failed, the first few, and say how many there are."""
+    failed = table[table["status"] == "failed"] if len(table) else table
+    for name, error in failed[["run", "error"]].head(5).itertuples(index=False) if len(failed) else []:
+        click.echo(f"failed: {name}: {error}", err=True)
+    return len(failed)
+
+
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    help="Processes here, or the most to use at --address.  [default: all cores, all workers]",
-)
-@click.option("--address", help="Of a Dask scheduler, as tcp://HOST:8786.  [default: a cluster on this machine]")
-@click.option("--gpus", type=click.IntRange(1), help="GPUs to use.  [default: none here, any at --address]")
-@click.option("--per-gpu", type=click.IntRange(1), default=1, help="Runs at a time on a GPU.")
-@click.option("--dry-run", is_flag=True, help="Say what is missing and how long it would take, and stop.")
-@click.option("--retry-failed", is_flag=True, help="Do those again that have failed.")
+@_driving
 def sweep(file: Path, **options: Any) -> None:
     """Train and measure every combination of a grid, each once, on this machine or on any Dask cluster.
 
@@ -217,10 +237,7 @@ def sweep(file: Path, **options: Any) -> None:
 
     from labkit import sweeps
 
-    table = sweeps.run(sweeps.Sweep.from_file(file), **options)
-    if len(failed := table[table["status"] == "failed"] if len(table) else table):
-        for name, error in failed[["run", "error"]].head(5).itertuples(index=False):
-            click.echo(f"failed: {name}: {error}", err=True)
+    if _tell_failed(sweeps.run(sweeps.Sweep.from_file(file), **options)):
         sys.exit(1)
 
 
@@ -510,6 +527,80 @@ def study_pilot(out: Path, work: Path, steps: int, seeds: int, data: str | None,
     out.parent.mkdir(parents=True, exist_ok=True)
     evaluation.save_table(table, out)
     click.echo(f"{out}: {len(table)} rows")
+
+
+def _study_claim(name: str) -> None:
+    """The command of one claim: they differ in name and declaration only."""
+
+    @study.command(name, help=_STUDY.format(name=name), short_help=f"Claim: {_CLAIMS[name]}.")
+    @click.option("--work", type=click.Path(path_type=Path), default=Path("study-runs"), help="Folder for the runs.")
+    @click.option("--out", type=click.Path(path_type=Path), default=Path("data/results"), help="Folder for the table.")
+    @click.option("--seeds", type=click.IntRange(1), help="How many.  [default: as declared]")
+    @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
+    @click.option("--test", multiple=True, help="A folder of images to code too, where the claim takes them.")
+    @click.option("--scale", type=click.Choice(["laptop", "gpu"]), default="laptop")
+    @_driving
+    def command(work, out, seeds, data, test, scale, **options) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see train; the workers have it from here
+
+        from labkit import sweeps
+        from labkit.study import engine, report
+
+        failed = 0
+
+        def drive(asked):
+            nonlocal failed
+            table = sweeps.run(asked, **options)
+            failed += _tell_failed(table)
+            return table
+
+        one = engine.Study(name, work, out, scale, seeds, data, test)
+        if options["dry_run"]:
+            drive(sweeps.Several(tuple(sweep for _, sweep in engine.parts(one, drive))))
+            return
+        table = engine.table(one, drive)
+        file = engine.file(name, out)
+        engine.save(table, file)
+        found = report.of(name, engine.read(name, out))
+        report.draw(found, engine.read(name, out), file.with_suffix(".svg"))
+        click.echo(f"{found}\n{file}: {len(table)} rows, {file.stat().st_size / 1000:.0f} kB")
+        if failed:
+            sys.exit(1)
+
+
+_CLAIMS = {
+    "mismatch": "train–test mismatch, in the laboratory's order",
+    "gradients": "bias and variance of gradients, in the laboratory's order",
+    "tradeoff": "the best temperature lies in between",
+    "structure": "the best temperature differs between networks",
+    "bound": "the best lower bound of the scale lies in between",
+    "zero_centre": "the partial stop-gradient steadies training",
+    "method": "the whole method against seven others",
+}
+_STUDY = """Test a claim: make the runs that are missing, write the table and the figure, and say what was decided.
+
+    The runs are declared in labkit/study/claims/{name}.toml. Claims share runs where they share a --work folder. One
+    that was stopped or killed goes on when the same command is given again. The table is OUT/study-{name}.parquet.
+    """
+for _name in _CLAIMS:
+    _study_claim(_name)
+
+
+@study.command("report")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder of tables.  [default: those of labkit]")
+@click.option("--readme", type=click.Path(path_type=Path), help="Make the block between the study's marks there anew.")
+@click.option("--figures", is_flag=True, help="Draw every claim's figure beside its table again.")
+def study_report(results: Path | None, readme: Path | None, figures: bool) -> None:
+    """What the shipped tables say of every claim, without any training."""
+    from labkit.study import engine, report
+
+    found = report.reports(results)
+    for one in found:
+        if figures and one.seeds:
+            report.draw(one, engine.read(one.name, results), engine.file(one.name, results).with_suffix(".svg"))
+    if readme:
+        report.rewrite(readme, found)
+    click.echo("\n\n".join(map(str, found)))
 
 
 @main.group()

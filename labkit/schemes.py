@@ -215,15 +215,10 @@ def as_schedule(temperature: float | Schedule) -> Schedule:
     return constant(float(temperature))
 
 
-def _preset(rate: str | Surrogate, distortion: str | Surrogate, hyper: tuple[str, str] | None = None, **fields: Any):
+def _preset(rate: str | Surrogate, distortion: str | Surrogate, hyper: tuple[str, str] | None = None, /, **fields: Any):
     hyper_rate, hyper_distortion = hyper or (rate, distortion)
-    return QuantizationScheme(
-        rate=rate,  # type: ignore[arg-type]  # names become surrogates in __post_init__
-        distortion=distortion,  # type: ignore[arg-type]
-        hyper_rate=hyper_rate,  # type: ignore[arg-type]
-        hyper_distortion=hyper_distortion,  # type: ignore[arg-type]
-        **fields,
-    )
+    paths = {"rate": rate, "distortion": distortion, "hyper_rate": hyper_rate, "hyper_distortion": hyper_distortion}
+    return QuantizationScheme(**{**paths, **fields})  # type: ignore[arg-type]  # names become surrogates there
 
 
 def noise(**fields: Any) -> QuantizationScheme:

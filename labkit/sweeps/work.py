@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import threading
 import time
 import traceback
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -74,6 +76,7 @@ def _rounded(run: Run, net: networks.ToyTransformCode) -> Row:
 
 
 def _codec(run: Run, results: Results) -> list[Row]:
+    """A row for each image; train_spread: standard deviation of the training loss's log over the last third."""
     out, photos = results.file(run.name, "safetensors"), _photos(*images(run.settings, "data"))
     trunk = results.file(run.trunk, "safetensors") if run.trunk else None
     trained = training.train(
@@ -85,7 +88,9 @@ def _codec(run: Run, results: Results) -> list[Row]:
     net = net.to(_device(run))
     rows = [row for folder in images(run.settings, "test") for row in _coded(net, folder, run.settings["lmbda"])]
     seconds = trained.seconds + time.perf_counter() - begun
-    return [{**row, "seconds": seconds} for row in rows]
+    last = [math.log(step.loss) for step in trained.history[-max(2, len(trained.history) // 3) :]]
+    spread = stdev(last) if len(last) > 1 else math.nan
+    return [{**row, "train_spread": spread, "seconds": seconds} for row in rows]
 
 
 def _coded(net: networks.Codec, folder: Path, lmbda: float) -> list[Row]:

@@ -70,7 +70,8 @@ def network_gradient_risk(
     projection (what training promises), f the difference quotient (what the test loss does).
     step: relative to the layer's norm. derivative, bias: the means of f and of p − f. slope: regression of f on p
     through the origin, with the draws' noise taken out of Σp²; 1 where the gradient is unbiased, and 1 − slope is the
-    relative bias. slope_twice: at twice the step. Their standard errors (_se) are over batches, given the directions,
+    relative bias. agreed, promised: the means over batches that it is the ratio of, for whoever puts several tables
+    together. slope_twice: at twice the step. Their standard errors (_se) are over batches, given the directions,
     the slopes' by delete-one jackknife: they speak for other crops of these images (or draws of these points), so a few
     images say little of the rest.
 
@@ -223,6 +224,8 @@ def _bias(promised: np.ndarray, test: np.ndarray) -> dict[str, float]:
         above, below = (p * f).sum(1), (p**2 - noise).sum(1)
         slope, slope_se = _jackknifed_ratio(above, below)
         result[f"slope{suffix}"], result[f"slope{suffix}_se"] = slope, slope_se
+        if not suffix:
+            result |= {"agreed": float(above.mean()), "promised": float(below.mean())}
     return result
 
 

@@ -1,0 +1,72 @@
+"""Claim 6: the partial stop-gradient of zero-centre quantisation, on and off, for five surrogates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from labkit.study.engine import MEASURED
+from labkit.study.statistics import Finding, crossed, estimate, finding
+
+CONTROL = "identity"
+THROUGH, UNCENTRED = " through", " uncentred"
+SAME = 1e-3  # a relative change below it is none
+EVERY = 2  # photographs: of these, the gradient of one is measured
+
+
+def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """On a trunk: variance over draws of the gradient that reaches the means, with and without the stop."""
+    from labkit import analysis
+
+    stopped = {label: scheme for label, scheme in schemes.items() if f"{label}{THROUGH}" in schemes}
+    for name, image in zip(photos[::EVERY].names, photos[::EVERY], strict=True):
+        crop = min(settings["crop"], min(image.shape[1:]) // 64 * 64)
+        table = analysis.gradient_at_means(
+            net, [image], stopped, lmbda=settings["lmbda"], draws=8, batches=2, crop=crop, seed=settings["seed"],
+            progress=False,
+        )  # fmt: skip
+        for row in table[table["path"] == "both"].to_dict("records"):
+            label = row["label"] + THROUGH * (not row["stop_gradient"])
+            yield {"name": name, "label": label, "quantity": "variance", "value": row["variance"]}
+
+
+def findings(table) -> list[Finding]:
+    """For each network and surrogate, with the stop against without: variance at the means, loss, training's spread."""
+    forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
+    labels = list(forks["scheme"].unique())
+    for network in forks["network"].unique():
+        own, there = forks[forks["network"] == network], measured[measured["network"] == network]
+        for label in [label for label in labels if f"{label}{THROUGH}" in labels]:
+            pair = [label, f"{label}{THROUGH}"]
+            values = {
+                "variance of the gradient at the means": crossed(there, "value", ["label"], pair),
+                "loss": crossed(own, "loss", ["scheme"], pair),
+                "spread of the training loss": crossed(own, "train_spread", ["scheme"], pair),
+            }
+            for what, value in values.items():
+                expected = "none" if label == CONTROL else "below"
+                found.append(
+                    finding(
+                        f"{network}, {label}, {what} with the stop to without",
+                        _variances(value) if what.startswith("variance") else estimate(_change, np.log(value)),
+                        expected,
+                        same=SAME,
+                        main=what != "spread of the training loss",
+                    )
+                )
+            if f"{label}{UNCENTRED}" in labels:
+                losses = crossed(own, "loss", ["scheme"], [label, f"{label}{UNCENTRED}"])
+                what = f"{network}, {label}, loss with zero centre and stop to neither"
+                found.append(finding(what, estimate(_change, np.log(losses))))
+    return found
+
+
+def _change(logs: np.ndarray) -> float:
+    return float(np.mean(logs[:, :, 0] - logs[:, :, 1]))
+
+
+def _variances(values: np.ndarray):
+    """The log of the ratio of mean variances: of a photograph whose latents all lie at their means, one may be zero."""
+    return estimate(lambda v: float(np.log(v[:, :, 0].mean() / v[:, :, 1].mean())), values)

@@ -1,0 +1,273 @@
+"""The study's claims: declared grids, what is missing of them made, and one small table a claim.
+
+    claims/protocol.toml ─┐                       ┌─► data/results/study-NAME.parquet ─► report
+    claims/NAME.toml ─────┴─► sweeps, all in one ─┤
+                              work folder         └─► a trunk's checkpoint ─► what claims/NAME.py measures on it
+
+A claim's file has the form of a sweep's, with `claim`, a sentence, and [gpu], what `--scale gpu` changes. Its module
+has `findings(table)`, and where it needs them `parts` (its sweeps, if there is more than one), `measure` (rows from a
+trunk), `toys` (rows of toys), `curves` (of its figure) and ENOUGH ("any" where one finding of several makes the claim).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from labkit import paths
+from labkit.checks import check_name
+from labkit.disk import read_toml, whole, write_whole
+from labkit.sweeps import Several, Sweep
+from labkit.sweeps.grid import Run
+from labkit.sweeps.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLAIMS = ("mismatch", "gradients", "tradeoff", "structure", "bound", "zero_centre", "method")
+SCALES = ("laptop", "gpu")
+OWN = ("claim", "gpu", "trunks", "parts", "tuning", "toys", "surrogates")  # keys that are no sweep's
+TRUNK, MEASURED, LABORATORY = "trunk", "measured", "laboratory"  # parts of a table, beside a claim's own
+SETTINGS = ("network", "size", "scheme", "lmbda", "temperature", "scale_lower_bound", "lr", "steps", "seed")
+RESULTS = {  # a sweep's columns, by the names that the pilot's table has
+    **{name: name for name in ("set", "name", "height", "width", "bpp", "psnr", "ms_ssim")},
+    **{"rate": "estimated_bpp", "distortion": "mse255", "train_rate": "train_bpp", "train_distortion": "train_mse255"},
+    **{name: name for name in ("train_spread", "seconds", "weights", "labkit", "torch", "threads", "device")},
+}
+DIGITS = 16  # binary, of a number in a table: at most fifteen millionths of it are lost
+
+Drive = Callable[[Sweep | Several], "pd.DataFrame"]
+Parts = list[tuple[str, Sweep]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One claim, and where and on what it is tested.
+
+    work: folder for the runs, which claims may share; out: for tables. seeds: how many, in place of the declared ones.
+    data: folder of training images; tests: folders of images that are coded beside the bundled ones, where a claim
+    takes them.
+    """
+
+    name: str
+    work: Path
+    out: Path
+    scale: str = "laptop"
+    seeds: int | None = None
+    data: str | None = None
+    tests: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("no claim", self.name, CLAIMS)
+        check_name("no scale", self.scale, SCALES)
+
+    def sweep(self, changes: dict[str, Any] | None = None, test: list[str] | None = None) -> Sweep:
+        """The declared sweep with changes merged in, whose grid names as many seeds as are asked for.
+
+        test: folders to code, by default that of the bundled test photographs.
+        """
+        changes = changes or {}
+        values = merged(declared(self.name, self.scale), changes)
+        only_trunks = values.get("trunks", False)
+        values = {name: value for name, value in values.items() if name not in OWN}
+        grid, schemes, trunk = (values.pop(name, None) or {} for name in ("grid", "schemes", "trunk"))
+        if self.seeds is not None and "seed" not in changes.get("grid", {}):
+            grid["seed"] = list(range(self.seeds))
+        bundled = str(test_folder())
+        values |= {"data": self.data, "test": test or [bundled]} | (trunk if only_trunks else {})
+        trunk = {} if only_trunks or not trunk else {"test": [bundled], **trunk}  # claims with and without share it
+        values = {name: value for name, value in values.items() if name not in grid}
+        return Sweep(self.work, values, grid, schemes, trunk)
+
+    @property
+    def command(self) -> str:
+        told = f"labkit study {self.name}" + f" --scale {self.scale}" * (self.scale != "laptop")
+        told += f" --seeds {self.seeds}" * (self.seeds is not None) + " --data FOLDER" * bool(self.data)
+        return told + "".join(f" --test {Path(folder).name}" for folder in self.tests)
+
+
+def declared(name: str, scale: str = "laptop") -> dict[str, Any]:
+    """What the claim's file says, over what all have in common."""
+    folder, values = Path(__file__).parent / "claims", dict[str, Any]()
+    files = [read_toml(folder / f"{file}.toml") for file in ("protocol", name)]
+    for file in files:
+        values = merged(values, {key: value for key, value in file.items() if key != "gpu"})
+    for file in files if scale == "gpu" else []:
+        values = merged(values, file.get("gpu", {}))
+    return values
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes over values, table by table; false takes a table away."""
+    found = dict(values)
+    for name, change in changes.items():
+        table = isinstance(change, dict) and isinstance(found.get(name), dict)
+        found[name] = merged(found[name], change) if table else change
+    return found
+
+
+def test_folder() -> Path:
+    """The photographs that every claim is tested on."""
+    return paths.data() / "photographs" / "test"
+
+
+def claim(name: str) -> Any:
+    """The module with a claim's statistics."""
+    check_name("no claim", name, CLAIMS)
+    return importlib.import_module(f"labkit.study.claims.{name}")
+
+
+def parts(study: Study, drive: Drive) -> Parts:
+    """The sweeps of a claim, each with its part's name; what has to be known for them is made first."""
+    module = claim(study.name)
+    return module.parts(study, drive) if hasattr(module, "parts") else [("forks", study.sweep())]
+
+
+def table(study: Study, drive: Drive) -> pd.DataFrame:
+    """Make what is missing of a claim, and give its table: a row for each run and image, and what was measured."""
+    import pandas as pd
+
+    made = parts(study, drive)
+    frame = drive(Several(tuple(sweep for _, sweep in made)))
+    rows = list(_measured(study, made))
+    whole_table = pd.concat([_runs(study, made, frame), pd.DataFrame(rows)], ignore_index=True)
+    return whole_table.reindex(columns=[name for name in COLUMNS if name in whole_table])
+
+
+COLUMNS = ("part", "run", *SETTINGS, "start", *RESULTS.values(), "label", "quantity", "value", "command")
+
+
+def _runs(study: Study, made: Parts, frame: pd.DataFrame) -> pd.DataFrame:
+    """What was measured of the runs, under the names that this claim has for them."""
+    import pandas as pd
+
+    rows, labelled = frame[frame["status"] == "done"], []
+    for part, run in _named(made):
+        about = {"part": part, "run": _short(run.name), **{name: run.settings[name] for name in SETTINGS}}
+        labelled.append({**about, "start": _short(run.trunk), "command": study.command, "key": run.name})
+    found = pd.DataFrame(labelled).merge(rows[["run", *RESULTS]].rename(columns=RESULTS | {"run": "key"}), on="key")
+    found["weights"] = found["weights"].str[:12]
+    return found.drop(columns="key")
+
+
+def _named(made: Parts) -> Iterator[tuple[str, Run]]:
+    """Every run under the name of its part; trunks, once, under theirs."""
+    trunks: set[str] = set()
+    for part, sweep in made:
+        for run in sweep.runs():
+            if not sweep.trunk or run.trunk:
+                yield part, run
+            elif run.name not in trunks:
+                trunks.add(run.name)
+                yield TRUNK, run
+
+
+def _short(name: str | None) -> str:
+    return name.rpartition("-")[2] if name else ""
+
+
+def _measured(study: Study, made: Parts) -> Iterator[dict[str, Any]]:
+    """What the claim's module measures on the checkpoints of trunks, read where that was done before."""
+    module = claim(study.name)
+    if hasattr(module, "toys"):
+        yield from module.toys(study)
+    if not hasattr(module, "measure"):
+        return
+    from labkit import datasets, schemes, training
+
+    named = list(_named(made))
+    forks = {run.settings["scheme"]: run.scheme for part, run in named if part != TRUNK}
+    results = Results(study.work)
+    trunks = [run for part, run in named if part == TRUNK or declared(study.name).get("trunks")]
+    for run in tqdm(trunks, unit="trunk", disable=None, leave=False):
+        checkpoint = results.file(run.name, "safetensors")
+        if not checkpoint.exists():  # it failed, which the table of runs says
+            continue
+        key = json.dumps([study.name, declared(study.name, study.scale), run.name, forks], sort_keys=True)
+        kept = study.work / "measured" / f"{study.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+        if not kept.exists():
+            net, _ = training.load_checkpoint(checkpoint)
+            photos = datasets.folder(test_folder())
+            asked = {label: schemes.from_dict(scheme) for label, scheme in forks.items()}
+            rows = [{"part": MEASURED, **row} for row in module.measure(net, photos, run.settings, asked)]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(kept, json.dumps(rows).encode())
+        about = {name: run.settings[name] for name in ("network", "lmbda", "seed")}
+        for row in json.loads(kept.read_bytes()):
+            yield about | {"set": test_folder().name} | row
+
+
+# Tables on disk -------------------------------------------------------------------------------------------------------
+
+
+def file(name: str, folder: str | Path | None = None) -> Path:
+    """Where a claim's table lies: among the results that come with labkit unless a folder is given."""
+    return Path(folder or paths.data() / "results") / f"study-{name}.parquet"
+
+
+def save(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table small: text once each, numbers with 16 binary digits."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = frame.copy()
+    numbers = [name for name in (*RESULTS.values(), "value") if name in frame and frame[name].dtype.kind == "f"]
+    for name in numbers:
+        bits = frame[name].to_numpy(np.float32, copy=True).view(np.uint32)
+        half = np.uint32(1 << (23 - DIGITS))
+        rounded = np.where(frame[name].notna(), (bits + half) & ~np.uint32(2 * half - 1), bits)
+        frame[name] = rounded.astype(np.uint32).view(np.float32)
+    texts = [name for name in frame if name not in numbers]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        pq.write_table(
+            pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(), temporary,
+            compression="zstd", compression_level=19, use_dictionary=texts,
+            column_encoding=dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
+        )  # fmt: skip
+
+
+def read(name: str, folder: str | Path | None = None) -> pd.DataFrame:
+    """A claim's table, with loss and train_loss. Raises ValueError where it is missing."""
+    from labkit import evaluation
+
+    check_name("no claim", name, CLAIMS)
+    path = file(name, folder)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such table, `labkit study {name}` makes it")
+    return with_losses(evaluation.read_table(path))
+
+
+def with_losses(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table in float64, with the loss, rounded and as training sees it: bits per pixel + λ · 255² · MSE.
+
+    Columns that no row has a value in are there too.
+    """
+    frame = frame.reindex(columns=[*frame, *(name for name in COLUMNS if name not in frame)])
+    for name in [name for name in frame if frame[name].dtype.kind == "f"]:
+        frame[name] = frame[name].astype(float)
+    for before in ("", "train_"):
+        rate = frame["train_bpp" if before else "estimated_bpp"]
+        frame[f"{before}loss"] = rate + frame["lmbda"] * frame[f"{before}mse255"]
+    return frame
+
+
+def cost(frame: pd.DataFrame) -> float:
+    """Core-hours that one more seed of a table takes, as its own runs took."""
+    runs = frame[frame["run"].notna()].drop_duplicates("run") if "run" in frame else frame
+    seeds = runs["seed"].nunique()
+    return float(runs["seconds"].sum() / 3600 / seeds) if seeds else 0.0
+
+
+def product(**axes: list[Any]) -> list[tuple]:
+    """Every combination, in order, as tuples."""
+    return list(itertools.product(*axes.values()))

@@ -1,0 +1,155 @@
+"""What the claims' tables say: sentences with intervals and verdicts, a figure each, and the README's block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit import theme
+from labkit.disk import whole, write_whole
+from labkit.study import engine
+from labkit.study.statistics import HELD, NOT_HELD, UNDECIDED, Finding, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BEGIN, END = "<!-- study -->", "<!-- /study -->"
+COLOURS = {HELD: theme.COLOURS[2], NOT_HELD: theme.COLOURS[1], UNDECIDED: theme.COLOURS[4], "": theme.INK}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A claim, what its table says of it, and what one more seed costs in core-hours. Empty without a table."""
+
+    name: str
+    text: str
+    findings: tuple[Finding, ...] = ()
+    verdict: str = "no table yet"
+    seeds: int = 0
+    hours: float = 0.0
+
+    @property
+    def told(self) -> str:
+        """The verdict, and what would decide a claim that is undecided."""
+        if self.verdict != UNDECIDED:
+            return self.verdict
+        open_ones = [one.further for one in self.findings if one.verdict == UNDECIDED]
+        if not open_ones or None in open_ones:
+            return f"{UNDECIDED}: 1,000 further seeds would not do; other effects or images might"
+        more = max(one for one in open_ones if one is not None)
+        seeds = f"{more} further seed{'s' * (more > 1)}"
+        return f"{UNDECIDED}: {seeds} would do if nothing else changed, {_hours(more * self.hours)} here"
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.text}", f"  {self.told}" + f" ({self.seeds} seeds)" * bool(self.seeds)]
+        return "\n".join([*lines, *(f"    {one}" for one in self.findings)])
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2g} core-hours" if hours < 100 else f"{hours:,.0f} core-hours"
+
+
+def of(name: str, table: pd.DataFrame) -> Report:
+    """What a claim's table says. A table that lacks all of a comparison is said to, in the verdict."""
+    module, text = engine.claim(name), engine.declared(name)["claim"]
+    table = engine.with_losses(table)
+    seeds = int(table["seed"].nunique())
+    try:
+        findings = tuple(module.findings(table))
+    except (ValueError, KeyError, IndexError) as error:
+        return Report(name, text, (), f"not all there: {error}", seeds, engine.cost(table))
+    overall = verdict(findings, getattr(module, "ENOUGH", "all"))
+    return Report(name, text, findings, overall, seeds, engine.cost(table))
+
+
+def reports(folder: str | Path | None = None) -> list[Report]:
+    """Every claim's, from the tables in a folder, by default those that come with labkit."""
+    found = []
+    for name in engine.CLAIMS:
+        there = engine.file(name, folder).is_file()
+        missing = Report(name, engine.declared(name)["claim"])
+        found.append(of(name, engine.read(name, folder)) if there else missing)
+    return found
+
+
+def markdown(found: list[Report]) -> str:
+    """A table of the claims, with each one's main findings."""
+    lines = ["| claim | verdict | what it rests on |", "| --- | --- | --- |"]
+    for number, one in enumerate(found, start=1):
+        mains = "<br>".join(f"{finding.what}: {finding.told}" for finding in one.findings if finding.main)
+        word, _, rest = one.told.partition(":")
+        lines.append(f"| {number}. {one.text} | **{word}**{':' * bool(rest)}{rest} | {mains} |")
+    return "\n".join(lines)
+
+
+def block(text: str, found: list[Report]) -> str:
+    """A text with the block between the two marks made anew. Raises ValueError where they are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the text has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n{markdown(found)}\n{END}{after}"
+
+
+def rewrite(path: Path, found: list[Report]) -> None:
+    """Make the block in a file anew."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        write_whole(path, block(text, found).encode())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def draw(one: Report, table: pd.DataFrame, path: Path) -> None:
+    """A claim's figure as SVG: its curves, where it has them, beside every finding that has an interval."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    module = engine.claim(one.name)
+    shown = [finding for finding in one.findings if finding.low == finding.low]
+    height = max(3.0, 0.2 * len(shown) + 1.2)
+    with matplotlib.rc_context({"svg.hashsalt": one.name, "font.size": 8, "axes.edgecolor": theme.INK}):
+        page = Figure(figsize=(11 if hasattr(module, "curves") else 8, height), layout="constrained")
+        axes = page.subplots(1, 2 if hasattr(module, "curves") else 1, squeeze=False)[0]
+        if hasattr(module, "curves"):
+            _curves(axes[0], *module.curves(engine.with_losses(table)))
+        _forest(axes[-1], shown)
+        page.suptitle(f"{one.text}\n{one.told}", color=theme.INK, fontsize=9)
+        with whole(path) as temporary:
+            FigureCanvasSVG(page).print_svg(temporary, metadata={"Date": None})
+
+
+def _curves(axes: Any, label: str, lines: dict[str, tuple[list[float], list[float]]]) -> None:
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        colour = theme.COLOURS[number % len(theme.COLOURS)]
+        dash = ("-", "--", ":", "-.")[number // len(theme.COLOURS) % 4]
+        axes.plot(x, y, dash, color=colour, marker="o", markersize=3, label=name)
+    axes.set(xscale="log", xlabel=label, ylabel="loss above its least (%)")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 10.0))
+    axes.legend(frameon=False, labelcolor=theme.INK)
+    _grey(axes)
+
+
+def _forest(axes: Any, shown: list[Finding]) -> None:
+    """Estimates with their intervals, each row in its own measure: percent, or as it is."""
+    for place, one in enumerate(shown):
+        scale = 100 if one.percent else 1
+        value, low, high = (scale * number for number in (one.value, one.low, one.high))
+        colour = COLOURS[one.verdict]
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
+        axes.plot([value], [place], "o", color=colour, markersize=4)
+    axes.axvline(0, color=theme.INK, linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [one.what for one in shown], fontsize=6)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlabel("estimate and 95% interval (% where a share)")
+    _grey(axes)
+
+
+def _grey(axes: Any) -> None:
+    axes.grid(color=theme.INK, alpha=0.25, linewidth=0.6)
+    axes.tick_params(colors=theme.INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(theme.INK)
