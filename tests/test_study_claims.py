@@ -417,7 +417,7 @@ def test_scales_are_those_of_the_networks_latents():
     plain = net.gaussian_conditional.forward
     net.gaussian_conditional.forward = lambda y, s, *a, **k: (sigmas.append(s), plain(y, s, *a, **k))[1]
     shares = laboratory.scales(net, photos)
-    seen = sigmas[-1].clamp(0.11, 16).log().mean().item()
+    seen = sigmas[-1].clamp(0.11, 4).log().mean().item()
     assert shares.sum() == pytest.approx(1) and shares @ np.log(laboratory.SIGMAS) == pytest.approx(seen, abs=0.03)
     for name in ("factorized_prior", "channel_autoregressive"):
         assert laboratory.scales(networks.get(name), photos).sum() == pytest.approx(1)
@@ -516,12 +516,17 @@ def tiny(tmp_path, monkeypatch):
             values["toys"] |= {"steps": 3, "sources": ["toy_1d laplacian", "toy_2d ring"]}
         return values
 
+    monkeypatch.setattr(laboratory, "SIGMAS", np.geomspace(0.11, 1, 3))
+    for kept in (laboratory._mismatches, laboratory._gradients):
+        kept.cache_clear()
     monkeypatch.setattr(engine, "declared", declared)
     monkeypatch.setattr(method, "declared", declared)
     monkeypatch.setattr(structure, "declared", declared)
     monkeypatch.setattr(engine, "test_folder", lambda: tmp_path / "test")
     monkeypatch.setattr(method, "test_folder", lambda: tmp_path / "test")
-    return tmp_path
+    yield tmp_path
+    for kept in (laboratory._mismatches, laboratory._gradients):
+        kept.cache_clear()
 
 
 def command(tmp_path, name, *more):
@@ -536,11 +541,11 @@ def command(tmp_path, name, *more):
 def test_a_tiny_study_ends_in_a_table_a_figure_and_a_verdict(tiny, name):
     said = command(tiny, name)
     table = engine.read(name, tiny / "out")
-    assert f"{name}: {engine.declared(name)['claim']}" in said and ("core-hours" in said or "held" in said)
-    assert "not all there" not in said
+    told = said[said.index(f"{name}: {engine.declared(name)['claim']}") :]
+    assert any(word in told.splitlines()[1] for word in (HELD, NOT_HELD, UNDECIDED)) and "(2 seeds)" in told
     assert set(table["seed"]) == {0, 1} and (tiny / "out" / f"study-{name}.svg").exists()
     written = {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
-    assert command(tiny, name).splitlines()[1:] == said.splitlines()[-len(command(tiny, name).splitlines()) + 1 :]
+    assert command(tiny, name).endswith(told)  # from what is there: nothing is made again
     assert written == {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
+MANY = 60  # findings, in a figure
 COLOURS = {HELD: theme.COLOURS[2], NOT_HELD: theme.COLOURS[1], UNDECIDED: theme.COLOURS[4], "": theme.INK}
 
 
@@ -102,15 +104,17 @@ def rewrite(path: Path, found: list[Report]) -> None:
 
 
 def draw(one: Report, table: pd.DataFrame, path: Path) -> None:
-    """A claim's figure as SVG: its curves, where it has them, beside every finding that has an interval."""
+    """A claim's figure as SVG: its curves, where it has them, beside its findings; of many, those with a verdict."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     module = engine.claim(one.name)
-    shown = [finding for finding in one.findings if finding.low == finding.low]
+    shown = [finding for finding in one.findings if not math.isnan(finding.low)]
+    shown = [finding for finding in shown if finding.verdict] if len(shown) > MANY else shown
     height = max(3.0, 0.2 * len(shown) + 1.2)
-    with matplotlib.rc_context({"svg.hashsalt": one.name, "font.size": 8, "axes.edgecolor": theme.INK}):
+    style = {"svg.hashsalt": one.name, "svg.fonttype": "none", "font.size": 8, "axes.edgecolor": theme.INK}
+    with matplotlib.rc_context(style):
         page = Figure(figsize=(11 if hasattr(module, "curves") else 8, height), layout="constrained")
         axes = page.subplots(1, 2 if hasattr(module, "curves") else 1, squeeze=False)[0]
         if hasattr(module, "curves"):
@@ -142,7 +146,7 @@ def _forest(axes: Any, shown: list[Finding]) -> None:
         axes.plot([value], [place], "o", color=colour, markersize=4)
     axes.axvline(0, color=theme.INK, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [one.what for one in shown], fontsize=6)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlabel("estimate and 95% interval (% where a share)")
     _grey(axes)
