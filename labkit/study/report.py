@@ -113,8 +113,9 @@ def draw(one: Report, table: pd.DataFrame, path: Path) -> None:
     shown = [finding for finding in one.findings if not math.isnan(finding.low)]
     shown = [finding for finding in shown if finding.verdict] if len(shown) > MANY else shown
     height = max(3.0, 0.2 * len(shown) + 1.2)
-    style = {"svg.hashsalt": one.name, "svg.fonttype": "none", "font.size": 8, "axes.edgecolor": theme.INK}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": one.name, "svg.fonttype": "none", "font.size": 8, "axes.edgecolor": theme.INK}
+    ):
         page = Figure(figsize=(11 if hasattr(module, "curves") else 8, height), layout="constrained")
         axes = page.subplots(1, 2 if hasattr(module, "curves") else 1, squeeze=False)[0]
         if hasattr(module, "curves"):
