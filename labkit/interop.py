@@ -206,7 +206,7 @@ def release(model: nn.Module) -> nn.Module:
         raise ValueError("model: labkit's own networks are made with their scheme: only an adopted model is released")
     for module in model.modules():
         if isinstance(module, entropy.SchemeCarrier):
-            for name in ("temperature", "generator", "main"):
+            for name in ("temperature", "generator", "part", "main"):
                 if hasattr(module, name):
                     delattr(module, name)
         if isinstance(vars(module).get("scheme"), QuantizationScheme | TwoStages):

@@ -207,7 +207,7 @@ def test_a_bad_toml_file_is_named(text, message, tmp_path):
 
 
 def test_readmes_toml_names_options():
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = re.search(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
     names = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
     assert len(names) >= 8 and names <= {option.name for option in main.commands["train"].params}
 

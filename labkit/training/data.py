@@ -95,7 +95,13 @@ class _Batches(Dataset[Any]):
     """Batches by number of step, as uint8: a quarter of what a worker would have to hand over in float32."""
 
     def __init__(
-        self, source: Images, batch_size: int, crop: int, permute_colours: bool, seed: int, part: tuple[int, int]
+        self,
+        source: Images,
+        batch_size: int,
+        crop: int,
+        permute_colours: bool,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
     ):
         self.source, self.seed = source, seed
         self.settings = (batch_size, crop, permute_colours, part)
