@@ -278,6 +278,8 @@ def test_a_crop_too_large_is_refused_before_anything_starts(both):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_file_ends_in_one_line_that_names_it(pictures, tmp_path, workers):
+    import distributed  # noqa: F401  (it makes exceptions bring their tracebacks along, which once kept workers alive)
+
     for path in pictures.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     damaged = tmp_path / "b-grey.png"

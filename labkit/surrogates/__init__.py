@@ -68,8 +68,7 @@ def table():
         | {"options": ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(one))}
         for one in made.values()
     ]
-    table = pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
-    return table.assign(year=table["year"].astype("Int64").replace(0, pd.NA))  # rounding has no year
+    return pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
 
 
 __all__ = [

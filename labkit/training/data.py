@@ -28,7 +28,7 @@ class Points(Protocol):
 
 Images: TypeAlias = PhotoSet | ImageFiles
 Source: TypeAlias = Images | Points
-Handed: TypeAlias = Tensor | np.ndarray | ValueError
+Handed: TypeAlias = Tensor | np.ndarray | str
 
 
 def generator_for(seed: int, step: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -115,7 +115,7 @@ class _Batches(Dataset[Any]):
         try:
             crops = self.cut(step)
         except ValueError as error:
-            return error
+            return str(error)  # as an exception it could bring a traceback with it, whose frames keep the workers alive
         try:
             return crops if get_worker_info() is None else crops.share_memory_()
         except RuntimeError:  # containers have little shared memory; left to DataLoader, the parent would wait forever
@@ -151,8 +151,8 @@ def _start_worker(_: int) -> None:
 def _loaded(found: Iterator[Handed], device: torch.device) -> Generator[Tensor, None, None]:
     try:
         while (handed := _next(found)) is not None:
-            if isinstance(handed, ValueError):
-                raise handed
+            if isinstance(handed, str):
+                raise ValueError(handed)
             yield _floats(torch.as_tensor(handed).to(device, non_blocking=True))
     finally:
         del found  # its workers end with it, while the frame would live on in the traceback of an error
