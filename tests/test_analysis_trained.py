@@ -209,7 +209,7 @@ def test_where_straight_through_is_exact_the_difference_agrees_with_autograd(net
     for part in ("g_s", "entropy_bottleneck"):
         row = table.loc[part]
         assert row["slope"] == pytest.approx(1, abs=1e-4) and row["slope_se"] < 1e-4
-        assert abs(row["bias"]) < 1e-4 * row["norm"]
+        assert abs(row["bias"]) < 1e-4 * row["norm"] and row["agreed"] == pytest.approx(row["found"], rel=1e-3)
     chosen = trained.network_gradient_risk(net, crops, "ste", **settings).set_index("layer")
     assert abs(chosen.loc["g_s", "slope"] - 1) < 5 * risk_module.CURVATURE
     assert (chosen["step"] <= risk_module.LARGEST_STEP).all() and chosen["step"].nunique() > 1
@@ -237,6 +237,7 @@ def test_a_gradient_of_the_wrong_length_is_seen(net, crops, monkeypatch):
         step=1e-5,
     ).set_index("layer")
     assert table.loc["g_s", "slope"] == pytest.approx(0.5, abs=1e-4)
+    assert table.loc["g_s", "agreed"] == pytest.approx(2 * table.loc["g_s", "found"], rel=1e-3)
     assert table.loc["g_s", "bias"] == pytest.approx(table.loc["g_s", "derivative"], rel=1e-3)
 
 

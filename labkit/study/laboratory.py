@@ -72,11 +72,11 @@ def _mismatches(scheme: QuantizationScheme) -> np.ndarray:
 
 
 def gradient(names: Mapping[str, surrogates.Surrogate], temperature: float, shares: np.ndarray) -> dict[str, tuple]:
-    """Variance over draws of the gradient by the gain, and the slope of the exact gradient on it, by label."""
+    """Variance over draws of the gradient by the gain, and its mean for each unit of the exact gradient, by label."""
     found = {}
     for label, one in names.items():
         mean, variance, exact = _gradients(one, temperature).T
-        found[label] = float(shares @ variance), float(shares @ (mean * exact) / (shares @ mean**2))
+        found[label] = float(shares @ variance), float(shares @ (mean * exact) / (shares @ exact**2))
     return found
 
 

@@ -70,10 +70,11 @@ def network_gradient_risk(
     projection (what training promises), f the difference quotient (what the test loss does).
     step: relative to the layer's norm. derivative, bias: the means of f and of p − f. slope: regression of f on p
     through the origin, with the draws' noise taken out of Σp²; 1 where the gradient is unbiased, and 1 − slope is the
-    relative bias. agreed, promised: the means over batches that it is the ratio of, for whoever puts several tables
-    together. slope_twice: at twice the step. Their standard errors (_se) are over batches, given the directions,
-    the slopes' by delete-one jackknife: they speak for other crops of these images (or draws of these points), so a few
-    images say little of the rest.
+    relative bias. agreed, found: the sums over directions of p · f and of f², means over batches. Their ratio is the
+    other regression, of p on f, which no noise of draws disturbs, however large: what is promised for each unit that is
+    found, made smaller alike for all that is compared by the noise in f. slope_twice: at twice the step. The standard
+    errors (_se) are over batches, given the directions, the slopes' by delete-one jackknife: they speak for other crops
+    of these images (or draws of these points), so a few images say little of the rest.
 
     Raises ValueError naming the argument, what it got and what it takes.
     """
@@ -225,7 +226,7 @@ def _bias(promised: np.ndarray, test: np.ndarray) -> dict[str, float]:
         slope, slope_se = _jackknifed_ratio(above, below)
         result[f"slope{suffix}"], result[f"slope{suffix}_se"] = slope, slope_se
         if not suffix:
-            result |= {"agreed": float(above.mean()), "promised": float(below.mean())}
+            result |= {"agreed": float(above.mean()), "found": float((f**2).sum(1).mean())}
     return result
 
 

@@ -27,15 +27,15 @@ def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> I
 
     yield from risks(net, photos[::EVERY], SURROGATES, settings, TEMPERATURE)
     shares = laboratory.scales(net, photos)
-    for label, (variance, slope) in laboratory.gradient(SURROGATES, TEMPERATURE, shares).items():
-        for quantity, value in (("variance", variance), ("slope", slope)):
+    for label, values in laboratory.gradient(SURROGATES, TEMPERATURE, shares).items():
+        for quantity, value in zip(("variance", "promise"), values, strict=True):
             yield {"part": LABORATORY, "name": "", "label": label, "quantity": quantity, "value": value}
 
 
 def risks(net, photos, what: dict[str, Any], settings: dict[str, Any], temperatures: Any) -> Iterator[dict[str, Any]]:
-    """The gradient risk of the analysis transform on crops of each photograph, as rows: variance, agreed, promised.
+    """The gradient risk of the analysis transform on crops of each photograph, as rows: variance, agreed, found.
 
-    variance: over draws; agreed ÷ promised: the slope of the test loss on what training promises.
+    variance: over draws; agreed ÷ found: what training promises for each unit by which the test loss changes.
     """
     from labkit import analysis
 
@@ -49,34 +49,38 @@ def risks(net, photos, what: dict[str, Any], settings: dict[str, Any], temperatu
             about = {"name": name, "label": row["label"], "temperature": f"{row['temperature']:g}"}
             yield about | {"quantity": "variance", "value": row["variance_draws"]}
             yield about | {"quantity": "agreed", "value": row["agreed"]}
-            yield about | {"quantity": "promised", "value": row["promised"]}
+            yield about | {"quantity": "found", "value": row["found"]}
 
 
 def findings(table) -> list[Finding]:
-    """For each network: variance against additive noise, relative bias, and both orders."""
+    """For each network: variance and promised change against additive noise, and both orders.
+
+    The finite difference of the test loss is noisy, which lowers all promises by one factor: their order stays.
+    """
     measured, found = table[table["part"] == MEASURED], []
     labels = list(SURROGATES)
     for network in measured["network"].unique():
         there = table[(table["part"] == LABORATORY) & (table["network"] == network)]
         laboratory = there.groupby(["quantity", "label"])["value"].mean()
         here = measured[measured["network"] == network]
-        variances, agreed, promised = (
+        variances, agreed, changes = (
             crossed(here[here["quantity"] == quantity], "value", ["label"], labels)
-            for quantity in ("variance", "agreed", "promised")
+            for quantity in ("variance", "agreed", "found")
         )
         against = estimates(lambda v: v.mean((0, 1)) / v[:, :, 0].mean(), variances)
         for label, one in list(zip(labels, against, strict=True))[1:]:
             what = f"{network}, variance of the gradient, {label} to aun"
             found.append(finding(what, one, log=False, percent=False))
-        for label, one in zip(labels, estimates(bias, agreed, promised), strict=True):
-            found.append(finding(f"{network}, relative bias of the gradient, {label}", one, log=False, percent=True))
+        for label, one in zip(labels, estimates(promise, agreed, changes), strict=True):
+            what = f"{network}, change promised for each unit that is found, {label}"
+            found.append(finding(what, one, log=False, percent=False))
         wanted = laboratory["variance"].loc[labels].to_numpy()
         found += order(f"{network}, variance", labels, lambda v: v.mean((0, 1)), wanted, variances)
-        wanted = np.abs(1 - laboratory["slope"].loc[labels].to_numpy())
-        found += order(f"{network}, size of the bias", labels, lambda *a: np.abs(bias(*a)), wanted, agreed, promised)
+        wanted = laboratory["promise"].loc[labels].to_numpy()
+        found += order(f"{network}, promise", labels, promise, wanted, agreed, changes)
     return found
 
 
-def bias(agreed: np.ndarray, promised: np.ndarray) -> np.ndarray:
-    """1 − slope, of all seeds and photographs together, for each of what is compared."""
-    return 1 - agreed.sum((0, 1)) / promised.sum((0, 1))
+def promise(agreed: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What is promised for each unit that is found, of all seeds and photographs together."""
+    return agreed.sum((0, 1)) / found.sum((0, 1))

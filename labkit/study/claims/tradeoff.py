@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.study.claims.gradients import bias, risks
+from labkit.study.claims.gradients import promise, risks
 from labkit.study.engine import MEASURED
 from labkit.study.statistics import Finding, against_both_ends, crossed, estimate, finding
 
@@ -40,17 +40,17 @@ def findings(table) -> list[Finding]:
             found.append(finding(f"{scheme}, mismatch of the loss at τ = {level}", gap, log=False, percent=True))
         here = measured[measured["label"] == scheme]
         if len(here):
-            variances, agreed, promised = (
+            variances, agreed, changes = (
                 crossed(here[here["quantity"] == quantity], "value", ["temperature"], levels)
-                for quantity in ("variance", "agreed", "promised")
+                for quantity in ("variance", "agreed", "found")
             )
             ratio = estimate(lambda v: v[:, :, 0].mean() / v[:, :, -1].mean(), variances)
             what = f"{scheme}, variance of the gradient at τ = {low} to that at τ = {high}"
             found.append(finding(what, ratio, log=False, percent=False))
             for place, level in ((0, low), (-1, high)):
-                one = estimate(lambda a, p, place=place: bias(a, p)[place], agreed, promised)
-                what = f"{scheme}, relative bias of the gradient at τ = {level}"
-                found.append(finding(what, one, log=False, percent=True))
+                one = estimate(lambda a, f, place=place: promise(a, f)[place], agreed, changes)
+                what = f"{scheme}, change promised for each unit that is found at τ = {level}"
+                found.append(finding(what, one, log=False, percent=False))
     return found
 
 
