@@ -181,8 +181,12 @@ def _measured(study: Study, made: Parts) -> Iterator[dict[str, Any]]:
         yield from module.toys(study)
     if not hasattr(module, "measure"):
         return
+    import torch
+
     from labkit import datasets, schemes, training
 
+    torch.set_num_threads(1)
+    device = "cuda" if study.scale == "gpu" and torch.cuda.is_available() else "cpu"
     named = list(_named(made))
     forks = {run.settings["scheme"]: run.scheme for part, run in named if part != TRUNK}
     results = Results(study.work)
@@ -197,7 +201,7 @@ def _measured(study: Study, made: Parts) -> Iterator[dict[str, Any]]:
             net, _ = training.load_checkpoint(checkpoint)
             photos = datasets.folder(test_folder())
             asked = {label: schemes.from_dict(scheme) for label, scheme in forks.items()}
-            rows = [{"part": MEASURED, **row} for row in module.measure(net, photos, run.settings, asked)]
+            rows = [{"part": MEASURED, **row} for row in module.measure(net.to(device), photos, run.settings, asked)]
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, json.dumps(rows).encode())
         about = {name: run.settings[name] for name in ("network", "lmbda", "seed")}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from labkit import analysis, entropy, surrogates
 from labkit.analysis.risk import gradient_given, schemes_of
 from labkit.evaluation.evaluator import pad
-from labkit.lending import borrowed
+from labkit.lending import borrowed, device_of
 from labkit.schemes import QuantizationScheme, Scheme, TwoStages
 
 SIGMAS = np.geomspace(0.11, 4, 9)  # a smaller scale counts as the first, a larger one as the last: little changes there
@@ -47,7 +47,7 @@ def scales(net: nn.Module, images: Sequence[Tensor]) -> np.ndarray:
     try:
         with borrowed(net):
             for image in images:
-                net.eval()(pad(image[None], getattr(net, "downsampling_factor", 64))[0])
+                net.eval()(pad(image[None].to(device_of(net)), getattr(net, "downsampling_factor", 64))[0])
     finally:
         for hook in hooks:
             hook.remove()
