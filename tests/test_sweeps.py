@@ -232,7 +232,9 @@ def test_what_is_wrong_with_a_trunk_is_said_in_one_line(tmp_path):
 
 def test_several_sweeps_are_one_list_of_runs():
     one, other = forked("out", grid={**AXES, "lmbda": [0.01]}), forked("out", grid={**AXES, "seed": [1]})
-    found = [run.name for run in sweeps.Several((one, other)).runs()]
+    runs = sweeps.Several((other, one)).runs()
+    assert [run.settings["seed"] for run in runs] == sorted(run.settings["seed"] for run in runs)
+    found = [run.name for run in runs]
     assert len(found) == len(set(found)) and set(found) == {run.name for each in (one, other) for run in each.runs()}
     assert set(found) < {run.name for run in forked("out").runs()}
     with pytest.raises(ValueError, match="take one folder for results, got elsewhere, out"):

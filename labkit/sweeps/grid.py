@@ -237,8 +237,9 @@ class Several:
         return self.sweeps[0].out
 
     def runs(self) -> list[Run]:
-        """Every run of every sweep, once."""
-        return list({run.name: run for sweep in self.sweeps for run in sweep.runs()}.values())
+        """Every run of every sweep, once, and seed by seed."""
+        runs = {run.name: run for sweep in self.sweeps for run in sweep.runs()}
+        return sorted(runs.values(), key=lambda run: run.settings["seed"])
 
 
 def trainer_settings(settings: dict[str, Any]) -> dict[str, Any]:
