@@ -539,17 +539,21 @@ def _study_claim(name: str) -> None:
     @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
     @click.option("--test", multiple=True, help="A folder of images to code too, where the claim takes them.")
     @click.option("--scale", type=click.Choice(["laptop", "gpu"]), default="laptop")
+    @click.option("--as-is", is_flag=True, help="Train nothing: the table of what is there.")
     @_driving
-    def command(work, out, seeds, data, test, scale, **options) -> None:
+    def command(work, out, seeds, data, test, scale, as_is, **options) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see train; the workers have it from here
 
         from labkit import sweeps
         from labkit.study import engine, report
+        from labkit.sweeps.results import Results
 
         failed = 0
 
         def drive(asked):
             nonlocal failed
+            if as_is:
+                return Results(asked.out).frame([run.name for run in asked.runs()])
             table = sweeps.run(asked, **options)
             failed += _tell_failed(table)
             return table

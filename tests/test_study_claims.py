@@ -551,13 +551,15 @@ def test_a_tiny_study_ends_in_a_table_a_figure_and_a_verdict(tiny, name):
     assert any(word in told.splitlines()[1] for word in (HELD, NOT_HELD, UNDECIDED)) and "(2 seeds)" in told
     assert set(table["seed"]) == {0, 1} and (tiny / "out" / f"study-{name}.svg").exists()
     written = {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
-    assert command(tiny, name).endswith(told)  # from what is there: nothing is made again
+    assert command(tiny, name).endswith(told) and command(tiny, name, "--as-is").endswith(told)  # nothing is made again
     assert written == {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
 
 
 @pytest.mark.slow
 def test_a_tiny_method_is_tuned_trained_and_coded_on_two_sets(tiny):
     shutil.copytree(tiny / "test", tiny / "kodak")
+    none = CliRunner().invoke(cli.main, ["study", "bound", "--as-is", "--work", str(tiny / "none")])
+    assert none.exit_code == 2 and none.output == f"labkit: {tiny / 'none'}: no run of bound is done\n"
     dry = command(tiny, "method", "--test", tiny / "kodak", "--dry-run")
     assert dry.count("missing in") == 2 and not (tiny / "work").exists()
     said = command(tiny, "method", "--test", tiny / "kodak")

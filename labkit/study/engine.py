@@ -149,7 +149,9 @@ def _runs(study: Study, made: Parts, frame: pd.DataFrame) -> pd.DataFrame:
     """What was measured of the runs, under the names that this claim has for them."""
     import pandas as pd
 
-    rows, labelled = frame[frame["status"] == "done"], []
+    rows, labelled = frame[frame["status"] == "done"] if len(frame) else frame, []
+    if not len(rows):
+        raise ValueError(f"{study.work}: no run of {study.name} is done")
     for part, run in _named(made):
         about = {"part": part, "run": _short(run.name), **{name: run.settings[name] for name in SETTINGS}}
         labelled.append({**about, "start": _short(run.trunk), "command": study.command, "key": run.name})
