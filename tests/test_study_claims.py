@@ -543,7 +543,7 @@ def command(tmp_path, name, *more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["structure", "zero_centre", "gradients", "mismatch"])
+@pytest.mark.parametrize("name", ["structure", "zero_centre", "gradients", "mismatch", "tradeoff"])
 def test_a_tiny_study_ends_in_a_table_a_figure_and_a_verdict(tiny, name):
     said = command(tiny, name)
     table = engine.read(name, tiny / "out")

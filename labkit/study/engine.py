@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -272,8 +271,3 @@ def cost(frame: pd.DataFrame) -> float:
     runs = frame[frame["run"].notna()].drop_duplicates("run") if "run" in frame else frame
     seeds = runs["seed"].nunique()
     return float(runs["seconds"].sum() / 3600 / seeds) if seeds else 0.0
-
-
-def product(**axes: list[Any]) -> list[tuple]:
-    """Every combination, in order, as tuples."""
-    return list(itertools.product(*axes.values()))

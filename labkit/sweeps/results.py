@@ -2,7 +2,8 @@
 
     OUT/table.parquet           one row a run, or a row an image; written by the driver alone
     OUT/runs/NAME.json          rows of a run that has ended, from the moment it has until the table has them
-    OUT/runs/NAME.safetensors   checkpoint, with .part what a run goes on from, and .csv its log; NAME.txt: a traceback
+    OUT/runs/NAME.safetensors   checkpoint, which forks start from; .part: what a run goes on from; .csv: its log
+    OUT/runs/NAME.txt           traceback of a run that failed
 
 Why nothing is lost and nothing counts twice, whoever is killed, and when: a worker writes a run's rows whole or not at
 all before it says that the run has ended; the driver puts rows into a new table that takes the old one's place in one

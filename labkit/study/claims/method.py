@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from labkit.study.engine import Drive, Parts, Study, declared, merged, product, save, test_folder
+from labkit.study.engine import Drive, Parts, Study, declared, merged, save, test_folder
 from labkit.study.statistics import Finding, crossed, estimate, finding
 
 METHOD, REFERENCE = "annealed", "noise"
@@ -55,7 +56,7 @@ def tuned(study: Study, drive: Drive) -> dict[tuple[str, str], dict[str, Any]]:
     tuning = values["tuning"]
     photos = [str(folder) for folder in images({"data": study.data}, "data")]
     tried = []
-    for network, scheme in product(network=values["grid"]["network"], scheme=list(tuning["schemes"])):
+    for network, scheme in product(values["grid"]["network"], tuning["schemes"]):
         for candidate in tuning["schemes"][scheme]:
             asked = _as_settings(scheme, candidate, network)
             grid = {"seed": [tuning["seed"]], "lmbda": [tuning["lmbda"]]}
