@@ -95,6 +95,9 @@ def test_verdicts_follow_the_interval():
     assert finding("", Estimate(0.08, 5e-4, 5e-4, 9, 9), "above").verdict == HELD
     assert finding("", Estimate(0.08, 5e-4, 5e-4, 9, 9), "above", tests=20).verdict == UNDECIDED
     assert str(finding("a", Estimate(math.log(1.5), 0.0, 0.0, 3, 3), "above")) == "a: +50.00% [+50.00, +50.00]: held"
+    assert str(finding("a", Estimate(0.2, 0.01, 0.0, 4, 13), "above", log=False)).endswith(
+        "undecided (3 further seeds)"
+    )
     some = [finding("", one, "below") for one in (below, zero)]
     assert [verdict(some), verdict(some[:1]), verdict(some, "any")] == [UNDECIDED, HELD, HELD]
     assert verdict([*some, finding("", above, "below")]) == NOT_HELD

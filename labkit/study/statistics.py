@@ -153,7 +153,8 @@ class Finding:
         return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.told}" + (f": {self.verdict}" if self.verdict else "")
+        more = f" ({self.further or 'over 1,000'} further seeds)" if self.verdict == UNDECIDED else ""
+        return f"{self.what}: {self.told}" + (f": {self.verdict}{more}" if self.verdict else "")
 
 
 def finding(
