@@ -42,6 +42,7 @@ def test_importing_labkit_loads_neither_torch_nor_jupyter_nor_plotly():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_training_needs_neither_jupyter_nor_plotly():
     code = (
         "import sys, labkit as lk; lk.train; lk.evaluate; lk.networks.toy_2d();"

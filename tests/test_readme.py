@@ -21,7 +21,13 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "number, shown",
-    [(0, r"^mean +\d\.\d{4} +\d\.\d{4} "), (1, "sua"), (2, "dither"), (3, "^after .* dB"), (4, r"^\['")],
+    [
+        pytest.param(0, r"^mean +\d\.\d{4} +\d\.\d{4} ", marks=pytest.mark.slow),
+        (1, "sua"),
+        (2, "dither"),
+        pytest.param(3, "^after .* dB", marks=pytest.mark.slow),
+        (4, r"^\['"),
+    ],
 )
 def test_the_examples_run(number, shown, tmp_path):
     example = blocks("python")[number]

@@ -406,7 +406,7 @@ def test_tuning_takes_the_best_on_training_photographs_for_each_network(tmp_path
     forks = [run for _, run in engine._named(method.parts(study("method", tmp_path), drive)) if run.trunk]
     used = {(r.settings["network"], r.settings["scheme"], r.settings["lr"], r.scheme.get("share")) for r in forks}
     assert ("factorized_prior", "mixed", "cosine:2e-4:1e-5", None) in used
-    assert ("mean_scale_hyperprior", "mixed", "cosine:4e-4:1e-5", None) in used
+    assert ("mean_scale_hyperprior", "mixed", "cosine:3e-4:1e-5", None) in used
     assert ("mean_scale_hyperprior", "soft_then_hard", "cosine:2e-4:1e-5", 0.8) in used
 
 

@@ -13,6 +13,8 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: 
 from lab import Lab, run_all
 from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
+
 PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10
 TOY = "import labkit as lk\npanel = lk.live.toy_panel(steps=2000)\npanel"  # long enough to be interrupted
@@ -119,7 +121,7 @@ def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
     return measuring
 
 
-@pytest.fixture(params=["toy", pytest.param("codec", marks=pytest.mark.slow)])
+@pytest.fixture(params=["toy", "codec"])
 def panel(request: pytest.FixtureRequest):
     panel = request.getfixturevalue(request.param)
     panel.page.bring_to_front()  # a browser slows the pages behind, as it should
@@ -186,7 +188,6 @@ def test_cancel_stops_the_run_and_says_so(toy: PanelPage):
     assert toy.events() == []
 
 
-@pytest.mark.slow
 def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab, browser: Browser):
     other = PanelPage(lab_server, browser, "other.ipynb", TOY.replace("2000", "150"))
     other.await_state("done")
@@ -202,7 +203,6 @@ def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab
     other.page.close()
 
 
-@pytest.mark.slow
 def test_an_error_in_the_worker_is_shown(lab_server: Lab, browser: Browser):
     panel = PanelPage(lab_server, browser, "error.ipynb", ERROR)
     panel.await_state("done")
