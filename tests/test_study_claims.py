@@ -350,7 +350,7 @@ def test_every_claim_is_declared_and_shares_its_trunks(name, tmp_path):
             assert run.name in shared, run
     laptop, gpu = (engine.declared(name, scale) for scale in engine.SCALES)
     assert laptop["claim"].endswith(".") and laptop["size"] == "tiny" and gpu["size"] == "small"
-    assert (laptop["trunk"]["steps"], gpu["trunk"]["steps"], gpu["steps"]) == (6000, 100_000, 20_000)
+    assert (laptop["trunk"]["steps"], gpu["trunk"]["steps"], gpu["steps"]) == (5000, 100_000, 20_000)
     fewer = [run for _, sweep in engine.parts(study(name, tmp_path, seeds=1), nothing_done) for run in sweep.runs()]
     assert {run.settings["seed"] for run in fewer} == {0}
     assert {run.name for run in fewer} < {run.name for _, run in named}
@@ -367,7 +367,7 @@ def test_the_method_is_at_least_what_was_asked_for(tmp_path):
     cells = {(part, run.settings["network"], run.settings["scheme"], run.settings["lmbda"]) for part, run in named}
     assert len([cell for cell in cells if cell[0] == "forks"]) == 3 * 8 * 3
     assert len([cell for cell in cells if cell[0] == "scratch"]) == 1 * 8 * 3
-    assert {run.settings["steps"] for part, run in named if part == "scratch"} == {6000}
+    assert {run.settings["steps"] for part, run in named if part == "scratch"} == {5000}
 
 
 def test_the_structure_claim_has_runs_of_the_tradeoff(tmp_path):
