@@ -45,7 +45,8 @@ CONFIG = {
     "distributed.worker.daemon": False,  # a run may have processes that read images
     "distributed.worker.profile.enabled": False,
 }
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # of a worker: Ctrl-C is the driver's
+# Of a worker here: Ctrl-C is the driver's, and all of them load torch at once, not each when its first run comes
+START = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import labkit.sweeps.work"
 
 Ended = dict[str, tuple[str, float]]
 
@@ -158,7 +159,7 @@ def _here(missing: list[Run], most: int | None, gpus: int | None) -> Iterator[Cl
     if gpus and len(devices) < gpus:
         raise ValueError(f"gpus: CUDA_VISIBLE_DEVICES has {len(devices)}, got {gpus}")
     common: dict[str, Any] = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    nanny = common | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL, "preload": [DEAF]}
+    nanny = common | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL, "preload": [START]}
     nanny |= {"resources": {"GPU": 1} if gpus else {}}
     processes = {
         place: {"cls": Nanny, "options": nanny | {"env": {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}}}
