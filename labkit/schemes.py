@@ -196,6 +196,11 @@ class TwoStages:
 Scheme = QuantizationScheme | TwoStages
 
 
+def last_stage(scheme: Scheme) -> QuantizationScheme:
+    """What training ends with: the second of two stages, or the scheme itself."""
+    return scheme.second if isinstance(scheme, TwoStages) else scheme
+
+
 def from_dict(plain: dict[str, Any]) -> Scheme:
     """The scheme, of one stage or two, whose `to_dict` gave this."""
     if "first" not in plain:

@@ -260,8 +260,6 @@ def test_runs_without_network_in_time_and_in_memory(lesson, guarded, tmp_path, c
     environment, log = guarded
     notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     seconds = execute(notebook, environment, tmp_path)
-    if seconds >= MAX_SECONDS:  # another program may have had the machine
-        seconds = min(seconds, execute(notebook, environment, tmp_path))
     mebibytes = int(notebook.cells[-1].outputs[0].text)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     with capsys.disabled():

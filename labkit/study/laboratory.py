@@ -13,14 +13,9 @@ from labkit import analysis, entropy, surrogates
 from labkit.analysis.risk import gradient_given, schemes_of
 from labkit.evaluation.evaluator import pad
 from labkit.lending import borrowed, device_of
-from labkit.schemes import QuantizationScheme, Scheme, TwoStages
+from labkit.schemes import QuantizationScheme, Scheme, last_stage
 
 SIGMAS = np.geomspace(0.11, 4, 9)  # a smaller scale counts as the first, a larger one as the last: little changes there
-
-
-def last_stage(scheme: Scheme) -> QuantizationScheme:
-    """What training ends with."""
-    return scheme.second if isinstance(scheme, TwoStages) else scheme
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ def _coded(net: networks.Codec, folder: Path, lmbda: float) -> list[Row]:
     """
     test = datasets.folder(folder)
     report = evaluation.evaluate(net, test, progress=False)
-    last = net.scheme.second if isinstance(net.scheme, schemes.TwoStages) else net.scheme
+    last = schemes.last_stage(net.scheme)
     entropy.set_scheme(net, last)
     entropy.set_temperature(net, last.temperature.end)
     seen = [evaluation.surrogate_losses(net, test, seed) for seed in range(DRAWS)]

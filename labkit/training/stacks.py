@@ -43,9 +43,6 @@ TRIAL = 4  # steps that a stack, and one of its members, are timed for; the quic
 NUMBERS: dict[str, Any] = {"lmbda": 1.0, "lr": 1.0, "clip": 1.0, "ema": None, "seed": 0}  # may differ within a stack
 BETA, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8  # of Adam, as torch has them
 
-# A few operations in place are run member by member: a cost that no measurement showed
-warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-
 
 @dataclass
 class StackRun(Run):
@@ -91,7 +88,9 @@ def train_stack(
         groups.setdefault(_structure(net, s), []).append(i)
     runs: dict[int, StackRun] = {}
     hidden = None if progress is None else not progress
-    with tqdm(total=sum(s.steps for s in chosen), unit="step", disable=hidden) as bar:
+    with tqdm(total=sum(s.steps for s in chosen), unit="step", disable=hidden) as bar, warnings.catch_warnings():
+        # a few operations in place are run member by member: a cost that no measurement showed
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         for group in groups.values():
             members, own = [nets[i] for i in group], [chosen[i] for i in group]
             why = _why_in_turn(members, source, own, how, threads)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.schemes import last_stage
 from labkit.study.engine import LABORATORY, MEASURED
 from labkit.study.statistics import Finding, crossed, estimates, finding, order
 
@@ -20,7 +21,7 @@ def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> I
     from labkit.study import laboratory
 
     for label, scheme in schemes.items():
-        stage = laboratory.last_stage(scheme)
+        stage = last_stage(scheme)
         entropy.set_scheme(net, stage)
         entropy.set_temperature(net, stage.temperature.end)
         rounded = np.array(evaluation.rounded_losses(net, photos))
