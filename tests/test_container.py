@@ -366,6 +366,7 @@ def test_bad_files_cost_under_a_second_and_200_megabytes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
 def test_every_bad_file_costs_under_a_second_and_200_megabytes(bad):
     check_processes([str(bad / f"{number}.lkc") for number in range(len(BAD))])

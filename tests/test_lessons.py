@@ -255,6 +255,7 @@ def execute(notebook, environment, folder) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_runs_without_network_in_time_and_in_memory(lesson, guarded, tmp_path, capsys):
     number, notebook = lesson
     environment, log = guarded

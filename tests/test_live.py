@@ -634,7 +634,7 @@ def test_the_codec_panel_says_what_is_missing(pictures, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no trained weights are shipped yet")
-@pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=pytest.mark.slow), 0.013])
+@pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=[pytest.mark.slow, pytest.mark.alone]), 0.013])
 def test_a_slider_move_improves_on_the_shipped_weights_within_15_seconds(lmbda):
     panel = lk.live.codec_panel(lmbda=lmbda)
     result = panel.run(60)

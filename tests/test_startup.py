@@ -80,6 +80,7 @@ def ratio(folder: Path) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_first_step_comes_within_half_again_of_the_imports(tmp_path):
     first_step_seconds(tmp_path / "warm")  # reads every file once, and compiles what has no bytecode yet
     ratios = [ratio(tmp_path / "rounds")]

@@ -400,6 +400,7 @@ def test_tuning_takes_the_best_on_training_photographs_for_each_network(tmp_path
         assert run.settings["seed"] == 1000 and run.settings["lmbda"] == 0.0093
         if run.trunk:
             assert run.settings["test"] == [str((paths.data() / "photographs" / "train").resolve())]
+    assert method.tuned(study("method", tmp_path), nothing_done) == found  # the table is believed
     table = pd.read_parquet(tmp_path / "out" / "study-tuning.parquet")
     assert len(table) == 3 * 8 * 4 and table["chosen"].sum() == 3 * 8
     assert table["core_hours"].to_numpy() == pytest.approx(0.01, rel=1e-4)
@@ -556,6 +557,23 @@ def test_a_tiny_study_ends_in_a_table_a_figure_and_a_verdict(tiny, name):
     written = {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
     assert command(tiny, name).endswith(told) and command(tiny, name, "--as-is").endswith(told)  # nothing is made again
     assert written == {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
+
+
+@pytest.mark.slow
+def test_seeds_that_the_table_has_are_not_made_again_on_another_day(tiny):
+    command(tiny, "structure", "--seeds", 1)
+    first = pd.read_parquet(tiny / "out" / "study-structure.parquet")
+    shutil.rmtree(tiny / "work")
+    command(tiny, "structure", "--seeds", 2)
+    table = pd.read_parquet(tiny / "out" / "study-structure.parquet")
+    pd.testing.assert_frame_equal(table[: len(first)], first)
+    assert {int(path.name.split("-")[-2]) for path in (tiny / "work" / "runs").iterdir()} == {1}
+    assert set(table["part"]) == {"forks", "trunk", "toys"}
+    assert all(set(seeds) == {0, 1} for seeds in table.groupby("part")["seed"].unique())
+    shutil.rmtree(tiny / "work")
+    assert "(2 seeds)" in command(tiny, "structure", "--seeds", 1)
+    pd.testing.assert_frame_equal(pd.read_parquet(tiny / "out" / "study-structure.parquet"), table)
+    assert not (tiny / "work").exists()
 
 
 @pytest.mark.slow

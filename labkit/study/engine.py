@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,16 +52,16 @@ Parts = list[tuple[str, Sweep]]
 class Study:
     """One claim, and where and on what it is tested.
 
-    work: folder for the runs, which claims may share; out: for tables. seeds: how many, in place of the declared ones.
-    data: folder of training images; tests: folders of images that are coded beside the bundled ones, where a claim
-    takes them.
+    work: folder for the runs, which claims may share; out: for tables. seeds: the first so many, or these, in place of
+    the declared ones. data: folder of training images; tests: folders of images that are coded beside the bundled ones,
+    where a claim takes them.
     """
 
     name: str
     work: Path
     out: Path
     scale: str = "laptop"
-    seeds: int | None = None
+    seeds: int | tuple[int, ...] | None = None
     data: str | None = None
     tests: tuple[str, ...] = ()
 
@@ -78,8 +79,7 @@ class Study:
         only_trunks = values.get("trunks", False)
         values = {name: value for name, value in values.items() if name not in OWN}
         grid, schemes, trunk = (values.pop(name, None) or {} for name in ("grid", "schemes", "trunk"))
-        if self.seeds is not None and "seed" not in changes.get("grid", {}):
-            grid["seed"] = list(range(self.seeds))
+        grid["seed"] = changes.get("grid", {}).get("seed", self.chosen)
         bundled = str(test_folder())
         values |= {"data": self.data, "test": test or [bundled]} | (trunk if only_trunks else {})
         trunk = {} if only_trunks or not trunk else {"test": [bundled], **trunk}  # claims with and without share it
@@ -87,9 +87,16 @@ class Study:
         return Sweep(self.work, values, grid, schemes, trunk)
 
     @property
+    def chosen(self) -> list[int]:
+        """The seeds."""
+        if self.seeds is None:
+            return declared(self.name, self.scale)["grid"]["seed"]
+        return list(range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
+
+    @property
     def command(self) -> str:
         told = f"labkit study {self.name}" + f" --scale {self.scale}" * (self.scale != "laptop")
-        told += f" --seeds {self.seeds}" * (self.seeds is not None) + " --data FOLDER" * bool(self.data)
+        told += f" --seeds {max(self.chosen) + 1}" * (self.seeds is not None) + " --data FOLDER" * bool(self.data)
         return told + "".join(f" --test {Path(folder).name}" for folder in self.tests)
 
 
@@ -134,11 +141,34 @@ def table(study: Study, drive: Drive) -> pd.DataFrame:
     """Make what is missing of a claim, and give its table: a row for each run and image, and what was measured."""
     import pandas as pd
 
-    made = parts(study, drive)
-    frame = drive(Several(tuple(sweep for _, sweep in made)))
-    rows = list(_measured(study, made))
-    whole_table = pd.concat([_runs(study, made, frame), pd.DataFrame(rows)], ignore_index=True)
-    return whole_table.reindex(columns=[name for name in COLUMNS if name in whole_table])
+    study, kept = left(study, drive)
+    frames = [] if kept is None else [kept]
+    if study.chosen:
+        made = parts(study, drive)
+        frame = drive(Several(tuple(sweep for _, sweep in made)))
+        frames += [_runs(study, made, frame), pd.DataFrame(list(_measured(study, made)))]
+    found = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    return found.reindex(columns=[name for name in COLUMNS if name in found])
+
+
+def left(study: Study, drive: Drive) -> tuple[Study, pd.DataFrame | None]:
+    """The study with the seeds alone that its table on disk lacks, and the rows of those that it has, asked for or not.
+
+    A seed is there when all its runs are, by the names that their settings give them.
+    """
+    from labkit import evaluation
+
+    if not file(study.name, study.out).is_file():
+        return study, None
+    frame = evaluation.read_table(file(study.name, study.out))
+    seeds = tuple(sorted({*study.chosen, *frame["seed"].tolist()}))
+    asked: dict[int, set[str]] = defaultdict(set)
+    for _, run in _named(parts(replace(study, seeds=seeds), drive)):
+        asked[run.settings["seed"]].add(short(run.name))
+    there = [seed for seed in seeds if asked[seed] <= set(frame["run"])]
+    mine = frame["run"].isna() | frame["run"].isin(set[str]().union(*asked.values()))
+    missing = tuple(seed for seed in study.chosen if seed not in there)
+    return replace(study, seeds=missing), frame[mine & frame["seed"].isin(there)]
 
 
 COLUMNS = ("part", "run", *SETTINGS, "start", *RESULTS.values(), "label", "quantity", "value", "command")
@@ -152,8 +182,8 @@ def _runs(study: Study, made: Parts, frame: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         raise ValueError(f"{study.work}: no run of {study.name} is done")
     for part, run in _named(made):
-        about = {"part": part, "run": _short(run.name), **{name: run.settings[name] for name in SETTINGS}}
-        labelled.append({**about, "start": _short(run.trunk), "command": study.command, "key": run.name})
+        about = {"part": part, "run": short(run.name), **{name: run.settings[name] for name in SETTINGS}}
+        labelled.append({**about, "start": short(run.trunk), "command": study.command, "key": run.name})
     found = pd.DataFrame(labelled).merge(rows[["run", *RESULTS]].rename(columns=RESULTS | {"run": "key"}), on="key")
     found["weights"] = found["weights"].str[:12]
     return found.drop(columns="key")
@@ -171,7 +201,8 @@ def _named(made: Parts) -> Iterator[tuple[str, Run]]:
                 yield TRUNK, run
 
 
-def _short(name: str | None) -> str:
+def short(name: str | None) -> str:
+    """Of a run's name the hash at its end, which names it in tables."""
     return name.rpartition("-")[2] if name else ""
 
 

@@ -12,7 +12,7 @@ from lab import Lab, run_all
 from playwright.sync_api import Browser
 from test_panels import PROBE, TRIALS, PanelPage, TooSlow, twice_if_noisy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MAKERS = {
     "toy": "toy_panel()",

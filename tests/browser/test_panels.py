@@ -13,7 +13,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: 
 from lab import Lab, run_all
 from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.study.engine import Drive, Parts, Study, declared, merged, save, test_folder
+from labkit.study.engine import Drive, Parts, Study, declared, merged, save, short, test_folder
 from labkit.study.statistics import Finding, crossed, estimate, finding
 
 METHOD, REFERENCE = "annealed", "noise"
@@ -45,10 +45,12 @@ def tuned(study: Study, drive: Drive) -> dict[tuple[str, str], dict[str, Any]]:
     """Of each network's and scheme's candidates the one with the least mean log loss on the training photographs.
 
     All have the same number of candidates, of steps, and one trunk, of a seed that the study itself does not have. What
-    was tried, its loss and its cost go into study-tuning.parquet. Where nothing was made, the first candidate.
+    was tried, its loss and its cost go into study-tuning.parquet, which is believed where it has all of these runs.
+    Where nothing was made, the first candidate.
     """
     import pandas as pd
 
+    from labkit import evaluation
     from labkit.sweeps import Several
     from labkit.sweeps.grid import images
 
@@ -60,23 +62,27 @@ def tuned(study: Study, drive: Drive) -> dict[tuple[str, str], dict[str, Any]]:
         for candidate in tuning["schemes"][scheme]:
             asked = _as_settings(scheme, candidate, network)
             grid = {"seed": [tuning["seed"]], "lmbda": [tuning["lmbda"]]}
-            tried.append((network, scheme, candidate, study.sweep(merged(asked, {"grid": grid}), photos)))
-    frame = drive(Several(tuple(sweep for *_, sweep in tried)))
-    done = frame[frame["status"] == "done"] if len(frame) else frame
-    rows = []
-    for network, scheme, candidate, sweep in tried:
-        mine = done[done["run"] == sweep.runs()[-1].name]
-        loss = float(np.log(mine["loss"]).mean()) if len(mine) else math.inf
-        told = ", ".join(f"{name} {value}" for name, value in candidate.items())
-        hours = mine["seconds"].iloc[0] / 3600 if len(mine) else math.nan
-        about = {"network": network, "scheme": scheme, "candidate": told, "lmbda": tuning["lmbda"]}
-        rows.append({**about, "seed": tuning["seed"], "log_loss": loss, "core_hours": hours, "fields": candidate})
-    table = pd.DataFrame(rows)
-    best = table.groupby(["network", "scheme"], sort=False)["log_loss"].idxmin()
-    if len(done):
-        kept = table.drop(columns="fields").assign(chosen=table.index.isin(best))
-        save(kept, study.out / "study-tuning.parquet")
-    return {key: table.loc[index, "fields"] for key, index in best.items()}
+            sweep = study.sweep(merged(asked, {"grid": grid}), photos)
+            tried.append((network, scheme, candidate, sweep, short(sweep.runs()[-1].name)))
+    file = study.out / "study-tuning.parquet"
+    table = evaluation.read_table(file) if file.is_file() else pd.DataFrame({"run": []})
+    if not {run for *_, run in tried} <= set(table["run"]):
+        frame = drive(Several(tuple(sweep for *_, sweep, _ in tried)))
+        done = frame[frame["status"] == "done"] if len(frame) else frame
+        rows = []
+        for network, scheme, candidate, _, run in tried:
+            mine = done[done["run"].map(short) == run] if len(done) else done
+            loss = float(np.log(mine["loss"]).mean()) if len(mine) else math.inf
+            told = ", ".join(f"{name} {value}" for name, value in candidate.items())
+            hours = mine["seconds"].iloc[0] / 3600 if len(mine) else math.nan
+            about = {"run": run, "network": network, "scheme": scheme, "candidate": told, "lmbda": tuning["lmbda"]}
+            rows.append({**about, "seed": tuning["seed"], "log_loss": loss, "core_hours": hours})
+        table = pd.DataFrame(rows)
+        table["chosen"] = table.index.isin(table.groupby(["network", "scheme"])["log_loss"].idxmin())
+        if len(done):
+            save(table, file)
+    chosen = set(table["run"][table["chosen"]])
+    return {(network, scheme): candidate for network, scheme, candidate, _, run in tried if run in chosen}
 
 
 def findings(table) -> list[Finding]:

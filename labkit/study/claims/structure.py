@@ -25,10 +25,9 @@ def toys(study: Study) -> Iterator[dict[str, Any]]:
     from labkit.disk import write_whole
 
     values = declared(study.name, study.scale)
-    seeds = values["grid"]["seed"] if study.seeds is None else list(range(study.seeds))
     for source in values["toys"]["sources"]:
         for scheme, fields in values["schemes"].items():
-            asked = {**values["toys"], "source": source, "scheme": fields, "seeds": seeds}
+            asked = {**values["toys"], "source": source, "scheme": fields, "seeds": study.chosen}
             asked |= {"temperatures": values["grid"]["temperature"], "sources": None}
             digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
             kept = study.work / "measured" / f"toys-{digest}.json"
