@@ -560,9 +560,9 @@ def _study_claim(name: str) -> None:
 
         one = engine.Study(name, work, out, scale, seeds, data, test)
         if options["dry_run"]:
-            one, _ = engine.left(one, drive)
-            if one.chosen:
-                drive(sweeps.Several(tuple(sweep for _, sweep in engine.parts(one, drive))))
+            asked = engine.left(one, engine.parts(one, drive))
+            if asked.runs():
+                drive(asked)
             return
         table = engine.table(one, drive)
         file = engine.file(name, out)
@@ -586,8 +586,8 @@ _CLAIMS = {
 _STUDY = """Test a claim: make the runs that are missing, write the table and the figure, and say what was decided.
 
     The runs are declared in labkit/study/claims/{name}.toml. Claims share runs where they share a --work folder. One
-    that was stopped or killed goes on when the same command is given again. The table is OUT/study-{name}.parquet;
-    seeds that it has are not made again, and more of them are added to it.
+    that was stopped or killed goes on when the same command is given again. The table is OUT/study-{name}.parquet. Runs
+    that a claim's table in OUT has already are not made again, also where --work is another folder.
     """
 for _name in _CLAIMS:
     _study_claim(_name)

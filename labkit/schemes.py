@@ -273,7 +273,13 @@ def annealed(
     **fields: Any,
 ) -> QuantizationScheme:
     """The course's method, after Zhang, Li & Liu 2023: noise for the rate, stochastic uniform annealing for the
-    reconstruction, zero-centre with partial stop-gradient, and a chosen scale lower bound."""
+    reconstruction, zero-centre with partial stop-gradient, and a chosen scale lower bound.
+
+    temperature: from 1, stochastic rounding, towards 0, rounding; a number, or a schedule such as
+    `schedules.exponential(0.5, 0.05)`. gradient: slope of the rounding, "identity" or "expected"; relaxed: a ramp with
+    its exact slope instead (both in `surrogates.StochasticUniformAnnealing`). stop_gradient: μ is a constant on the
+    path to the reconstruction. fields: others of `QuantizationScheme`, above all scale_lower_bound.
+    """
     sua = surrogates.get("sua", gradient=gradient, relaxed=relaxed)
     return _preset("aun", sua, ("aun", "ste"), temperature=temperature, stop_gradient=stop_gradient, **fields)
 

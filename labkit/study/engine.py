@@ -14,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 CLAIMS = ("mismatch", "gradients", "tradeoff", "structure", "bound", "zero_centre", "method")
 SCALES = ("laptop", "gpu")
 OWN = ("claim", "gpu", "trunks", "parts", "tuning", "toys", "surrogates")  # keys that are no sweep's
-TRUNK, MEASURED, LABORATORY = "trunk", "measured", "laboratory"  # parts of a table, beside a claim's own
+TRUNK, MEASURED, LABORATORY, TOYS = "trunk", "measured", "laboratory", "toys"  # parts of a table, beside a claim's own
 SETTINGS = ("network", "size", "scheme", "lmbda", "temperature", "scale_lower_bound", "lr", "steps", "seed")
 RESULTS = {  # a sweep's columns, by the names that the pilot's table has
     **{name: name for name in ("set", "name", "height", "width", "bpp", "psnr", "ms_ssim")},
@@ -52,16 +51,16 @@ Parts = list[tuple[str, Sweep]]
 class Study:
     """One claim, and where and on what it is tested.
 
-    work: folder for the runs, which claims may share; out: for tables. seeds: the first so many, or these, in place of
-    the declared ones. data: folder of training images; tests: folders of images that are coded beside the bundled ones,
-    where a claim takes them.
+    work: folder for the runs, which claims may share; out: for tables. seeds: how many, in place of the declared ones.
+    data: folder of training images; tests: folders of images that are coded beside the bundled ones, where a claim
+    takes them.
     """
 
     name: str
     work: Path
     out: Path
     scale: str = "laptop"
-    seeds: int | tuple[int, ...] | None = None
+    seeds: int | None = None
     data: str | None = None
     tests: tuple[str, ...] = ()
 
@@ -91,12 +90,12 @@ class Study:
         """The seeds."""
         if self.seeds is None:
             return declared(self.name, self.scale)["grid"]["seed"]
-        return list(range(self.seeds) if isinstance(self.seeds, int) else self.seeds)
+        return list(range(self.seeds))
 
     @property
     def command(self) -> str:
         told = f"labkit study {self.name}" + f" --scale {self.scale}" * (self.scale != "laptop")
-        told += f" --seeds {max(self.chosen) + 1}" * (self.seeds is not None) + " --data FOLDER" * bool(self.data)
+        told += f" --seeds {self.seeds}" * (self.seeds is not None) + " --data FOLDER" * bool(self.data)
         return told + "".join(f" --test {Path(folder).name}" for folder in self.tests)
 
 
@@ -138,37 +137,49 @@ def parts(study: Study, drive: Drive) -> Parts:
 
 
 def table(study: Study, drive: Drive) -> pd.DataFrame:
-    """Make what is missing of a claim, and give its table: a row for each run and image, and what was measured."""
+    """Make what is missing of a claim, and give its table: a row for each run and image, and what was measured.
+
+    What the claims' tables in `study.out` have of these runs is not made again: a run's name stands for all that
+    decides its result. Seeds that are not asked for stay in the table.
+    """
     import pandas as pd
 
-    study, kept = left(study, drive)
-    frames = [] if kept is None else [kept]
-    if study.chosen:
-        made = parts(study, drive)
-        frame = drive(Several(tuple(sweep for _, sweep in made)))
-        frames += [_runs(study, made, frame), pd.DataFrame(list(_measured(study, made)))]
+    made = parts(study, drive)
+    asked, own = left(study, made), _table(study.name, study.out)
+    frame = drive(asked) if asked.runs() else pd.DataFrame()
+    frames = [own[~own["seed"].isin(study.chosen)], _runs(study, made, frame)]
+    frames.append(pd.DataFrame(list(_measured(study, made, own))))
     found = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     return found.reindex(columns=[name for name in COLUMNS if name in found])
 
 
-def left(study: Study, drive: Drive) -> tuple[Study, pd.DataFrame | None]:
-    """The study with the seeds alone that its table on disk lacks, and the rows of those that it has, asked for or not.
+def left(study: Study, made: Parts) -> Several:
+    """What is missing of the claim's runs; a trunk is where something is still to be measured on it."""
+    there = set(_known(study.out)["run"])
+    measured = set(_table(study.name, study.out)["run"])
+    there -= {short(run.name) for run, name in _to_measure(study, made) if name not in measured}
+    names = frozenset(run.name for _, run in _named(made) if short(run.name) in there)
+    return Several(tuple(sweep for _, sweep in made), names)
 
-    A seed is there when all its runs are, by the names that their settings give them.
-    """
+
+def _table(name: str, folder: Path) -> pd.DataFrame:
+    """A claim's table as it lies in a folder, or an empty one."""
+    import pandas as pd
+
     from labkit import evaluation
 
-    if not file(study.name, study.out).is_file():
-        return study, None
-    frame = evaluation.read_table(file(study.name, study.out))
-    seeds = tuple(sorted({*study.chosen, *frame["seed"].tolist()}))
-    asked: dict[int, set[str]] = defaultdict(set)
-    for _, run in _named(parts(replace(study, seeds=seeds), drive)):
-        asked[run.settings["seed"]].add(short(run.name))
-    there = [seed for seed in seeds if asked[seed] <= set(frame["run"])]
-    mine = frame["run"].isna() | frame["run"].isin(set[str]().union(*asked.values()))
-    missing = tuple(seed for seed in study.chosen if seed not in there)
-    return replace(study, seeds=missing), frame[mine & frame["seed"].isin(there)]
+    there = file(name, folder)
+    return evaluation.read_table(there) if there.is_file() else pd.DataFrame(columns=[*COLUMNS])
+
+
+def _known(folder: Path) -> pd.DataFrame:
+    """What is known of runs from all claims' tables in a folder."""
+    import pandas as pd
+
+    tables = [there for name in CLAIMS if len(there := _table(name, folder))]
+    frame = pd.concat(tables, ignore_index=True) if tables else _table("", folder)
+    frame = frame[~frame["part"].isin([MEASURED, LABORATORY, TOYS])]
+    return frame[["run", *RESULTS.values()]].drop_duplicates(["run", "set", "name"])
 
 
 COLUMNS = ("part", "run", *SETTINGS, "start", *RESULTS.values(), "label", "quantity", "value", "command")
@@ -178,15 +189,19 @@ def _runs(study: Study, made: Parts, frame: pd.DataFrame) -> pd.DataFrame:
     """What was measured of the runs, under the names that this claim has for them."""
     import pandas as pd
 
+    known = _known(study.out)
     rows, labelled = frame[frame["status"] == "done"] if len(frame) else frame, []
-    if not len(rows):
-        raise ValueError(f"{study.work}: no run of {study.name} is done")
+    if len(rows):
+        rows = rows.assign(run=rows["run"].map(short), weights=rows["weights"].str[:12])
+        rows = rows[["run", *RESULTS]].rename(columns=RESULTS)
+        known = pd.concat([known, rows[~rows["run"].isin(known["run"])]]) if len(known) else rows
     for part, run in _named(made):
         about = {"part": part, "run": short(run.name), **{name: run.settings[name] for name in SETTINGS}}
-        labelled.append({**about, "start": short(run.trunk), "command": study.command, "key": run.name})
-    found = pd.DataFrame(labelled).merge(rows[["run", *RESULTS]].rename(columns=RESULTS | {"run": "key"}), on="key")
-    found["weights"] = found["weights"].str[:12]
-    return found.drop(columns="key")
+        labelled.append({**about, "start": short(run.trunk), "command": study.command})
+    found = pd.DataFrame(labelled).merge(known, on="run")
+    if not len(found):
+        raise ValueError(f"{study.work}: no run of {study.name} is done")
+    return found
 
 
 def _named(made: Parts) -> Iterator[tuple[str, Run]]:
@@ -201,17 +216,39 @@ def _named(made: Parts) -> Iterator[tuple[str, Run]]:
                 yield TRUNK, run
 
 
+def _to_measure(study: Study, made: Parts) -> Iterator[tuple[Run, str]]:
+    """The runs on whose checkpoints something is measured, trunks, or all where nothing forks; and its hash."""
+    if not hasattr(claim(study.name), "measure"):
+        return
+    named = list(_named(made))
+    trunks = {run.trunk for _, run in named if run.trunk}
+    forks = {run.settings["scheme"]: run.scheme for part, run in named if part != TRUNK}
+    grid = {**declared(study.name, study.scale)["grid"], "seed": None}
+    for part, run in named:
+        if run.name in trunks or (part != TRUNK and not trunks):
+            yield run, digest([study.name, grid, run.name, forks])
+
+
+def digest(asked: Any) -> str:
+    """A hash of what JSON can hold, as long as those in runs' names."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def short(name: str | None) -> str:
     """Of a run's name the hash at its end, which names it in tables."""
     return name.rpartition("-")[2] if name else ""
 
 
-def _measured(study: Study, made: Parts) -> Iterator[dict[str, Any]]:
-    """What the claim's module measures on the checkpoints of trunks, read where that was done before."""
+def _measured(study: Study, made: Parts, own: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What the claim's module measures on the checkpoints of trunks, and of toys, or the table's rows of that.
+
+    `run` is a hash of what decides it, `start` the trunk.
+    """
     module = claim(study.name)
     if hasattr(module, "toys"):
-        yield from module.toys(study)
-    if not hasattr(module, "measure"):
+        yield from module.toys(study, own)
+    asked = list(_to_measure(study, made))
+    if not asked:
         return
     import torch
 
@@ -219,26 +256,30 @@ def _measured(study: Study, made: Parts) -> Iterator[dict[str, Any]]:
 
     torch.set_num_threads(1)
     device = "cuda" if study.scale == "gpu" and torch.cuda.is_available() else "cpu"
-    named = list(_named(made))
-    forks = {run.settings["scheme"]: run.scheme for part, run in named if part != TRUNK}
-    results = Results(study.work)
-    trunks = [run for part, run in named if part == TRUNK or declared(study.name).get("trunks")]
-    for run in tqdm(trunks, unit="trunk", disable=None, leave=False):
-        checkpoint = results.file(run.name, "safetensors")
+    forks = {run.settings["scheme"]: schemes.from_dict(run.scheme) for part, run in _named(made) if part != TRUNK}
+    for run, name in tqdm(asked, unit="trunk", disable=None, leave=False):
+        if rows := rows_of(own, name):
+            yield from rows
+            continue
+        checkpoint = Results(study.work).file(run.name, "safetensors")
         if not checkpoint.exists():  # it failed, which the table of runs says
             continue
-        key = json.dumps([study.name, declared(study.name, study.scale), run.name, forks], sort_keys=True)
-        kept = study.work / "measured" / f"{study.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+        kept = study.work / "measured" / f"{study.name}-{name}.json"
         if not kept.exists():
             net, _ = training.load_checkpoint(checkpoint)
             photos = datasets.folder(test_folder())
-            asked = {label: schemes.from_dict(scheme) for label, scheme in forks.items()}
-            rows = [{"part": MEASURED, **row} for row in module.measure(net.to(device), photos, run.settings, asked)]
+            rows = [{"part": MEASURED, **row} for row in module.measure(net.to(device), photos, run.settings, forks)]
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, json.dumps(rows).encode())
-        about = {name: run.settings[name] for name in ("network", "lmbda", "seed")}
+        about = {setting: run.settings[setting] for setting in ("network", "lmbda", "seed")}
+        about |= {"run": name, "start": short(run.name), "set": test_folder().name}
         for row in json.loads(kept.read_bytes()):
-            yield about | {"set": test_folder().name} | row
+            yield about | row
+
+
+def rows_of(own: pd.DataFrame, run: str) -> list[dict[str, Any]]:
+    """The rows of a table that have this run, without what they leave empty."""
+    return own[own["run"] == run].dropna(axis=1, how="all").to_dict("records")
 
 
 # Tables on disk -------------------------------------------------------------------------------------------------------

@@ -224,9 +224,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Several:
-    """Sweeps into one folder, as one: a run that two of them have is made once. Raises ValueError for two folders."""
+    """Sweeps into one folder, as one: a run that two of them have is made once. Raises ValueError for two folders.
+
+    known: names of runs whose results lie elsewhere: they are left out, but for trunks of runs that are not.
+    """
 
     sweeps: tuple[Sweep, ...]
+    known: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if len(folders := {str(sweep.out) for sweep in self.sweeps}) != 1:
@@ -239,7 +243,9 @@ class Several:
     def runs(self) -> list[Run]:
         """Every run of every sweep, once, and seed by seed."""
         runs = {run.name: run for sweep in self.sweeps for run in sweep.runs()}
-        return sorted(runs.values(), key=lambda run: run.settings["seed"])
+        trunks = {run.trunk for run in runs.values() if run.name not in self.known}
+        left = [run for run in runs.values() if run.name not in self.known or run.name in trunks]
+        return sorted(left, key=lambda run: run.settings["seed"])
 
 
 def trainer_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from labkit.study.claims.tradeoff import lines, temperatures
-from labkit.study.engine import Study, declared
+from labkit.study.engine import TOYS, Study, declared, digest, rows_of
 from labkit.study.statistics import Finding, best_level, crossed, estimate, finding
 
 ENOUGH = "any"
@@ -20,23 +19,27 @@ SAME = math.log(1.5)  # temperatures within this factor count as one
 GROUPS, POINTS = 8, 2**13  # of test points, in the place of images
 
 
-def toys(study: Study) -> Iterator[dict[str, Any]]:
-    """Rows of toy codes, for each source and surrogate trained as one stack, or read where that was done."""
+def toys(study: Study, own) -> Iterator[dict[str, Any]]:
+    """Rows of toy codes, each source and surrogate trained as one stack, or the table's where it has them."""
     from labkit.disk import write_whole
 
     values = declared(study.name, study.scale)
     for source in values["toys"]["sources"]:
         for scheme, fields in values["schemes"].items():
-            asked = {**values["toys"], "source": source, "scheme": fields, "seeds": study.chosen}
-            asked |= {"temperatures": values["grid"]["temperature"], "sources": None}
-            digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-            kept = study.work / "measured" / f"toys-{digest}.json"
-            if not kept.exists():
-                rows = list(_trained(asked))
+            asked = {**values["toys"], "source": source, "scheme": fields, "sources": None}
+            asked |= {"temperatures": values["grid"]["temperature"]}
+            runs = {seed: digest(asked | {"seed": seed}) for seed in study.chosen}
+            there = {seed: rows_of(own, run) for seed, run in runs.items()}
+            missing = [seed for seed, rows in there.items() if not rows]
+            kept = study.work / "measured" / f"toys-{digest(asked | {'seeds': missing})}.json"
+            if missing and not kept.exists():
+                made = [{"part": TOYS, "scheme": scheme, **row} for row in _trained(asked | {"seeds": missing})]
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(kept, json.dumps(rows).encode())
-            for row in json.loads(kept.read_bytes()):
-                yield {"part": "toys", "scheme": scheme, "network": source, "set": "points", **row}
+                write_whole(kept, json.dumps(made).encode())
+            for row in json.loads(kept.read_bytes()) if missing else []:
+                there[row["seed"]].append({"run": runs[row["seed"]], "network": source, "set": "points", **row})
+            for rows in there.values():
+                yield from rows
 
 
 def _trained(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -69,7 +72,7 @@ def _trained(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def findings(table) -> list[Finding]:
     """Each pair of codecs and each of toys: how far apart their best temperatures are, and what the other's costs."""
     found = []
-    runs = table[table["part"].isin(["forks", "toys"])]
+    runs = table[table["part"].isin(["forks", TOYS])]
     levels = temperatures(runs)
     logs = np.log(np.array(levels, dtype=float))
     groups = [group for _, group in runs.groupby(["part", "scheme"], sort=False)]
@@ -108,5 +111,5 @@ def _alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def curves(table) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
     """Mean loss over the temperature, relative to each network's least, in percent."""
-    runs = table[table["part"].isin(["forks", "toys"])]
+    runs = table[table["part"].isin(["forks", TOYS])]
     return "temperature τ", lines(runs, ["network", "scheme"], "temperature")
