@@ -312,10 +312,12 @@ def curves(factors, noise=1e-3, seeds=4):
 
 
 def test_bd_rates_of_the_method_against_each_other_scheme():
-    found = report.of("method", curves(FACTORS))
+    table = curves(FACTORS)
+    table = table[(table["part"] == "forks") | (table["scheme"] != "mixed")]  # from scratch, fewer schemes are compared
+    found = report.of("method", table)
     told = {one.what: one for one in found.findings}
-    for about in ("one, test", "one from scratch, test"):
-        for scheme in ("noise", "mixed"):
+    for about, others in (("one, test", ("noise", "mixed")), ("one from scratch, test", ("noise",))):
+        for scheme in others:
             one = told[f"{about}, BD-rate against {scheme}"]
             assert one.value == pytest.approx(0.95 / FACTORS[scheme] - 1, abs=2e-3) and one.verdict == HELD
     assert found.verdict == HELD and "BD-rate against noise: -5.0" in report.markdown([found])
@@ -366,7 +368,7 @@ def test_the_method_is_at_least_what_was_asked_for(tmp_path):
     named = list(engine._named(engine.parts(study("method", tmp_path), nothing_done)))
     cells = {(part, run.settings["network"], run.settings["scheme"], run.settings["lmbda"]) for part, run in named}
     assert len([cell for cell in cells if cell[0] == "forks"]) == 3 * 8 * 3
-    assert len([cell for cell in cells if cell[0] == "scratch"]) == 1 * 8 * 3
+    assert len([cell for cell in cells if cell[0] == "scratch"]) == 1 * 5 * 3
     assert {run.settings["steps"] for part, run in named if part == "scratch"} == {5000}
 
 
@@ -519,7 +521,7 @@ def tiny(tmp_path, monkeypatch):
         if "tuning" in values:
             names = ("noise", "annealed")
             values["tuning"]["schemes"] = {key: values["tuning"]["schemes"][key][:2] for key in names}
-            values["parts"]["scratch"] |= {"steps": 3}
+            values["parts"]["scratch"] |= {"steps": 3, "grid": {"network": ["mean_scale_hyperprior"]}}
             values["grid"]["lmbda"] = [0.0035, 0.025]
             values["tuning"]["lmbda"] = 0.025
         if "toys" in values:

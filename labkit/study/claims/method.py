@@ -25,8 +25,9 @@ def parts(study: Study, drive: Drive) -> Parts:
     found: Parts = []
     for part in (FORKS, SCRATCH):
         changes = values["parts"].get(part, {})
-        for network in merged(values, changes)["grid"]["network"]:
-            for scheme in values["tuning"]["schemes"]:
+        grid = merged(values, changes)["grid"]
+        for network in grid["network"]:
+            for scheme in grid.get("scheme", values["tuning"]["schemes"]):
                 asked = _as_settings(scheme, chosen[network, scheme], network)
                 if part == SCRATCH:  # trained for longer, with learning rates of its own
                     asked.pop("lr", None)
@@ -88,8 +89,8 @@ def tuned(study: Study, drive: Drive) -> dict[tuple[str, str], dict[str, Any]]:
 def findings(table) -> list[Finding]:
     """For each network, training and test set: BD-rate and loss of the method against each other scheme."""
     runs, found = table[table["part"].isin([FORKS, SCRATCH])], []
-    others = [scheme for scheme in runs["scheme"].unique() if scheme != METHOD]
     for (part, network, test), own in runs.groupby(["part", "network", "set"], sort=False):
+        others = [scheme for scheme in own["scheme"].unique() if scheme != METHOD]
         lmbdas = sorted(own["lmbda"].unique())
         levels = [(scheme, lmbda) for scheme in (METHOD, *others) for lmbda in lmbdas]
         bpp, psnr, loss = (
