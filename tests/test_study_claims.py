@@ -41,16 +41,19 @@ def effects(rng, seeds=4, images=13, of_seeds=1.0, of_images=1.0, rest=1.0, shap
     return sum(scale * rng.standard_normal((*size, *shape)) for scale, size in parts)
 
 
-@pytest.mark.parametrize("scales", [(1, 1, 1), (1, 0.1, 1), (0.1, 1, 1), (0, 0, 1)])
-def test_the_interval_misses_the_truth_in_at_most_one_case_of_twenty(scales):
-    """Of 1,000 tables; 5% ± 1.4% is two standard errors. It is wider than it had to be, and by how much is bounded."""
+@pytest.mark.parametrize("scales", [(1, 1, 1), (1, 0.1, 1), (0.1, 1, 1), (0, 0, 1), (1, 0.1, 0.1)])
+def test_the_interval_misses_the_truth_in_about_one_case_of_twenty(scales):
+    """Of 1,000 tables: six in a hundred, the most that `estimate` states, and two standard errors of 0.75 in a hundred.
+
+    Its width is bounded, too.
+    """
     rng = np.random.default_rng(0)
     missed, widths = 0, []
     for _ in range(1000):
         low, high = estimate(np.mean, 2.0 + effects(rng, 4, 13, *scales)).interval()
         missed += not low < 2.0 < high
         widths.append(high - low)
-    assert missed <= 64
+    assert missed <= 60 + 15
     of_seeds, of_images, rest = (scale**2 for scale in scales)
     known = math.sqrt(of_seeds / 4 + of_images / 13 + rest / 52)
     assert np.median(widths) < 2 * 3.182 * known * 1.5  # t for three degrees of freedom
@@ -70,28 +73,35 @@ def test_the_jackknife_of_a_mean_has_the_textbook_variances():
 def test_further_seeds_are_as_many_as_would_part_the_estimate_from_zero():
     found = Estimate(1.0, 1.0, 0.0, 4, 1000)
     more = found.further()
+    assert found.interval() == pytest.approx((1 - 3.1824, 1 + 3.1824), abs=1e-4)  # t for three degrees of freedom
+    assert Estimate(1.0, 0.0, 1.0, 4, 13).interval()[1] == pytest.approx(1 + 2.1788, abs=1e-4)  # and for twelve
+    assert Estimate(1.0, 0.5, 0.5, 4, 13).interval()[1] == pytest.approx(1 + 2.2622, abs=1e-4)  # 1 ÷ (¼/3 + ¼/12): 9.6
     low, _ = Estimate(1.0, 1.0 * 4 / (4 + more), 0.0, 4 + more, 1000).interval()
     less, _ = Estimate(1.0, 1.0 * 4 / (3 + more), 0.0, 3 + more, 1000).interval()
     assert less <= 0 < low
     assert Estimate(1.0, 0.0, 1.0, 4, 13).further() is None  # the images alone leave too much
-    assert Estimate(1.0, 1.0, 1.0, 4, 1000, 1.0).further() == Estimate(1.0, 2.0, 0.0, 4, 1000).further()
+    both = Estimate(1.0, 1.0, 1.0, 4, 1000, 1.0)  # what the images leave is what they have to do with the seeds
+    lows = [Estimate(1.0, 4 / n, 4 / n, n, 1000).interval()[0] for n in (3 + both.further(), 4 + both.further())]
+    assert lows[0] <= 0 < lows[1]
 
 
 def test_verdicts_follow_the_interval():
     tight = {"of_seeds": 1e-4, "of_images": 1e-4, "seeds": 9, "images": 9}
     below, zero, above = (Estimate(value, **tight) for value in (-1.0, 0.0, 1.0))
-    cases = [(below, "below", HELD), (above, "below", NOT_HELD), (zero, "below", UNDECIDED), (above, "above", HELD)]
+    cases = [(below, "below", HELD), (above, "below", NOT_HELD), (zero, "below", NOT_HELD), (above, "above", HELD)]
     cases += [
         (below, "different", HELD),
         (zero, "different", NOT_HELD),
         (zero, "none", HELD),
         (above, "none", NOT_HELD),
+        (zero, "above", NOT_HELD),  # it may be above, but by less than counts
+        (Estimate(0.05, **tight), "above", HELD),
     ]
     for one, expected, wanted in cases:
         assert finding("", one, expected, same=0.1).verdict == wanted
     loose = Estimate(0.0, 1.0, 1.0, 9, 9)
     assert {finding("", loose, expected, same=0.1).verdict for expected in ("different", "none")} == {UNDECIDED}
-    assert finding("", Estimate(0.07, 5e-4, 5e-4, 9, 9), "above").verdict == UNDECIDED  # t, not the normal's 1.96
+    assert finding("", Estimate(0.065, 5e-4, 5e-4, 9, 9), "above").verdict == UNDECIDED  # t, not the normal's 1.96
     assert finding("", Estimate(0.08, 5e-4, 5e-4, 9, 9), "above").verdict == HELD
     assert finding("", Estimate(0.08, 5e-4, 5e-4, 9, 9), "above", tests=20).verdict == UNDECIDED
     assert str(finding("a", Estimate(math.log(1.5), 0.0, 0.0, 3, 3), "above")) == "a: +50.00% [+50.00, +50.00]: held"

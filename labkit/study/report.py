@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
-MANY = 60  # findings, in a figure
+WIDE = 20.0  # from a value of this size on, a figure's axis is logarithmic outside ± 1
+MARKERS = {HELD: "o", NOT_HELD: "X", UNDECIDED: "$?$", "": "|"}
 COLOURS = {HELD: theme.COLOURS[2], NOT_HELD: theme.COLOURS[1], UNDECIDED: theme.COLOURS[4], "": theme.INK}
 
 
@@ -79,7 +80,7 @@ def markdown(found: list[Report]) -> str:
     """A table of the claims, with each one's main findings."""
     lines = ["| claim | verdict | what it rests on |", "| --- | --- | --- |"]
     for number, one in enumerate(found, start=1):
-        mains = "<br>".join(f"{finding.what}: {finding.told}" for finding in one.findings if finding.main)
+        mains = "<br>".join(f"{main.what}: {main.told}, {main.verdict}" for main in one.findings if main.main)
         word, _, rest = one.told.partition(":")
         lines.append(f"| {number}. {one.text} | **{word}**{':' * bool(rest)}{rest} | {mains} |")
     return "\n".join(lines)
@@ -104,14 +105,13 @@ def rewrite(path: Path, found: list[Report]) -> None:
 
 
 def draw(one: Report, table: pd.DataFrame, path: Path) -> None:
-    """A claim's figure as SVG: its curves, where it has them, beside its findings; of many, those with a verdict."""
+    """A claim's figure as SVG: its curves, where it has them, beside the findings that the verdict rests on."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     module = engine.claim(one.name)
-    shown = [finding for finding in one.findings if not math.isnan(finding.low)]
-    shown = [finding for finding in shown if finding.verdict] if len(shown) > MANY else shown
+    shown = [finding for finding in one.findings if finding.verdict and not math.isnan(finding.low)]
     height = max(3.0, 0.2 * len(shown) + 1.2)
     with matplotlib.rc_context(
         {"svg.hashsalt": one.name, "svg.fonttype": "none", "font.size": 8, "axes.edgecolor": theme.INK}
@@ -132,6 +132,9 @@ def _curves(axes: Any, label: str, lines: dict[str, tuple[list[float], list[floa
         dash = ("-", "--", ":", "-.")[number // len(theme.COLOURS) % 4]
         axes.plot(x, y, dash, color=colour, marker="o", markersize=3, label=name)
     axes.set(xscale="log", xlabel=label, ylabel="loss above its least (%)")
+    levels = sorted({level for x, _ in lines.values() for level in x})
+    axes.set_xticks(levels, [f"{level:g}" for level in levels])
+    axes.minorticks_off()
     axes.set_ylim(top=min(axes.get_ylim()[1], 10.0))
     axes.legend(frameon=False, labelcolor=theme.INK)
     _grey(axes)
@@ -144,11 +147,17 @@ def _forest(axes: Any, shown: list[Finding]) -> None:
         value, low, high = (scale * number for number in (one.value, one.low, one.high))
         colour = COLOURS[one.verdict]
         axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
-        axes.plot([value], [place], "o", color=colour, markersize=4)
+        axes.plot([value], [place], marker=MARKERS[one.verdict], color=colour, markersize=6)
+    for told in dict.fromkeys(one.verdict for one in shown):
+        axes.plot([], [], linestyle="", marker=MARKERS[told], color=COLOURS[told], label=told)
+    if shown:
+        axes.legend(frameon=False, labelcolor=theme.INK, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     axes.axvline(0, color=theme.INK, linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [one.what for one in shown], fontsize=6)
+    axes.set_yticks(range(len(shown)), [one.what for one in shown], fontsize=7)
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
-    axes.set_xscale("symlog", linthresh=1)
+    if max(map(abs, axes.get_xlim())) > WIDE:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("estimate and 95% interval (% where a share)")
     _grey(axes)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HELD, NOT_HELD, UNDECIDED = "held", "not held", "undecided"
 CONFIDENCE = 0.95
 MOST = 1000  # further seeds that are still told
+SMALL = 5e-3  # a relative change of a loss that counts for nothing
 SEPARATE = 0.01  # of the largest difference that the laboratory predicts: below it, it predicts no order
 
 Statistic = Callable[..., Any]
@@ -41,7 +42,7 @@ class Estimate:
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
         """Its ends; NaN for a single seed or image."""
-        half = _half(self.of_seeds + self.of_images, min(self.seeds, self.images), confidence)
+        half = _half((self.of_seeds, self.of_images), (self.seeds, self.images), confidence)
         return self.value - half, self.value + half
 
     def further(self, limit: float = 0.0, confidence: float = CONFIDENCE) -> int | None:
@@ -49,31 +50,38 @@ class Estimate:
         if math.isnan(self.of_seeds + self.of_images):
             return None if self.seeds > 1 else 1
         stays = max(0.0, self.of_images - self.of_both)
-        goes = self.of_seeds + self.of_images - stays
         for more in range(1, MOST + 1):
             seeds = self.seeds + more
-            variance = goes * self.seeds / seeds + stays
-            if _half(variance, min(seeds, self.images), confidence) < abs(self.value - limit):
+            share = self.seeds / seeds
+            of_images = stays + (self.of_images - stays) * share
+            if _half((self.of_seeds * share, of_images), (seeds, self.images), confidence) < abs(self.value - limit):
                 return more
         return None
 
 
-def _half(variance: float, n: int, confidence: float) -> float:
+def _half(variances: tuple[float, float], counts: tuple[int, int], confidence: float) -> float:
+    """Half an interval: Student's t, with the degrees of freedom of a sum of variances (Satterthwaite 1946)."""
     from scipy import stats
 
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1) * math.sqrt(variance)) if n > 1 else math.nan
+    if min(counts) < 2:
+        return math.nan
+    if not (total := sum(variances)):
+        return 0.0
+    freedom = math.floor(1e-9 + 1 / sum((one / total) ** 2 / (n - 1) for one, n in zip(variances, counts, strict=True)))
+    return float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(total))
 
 
 def estimate(statistic: Statistic, *arrays: np.ndarray) -> Estimate:
     """A statistic of arrays (seeds, images, …), and its variances by the jackknife over seeds and over images.
 
     Two delete-one jackknives (Efron & Tibshirani 1993, ch. 11), one leaving out a seed at a time and one an image, each
-    with variance (n − 1)/n · Σ (θ₍ᵢ₎ − mean)²; the interval takes their sum, and Student's t with as many degrees of
-    freedom as the shorter axis has, less one. It assumes that the seeds are a random draw of trainings and the images
-    one of photographs, each independent of the other, and that the statistic is smooth in both. What seed and image
-    have to do with each other counts in both variances (of_both, from leaving out one of each), so that the interval is
-    rather too wide than too narrow. It says nothing of other photographs than those of this kind, other training sets
-    or longer training.
+    with variance (n − 1)/n · Σ (θ₍ᵢ₎ − mean)²; the interval takes their sum, and Student's t with the degrees of
+    freedom of such a sum (Satterthwaite 1946), rounded down. It assumes that the seeds are a random draw of trainings
+    and the images one of photographs, each independent of the other, and that the statistic is smooth in both. What
+    seed and image have to do with each other counts in both variances (of_both, from leaving out one of each). In
+    simulations with 4 seeds and 13 images a 95% interval misses in two cases of a hundred, where images differ more
+    than seeds, to six, where seeds do. It says nothing of other photographs than those of this kind, other training
+    sets or longer training.
     """
     return estimates(lambda *given: [statistic(*given)], *arrays)[0]
 
@@ -171,17 +179,17 @@ def finding(
     """What an estimate says of what was expected of it.
 
     expected: "below" or "above" 0, "different" from it, "none" (within ± same), or nothing. Below and above are held
-    where the interval lies on that side, and not held where it lies on the other; a difference is held where the
-    interval lies on either side, and not where it lies within ± same; none the other way round. log: a difference of
-    logarithms, told as a relative change; percent: other values are shares. tests: how many findings share the 5% of
-    error (Bonferroni).
+    where the interval lies on that side, and not held where it does not reach as far as `same` on that side: whatever
+    difference there is counts for nothing. A difference is held where the interval lies on either side, and not where
+    it lies within ± same; none the other way round. log: a difference of logarithms, told as a relative change;
+    percent: other values are shares. tests: how many findings share the 5% of error (Bonferroni).
     """
     confidence = 1 - (1 - CONFIDENCE) / tests
     low, high = found.interval(confidence)
     within, apart = -same <= low and high <= same, low > same or high < -same
     held, not_held = {
-        "below": (high < 0, low > 0),
-        "above": (low > 0, high < 0),
+        "below": (high < 0, low > -same),
+        "above": (low > 0, high < same),
         "different": (low > 0 or high < 0, within),
         "none": (within, apart),
         "": (False, False),
@@ -225,6 +233,7 @@ def against_both_ends(what: str, losses: np.ndarray, ends: tuple[str, str]) -> l
             f"{what}, best in between against {end}",
             estimate(lambda a, place=place: np.mean(interior(a) - a[:, :, place]), losses),
             "below",
+            same=SMALL,
             main=True,
         )
         for end, place in zip(ends, (0, -1), strict=True)
