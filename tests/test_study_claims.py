@@ -108,6 +108,8 @@ def test_verdicts_follow_the_interval():
     assert str(finding("a", Estimate(0.2, 0.01, 0.0, 4, 13), "above", log=False)).endswith(
         "undecided (3 further seeds)"
     )
+    nothing = finding("", Estimate(math.nan, math.nan, math.nan, 4, 13), "below")  # of curves without a BD-rate
+    assert nothing.verdict == UNDECIDED and nothing.further is None and math.isnan(nothing.low)
     some = [finding("", one, "below") for one in (below, zero)]
     assert [verdict(some), verdict(some[:1]), verdict(some, "any")] == [UNDECIDED, HELD, HELD]
     assert verdict([*some, finding("", above, "below")]) == NOT_HELD

@@ -63,9 +63,10 @@ def _half(variances: tuple[float, float], counts: tuple[int, int], confidence: f
     """Half an interval: Student's t, with the degrees of freedom of a sum of variances (Satterthwaite 1946)."""
     from scipy import stats
 
-    if min(counts) < 2:
+    total = sum(variances)
+    if min(counts) < 2 or math.isnan(total):
         return math.nan
-    if not (total := sum(variances)):
+    if total == 0:
         return 0.0
     freedom = math.floor(1e-9 + 1 / sum((one / total) ** 2 / (n - 1) for one, n in zip(variances, counts, strict=True)))
     return float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(total))
