@@ -77,12 +77,15 @@ def reports(folder: str | Path | None = None) -> list[Report]:
 
 
 def markdown(found: list[Report]) -> str:
-    """A table of the claims, with each one's main findings."""
+    """A table of the claims: of each one's main findings how many there are of a verdict, and the first of each."""
     lines = ["| claim | verdict | what it rests on |", "| --- | --- | --- |"]
     for number, one in enumerate(found, start=1):
-        mains = "<br>".join(f"{main.what}: {main.told}, {main.verdict}" for main in one.findings if main.main)
+        mains = [finding for finding in one.findings if finding.main]
+        kinds = {kind: [main for main in mains if main.verdict == kind] for kind in (HELD, NOT_HELD, UNDECIDED)}
+        told = [f"{len(some)} {kind}, e.g. {some[0].what}: {some[0].told}" for kind, some in kinds.items() if some]
+        told += [f"[all of them](data/results/study-{one.name}.svg)"] if mains else []
         word, _, rest = one.told.partition(":")
-        lines.append(f"| {number}. {one.text} | **{word}**{':' * bool(rest)}{rest} | {mains} |")
+        lines.append(f"| {number}. {one.text} | **{word}**{':' * bool(rest)}{rest} | {'<br>'.join(told)} |")
     return "\n".join(lines)
 
 
