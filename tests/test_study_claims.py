@@ -496,6 +496,14 @@ def test_the_report_is_of_all_claims_and_the_readmes_block_is_made_of_it(tmp_pat
     assert "README.md: the text has no <!-- study -->" in CliRunner().invoke(cli.main, call).output
 
 
+def test_of_a_study_that_was_stopped_whole_seeds_count(tmp_path, monkeypatch):
+    table = curves(FACTORS, seeds=3)
+    stopped = table[(table["seed"] < 2) | (table["scheme"] == "noise")]
+    assert engine.whole_seeds(stopped) == [0, 1] and engine.whole_seeds(table) == [0, 1, 2]
+    one, two = report.of("method", stopped), report.of("method", table[table["seed"] < 2])
+    assert (one.seeds, one.hours, one.findings) == (2, two.hours, two.findings)
+
+
 def test_a_table_that_lacks_a_comparison_says_so(tmp_path):
     found = report.of("tradeoff", runs(valley(0.2), scheme=["identity"], temperature=TEMPERATURES[:1])[:0])
     assert found.verdict != HELD

@@ -338,8 +338,14 @@ def with_losses(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def whole_seeds(frame: pd.DataFrame) -> list[int]:
+    """The seeds with as many runs as any: of a study that was stopped, the last one has fewer."""
+    counts = frame.groupby("seed")["run"].nunique()
+    return counts.index[counts == counts.max()].tolist()
+
+
 def cost(frame: pd.DataFrame) -> float:
     """Core-hours that one more seed of a table takes, as its own runs took."""
-    runs = frame[frame["run"].notna()].drop_duplicates("run") if "run" in frame else frame
-    seeds = runs["seed"].nunique()
-    return float(runs["seconds"].sum() / 3600 / seeds) if seeds else 0.0
+    seeds = whole_seeds(frame)
+    runs = frame[frame["seed"].isin(seeds)].drop_duplicates("run")
+    return float(runs["seconds"].sum() / 3600 / len(seeds)) if seeds else 0.0

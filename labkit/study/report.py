@@ -57,7 +57,7 @@ def of(name: str, table: pd.DataFrame) -> Report:
     """What a claim's table says. A table that lacks all of a comparison is said to, in the verdict."""
     module, text = engine.claim(name), engine.declared(name)["claim"]
     table = engine.with_losses(table)
-    seeds = int(table["seed"].nunique())
+    seeds = len(engine.whole_seeds(table))
     try:
         findings = tuple(module.findings(table))
     except (ValueError, KeyError, IndexError) as error:
@@ -122,7 +122,8 @@ def draw(one: Report, table: pd.DataFrame, path: Path) -> None:
         page = Figure(figsize=(11 if hasattr(module, "curves") else 8, height), layout="constrained")
         axes = page.subplots(1, 2 if hasattr(module, "curves") else 1, squeeze=False)[0]
         if hasattr(module, "curves"):
-            _curves(axes[0], *module.curves(engine.with_losses(table)))
+            whole_ones = table[table["seed"].isin(engine.whole_seeds(table))]  # means of equal seeds all along a line
+            _curves(axes[0], *module.curves(engine.with_losses(whole_ones)))
         _forest(axes[-1], shown)
         page.suptitle(f"{one.text}\n{one.told}", color=theme.INK, fontsize=9)
         with whole(path) as temporary:
