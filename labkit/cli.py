@@ -563,6 +563,8 @@ def _study_claim(name: str) -> None:
             asked = engine.left(one, engine.parts(one, drive))
             if asked.runs():
                 drive(asked)
+            else:
+                click.echo(f"nothing is missing in {engine.file(name, out)}")
             return
         table = engine.table(one, drive)
         file = engine.file(name, out)

@@ -55,7 +55,7 @@ def test_the_files_and_commands_are_understood(tmp_path, monkeypatch):
 def test_two_lines():
     (lines,) = blocks("bash")
     install, test = lines.strip().splitlines()
-    assert install.endswith("&& .venv/bin/labkit lessons") and test.startswith(".venv/bin/python -m pytest")
+    assert install.endswith("&& .venv/bin/labkit lessons") and test == ".venv/bin/python -m pytest -n 2 --dist loadfile"
 
 
 def test_every_picture_and_file_it_names_is_there():

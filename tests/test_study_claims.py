@@ -43,17 +43,14 @@ def effects(rng, seeds=4, images=13, of_seeds=1.0, of_images=1.0, rest=1.0, shap
 
 @pytest.mark.parametrize("scales", [(1, 1, 1), (1, 0.1, 1), (0.1, 1, 1), (0, 0, 1), (1, 0.1, 0.1)])
 def test_the_interval_misses_the_truth_in_about_one_case_of_twenty(scales):
-    """Of 1,000 tables: six in a hundred, the most that `estimate` states, and two standard errors of 0.75 in a hundred.
-
-    Its width is bounded, too.
-    """
+    """Of 1,000 tables; 5% ± 1.4% is two standard errors. Where seeds differ most, six in a hundred are expected."""
     rng = np.random.default_rng(0)
     missed, widths = 0, []
     for _ in range(1000):
         low, high = estimate(np.mean, 2.0 + effects(rng, 4, 13, *scales)).interval()
         missed += not low < 2.0 < high
         widths.append(high - low)
-    assert missed <= 60 + 15
+    assert missed <= 64
     of_seeds, of_images, rest = (scale**2 for scale in scales)
     known = math.sqrt(of_seeds / 4 + of_images / 13 + rest / 52)
     assert np.median(widths) < 2 * 3.182 * known * 1.5  # t for three degrees of freedom

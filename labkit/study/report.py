@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 WIDE = 20.0  # from a value of this size on, a figure's axis is logarithmic outside ± 1
-MARKERS = {HELD: "o", NOT_HELD: "X", UNDECIDED: "$?$", "": "|"}
-COLOURS = {HELD: theme.COLOURS[2], NOT_HELD: theme.COLOURS[1], UNDECIDED: theme.COLOURS[4], "": theme.INK}
+MARKERS = {HELD: "o", NOT_HELD: "X", UNDECIDED: "$?$"}
+COLOURS = {HELD: theme.COLOURS[2], NOT_HELD: theme.COLOURS[1], UNDECIDED: theme.COLOURS[4]}
 
 
 @dataclass(frozen=True)
