@@ -54,7 +54,7 @@ class Recording:
                 if scales is not None:
                     _, likelihood = model(symbols.to(scales.dtype), scales, training=False)
                 else:
-                    indexes = model._build_indexes(symbols.size())  # one table for each channel
+                    indexes = model._build_indexes(symbols.size()).to(symbols.device)  # one table for each channel
                     _, likelihood = model(model.dequantize(symbols, _medians(model, symbols)), training=False)
                 estimate -= torch.log2(likelihood.double()).sum().item()
                 assert indexes is not None
@@ -113,7 +113,7 @@ def table_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> float:
     count = (table[place + 1] - table[place]).double()
     bits = (model.entropy_coder_precision - torch.log2(count)).sum().item()
     escaped = torch.where(value < 0, -2 * value - 1, 2 * (value - escape))[outside]
-    digits = sum(math.ceil(int(number).bit_length() / _DIGIT) for number in escaped)
+    digits = sum(math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist())
     return bits + _DIGIT * (len(escaped) + digits)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,23 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
     try:
         net.eval()
         net.update()
-        rows = [{"name": names[i], **_measured(net, images[i])} for i in own]
+        with _repeatable():
+            rows = [{"name": names[i], **_measured(net, images[i])} for i in own]
     finally:
         net.train(training)
     return Report(processes.gathered(rows), _about(net))
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """On a GPU, the same convolution gives the same numbers: a decoder with other scales reads other symbols."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def _measured(net: Codec, image: Tensor) -> dict[str, Any]:

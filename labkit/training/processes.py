@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,12 +47,9 @@ def device(name: str) -> torch.device:
 def fabric(device: torch.device, precision: str = "float32", changing: bool = False) -> Fabric:
     """Fabric on this process's device, joined to the other processes where there are any.
 
-    changing: the parameters that are trained change on the way. Quiet, where Fabric would announce itself.
+    changing: the parameters that are trained change on the way.
     """
-    logger = logging.getLogger("lightning_fabric")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
+    with quiet():
         if ranks()[1] == 1:
             devices: Any = [device.index or 0] if device.type == "cuda" else 1
             return Fabric(accelerator=device.type, devices=devices, precision=PRECISIONS[precision])
@@ -61,6 +60,16 @@ def fabric(device: torch.device, precision: str = "float32", changing: bool = Fa
         )  # fmt: skip
         found.launch()
         return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fabric announces itself, and on a GPU what torch could be told of its precision: in a sweep, for every run."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
     finally:
         logger.setLevel(before)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import math
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
@@ -20,6 +21,7 @@ from labkit.networks import Codec, ToyTransformCode
 from labkit.schedules import Schedule
 from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data, processes
+from labkit.training.graphs import Graphed
 from labkit.training.losses import rate_distortion
 from labkit.training.threads import keep_memory
 
@@ -181,6 +183,7 @@ class Training:
     def __iter__(self) -> Generator[Step, None, None]:
         s, net = self.settings, self.net
         noise = torch.Generator(self.fabric.device)
+        stage: QuantizationScheme | None = None
         with closing(self._batches()) as batches, self._in_training_mode(noise) as (model, optimizer):
             while self.step < s.steps:
                 start = time.perf_counter()
@@ -189,11 +192,12 @@ class Training:
                 data.reseed(noise, s.seed, self.step, data.NOISE)
                 if self.step % SOLVE_EVERY == 0:
                     entropy.solve_quantiles(net)
-                temperature = self._stage().temperature(self.step, s.steps)
+                if stage is not (stage := self._stage()):  # the last step's, at first none
+                    gradient = self._gradients(model, optimizer, noise)
+                temperature = stage.temperature(self.step, s.steps)
                 entropy.set_temperature(net, temperature)
                 rate = self.optimizer.param_groups[0]["lr"] = self._rate()
-                measured = self._gradient(model, optimizer, batch)
-                step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, measured)
+                step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, gradient(batch))
                 if step.known or step.step % LOOK_EVERY == 0:
                     step.check()
                 optimizer.step()
@@ -217,6 +221,12 @@ class Training:
         """The learning rate of the present step."""
         lr, steps = self.settings.lr, self.settings.steps
         return (lr(self.step, steps) if isinstance(lr, Schedule) else lr) * min(1.0, (self.step + 1) / WARM_UP)
+
+    def _gradients(self, model: nn.Module, optimizer: Any, noise: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """What `_gradient` does with a batch, until parameters or scheme change; on a GPU as one graph."""
+        gradient = functools.partial(self._gradient, model, optimizer)
+        graphed = noise.device.type == "cuda" and self.part[1] == 1 and not self.settings.compile
+        return Graphed(gradient, noise) if graphed else gradient
 
     @torch.enable_grad()  # the gradient mode is the thread's own, and a worker thread starts with its default
     def _gradient(self, model: nn.Module, optimizer: Any, batch: Tensor) -> Tensor:
@@ -257,7 +267,9 @@ class Training:
         try:
             for part in transforms if self.settings.compile else []:
                 part.compile()
-            yield self.fabric.setup(net, self.optimizer)
+            with processes.quiet():
+                driven = self.fabric.setup(net, self.optimizer)
+            yield driven
         finally:
             torch.backends.cudnn.benchmark = benchmark
             for part in transforms:
