@@ -83,9 +83,9 @@ def test_settings_are_those_of_the_train_command():
 
     train = main.commands["train"]
     options = train.make_context("train", ["--lmbda", "1", "--steps", "1", "--out", "net.safetensors"]).params
-    assert set(_CODEC) - set(options) == {"test"}
+    assert set(_CODEC) - set(options) == {"test", "coded"}
     assert set(options) - set(_CODEC) == {"config", "out", "log", "tensorboard", "fresh"}
-    other = {"lmbda", "steps", "test", "threads", "precision", "workers"}
+    other = {"lmbda", "steps", "test", "coded", "threads", "precision", "workers"}
     assert {key: value for key, value in _CODEC.items() if key not in other} == {
         key: options[key] for key in _CODEC if key not in other
     }
@@ -111,6 +111,7 @@ def test_settings_are_those_of_the_train_command():
         ("lmbda = 1\nsteps = 1\nnetwork = 'toy_2d'\ncrop = 64", "no setting of toy_2d is named 'crop'"),
         ("lmbda = 1\nsteps = 1\nnetwork = 'toy_2d'\nsource = 'gaussian'", "no source of toy_2d is named 'gaussian'"),
         ("lmbda = 1\nsteps = 1\ncompile = 'yes'", "compile: takes true or false"),
+        ("lmbda = 1\nsteps = 1\ncoded = 'no'", "coded: takes true or false"),
         ("lmbda = 1\nsteps = 1\nthreads = 0", "threads: takes a whole number from 1 on"),
         ("lmbda = 1\nsteps = 1\ndata = 'nowhere'", "nowhere: there is no such folder"),
         ("lmbda = 1\nsteps = 1\nstart = 'nothing.safetensors'", "nothing.safetensors: there is no such checkpoint"),
@@ -416,6 +417,16 @@ def test_forks_start_from_their_trunk_and_fail_with_it(tmp_path, address, pictur
     more = forked(tmp_path / "out", shared, {"scheme": ["mixed"]}, {**TRUNK, "lr": 1e30})
     table = sweeps.run(more, address=address, progress=False)
     assert [error.split(":")[0] for error in table["error"]] == ["FloatingPointError", "its trunk failed"]
+
+
+def test_uncoded_images_have_their_losses_alone(tmp_path, address, pictures):
+    shared = {**CODEC, "lmbda": 0.01, "test": str(pictures)}
+    assert name(**shared) == name(**shared, coded=True) != name(**shared, coded=False)
+    coded = sweeps.run(sweep(tmp_path / "coded", shared), address=address, progress=False)
+    uncoded = sweeps.run(sweep(tmp_path / "uncoded", {**shared, "coded": False}), address=address, progress=False)
+    assert "bpp" in coded and "bpp" not in uncoded and not uncoded["coded"].any()
+    losses = ["name", "rate", "distortion", "loss", "train_rate", "train_distortion", "train_loss", "weights"]
+    assert uncoded[losses].equals(coded[losses]) and uncoded["device"].notna().all()
 
 
 def test_images_of_several_folders_are_told_apart(tmp_path, address, pictures):

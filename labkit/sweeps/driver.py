@@ -99,7 +99,8 @@ def run(
                     say(f"runs wait for workers at {address}" + " with --resources GPU=1" * bool(gpus))
                 client.wait_for_workers(1)
                 places = min(most or sys.maxsize, len(missing))
-                say(_predicted(client, missing, _costs(runs, ended), places, how))
+                if progress is not False:
+                    say(_predicted(client, missing, _costs(runs, ended), places, how))
                 if not dry_run:
                     hide = None if progress is None else not progress
                     with tqdm(total=len(missing), unit="run", disable=hide) as bar:

@@ -42,6 +42,7 @@ _CODEC = _EVERY | {
     "size": "tiny",
     "data": None,
     "test": None,
+    "coded": True,
     "start": None,
     "batch_size": 4,
     "crop": 256,
@@ -53,7 +54,7 @@ _CODEC = _EVERY | {
     "save_every": 60.0,
 }
 _FREE = ("device", "compile", "workers", "save_every")  # they say where and how, not what: see training.states
-_NAMES = ("scheme", "temperature", "scale_lower_bound", "data", "test", "start")  # what they name decides
+_NAMES = ("scheme", "temperature", "scale_lower_bound", "data", "test", "coded", "start")  # what they name decides
 _DIGITS = 12  # hexadecimal, of the hash in a name: of 10,000 runs two share theirs once in five million sweeps
 
 
@@ -100,9 +101,10 @@ class Sweep:
     trunk: settings that the checkpoints have otherwise which runs fork from. For every combination of the grid, the
     axes left out that stand here, one trunk is trained, and the runs of that combination start from it. Empty: none.
 
-    Settings are those of `labkit train`, by their names, but for three: threads is 1 unless stated, since results
+    Settings are those of `labkit train`, by their names, but for five: threads is 1 unless stated, since results
     depend on it; precision is float32, whatever the machine; workers, that read images, is 0. test is a folder of
-    images to code, or a list of folders. A toy takes source and hidden instead of what concerns images.
+    images to code, or a list of folders; with coded = false only the losses of these images are measured. A toy takes
+    source and hidden instead of what concerns images.
 
     Raises ValueError for a name that is no setting, and for one that is given twice.
     """
@@ -268,7 +270,7 @@ def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str,
     """What paths stand for in a hash. Raises ValueError for a setting that is wrong."""
     from labkit import networks
 
-    for name in ("permute_colours", "compile"):
+    for name in ("permute_colours", "compile", "coded"):
         if not isinstance(settings[name], bool):
             raise ValueError(f"{name}: takes true or false, got {settings[name]!r}")
     check_positive(save_every=settings["save_every"])
@@ -291,7 +293,8 @@ def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str,
     if len({folder.name for folder in folders}) < len(folders):
         raise ValueError(f"test: takes folders of different names, got {', '.join(map(str, folders))}")
     (data,) = (_listing(folder) for folder in images(settings, "data"))
-    return {"data": data, "test": test if len(test) > 1 else test[0], "start": start}
+    uncoded = {} if settings["coded"] else {"coded": False}
+    return {"data": data, "test": test if len(test) > 1 else test[0], "start": start, **uncoded}
 
 
 @functools.cache

@@ -86,27 +86,28 @@ def _codec(run: Run, results: Results) -> list[Row]:
     begun = time.perf_counter()
     net, _ = training.load_checkpoint(out)  # not the network at hand: one that went on from its checkpoint has no other
     net = net.to(_device(run))
-    rows = [row for folder in images(run.settings, "test") for row in _coded(net, folder, run.settings["lmbda"])]
+    rows = [row for folder in images(run.settings, "test") for row in _measured(net, folder, run)]
     seconds = trained.seconds + time.perf_counter() - begun
     last = [math.log(step.loss) for step in trained.history[-max(2, len(trained.history) // 3) :]]
     spread = stdev(last) if len(last) > 1 else math.nan
     return [{**row, "train_spread": spread, "seconds": seconds} for row in rows]
 
 
-def _coded(net: networks.Codec, folder: Path, lmbda: float) -> list[Row]:
+def _measured(net: networks.Codec, folder: Path, run: Run) -> list[Row]:
     """A row for each image of a folder: its real bits, the loss with rounded latents, and the loss that training sees.
 
     That is with the scheme's last temperature (of its second stage, where it has two).
     """
-    test = datasets.folder(folder)
-    report = evaluation.evaluate(net, test, progress=False)
+    test, lmbda = datasets.folder(folder), run.settings["lmbda"]
+    report = evaluation.evaluate(net, test if run.settings["coded"] else test[:0], progress=False)
+    coded = report.rows or [{"name": name} for name in test.names]
     last = schemes.last_stage(net.scheme)
     entropy.set_scheme(net, last)
     entropy.set_temperature(net, last.temperature.end)
     seen = [evaluation.surrogate_losses(net, test, seed) for seed in range(DRAWS)]
     about = {key: report.info[key] for key in ("weights", "device")}
     rows = []
-    for row, rounded, *drawn in zip(report.rows, evaluation.rounded_losses(net, test), *seen, strict=True):
+    for row, rounded, *drawn in zip(coded, evaluation.rounded_losses(net, test), *seen, strict=True):
         row = {"set": folder.name, **row}
         for name, losses in (("", [rounded]), ("train_", drawn)):
             rate, distortion = (sum(values) / len(losses) for values in zip(*losses, strict=True))
@@ -132,7 +133,10 @@ def seconds(run: Run) -> float | None:
                 after = time.perf_counter() - begun
             else:
                 tests = [datasets.folder(folder) for folder in images(run.settings, "test")]
-                evaluation.evaluate(net, tests[0][:1], progress=False)
+                if run.settings["coded"]:
+                    evaluation.evaluate(net, tests[0][:1], progress=False)
+                else:
+                    evaluation.rounded_losses(net, tests[0][: DRAWS + 1])
                 after = (time.perf_counter() - begun) * sum(map(len, tests))
         return run.settings["steps"] * per_step + after
     except Exception:  # the run itself will say so

@@ -63,7 +63,7 @@ def tuned(study: Study, drive: Drive) -> dict[tuple[str, str], dict[str, Any]]:
         for candidate in tuning["schemes"][scheme]:
             asked = _as_settings(scheme, candidate, network)
             grid = {"seed": [tuning["seed"]], "lmbda": [tuning["lmbda"]]}
-            sweep = study.sweep(merged(asked, {"grid": grid}), photos)
+            sweep = study.sweep(merged(asked, {"grid": grid, "coded": False}), photos)
             tried.append((network, scheme, candidate, sweep, short(sweep.runs()[-1].name)))
     file = study.out / "study-tuning.parquet"
     table = evaluation.read_table(file) if file.is_file() else pd.DataFrame({"run": []})
@@ -92,18 +92,18 @@ def findings(table) -> list[Finding]:
     for (part, network, test), own in runs.groupby(["part", "network", "set"], sort=False):
         others = [scheme for scheme in own["scheme"].unique() if scheme != METHOD]
         lmbdas = sorted(own["lmbda"].unique())
-        levels = [(scheme, lmbda) for scheme in (METHOD, *others) for lmbda in lmbdas]
-        bpp, psnr, loss = (
-            values.reshape(*values.shape[:2], -1, len(lmbdas))
-            for values in (crossed(own, name, ["scheme", "lmbda"], levels) for name in ("bpp", "psnr", "loss"))
-        )
         about = f"{network}{' from scratch' if part == SCRATCH else ''}, {test}"
-        for place, scheme in enumerate(others, start=1):
-            rates = estimate(_bd_rate, bpp[:, :, [0, place]], psnr[:, :, [0, place]])
+        for scheme in others:  # pair by pair: of another scheme, a run may have failed
+            levels = [(one, lmbda) for one in (METHOD, scheme) for lmbda in lmbdas]
+            bpp, psnr, loss = (
+                values.reshape(*values.shape[:2], 2, len(lmbdas))
+                for values in (crossed(own, name, ["scheme", "lmbda"], levels) for name in ("bpp", "psnr", "loss"))
+            )
+            rates = estimate(_bd_rate, bpp, psnr)
             what = f"{about}, BD-rate against {scheme}"
-            main = scheme == REFERENCE and len(others) > 1
-            found.append(finding(what, rates, "below", log=False, percent=True, main=main or len(others) == 1))
-            logs = np.log(loss[:, :, 0] / loss[:, :, place])
+            main = scheme == REFERENCE or len(others) == 1
+            found.append(finding(what, rates, "below", log=False, percent=True, main=main))
+            logs = np.log(loss[:, :, 0] / loss[:, :, 1])
             found.append(finding(f"{about}, loss against {scheme}", estimate(np.mean, logs)))
     return found
 
