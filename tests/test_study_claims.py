@@ -27,6 +27,7 @@ from labkit.study.statistics import (
     order,
     verdict,
 )
+from labkit.sweeps.results import Results
 
 NETWORKS = ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"]
 IMAGES = [f"photo {k}" for k in range(13)]
@@ -338,6 +339,24 @@ def test_bd_rates_of_the_method_against_each_other_scheme():
     assert wide.hours == pytest.approx(hours)
 
 
+def test_runs_that_failed_are_counted_and_leave_other_comparisons_whole():
+    table = curves({"annealed": 0.95, "noise": 1.0, "soft_rounding": 1.0})
+    lost = (table["scheme"] == "soft_rounding") & (table["part"] == "scratch") & (table["seed"] < 3)
+    failed = table[lost & (table["lmbda"] < 0.005)].drop_duplicates("run")
+    nothing: dict = dict.fromkeys(("bpp", "psnr", "estimated_bpp", "mse255", "train_bpp", "train_mse255"), math.nan)
+    nothing |= {"set": None, "name": None}
+    failed = failed.assign(**nothing, error="FloatingPointError: the loss is nan at step 7")
+    found = report.of("method", pd.concat([table[~table["run"].isin(failed["run"])], failed], ignore_index=True))
+    assert found.seeds == 4
+    told = {one.what: one for one in found.findings}
+    assert told["one from scratch, test, BD-rate against noise"].verdict == HELD
+    lone = told["one from scratch, test, BD-rate against soft_rounding"]
+    assert lone.verdict == UNDECIDED and lone.value == pytest.approx(-0.05, abs=2e-3) and math.isnan(lone.low)
+    last = found.findings[-1]
+    assert last.what == "one, scratch, soft_rounding, runs that failed with FloatingPointError, 3 of 12"
+    assert last.value == 0.25 and not last.verdict and "25%" in str(found)
+
+
 # Declared grids -------------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +445,78 @@ def test_a_scheme_takes_another_surrogate_on_one_path():
     made = schemes.annealed(distortion="sga", temperature=0.3)
     assert made.distortion == surrogates.get("sga") and made.rate == surrogates.get("aun") and made.stop_gradient
     assert schemes.mixed(distortion="round").distortion == surrogates.get("round")
+
+
+# What tables have of runs ---------------------------------------------------------------------------------------------
+
+
+def kept(study, runs, weights, command="here"):
+    """Rows of a table that has these runs, whose trunks had these weights."""
+    rows = []
+    for run in runs:
+        own = {"part": "forks" if run.trunk else engine.TRUNK, "run": engine.short(run.name), "command": command}
+        own |= {"start": engine.short(run.trunk), "seed": run.settings["seed"], "set": "test", "name": "a"}
+        rows.append({**own, "bpp": 0.5, "weights": "its own" if run.trunk else weights})
+    engine.save(pd.DataFrame(rows), engine.file(study.name, study.out))
+
+
+def at_hand(study, run, weights):
+    """The trunk in the work folder."""
+    study.work.mkdir(exist_ok=True)
+    Results(study.work).merge([run.row("done", weights=weights)])
+
+
+def asked(study):
+    made = engine.parts(study, nothing_done)
+    return {run.name for run in engine.left(study, made).runs()}, engine._known(study, made)
+
+
+def test_forks_of_a_table_count_beside_those_of_the_same_trunk_only(tmp_path):
+    """Another machine's trunk has other weights, and what is compared forks from one."""
+    one = study("bound", tmp_path, seeds=1)
+    (sweep,) = (sweep for _, sweep in engine.parts(one, nothing_done))
+    trunk, *forks = sweep.runs()
+    kept(one, [trunk, *forks[1:]], "first")
+    assert asked(one)[0] == {trunk.name, *(run.name for run in forks)}  # there is no trunk to make the one from
+    at_hand(one, trunk, "second, and what follows")
+    assert asked(one)[0] == {trunk.name, *(run.name for run in forks)}
+    at_hand(one, trunk, "first")
+    left, known = asked(one)
+    assert left == {trunk.name, forks[0].name} and len(known) == len(forks)
+    at_hand(one, trunk, "second")
+    kept(one, [trunk, *forks], "first")
+    assert asked(one)[0] == set()  # they are whole, whatever lies in the work folder
+
+
+def test_of_two_claims_tables_a_whole_one_is_believed(tmp_path):
+    structure, tradeoff = (study(name, tmp_path, seeds=1) for name in ("structure", "tradeoff"))
+    (sweep,) = (sweep for _, sweep in engine.parts(tradeoff, nothing_done))
+    kept(tradeoff, sweep.runs(), "first")
+    left, known = asked(structure)
+    shared = {run.name for run in structure.sweep().runs()} & {run.name for run in sweep.runs()}
+    assert len(shared) == 17 and not left & shared and set(known["weights"]) == {"first", "its own"}
+    own = [run for run in structure.sweep().runs() if run.name in shared]
+    kept(structure, own[:-1], "second")
+    assert not asked(structure)[0] & shared and "second" not in set(asked(structure)[1]["weights"])
+    kept(structure, own, "second")
+    assert "first" not in set(asked(structure)[1]["weights"])  # its own table goes first
+
+
+def test_a_failed_run_is_in_the_table_and_is_not_made_again(tmp_path):
+    one = study("bound", tmp_path, seeds=1)
+    made = engine.parts(one, nothing_done)
+    trunk, *forks = made[0][1].runs()
+    rows = [run.row("done", bpp=0.5, rate=0.5, weights="w", set="test", name="a") for run in (trunk, *forks[1:])]
+    rows.append(forks[0].row("failed", "FloatingPointError: the loss is nan at step 7; /some/where keeps step 0"))
+    one.work.mkdir()
+    Results(one.work).merge(rows)
+    frame = Results(one.work).frame([run.name for run in (trunk, *forks)])
+    engine.save(engine.table(one, lambda _: frame), engine.file(one.name, one.out))
+    table = engine.read(one.name, one.out)
+    lost = table[table["run"] == engine.short(forks[0].name)]
+    assert lost["error"].tolist() == ["FloatingPointError: the loss is nan at step 7"] and len(table) == len(rows)
+    shutil.rmtree(one.work)
+    assert asked(one)[0] == set()
 
 
 # The laboratory -------------------------------------------------------------------------------------------------------

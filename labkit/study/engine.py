@@ -39,7 +39,7 @@ SETTINGS = ("network", "size", "scheme", "lmbda", "temperature", "scale_lower_bo
 RESULTS = {  # a sweep's columns, by the names that the pilot's table has
     **{name: name for name in ("set", "name", "height", "width", "bpp", "psnr", "ms_ssim")},
     **{"rate": "estimated_bpp", "distortion": "mse255", "train_rate": "train_bpp", "train_distortion": "train_mse255"},
-    **{name: name for name in ("train_spread", "seconds", "weights", "labkit", "torch", "threads", "device")},
+    **{name: name for name in ("train_spread", "seconds", "weights", "labkit", "torch", "threads", "device", "error")},
 }
 DIGITS = 16  # binary, of a number in a table: at most fifteen millionths of it are lost
 
@@ -155,7 +155,7 @@ def table(study: Study, drive: Drive) -> pd.DataFrame:
 
 def left(study: Study, made: Parts) -> Several:
     """What is missing of the claim's runs; a trunk is where something is still to be measured on it."""
-    there = set(_known(study.out)["run"])
+    there = set(_known(study, made)["run"])
     measured = set(_table(study.name, study.out)["run"])
     there -= {short(run.name) for run, name in _to_measure(study, made) if name not in measured}
     names = frozenset(run.name for _, run in _named(made) if short(run.name) in there)
@@ -172,14 +172,31 @@ def _table(name: str, folder: Path) -> pd.DataFrame:
     return evaluation.read_table(there) if there.is_file() else pd.DataFrame(columns=[*COLUMNS])
 
 
-def _known(folder: Path) -> pd.DataFrame:
-    """What is known of runs from all claims' tables in a folder."""
+def _known(study: Study, made: Parts) -> pd.DataFrame:
+    """What the claims' tables have of the claim's runs, its own table before the others.
+
+    What forks from one trunk is compared, and another machine makes other weights of it: of a table that lacks some of
+    its forks, or an own one, the others count only where its trunk has the weights of the one in the work folder.
+    """
     import pandas as pd
 
-    tables = [there for name in CLAIMS if len(there := _table(name, folder))]
-    frame = pd.concat(tables, ignore_index=True) if tables else _table("", folder)
-    frame = frame[~frame["part"].isin([MEASURED, LABORATORY, TOYS])]
-    return frame[["run", *RESULTS.values()]].drop_duplicates(["run", "set", "name"])
+    families: dict[str, set[str]] = {}  # a trunk and its forks, or a run by itself
+    for _, run in _named(made):
+        families.setdefault(run.trunk or run.name, set()).add(short(run.name))
+    there = Results(study.work).frame([*families])
+    at_hand = dict(zip(there["run"], there["weights"].map(_cut, na_action="ignore"), strict=True)) if len(there) else {}
+    taken, of = [], dict[str, Any]()  # the weights of the trunks that forks were taken of
+    for name in sorted(CLAIMS, key=lambda name: name != study.name):
+        table = _table(name, study.out)
+        trunks = table[table["part"] == TRUNK].drop_duplicates("run").set_index("run")["weights"]
+        for trunk, runs in families.items():
+            found, own = table[table["run"].isin(runs)], trunks.get(short(trunk))
+            whole = set(found["run"]) == runs
+            if len(found) and (own == of[trunk] if trunk in of else whole or own == at_hand.get(trunk, "")):
+                of[trunk] = own
+                taken.append(found)
+    frame = pd.concat(taken, ignore_index=True) if taken else _table("", study.out)
+    return frame.reindex(columns=["run", *RESULTS.values()]).drop_duplicates(["run", "set", "name"])
 
 
 COLUMNS = ("part", "run", *SETTINGS, "start", *RESULTS.values(), "label", "quantity", "value", "command")
@@ -189,17 +206,18 @@ def _runs(study: Study, made: Parts, frame: pd.DataFrame) -> pd.DataFrame:
     """What was measured of the runs, under the names that this claim has for them."""
     import pandas as pd
 
-    known = _known(study.out)
-    rows, labelled = frame[frame["status"] == "done"] if len(frame) else frame, []
+    known, rows, labelled = _known(study, made), frame, []
     if len(rows):
-        rows = rows.assign(run=rows["run"].map(short), weights=rows["weights"].str[:12])
-        rows = rows[["run", *RESULTS]].rename(columns=RESULTS)
+        rows = rows.reindex(columns=["run", *RESULTS])  # where none is done yet, some are missing
+        rows = rows.assign(run=rows["run"].map(short), weights=rows["weights"].map(_cut, na_action="ignore"))
+        rows["error"] = rows["error"].map(lambda told: told.partition(";")[0], na_action="ignore")  # then come paths
+        rows = rows.rename(columns=RESULTS)
         known = pd.concat([known, rows[~rows["run"].isin(known["run"])]]) if len(known) else rows
     for part, run in _named(made):
         about = {"part": part, "run": short(run.name), **{name: run.settings[name] for name in SETTINGS}}
         labelled.append({**about, "start": short(run.trunk), "command": study.command})
     found = pd.DataFrame(labelled).merge(known, on="run")
-    if not len(found):
+    if not found["bpp"].notna().any():
         raise ValueError(f"{study.work}: no run of {study.name} is done")
     return found
 
@@ -237,6 +255,11 @@ def digest(asked: Any) -> str:
 def short(name: str | None) -> str:
     """Of a run's name the hash at its end, which names it in tables."""
     return name.rpartition("-")[2] if name else ""
+
+
+def _cut(weights: str) -> str:
+    """Of a hash of weights what tables have."""
+    return weights[:12]
 
 
 def _measured(study: Study, made: Parts, own: pd.DataFrame) -> Iterator[dict[str, Any]]:

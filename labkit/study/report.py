@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,20 @@ def of(name: str, table: pd.DataFrame) -> Report:
     table = engine.with_losses(table)
     seeds = len(engine.whole_seeds(table))
     try:
-        findings = tuple(module.findings(table))
+        findings = (*module.findings(table[table["error"].isna()]), *_failures(table))
     except (ValueError, KeyError, IndexError) as error:
         return Report(name, text, (), f"not all there: {error}", seeds, engine.cost(table))
     overall = verdict(findings, getattr(module, "ENOUGH", "all"))
     return Report(name, text, findings, overall, seeds, engine.cost(table))
+
+
+def _failures(table: pd.DataFrame) -> Iterator[Finding]:
+    """What share of a scheme's runs failed, where any did, and with which errors."""
+    runs = table.drop_duplicates("run")
+    for (part, network, scheme), own in runs.groupby(["part", "network", "scheme"], sort=False):
+        if errors := [told.partition(":")[0] for told in own["error"].dropna()]:
+            what = f"{network}, {part}, {scheme}, runs that failed with {', '.join(sorted(set(errors)))}"
+            yield Finding(f"{what}, {len(errors)} of {len(own)}", len(errors) / len(own), math.nan, math.nan)
 
 
 def reports(folder: str | Path | None = None) -> list[Report]:
