@@ -4,7 +4,7 @@
     lk.course.predict("01.1", "…?", ["a", "b"]) # the learner commits to a guess; lk.course.reveal("01.1", truth)
     lk.course.exercise("01.1").check(answer)    # and .hint(), .solution()
     lk.course.progress()                        # a map of what was done, kept in a local file
-    lk.course.results.pilot()                   # tables of trained networks that come with labkit
+    lk.course.results.method()                  # tables of trained networks that come with labkit
 
 An exercise lives in the module of its lesson (`lesson_01.py`): its check, its hint, and its solution as Python code.
 """

@@ -1,7 +1,8 @@
 """The tables of trained networks that come with labkit, and what lessons read from them.
 
-A table has one row a run and photograph, as `labkit study pilot` writes it (see data/results/README.md). Intervals and
-standard errors are over training seeds: each seed's mean over the photographs is one observation.
+A table has one row a run and photograph, as `labkit study` writes it (see data/results/README.md). Intervals and
+standard errors of `mismatch` and `bd_rates` are over training seeds: each seed's mean over the photographs is one
+observation. Those of `method_against` are over seeds and photographs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,39 @@ def pilot() -> pd.DataFrame:
     if not file.is_file():
         raise ValueError(f"{file}: there is no such table, `labkit study pilot --out {file}` makes it in about an hour")
     return evaluation.read_table(file)
+
+
+def method(images: str = "kodak") -> pd.DataFrame:
+    """The shipped table of `labkit study method`: its runs that fork from common checkpoints, on one set of images.
+
+    images: "kodak", or "test", the bundled photographs. Raises ValueError for another, and where the table is missing.
+    """
+    from labkit.study import engine
+
+    table = engine.read("method")
+    check_name("images: no set in this table", images, sorted(table["set"].dropna().unique()))
+    return table[(table["part"] == "forks") & (table["set"] == images)]
+
+
+def method_against(images: str = "kodak") -> pd.DataFrame:
+    """BD-rate of the method against each other scheme, in percent: a row for each network and other scheme.
+
+    Columns: network, other, bd_rate, low and high (its 95% interval, over seeds and images), verdict (fewer bits, more
+    bits, undecided, or none, where a curve does not rise). Raises ValueError as `method` does.
+    """
+    import pandas as pd
+
+    from labkit.study import report
+
+    table, rows = method(images), []
+    for one in report.of("method", table).findings:
+        network, _, rest = one.what.partition(f", {images}, BD-rate against ")
+        if rest:
+            value, low, high = (100 * number for number in (one.value, one.low, one.high))
+            told = "fewer bits" if high < 0 else "more bits" if low > 0 else "undecided"
+            about = {"network": network, "other": rest, "bd_rate": value, "low": low, "high": high}
+            rows.append(about | {"verdict": "none" if math.isnan(value) else told})
+    return pd.DataFrame(rows)
 
 
 def curves(table: pd.DataFrame, network: str) -> pd.DataFrame:

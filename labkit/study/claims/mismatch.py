@@ -35,19 +35,17 @@ def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> I
 
 
 def findings(table) -> list[Finding]:
-    """For each network and quantity: every scheme's own mismatch, and the order, on forks and on the trunk."""
-    forks, found = table[table["part"] == "forks"], []
-    labels = list(forks["scheme"].unique())
-    for network in forks["network"].unique():
+    """For each network and quantity: every scheme's own mismatch, and the order, on the trunk, and on forks, if any."""
+    forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
+    labels = list(measured["label"].unique())
+    for network in measured["network"].unique():
         for quantity, (seen, rounded) in PLACES.items():
             own = forks[forks["network"] == network]
             own = own.assign(value=(own[seen] - own[rounded]) / own[rounded])
             there = table[(table["network"] == network) & (table["quantity"] == quantity)]
             laboratory = there[there["part"] == LABORATORY].groupby("label")["value"].mean().loc[labels].to_numpy()
-            gaps = {
-                "trained with it": crossed(own, "value", ["scheme"], labels),
-                "on the trunk": crossed(there[there["part"] == MEASURED], "value", ["label"], labels),
-            }
+            gaps = {"trained with it": crossed(own, "value", ["scheme"], labels)} if len(own) else {}
+            gaps["on the trunk"] = crossed(there[there["part"] == MEASURED], "value", ["label"], labels)
             for where, values in gaps.items():
                 what = f"{network}, {quantity} mismatch {where}"
                 for label, one in zip(labels, estimates(_mean, values), strict=True):

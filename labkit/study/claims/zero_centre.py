@@ -33,18 +33,22 @@ def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> I
 
 
 def findings(table) -> list[Finding]:
-    """For each network and surrogate, with the stop against without: variance at the means, loss, training's spread."""
+    """For each network and surrogate, with the stop against without: variance at the means, loss, training's spread.
+
+    And what each variation's loss is to that of the course's method, the identity slope with the stop. Of a network
+    that nothing was forked of, the variance alone.
+    """
     forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
-    labels = list(forks["scheme"].unique())
-    for network in forks["network"].unique():
+    for network in measured["network"].unique():
         own, there = forks[forks["network"] == network], measured[measured["network"] == network]
-        for label in [label for label in labels if f"{label}{THROUGH}" in labels]:
+        labels = list(own["scheme"].unique())
+        stopped = [label for label in there["label"].unique() if not label.endswith(THROUGH)]
+        for label in stopped:
             pair = [label, f"{label}{THROUGH}"]
-            values = {
-                "variance of the gradient at the means": crossed(there, "value", ["label"], pair),
-                "loss": crossed(own, "loss", ["scheme"], pair),
-                SPREAD: crossed(own, "train_spread", ["scheme"], pair),
-            }
+            values = {"variance of the gradient at the means": crossed(there, "value", ["label"], pair)}
+            if len(own):
+                values["loss"] = crossed(own, "loss", ["scheme"], pair)
+                values[SPREAD] = crossed(own, "train_spread", ["scheme"], pair)
             for what, value in values.items():
                 expected = "below" if label != CONTROL else "none" if what != SPREAD else ""
                 found.append(
@@ -60,6 +64,9 @@ def findings(table) -> list[Finding]:
                 losses = crossed(own, "loss", ["scheme"], [label, f"{label}{UNCENTRED}"])
                 what = f"{network}, {label}, loss with zero centre and stop to neither"
                 found.append(finding(what, estimate(_change, np.log(losses))))
+        for label in [label for label in labels if label != CONTROL]:
+            losses = crossed(own, "loss", ["scheme"], [label, CONTROL])
+            found.append(finding(f"{network}, loss, {label} to {CONTROL}", estimate(_change, np.log(losses))))
     return found
 
 
