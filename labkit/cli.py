@@ -584,6 +584,7 @@ _CLAIMS = {
     "bound": "the best lower bound of the scale lies in between",
     "zero_centre": "the partial stop-gradient steadies training",
     "method": "the whole method against seven others",
+    "variations": "variations of the method where it lost",
 }
 _STUDY = """Test a claim: make the runs that are missing, write the table and the figure, and say what was decided.
 

@@ -154,6 +154,8 @@ class Finding:
     @property
     def told(self) -> str:
         """The numbers alone."""
+        if math.isnan(self.value):
+            return "no number"
         if math.isnan(self.low):
             return f"{100 * self.value:.3g}%" if self.percent else f"{self.value:.3g}"
         if self.percent:
@@ -162,7 +164,8 @@ class Finding:
         return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
     def __str__(self) -> str:
-        more = f" ({self.further or 'over 1,000'} further seeds)" if self.verdict == UNDECIDED else ""
+        asks = self.verdict == UNDECIDED and not math.isnan(self.value)
+        more = f" ({self.further or 'over 1,000'} further seed{'s' * (self.further != 1)})" if asks else ""
         return f"{self.what}: {self.told}" + (f": {self.verdict}{more}" if self.verdict else "")
 
 
