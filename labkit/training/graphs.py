@@ -29,7 +29,8 @@ class Graphed:
             self.batch = batch.clone()
             self.graph = torch.cuda.CUDAGraph()
             self.graph.register_generator_state(self.generator)
-            with torch.cuda.graph(self.graph, stream=self.stream):  # this runs nothing
+            # this runs nothing; thread_local: a thread that pins the next batch in memory may go on meanwhile
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.given = self.step(self.batch)
         self.batch.copy_(batch)
         self.graph.replay()
