@@ -120,3 +120,22 @@ def test_the_shipped_pilot_is_whole_and_can_be_read():
     assert mixed["train_mse255"].to_numpy() == pytest.approx(mixed["mse255"].to_numpy(), rel=1e-5)
     rates = results.bd_rates(table)
     assert len(rates) == 2 * 4 and rates.notna().all(axis=None) and len(results.mismatch(table)) == 2 * 5 * 3
+
+
+def test_the_shipped_comparison_of_the_method_is_whole_and_says_what_its_findings_say():
+    table = results.method()
+    runs = table.groupby(["network", "lmbda", "scheme", "seed"])
+    assert len(runs) == 3 * 3 * 8 * 3 and (runs["name"].nunique() == 24).all() and (runs.size() == 24).all()
+    assert table.groupby(["network", "lmbda", "seed"])["start"].nunique().eq(1).all()
+    assert set(results.method("test")["name"]) == set(results.pilot()["name"])
+    with pytest.raises(ValueError, match="images: no set in this table is named 'kodac'; did you mean kodak"):
+        results.method("kodac")
+    against, told = results.method_against(), results.findings("method")
+    assert len(against) == 3 * 7 and not against.duplicated(["network", "other"]).any()
+    for row in against.itertuples():
+        one = told[f"{row.network}, kodak, BD-rate against {row.other}"]
+        assert [row.bd_rate, row.low, row.high] == pytest.approx(
+            [100 * x for x in (one.value, one.low, one.high)], nan_ok=True
+        )
+        words = {"held": "fewer bits", "not held": "more bits", "undecided": "undecided"}
+        assert row.verdict == ("none" if math.isnan(row.bd_rate) else words[one.verdict])

@@ -17,6 +17,8 @@ from labkit.checks import check_name
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.study.statistics import Finding
+
 # what training saw, and what it came to
 GAPS = {
     "rate": ("train_bpp", "estimated_bpp"),
@@ -47,24 +49,34 @@ def method(images: str = "kodak") -> pd.DataFrame:
     return table[(table["part"] == "forks") & (table["set"] == images)]
 
 
+def findings(claim: str) -> dict[str, Finding]:
+    """What the shipped table of a claim of the study says: each finding by what it compares.
+
+    Raises ValueError for a claim that there is not, and where its table is missing.
+    """
+    from labkit.study import engine, report
+
+    return {one.what: one for one in report.of(claim, engine.read(claim)).findings}
+
+
 def method_against(images: str = "kodak") -> pd.DataFrame:
     """BD-rate of the method against each other scheme, in percent: a row for each network and other scheme.
 
-    Columns: network, other, bd_rate, low and high (its 95% interval, over seeds and images), verdict (fewer bits, more
-    bits, undecided, or none, where a curve does not rise). Raises ValueError as `method` does.
+    images: "kodak", or "test", the bundled photographs. Columns: network, other, bd_rate, low and high (its 95%
+    interval, over seeds and images), verdict (fewer bits, more bits, undecided, or none, where a curve does not rise).
     """
     import pandas as pd
 
-    from labkit.study import report
-
-    table, rows = method(images), []
-    for one in report.of("method", table).findings:
-        network, _, rest = one.what.partition(f", {images}, BD-rate against ")
-        if rest:
+    rows = []
+    for what, one in findings("method").items():
+        network, _, other = what.partition(f", {images}, BD-rate against ")
+        if other and "from scratch" not in network:
             value, low, high = (100 * number for number in (one.value, one.low, one.high))
-            told = "fewer bits" if high < 0 else "more bits" if low > 0 else "undecided"
-            about = {"network": network, "other": rest, "bd_rate": value, "low": low, "high": high}
-            rows.append(about | {"verdict": "none" if math.isnan(value) else told})
+            verdict = "none" if math.isnan(value) else "undecided"
+            verdict = "fewer bits" if high < 0 else "more bits" if low > 0 else verdict
+            rows.append(
+                {"network": network, "other": other, "bd_rate": value, "low": low, "high": high, "verdict": verdict}
+            )
     return pd.DataFrame(rows)
 
 

@@ -24,6 +24,8 @@ def findings(table) -> list[Finding]:
         best[scheme] = rates[int(logs.mean((0, 1)).argmin())]
         what = f"{scheme}, loss at lr {rates[-1]} to that at {rates[0]}"
         found.append(finding(what, estimate(lambda a: np.mean(a[:, :, -1] - a[:, :, 0]), logs)))
+    pair = np.log(crossed(forks, "loss", ["scheme", "lr"], [(one, best[one]) for one in (METHOD, REFERENCE)]))
+    found.append(finding(f"{METHOD}, loss to {REFERENCE}", estimate(lambda a: np.mean(a[:, :, 0] - a[:, :, 1]), pair)))
     for scheme in [scheme for scheme in best if scheme not in (METHOD, REFERENCE)]:
         levels = [(one, best[one]) for one in (scheme, METHOD, REFERENCE)]
         logs = np.log(crossed(forks, "loss", ["scheme", "lr"], levels))
