@@ -155,6 +155,17 @@ def test_an_order_is_held_where_every_pair_is_as_predicted():
     assert pairs.verdict == UNDECIDED
 
 
+def test_variances_of_other_orders_of_magnitude_are_put_in_order_by_their_ratios():
+    """Where images differ by factors, a difference of means is that of the loudest image."""
+    rng = np.random.default_rng(10)
+    labels, predicted = ["none", "some", "much"], np.array([0.0, 1.0, 3.0])
+    values = predicted * np.exp(2 * effects(rng, of_seeds=0.1, of_images=1, rest=0.1)[:, :, None])
+    mean = lambda a: a.mean((0, 1))  # noqa: E731
+    assert order("x", labels, mean, predicted, values)[1].verdict == UNDECIDED
+    assert order("x", labels, mean, predicted, values, relative=True)[1].verdict == HELD
+    assert order("x", labels, mean, predicted[[0, 2, 1]], values, relative=True)[1].verdict == NOT_HELD
+
+
 def test_a_crossed_array_has_only_seeds_that_are_whole():
     rows = [(s, "test", name, k, 10 * s + k) for s, name, k in product((3, 1, 2), "ab", (7, 8))]
     table = pd.DataFrame(rows, columns=["seed", "set", "name", "level", "value"])

@@ -257,14 +257,20 @@ def best_level(losses: np.ndarray, levels: np.ndarray) -> float:
 
 
 def order(
-    what: str, labels: Sequence[str], measure: Statistic, predicted: np.ndarray, *arrays: np.ndarray
+    what: str,
+    labels: Sequence[str],
+    measure: Statistic,
+    predicted: np.ndarray,
+    *arrays: np.ndarray,
+    relative: bool = False,
 ) -> list[Finding]:
     """How the measured order of things agrees with the predicted: rank correlation, and each pair's sign.
 
-    measure: of the arrays, a number for each label. Kendall's τ_b is a step function, whose jackknife is 0 where no
-    seed and no image change the order: then the pairs say how sure that is. A pair counts where the laboratory parts
-    the two (by 1% of its largest difference), and is decided at 5% over all pairs (Bonferroni). The order is held where
-    every pair is decided as predicted, and not held where one is decided otherwise.
+    measure: of the arrays, a number for each label; relative: a pair's difference is told for each unit of their sum,
+    as becomes variances, which may be of other orders of magnitude or none. Kendall's τ_b is a step function, whose
+    jackknife is 0 where no seed and no image change the order: then the pairs say how sure that is. A pair counts where
+    the laboratory parts the two (by 1% of its largest difference), and is decided at 5% over all pairs (Bonferroni).
+    The order is held where every pair is decided as predicted, and not held where one is decided otherwise.
     """
     from scipy import stats
 
@@ -273,7 +279,10 @@ def order(
 
     def gaps(*given: np.ndarray) -> list[float]:
         values = measure(*given)
-        return [float(np.sign(predicted[a] - predicted[b]) * (values[a] - values[b])) for a, b in pairs]
+        apart = [float(np.sign(predicted[a] - predicted[b]) * (values[a] - values[b])) for a, b in pairs]
+        if not relative:
+            return apart
+        return [gap / (values[a] + values[b] or 1.0) for gap, (a, b) in zip(apart, pairs, strict=True)]
 
     least = SEPARATE * float(np.ptp(predicted))
     every = combinations(range(len(labels)), 2)

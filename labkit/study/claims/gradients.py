@@ -75,7 +75,7 @@ def findings(table) -> list[Finding]:
             what = f"{network}, change promised for each unit that is found, {label}"
             found.append(finding(what, one, log=False, percent=False))
         wanted = laboratory["variance"].loc[labels].to_numpy()
-        found += order(f"{network}, variance", labels, lambda v: v.mean((0, 1)), wanted, variances)
+        found += order(f"{network}, variance", labels, lambda v: v.mean((0, 1)), wanted, variances, relative=True)
         wanted = laboratory["promise"].loc[labels].to_numpy()
         found += order(f"{network}, promise", labels, promise, wanted, agreed, changes)
     return found

@@ -35,7 +35,7 @@ def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> I
 
 
 def findings(table) -> list[Finding]:
-    """For each network and quantity: every scheme's own mismatch, and the order, on the trunk, and on forks, if any."""
+    """For each network and quantity: each scheme's mismatch, and the order, on the trunk, and on forks if all are."""
     forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
     labels = list(measured["label"].unique())
     for network in measured["network"].unique():
@@ -44,7 +44,8 @@ def findings(table) -> list[Finding]:
             own = own.assign(value=(own[seen] - own[rounded]) / own[rounded])
             there = table[(table["network"] == network) & (table["quantity"] == quantity)]
             laboratory = there[there["part"] == LABORATORY].groupby("label")["value"].mean().loc[labels].to_numpy()
-            gaps = {"trained with it": crossed(own, "value", ["scheme"], labels)} if len(own) else {}
+            all_there = set(labels) <= set(own["scheme"])
+            gaps = {"trained with it": crossed(own, "value", ["scheme"], labels)} if all_there else {}
             gaps["on the trunk"] = crossed(there[there["part"] == MEASURED], "value", ["label"], labels)
             for where, values in gaps.items():
                 what = f"{network}, {quantity} mismatch {where}"
