@@ -144,6 +144,6 @@ def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel, monkeypat
 def test_annealing_beats_noise_at_low_rate():
     best = annealing.best_code(1.5)[1]
     rows = [(ANNEALED["soft rounding"], schedules.constant(0.14)), (UNANNEALED["noise"], schedules.constant(1.0))]
-    *_, codes = annealing.train(rows, 1.5, steps=400, seeds=4)
+    *_, codes = annealing.train(rows, 1.5, steps=400, seeds=16)  # of which now and then one ends elsewhere
     soft, noise = annealing.rounded_loss(codes, 1.5).mean(1) - best
     assert 0 < soft < 0.03 < 0.06 < noise < 0.1

@@ -18,6 +18,7 @@ from labkit.study.statistics import (
     NOT_HELD,
     UNDECIDED,
     Estimate,
+    Finding,
     against_both_ends,
     best_level,
     crossed,
@@ -329,6 +330,19 @@ def test_a_variation_is_compared_with_the_better_of_method_and_noise_each_at_its
     assert told[f"identity, loss at lr {rates[1]} to that at {rates[0]}"].value == pytest.approx(1 / 101, abs=1e-3)
 
 
+def test_of_a_claim_that_one_finding_makes_the_cheapest_is_told():
+    open_ones = tuple(Finding("x", 0.0, -1.0, 1.0, UNDECIDED, further=more) for more in (None, 7, 2))
+    told = {enough: report.Report("x", "", open_ones, UNDECIDED, 3, 1.5, enough).told for enough in ("any", "all")}
+    assert told["any"].startswith("undecided: 2 further seeds would do") and "3 core-hours" in told["any"]
+    assert told["all"].startswith("undecided: 1,000 further seeds would not do")
+
+
+def test_what_is_far_off_is_told_in_factors():
+    far = finding("x", Estimate(math.log(3.0), 1.0, 1.0, 9, 9), "above")
+    low, high = 1 + far.low, 1 + far.high
+    assert far.told == f"×3 [×{low:.3g}, ×{high:.3g}]" and high > 11
+
+
 def test_what_has_no_number_says_so():
     nothing = finding("x", Estimate(math.nan, math.nan, math.nan, 3, 4), "below", log=False, percent=True)
     assert str(nothing) == "x: no number: undecided"
@@ -618,6 +632,9 @@ def test_of_a_study_that_was_stopped_whole_seeds_count(tmp_path, monkeypatch):
     table = curves(FACTORS, seeds=3)
     stopped = table[(table["seed"] < 2) | (table["scheme"] == "noise")]
     assert engine.whole_seeds(stopped) == [0, 1] and engine.whole_seeds(table) == [0, 1, 2]
+    another = table[table["seed"] == 0].assign(network="two", run="another's " + table["run"])
+    assert engine.whole_seeds(pd.concat([table, another])) == [0, 1, 2]  # of another network there is one seed
+    assert engine.whole_seeds(stopped[stopped["seed"] > 0]) == [1]
     one, two = report.of("method", stopped), report.of("method", table[table["seed"] < 2])
     assert (one.seeds, one.hours, one.findings) == (2, two.hours, two.findings)
 

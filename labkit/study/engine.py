@@ -183,20 +183,22 @@ def _known(study: Study, made: Parts) -> pd.DataFrame:
     families: dict[str, set[str]] = {}  # a trunk and its forks, or a run by itself
     for _, run in _named(made):
         families.setdefault(run.trunk or run.name, set()).add(short(run.name))
-    there = Results(study.work).frame([*families])
-    at_hand = dict(zip(there["run"], there["weights"].map(_cut, na_action="ignore"), strict=True)) if len(there) else {}
-    taken, of = [], dict[str, Any]()  # the weights of the trunks that forks were taken of
-    for name in sorted(CLAIMS, key=lambda name: name != study.name):
-        table = _table(name, study.out)
-        trunks = table[table["part"] == TRUNK].drop_duplicates("run").set_index("run")["weights"]
-        for trunk, runs in families.items():
-            found, own = table[table["run"].isin(runs)], trunks.get(short(trunk))
-            whole = set(found["run"]) == runs
-            if len(found) and (own == of[trunk] if trunk in of else whole or own == at_hand.get(trunk, "")):
-                of[trunk] = own
-                taken.append(found)
+    made_here = Results(study.work).frame([*families])
+    at_hand = {row.run: _cut(row.weights) for row in made_here.itertuples() if isinstance(row.weights, str)}
+    tables = [_table(name, study.out) for name in sorted(CLAIMS, key=lambda name: name != study.name)]
+    taken = []
+    for trunk, runs in families.items():
+        there = [table[table["run"].isin(runs)] for table in tables]
+        whole = [found for found in there if set(found["run"]) == runs]
+        taken += whole[:1] or [found for found in there if _weights(found, trunk) == at_hand.get(trunk, "")]
     frame = pd.concat(taken, ignore_index=True) if taken else _table("", study.out)
     return frame.reindex(columns=["run", *RESULTS.values()]).drop_duplicates(["run", "set", "name"])
+
+
+def _weights(found: pd.DataFrame, trunk: str) -> str | None:
+    """Of a trunk, as a table's rows have them."""
+    own = found["weights"][found["run"] == short(trunk)]
+    return own.iloc[0] if len(own) else None
 
 
 COLUMNS = ("part", "run", *SETTINGS, "start", *RESULTS.values(), "label", "quantity", "value", "command")
@@ -362,9 +364,9 @@ def with_losses(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole_seeds(frame: pd.DataFrame) -> list[int]:
-    """The seeds with as many runs as any: of a study that was stopped, the last one has fewer."""
+    """The seeds with as many runs as most have, or more: of a study that was stopped, the last one has fewer."""
     counts = frame.groupby("seed")["run"].nunique()
-    return counts.index[counts == counts.max()].tolist()
+    return counts.index[counts >= counts.mode().max()].tolist()
 
 
 def cost(frame: pd.DataFrame) -> float:

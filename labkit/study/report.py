@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
+FAR = 1000.0  # where a figure's axis ends, whatever an interval has beyond
 WIDE = 20.0  # from a value of this size on, a figure's axis is logarithmic outside ± 1
 MARKERS = {HELD: "o", NOT_HELD: "X", UNDECIDED: "$?$"}
 COLOURS = {HELD: theme.COLOURS[2], NOT_HELD: theme.COLOURS[1], UNDECIDED: theme.COLOURS[4]}
@@ -32,16 +33,17 @@ class Report:
     verdict: str = "no table yet"
     seeds: int = 0
     hours: float = 0.0
+    enough: str = "all"  # of the findings, to make the claim
 
     @property
     def told(self) -> str:
         """The verdict, and what would decide a claim that is undecided."""
         if self.verdict != UNDECIDED:
             return self.verdict
-        open_ones = [one.further for one in self.findings if one.verdict == UNDECIDED]
-        if not open_ones or None in open_ones:
+        open_ones = [one.further or math.inf for one in self.findings if one.verdict == UNDECIDED]
+        more = (min if self.enough == "any" else max)(open_ones, default=math.inf)
+        if more == math.inf:
             return f"{UNDECIDED}: 1,000 further seeds would not do; other effects or images might"
-        more = max(one for one in open_ones if one is not None)
         seeds = f"{more} further seed{'s' * (more > 1)}"
         return f"{UNDECIDED}: {seeds} would do if nothing else changed, {_hours(more * self.hours)} here"
 
@@ -63,8 +65,8 @@ def of(name: str, table: pd.DataFrame) -> Report:
         findings = (*module.findings(table[table["error"].isna()]), *_failures(table))
     except (ValueError, KeyError, IndexError) as error:
         return Report(name, text, (), f"not all there: {error}", seeds, engine.cost(table))
-    overall = verdict(findings, getattr(module, "ENOUGH", "all"))
-    return Report(name, text, findings, overall, seeds, engine.cost(table))
+    enough = getattr(module, "ENOUGH", "all")
+    return Report(name, text, findings, verdict(findings, enough), seeds, engine.cost(table), enough)
 
 
 def _failures(table: pd.DataFrame) -> Iterator[Finding]:
@@ -125,7 +127,7 @@ def draw(one: Report, table: pd.DataFrame, path: Path) -> None:
 
     module = engine.claim(one.name)
     shown = [finding for finding in one.findings if finding.verdict and not math.isnan(finding.low)]
-    height = max(3.0, 0.2 * len(shown) + 1.2)
+    height = max(4.0, 0.2 * len(shown) + 1.2)
     with matplotlib.rc_context(
         {"svg.hashsalt": one.name, "svg.fonttype": "none", "font.size": 8, "axes.edgecolor": theme.INK}
     ):
@@ -149,8 +151,8 @@ def _curves(axes: Any, label: str, lines: dict[str, tuple[list[float], list[floa
     levels = sorted({level for x, _ in lines.values() for level in x})
     axes.set_xticks(levels, [f"{level:g}" for level in levels])
     axes.minorticks_off()
-    axes.set_ylim(top=min(axes.get_ylim()[1], 10.0))
-    axes.legend(frameon=False, labelcolor=theme.INK)
+    axes.set_ylim(-0.3, min(axes.get_ylim()[1], 10.0))
+    axes.legend(frameon=False, labelcolor=theme.INK, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
     _grey(axes)
 
 
@@ -169,6 +171,7 @@ def _forest(axes: Any, shown: list[Finding]) -> None:
     axes.axvline(0, color=theme.INK, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [one.what for one in shown], fontsize=7)
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
+    axes.set_xlim(*(min(max(end, -FAR), FAR) for end in axes.get_xlim()))
     if max(map(abs, axes.get_xlim())) > WIDE:
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter("{x:g}")

@@ -21,6 +21,7 @@ HELD, NOT_HELD, UNDECIDED = "held", "not held", "undecided"
 CONFIDENCE = 0.95
 MOST = 1000  # further seeds that are still told
 SMALL = 5e-3  # a relative change of a loss that counts for nothing
+FACTOR = 10.0  # a share from which on, at its interval's end, factors are told, not percent
 SEPARATE = 0.01  # of the largest difference that the laboratory predicts: below it, it predicts no order
 
 Statistic = Callable[..., Any]
@@ -158,6 +159,8 @@ class Finding:
             return "no number"
         if math.isnan(self.low):
             return f"{100 * self.value:.3g}%" if self.percent else f"{self.value:.3g}"
+        if self.percent and self.high > FACTOR:
+            return f"×{1 + self.value:.3g} [×{1 + self.low:.3g}, ×{1 + self.high:.3g}]"
         if self.percent:
             value, low, high = (f"{100 * number:+.2f}" for number in (self.value, self.low, self.high))
             return f"{value}% [{low}, {high}]"
