@@ -152,7 +152,8 @@ def _curves(axes: Any, label: str, lines: dict[str, tuple[list[float], list[floa
     axes.set_xticks(levels, [f"{level:g}" for level in levels])
     axes.minorticks_off()
     axes.set_ylim(-0.3, min(axes.get_ylim()[1], 10.0))
-    axes.legend(frameon=False, labelcolor=theme.INK, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+    axes.legend(frameon=False, labelcolor=theme.INK, fontsize=7, **below)
     _grey(axes)
 
 
