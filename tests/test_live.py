@@ -634,13 +634,21 @@ def test_the_codec_panel_says_what_is_missing(pictures, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no trained weights are shipped yet")
-@pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=[pytest.mark.slow, pytest.mark.alone]), 0.013])
-def test_a_slider_move_improves_on_the_shipped_weights_within_15_seconds(lmbda):
+@pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=pytest.mark.slow), 0.013])
+def test_a_slider_move_improves_on_the_shipped_weights(lmbda):
     panel = lk.live.codec_panel(lmbda=lmbda)
     result = panel.run(60)
     panel.close()
     assert result.fall > 2 * result.standard_error
-    assert result.seconds < 15
+
+
+@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no trained weights are shipped yet")
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_slider_move_takes_15_seconds_at_most():
+    panel = lk.live.codec_panel(lmbda=0.013)
+    assert panel.run(60).seconds < 15
+    panel.close()
 
 
 def test_a_soak_counts_what_happened(monkeypatch):

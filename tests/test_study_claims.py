@@ -341,6 +341,14 @@ def test_what_is_far_off_is_told_in_factors():
     far = finding("x", Estimate(math.log(3.0), 1.0, 1.0, 9, 9), "above")
     low, high = 1 + far.low, 1 + far.high
     assert far.told == f"×3 [×{low:.3g}, ×{high:.3g}]" and high > 11
+    assert finding("x", Estimate(0.0, 99.0, 99.0, 9, 9), "above").told == "×1 [< ×0.001, > ×1,000]"
+
+
+def test_the_short_table_names_the_finding_that_is_nearest_to_a_decision():
+    open_ones = [
+        Finding(name, 0.0, -1.0, 1.0, UNDECIDED, further=more, main=True) for name, more in (("far", None), ("near", 3))
+    ]
+    assert "2 undecided, e.g. near:" in report.markdown([report.Report("x", "", tuple(open_ones), UNDECIDED)])
 
 
 def test_what_has_no_number_says_so():

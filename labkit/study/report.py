@@ -89,10 +89,14 @@ def reports(folder: str | Path | None = None) -> list[Report]:
 
 
 def markdown(found: list[Report]) -> str:
-    """A table of the claims: of each one's main findings how many there are of a verdict, and the first of each."""
+    """A table of the claims: of each one's main findings how many there are of a verdict, and one of each.
+
+    That is the first, or where seeds are missing the one that misses fewest.
+    """
     lines = ["| claim | verdict | what it rests on |", "| --- | --- | --- |"]
     for number, one in enumerate(found, start=1):
         mains = [finding for finding in one.findings if finding.main]
+        mains.sort(key=lambda main: main.further or math.inf)
         kinds = {kind: [main for main in mains if main.verdict == kind] for kind in (HELD, NOT_HELD, UNDECIDED)}
         told = [f"{len(some)} {kind}, e.g. {some[0].what}: {some[0].told}" for kind, some in kinds.items() if some]
         told += [f"[all of them](data/results/study-{one.name}.svg)"] if mains else []

@@ -22,6 +22,7 @@ CONFIDENCE = 0.95
 MOST = 1000  # further seeds that are still told
 SMALL = 5e-3  # a relative change of a loss that counts for nothing
 FACTOR = 10.0  # a share from which on, at its interval's end, factors are told, not percent
+FAR = 1000.0  # a factor, or its inverse, beyond which an interval's end is not told
 SEPARATE = 0.01  # of the largest difference that the laboratory predicts: below it, it predicts no order
 
 Statistic = Callable[..., Any]
@@ -160,7 +161,9 @@ class Finding:
         if math.isnan(self.low):
             return f"{100 * self.value:.3g}%" if self.percent else f"{self.value:.3g}"
         if self.percent and self.high > FACTOR:
-            return f"×{1 + self.value:.3g} [×{1 + self.low:.3g}, ×{1 + self.high:.3g}]"
+            value, low, high = (1 + number for number in (self.value, self.low, self.high))
+            below = "< ×0.001" if low < 1 / FAR else f"×{low:.3g}"
+            return f"×{value:.3g} [{below}, {'> ×1,000' if high > FAR else f'×{high:.3g}'}]"
         if self.percent:
             value, low, high = (f"{100 * number:+.2f}" for number in (self.value, self.low, self.high))
             return f"{value}% [{low}, {high}]"
