@@ -585,6 +585,7 @@ _CLAIMS = {
     "zero_centre": "the partial stop-gradient steadies training",
     "method": "the whole method against seven others",
     "variations": "variations of the method where it lost",
+    "elsewhere": "the best variation on other networks",
 }
 _STUDY = """Test a claim: make the runs that are missing, write the table and the figure, and say what was decided.
 

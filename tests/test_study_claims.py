@@ -330,6 +330,18 @@ def test_a_variation_is_compared_with_the_better_of_method_and_noise_each_at_its
     assert told[f"identity, loss at lr {rates[1]} to that at {rates[0]}"].value == pytest.approx(1 / 101, abs=1e-3)
 
 
+def test_what_was_best_has_to_be_better_than_both_on_every_other_network_and_set_of_images():
+    losses = {"noise": 1.00, "annealed": 1.01, "substituted": 0.98}
+    axes = {"network": ["one", "other"], "scheme": list(losses)}
+    found = of("elsewhere", runs(lambda network, scheme: losses[scheme], **axes))
+    told = {one.what: one.value for one in found.findings}
+    assert found.verdict == HELD and len(told) == 4
+    assert told["one, test, loss to noise"] == pytest.approx(0.98 / 1.00 - 1, abs=1e-3)
+    assert told["other, test, loss to annealed"] == pytest.approx(0.98 / 1.01 - 1, abs=1e-3)
+    table = runs(lambda network, scheme: 1.0 if network == "one" else losses[scheme], **axes)
+    assert of("elsewhere", table).verdict == NOT_HELD
+
+
 def test_of_a_claim_that_one_finding_makes_the_cheapest_is_told():
     open_ones = tuple(Finding("x", 0.0, -1.0, 1.0, UNDECIDED, further=more) for more in (None, 7, 2))
     told = {enough: report.Report("x", "", open_ones, UNDECIDED, 3, 1.5, enough).told for enough in ("any", "all")}
@@ -354,6 +366,8 @@ def test_the_short_table_names_the_finding_that_is_nearest_to_a_decision():
 def test_what_has_no_number_says_so():
     nothing = finding("x", Estimate(math.nan, math.nan, math.nan, 3, 4), "below", log=False, percent=True)
     assert str(nothing) == "x: no number: undecided"
+    lone = finding("x", Estimate(0.06, math.nan, math.nan, 3, 4), "below", log=False, percent=True)
+    assert str(lone) == "x: 6%: undecided"  # more seeds would not give it an interval
 
 
 FACTORS = {"annealed": 0.95, "noise": 1.0, "mixed": 0.97}

@@ -31,7 +31,7 @@ from labkit.sweeps.results import Results
 if TYPE_CHECKING:
     import pandas as pd
 
-CLAIMS = ("mismatch", "gradients", "tradeoff", "structure", "bound", "zero_centre", "method", "variations")
+CLAIMS = ("mismatch", "gradients", "tradeoff", "structure", "bound", "zero_centre", "method", "variations", "elsewhere")
 SCALES = ("laptop", "gpu")
 OWN = ("claim", "gpu", "trunks", "parts", "tuning", "toys", "surrogates")  # keys that are no sweep's
 TRUNK, MEASURED, LABORATORY, TOYS = "trunk", "measured", "laboratory", "toys"  # parts of a table, beside a claim's own

@@ -161,16 +161,16 @@ class Finding:
         if math.isnan(self.low):
             return f"{100 * self.value:.3g}%" if self.percent else f"{self.value:.3g}"
         if self.percent and self.high > FACTOR:
-            value, low, high = (1 + number for number in (self.value, self.low, self.high))
-            below = "< ×0.001" if low < 1 / FAR else f"×{low:.3g}"
-            return f"×{value:.3g} [{below}, {'> ×1,000' if high > FAR else f'×{high:.3g}'}]"
+            least = "< ×0.001" if 1 + self.low < 1 / FAR else f"×{1 + self.low:.3g}"
+            most = "> ×1,000" if 1 + self.high > FAR else f"×{1 + self.high:.3g}"
+            return f"×{1 + self.value:.3g} [{least}, {most}]"
         if self.percent:
             value, low, high = (f"{100 * number:+.2f}" for number in (self.value, self.low, self.high))
             return f"{value}% [{low}, {high}]"
         return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
     def __str__(self) -> str:
-        asks = self.verdict == UNDECIDED and not math.isnan(self.value)
+        asks = self.verdict == UNDECIDED and (self.further or not math.isnan(self.low))
         more = f" ({self.further or 'over 1,000'} further seed{'s' * (self.further != 1)})" if asks else ""
         return f"{self.what}: {self.told}" + (f": {self.verdict}{more}" if self.verdict else "")
 
