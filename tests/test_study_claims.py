@@ -152,8 +152,10 @@ def test_an_order_is_held_where_every_pair_is_as_predicted():
     other = np.array([0.0, 2.0, 1.0, 2.0])
     ranked, pairs = order("x", labels, mean, predicted, other + 0.05 * effects(rng, shape=(4,)))
     assert pairs.verdict == NOT_HELD and "1 otherwise (b–c)" in pairs.what
-    _, pairs = order("x", labels, mean, predicted, predicted + 9 * effects(rng, shape=(4,)))
-    assert pairs.verdict == UNDECIDED
+    assert ranked.value == pytest.approx((2 + 1 + 2 - 1 + 0) / 6, abs=0.05) and ranked.low < ranked.value < ranked.high
+    ranked, pairs = order("x", labels, mean, predicted, predicted + 9 * effects(rng, shape=(4,)))
+    assert ranked.verdict == pairs.verdict == UNDECIDED and ranked.low < 0 < ranked.high
+    assert order("x", labels, mean, predicted, np.zeros((3, 3, 4)))[0].value == 0
 
 
 def test_variances_of_other_orders_of_magnitude_are_put_in_order_by_their_ratios():

@@ -270,18 +270,18 @@ def order(
     *arrays: np.ndarray,
     relative: bool = False,
 ) -> list[Finding]:
-    """How the measured order of things agrees with the predicted: rank correlation, and each pair's sign.
+    """How the measured order of things agrees with the predicted: as a whole, and each pair's sign.
 
     measure: of the arrays, a number for each label; relative: a pair's difference is told for each unit of their sum,
-    as becomes variances, which may be of other orders of magnitude or none. Kendall's τ_b is a step function, whose
-    jackknife is 0 where no seed and no image change the order: then the pairs say how sure that is. A pair counts where
-    the laboratory parts the two (by 1% of its largest difference), and is decided at 5% over all pairs (Bonferroni).
-    The order is held where every pair is decided as predicted, and not held where one is decided otherwise.
+    as becomes variances, which may be of other orders of magnitude or none. A pair counts where the laboratory parts
+    the two (by 1% of its largest difference), and is decided at 5% over all pairs (Bonferroni). The order is held where
+    every pair is decided as predicted, and not held where one is decided otherwise. As a whole it is a rank
+    correlation: Kendall's τ, but that each pair weighs as much as it was found to differ, so 1 where all differences
+    go as predicted and −1 where none does. Without weights τ would be a step function, of which a jackknife says 0.
     """
-    from scipy import stats
-
-    def rank(*given: np.ndarray) -> float:
-        return float(stats.kendalltau(measure(*given), predicted).statistic)
+    least = SEPARATE * float(np.ptp(predicted))
+    every = combinations(range(len(labels)), 2)
+    pairs = [(a, b) for a, b in every if abs(predicted[a] - predicted[b]) > least]
 
     def gaps(*given: np.ndarray) -> list[float]:
         values = measure(*given)
@@ -290,11 +290,12 @@ def order(
             return apart
         return [gap / (values[a] + values[b] or 1.0) for gap, (a, b) in zip(apart, pairs, strict=True)]
 
-    least = SEPARATE * float(np.ptp(predicted))
-    every = combinations(range(len(labels)), 2)
-    pairs = [(a, b) for a, b in every if abs(predicted[a] - predicted[b]) > least]
+    def rank(*given: np.ndarray) -> float:
+        found = gaps(*given)
+        return math.fsum(found) / (math.fsum(map(abs, found)) or 1.0)
+
     found = estimate(rank, *arrays)
-    ranked = finding(f"{what}, rank correlation with the laboratory", found, "above", log=False, main=True)
+    ranked = finding(f"{what}, weighted rank correlation with the laboratory", found, "above", log=False, main=True)
     one_by_one = [finding("", one, "above", log=False, tests=len(pairs)) for one in estimates(gaps, *arrays)]
     judged = list(zip(pairs, one_by_one, strict=True))
     against = [f"{labels[a]}–{labels[b]}" for (a, b), one in judged if one.verdict == NOT_HELD]
