@@ -101,7 +101,7 @@ def test_a_run_trains_its_own_copy(panel, run):
     torch.set_num_threads(threads)
     np.testing.assert_allclose(result.losses, losses, rtol=1e-5)
     assert result.model.scheme == lk.schemes.mixed()
-    fresh = panel._plain("MeanScaleHyperprior")
+    fresh, _ = panel._plain("MeanScaleHyperprior")
     assert not any(
         torch.equal(a, b) for a, b in zip(fresh.g_s.parameters(), result.model.g_s.parameters(), strict=True)
     )

@@ -94,7 +94,7 @@ class AdoptionPanel(PlotPanel):
         self._steps, self._seed = steps, seed
         self._photos = datasets.photos("train")
         self._test = datasets.photos("test").crops(_TEST, _CROP, torch.Generator().manual_seed(seed))
-        self._fresh: dict[str, nn.Module] = {}
+        self._fresh: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
         super().__init__(
             controls={
                 "model": menu("CompressAI model", list(MODELS), model),
@@ -197,8 +197,8 @@ class AdoptionPanel(PlotPanel):
 
     def _adopt(self, settings: Settings) -> _Adoption:
         """A fresh model, adopted, and compared with itself before."""
-        model = copy.deepcopy(self._plain(settings["model"])).eval()
-        keys, before = list(model.state_dict()), self._evaluated(model)
+        plain, before = self._plain(settings["model"])
+        model, keys = copy.deepcopy(plain), list(plain.state_dict())
         scheme = schemes.get(settings["scheme"], temperature=settings["temperature"])
         interop.adopt(model, scheme)
         after = self._evaluated(model)
@@ -211,12 +211,13 @@ class AdoptionPanel(PlotPanel):
             account=_account(changed, scheme),
         )
 
-    def _plain(self, name: str) -> nn.Module:
-        """CompressAI's model with first weights from the seed; made once."""
+    def _plain(self, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+        """CompressAI's model with first weights from the seed, and what it gives for the test crops; made once."""
         if name not in self._fresh:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
-                self._fresh[name] = MODELS[name]()
+                model = MODELS[name]()
+            self._fresh[name] = model, self._evaluated(model)
         return self._fresh[name]
 
     @torch.no_grad()
