@@ -85,6 +85,8 @@ class _Adoption:
     same_outputs: bool
     same_keys: bool
     account: str
+    loss: float  # with rounding, before any step
+    errors: np.ndarray  # in evaluation, likewise
 
 
 class AdoptionPanel(PlotPanel):
@@ -135,12 +137,12 @@ class AdoptionPanel(PlotPanel):
         adoption = self._adopt(settings)
         model = adoption.model
         losses: list[float] = []
-        rounded: dict[int, float] = {}
-        errors: dict[str, np.ndarray] = {}
+        rounded = {0: adoption.loss}
+        errors = {"evaluation": adoption.errors, "training": self._measured(model, train=True)[1]}
 
         def look() -> None:
-            rounded[len(losses)], errors["evaluation"] = self._measured(model, train=False)
-            _, errors["training"] = self._measured(model, train=True)
+            rounded[len(losses)], errors["evaluation"], _ = self._measured(model, train=False)
+            _, errors["training"], _ = self._measured(model, train=True)
 
         def view() -> AdoptionFrame:
             return AdoptionFrame(
@@ -159,7 +161,6 @@ class AdoptionPanel(PlotPanel):
                 account=adoption.account,
             )
 
-        look()
         yield view
         for step in training.stream(
             model,
@@ -201,7 +202,7 @@ class AdoptionPanel(PlotPanel):
         model, keys = copy.deepcopy(plain), list(plain.state_dict())
         scheme = schemes.get(settings["scheme"], temperature=settings["temperature"])
         interop.adopt(model, scheme)
-        after = self._evaluated(model)
+        loss, errors, after = self._measured(model, train=False)
         changed = interop.summary(model).to_dict("records")
         return _Adoption(
             model=model,
@@ -209,6 +210,8 @@ class AdoptionPanel(PlotPanel):
             same_outputs=all(torch.equal(after[name], value) for name, value in before.items()),
             same_keys=list(model.state_dict()) == keys,
             account=_account(changed, scheme),
+            loss=loss,
+            errors=errors,
         )
 
     def _plain(self, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -222,12 +225,11 @@ class AdoptionPanel(PlotPanel):
 
     @torch.no_grad()
     def _evaluated(self, model: nn.Module) -> dict[str, Tensor]:
-        output = model.eval()(self._test)
-        return {"x_hat": output["x_hat"], **output["likelihoods"]}
+        return _outputs(model.eval()(self._test))
 
     @torch.no_grad()
-    def _measured(self, model: Any, train: bool) -> tuple[float, np.ndarray]:
-        """Loss on the test crops, and the decoder's latents less those of the analysis transform."""
+    def _measured(self, model: Any, train: bool) -> tuple[float, np.ndarray, dict[str, Tensor]]:
+        """Loss on the test crops, the decoder's latents less those of the analysis transform, and the outputs."""
         was, generator = model.training, entropy.carriers(model)[0].generator
         seen: dict[str, Tensor] = {}
         hooks = [
@@ -243,7 +245,7 @@ class AdoptionPanel(PlotPanel):
             for hook in hooks:
                 hook.remove()
         loss = training.rate_distortion(output, self._test, LMBDA).total
-        return float(loss), (seen["y_hat"] - seen["y"]).flatten().numpy()
+        return float(loss), (seen["y_hat"] - seen["y"]).flatten().numpy(), _outputs(output)
 
 
 def adoption_panel(
@@ -272,6 +274,10 @@ def adoption_panel(
         if value not in takes:
             raise ValueError(f"{name}: takes {', '.join(map(str, takes))}, got {value!r}")
     return AdoptionPanel(model=model, scheme=scheme, temperature=temperature, steps=steps, seed=seed)
+
+
+def _outputs(output: dict[str, Any]) -> dict[str, Tensor]:
+    return {"x_hat": output["x_hat"], **output["likelihoods"]}
 
 
 def _shares(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
