@@ -38,21 +38,21 @@ class _Pictures(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def crops(self, n: int, size: int, generator: torch.Generator, permute_colours: bool = False) -> Tensor:
+    def crops(self, n: int, size: int, generator: torch.Generator, permute_colors: bool = False) -> Tensor:
         """n random crops of size×size, flipped at random, float32 of shape (n, 3, size, size) on the images' device.
 
-        permute_colours: half of the crops get their colour channels in a random order, so that few photographs cover
-        more colours. generator: on the CPU; the same one draws the same crops of the same pictures wherever they are.
+        permute_colors: half of the crops get their color channels in a random order, so that few photographs cover
+        more colors. generator: on the CPU; the same one draws the same crops of the same pictures wherever they are.
         Raises ValueError naming an image that is too small.
         """
-        return self.crops_uint8(n, size, generator, permute_colours).float().div_(255)
+        return self.crops_uint8(n, size, generator, permute_colors).float().div_(255)
 
     def crops_uint8(
         self,
         n: int,
         size: int,
         generator: torch.Generator,
-        permute_colours: bool = False,
+        permute_colors: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> Tensor:
         """The same crops as the bytes that the images hold, uint8: a quarter of the memory.
@@ -62,12 +62,12 @@ class _Pictures(Sequence[Tensor]):
         own, batch = range(part[0] * n // part[1], (part[0] + 1) * n // part[1]), []
         for place, index in enumerate(torch.randint(len(self), (n,), generator=generator).tolist()):
             if place not in own:
-                _draw_cut(size, size, size, generator, permute_colours)  # of any size: as many random numbers
+                _draw_cut(size, size, size, generator, permute_colors)  # of any size: as many random numbers
                 continue
             image = self._pixels(index)
             height, width = image.shape[1:]
             _check_size(self.names[index], height, width, size)
-            batch.append(_cut(image, size, _draw_cut(height, width, size, generator, permute_colours)))
+            batch.append(_cut(image, size, _draw_cut(height, width, size, generator, permute_colors)))
         return torch.stack(batch)
 
     def check_crop(self, size: int) -> None:
@@ -128,31 +128,31 @@ class ImageFiles(_Pictures):
 
 
 class _Cut(NamedTuple):
-    """Where a crop lies, and what is done to it: sides swapped, colours reordered, then flipped."""
+    """Where a crop lies, and what is done to it: sides swapped, colors reordered, then flipped."""
 
     top: int
     left: int
     flip_x: int
     flip_y: int
     swap: int
-    colours: list[int] | None
+    colors: list[int] | None
 
 
-def _draw_cut(height: int, width: int, size: int, generator: torch.Generator, permute_colours: bool) -> _Cut:
+def _draw_cut(height: int, width: int, size: int, generator: torch.Generator, permute_colors: bool) -> _Cut:
     top, left = (int(torch.randint(side - size + 1, (), generator=generator)) for side in (height, width))
     flip_x, flip_y, swap = torch.randint(2, (3,), generator=generator).tolist()
-    colours = None
-    if permute_colours and torch.rand((), generator=generator) < 0.5:
-        colours = torch.randperm(3, generator=generator).tolist()
-    return _Cut(top, left, flip_x, flip_y, swap, colours)
+    colors = None
+    if permute_colors and torch.rand((), generator=generator) < 0.5:
+        colors = torch.randperm(3, generator=generator).tolist()
+    return _Cut(top, left, flip_x, flip_y, swap, colors)
 
 
 def _cut(image: Tensor, size: int, cut: _Cut) -> Tensor:
     crop = image[:, cut.top : cut.top + size, cut.left : cut.left + size]
     if cut.swap:
         crop = crop.transpose(1, 2)
-    if cut.colours:  # no indexing by a list: on a GPU that would wait for all work in flight
-        crop = torch.stack([crop[channel] for channel in cut.colours])
+    if cut.colors:  # no indexing by a list: on a GPU that would wait for all work in flight
+        crop = torch.stack([crop[channel] for channel in cut.colors])
     return crop.flip([axis for axis, flip in ((1, cut.flip_y), (2, cut.flip_x)) if flip])
 
 
@@ -166,7 +166,7 @@ def _check_size(name: str, height: int, width: int, size: int) -> None:
 def load_image(path: str | Path) -> Tensor:
     """One image as uint8 RGB of shape (3, H, W), turned as its EXIF orientation says.
 
-    Greyscale becomes three equal channels; palettes and CMYK become RGB, and embedded colour profiles are not applied;
+    Grayscale becomes three equal channels; palettes and CMYK become RGB, and embedded color profiles are not applied;
     transparency is laid on white; of 16 bits a channel the upper eight count; of an animation the first frame is taken.
 
     Raises ValueError in one line for a file that is missing, no image, damaged, absurdly large, or of samples beyond 16
@@ -221,7 +221,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _from_deep_grey(image)
+        return _from_deep_gray(image)
     if image.mode == "La":  # premultiplied
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -230,15 +230,15 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit greyscale, which Pillow would clip at 255; its one transparent value is laid on white too."""
+def _from_deep_gray(image: Image.Image) -> Image.Image:
+    """16-bit grayscale, which Pillow would clip at 255; its one transparent value is laid on white too."""
     deep = np.asarray(image)
     if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
         raise ValueError("its samples are floating-point or of more than 16 bits")
-    grey = (deep >> 8).astype(np.uint8)
+    gray = (deep >> 8).astype(np.uint8)
     if "transparency" in image.info:
-        grey[deep == image.info["transparency"]] = 255
-    return Image.fromarray(grey).convert("RGB")
+        gray[deep == image.info["transparency"]] = 255
+    return Image.fromarray(gray).convert("RGB")
 
 
 def folder(path: str | Path) -> PhotoSet:
@@ -275,7 +275,7 @@ def _in_memory(files: Sequence[Path]) -> PhotoSet:
 
 
 def photos(split: str = "train") -> PhotoSet:
-    """The bundled photographs, "train" or "test". Their sources and licences stand in data/photographs/sources.csv."""
+    """The bundled photographs, "train" or "test". Their sources and licenses stand in data/photographs/sources.csv."""
     if split not in ("train", "test"):
         raise ValueError(f'split: takes "train" or "test", got {split!r}')
     return folder(paths.data() / "photographs" / split)
@@ -351,7 +351,7 @@ class Ring:
 class Sawbridge:
     """The sawbridge X(t) = t − 1(t ≥ U), U uniform on [0, 1], at `points` times t = (k + ½)/points.
 
-    The squared distance of two realisations is `points` times the integral over t, which is the distortion of Wagner &
+    The squared distance of two realizations is `points` times the integral over t, which is the distortion of Wagner &
     Ballé (Neural Networks Optimally Compress the Sawbridge, 2021): λ for theirs is λ/points here. Their limit: H bits
     leave an error of at least 2^(−H)/6, reached by 2^H equal intervals of U where that is a whole number.
     """
@@ -359,10 +359,10 @@ class Sawbridge:
     points: int = 256
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n realisations, float32 of shape (n, points)."""
-        return self.realise(torch.rand(n, generator=generator))
+        """n realizations, float32 of shape (n, points)."""
+        return self.realize(torch.rand(n, generator=generator))
 
-    def realise(self, u: Tensor) -> Tensor:
-        """The realisations of U = u, of shape (n,): float32 of shape (n, points)."""
+    def realize(self, u: Tensor) -> Tensor:
+        """The realizations of U = u, of shape (n,): float32 of shape (n, points)."""
         t = (torch.arange(self.points) + 0.5) / self.points
         return t - (t >= u[:, None]).float()

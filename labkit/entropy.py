@@ -1,4 +1,4 @@
-"""CompressAI's entropy modules, carrying a quantisation scheme.
+"""CompressAI's entropy modules, carrying a quantization scheme.
 
 Subclasses with the same parameters and buffers: a state dict fits both ways, and in evaluation mode they are
 CompressAI's own code. In training mode the scheme says what the entropy model scores (the rate path) and what is
@@ -55,7 +55,7 @@ class SchemeCarrier:
 
 
 class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
-    """CompressAI's factorised entropy model, carrying a scheme's hyper paths, or its main ones in a factorised prior.
+    """CompressAI's factorized entropy model, carrying a scheme's hyper paths, or its main ones in a factorized prior.
 
     channels: C; inputs have shape (batch, C, …). main: use `rate` and `distortion` instead of the hyper paths.
     In training, `forward` gives the distortion path's output and the rate path's likelihood, both of the input's shape.
@@ -120,7 +120,7 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
     def draw(self, y: Tensor) -> Noise:
         """Noise of (rate, distortion) for a latent that a context model reads as well.
 
-        Where each path has its own, the distortion's is drawn first: CompressAI quantises for the context model before
+        Where each path has its own, the distortion's is drawn first: CompressAI quantizes for the context model before
         it scores, and the same seed then gives the same numbers.
         """
         return self._own(y, self._draw_for_context)
@@ -233,7 +233,7 @@ def drop_tables(model: nn.Module) -> None:
 
 
 def solve_quantiles(model: nn.Module) -> None:
-    """Solve the quantiles of every entropy bottleneck directly: no auxiliary optimiser is needed."""
+    """Solve the quantiles of every entropy bottleneck directly: no auxiliary optimizer is needed."""
     for module in carriers(model):
         if isinstance(module, EntropyBottleneck):
             module._update_quantiles()

@@ -12,8 +12,8 @@ from PIL import Image
 from labkit.datasets import MAX_PIXELS, load_image
 
 RNG = np.random.default_rng(0)
-COLOURS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+COLORS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
 
 
@@ -24,19 +24,19 @@ def loaded(path):
     return image.permute(1, 2, 0).numpy()
 
 
-def three(grey):
-    return np.repeat(grey[..., None], 3, axis=-1)
+def three(gray):
+    return np.repeat(gray[..., None], 3, axis=-1)
 
 
-def png(path, array, colour_type, depth, *chunks):
-    """A PNG written by hand: Pillow writes no 16-bit colour."""
+def png(path, array, color_type, depth, *chunks):
+    """A PNG written by hand: Pillow writes no 16-bit color."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = array.shape[:2]
     rows = b"".join(b"\0" + row.astype(f">u{depth // 8}").tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     parts = [chunk(b"IHDR", header), *(chunk(*part) for part in chunks), chunk(b"IDAT", zlib.compress(rows))]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
     return path
@@ -61,15 +61,15 @@ def test_photographs_stand_upright(orientation, suffix, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(COLOURS).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
-    np.testing.assert_array_equal(loaded(path), TURNED[orientation](COLOURS))
+    Image.fromarray(COLORS).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(loaded(path), TURNED[orientation](COLORS))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_jpeg_with_an_orientation_is_turned_and_one_with_damaged_exif_still_loads(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = Image.fromarray(np.kron(COLOURS, np.ones((8, 8, 1), np.uint8)))
+    picture = Image.fromarray(np.kron(COLORS, np.ones((8, 8, 1), np.uint8)))
     picture.save(tmp_path / "plain.jpg", quality=95)
     picture.save(tmp_path / "turned.jpg", quality=95, exif=exif)
     plain = loaded(tmp_path / "plain.jpg")
@@ -87,21 +87,21 @@ def test_a_jpeg_with_an_orientation_is_turned_and_one_with_damaged_exif_still_lo
 def test_sixteen_bits_are_scaled_not_clipped(suffix, tmp_path):
     """The upper byte, which gives eight bits back whether they were widened by 256 or by 257."""
     for factor in (256, 257):
-        Image.fromarray(GREY.astype(np.uint16) * np.uint16(factor)).save(tmp_path / f"a.{suffix}")
-        np.testing.assert_array_equal(loaded(tmp_path / f"a.{suffix}"), three(GREY))
+        Image.fromarray(GRAY.astype(np.uint16) * np.uint16(factor)).save(tmp_path / f"a.{suffix}")
+        np.testing.assert_array_equal(loaded(tmp_path / f"a.{suffix}"), three(GRAY))
     Image.fromarray(DEEP).save(tmp_path / f"b.{suffix}")
     np.testing.assert_array_equal(loaded(tmp_path / f"b.{suffix}"), three(DEEP // 256))
 
 
-def test_sixteen_bits_of_colour_count_as_those_of_grey_do(tmp_path):
+def test_sixteen_bits_of_color_count_as_those_of_gray_do(tmp_path):
     deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
     np.testing.assert_array_equal(loaded(png(tmp_path / "rgb.png", deep, 2, 16)), deep // 256)
-    np.testing.assert_array_equal(loaded(png(tmp_path / "grey.png", deep[..., 0], 0, 16)), three(deep[..., 0] // 256))
+    np.testing.assert_array_equal(loaded(png(tmp_path / "gray.png", deep[..., 0], 0, 16)), three(deep[..., 0] // 256))
     with_alpha = np.stack([deep[..., 0], np.full((5, 7), 65535, np.uint16)], -1)
     np.testing.assert_array_equal(loaded(png(tmp_path / "la.png", with_alpha, 4, 16)), three(deep[..., 0] // 256))
 
 
-def test_deep_grey_that_is_turned_or_transparent(tmp_path):
+def test_deep_gray_that_is_turned_or_transparent(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(DEEP).save(tmp_path / "turned.png", exif=exif)
@@ -119,27 +119,27 @@ def test_samples_of_no_known_range_are_refused(array, tmp_path):
         load_image(tmp_path / "a.tif")
 
 
-def test_grey_and_one_bit_images_get_three_equal_channels(tmp_path):
-    Image.fromarray(GREY).save(tmp_path / "l.png")
-    np.testing.assert_array_equal(loaded(tmp_path / "l.png"), three(GREY))
-    Image.fromarray(GREY > 127).save(tmp_path / "1.png")
-    np.testing.assert_array_equal(loaded(tmp_path / "1.png"), three(np.uint8(255) * (GREY > 127)))
+def test_gray_and_one_bit_images_get_three_equal_channels(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "l.png")
+    np.testing.assert_array_equal(loaded(tmp_path / "l.png"), three(GRAY))
+    Image.fromarray(GRAY > 127).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(loaded(tmp_path / "1.png"), three(np.uint8(255) * (GRAY > 127)))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white(mode, tmp_path):
     """c·α + 255·(1 − α), within one level of rounding."""
-    colours = COLOURS if mode == "RGBA" else three(GREY)
-    channels = COLOURS if mode == "RGBA" else GREY[..., None]
+    colors = COLORS if mode == "RGBA" else three(GRAY)
+    channels = COLORS if mode == "RGBA" else GRAY[..., None]
     Image.fromarray(np.concatenate([channels, DEEP[..., None].astype(np.uint8)], -1)).save(tmp_path / "a.png")
     alpha = DEEP.astype(np.uint8)[..., None] / 255
-    np.testing.assert_allclose(loaded(tmp_path / "a.png"), colours * alpha + 255 * (1 - alpha), atol=1)
+    np.testing.assert_allclose(loaded(tmp_path / "a.png"), colors * alpha + 255 * (1 - alpha), atol=1)
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
 def test_palettes_with_and_without_transparency(suffix, tmp_path):
     palette = RNG.integers(0, 256, (4, 3), dtype=np.uint8)
-    index = (GREY % 4).astype(np.uint8)
+    index = (GRAY % 4).astype(np.uint8)
     image = Image.fromarray(index)
     image.putpalette(palette.tobytes())
     image.save(tmp_path / f"a.{suffix}")
@@ -159,7 +159,7 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "gif", "tif"])
 def test_the_first_frame_of_an_animation_counts(suffix, tmp_path):
-    frames = [Image.new("RGB", (7, 5), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (7, 5), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
     with Image.open(tmp_path / f"a.{suffix}") as image:
@@ -193,7 +193,7 @@ def test_damage_anywhere_gives_an_image_or_one_line(tmp_path):
     exif[0x0112], exif[0x010F] = 6, "camera"
     path, rng = tmp_path / "a.jpg", np.random.default_rng(1)
     buffer = io.BytesIO()
-    Image.fromarray(COLOURS).resize((48, 32)).save(buffer, "jpeg", exif=exif)
+    Image.fromarray(COLORS).resize((48, 32)).save(buffer, "jpeg", exif=exif)
     refused = 0
     for number in range(400):
         data = bytearray(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The photographs are those of their table, with known licences, and no source serves both sides."""
+"""The photographs are those of their table, with known licenses, and no source serves both sides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "photographs"
-LICENCES = {
+LICENSES = {
     "CC0-1.0",
     "CC-BY-4.0",
     "CC-BY-SA-3.0",
@@ -24,7 +24,7 @@ LICENCES = {
     "GPL-2.0-or-later",
     "public domain",
 }
-NAMED = ("title", "author", "licence", "licence_url", "package", "package_version", "source_path")
+NAMED = ("title", "author", "license", "license_url", "package", "package_version", "source_path")
 
 
 def load_script() -> ModuleType:
@@ -80,7 +80,7 @@ def test_there_are_enough_images_from_enough_photographs() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
 def test_a_row_says_where_its_image_comes_from(row: dict[str, str]) -> None:
     assert all(row[name].strip() for name in NAMED)
-    assert row["licence"] in LICENCES
+    assert row["license"] in LICENSES
     assert row["package"].partition(":")[0] in {"debian", "pypi"}
     assert row["file"].partition("/")[0] == row["split"]
 
@@ -110,11 +110,11 @@ def test_crops_of_one_photograph_do_not_overlap_and_share_their_particulars() ->
 def lanczos(length: int, factor: int) -> npt.NDArray[np.float64]:
     """Rows of weights that downscale `length` samples by a whole factor with a Lanczos kernel of order 3."""
     count = length // factor
-    centres = (np.arange(count)[:, None] + 0.5) * factor
-    distance = (np.arange(count * factor)[None, :] + 0.5 - centres) / factor
+    centers = (np.arange(count)[:, None] + 0.5) * factor
+    distance = (np.arange(count * factor)[None, :] + 0.5 - centers) / factor
     weights = np.where(abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0.0)
-    normalised: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return normalised
+    normalized: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return normalized
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])

@@ -77,7 +77,7 @@ class ScalarCode:
                 raise ValueError(f"{name}: takes a finite number, got {getattr(self, name)!r}")
 
     @property
-    def centre(self) -> float:
+    def center(self) -> float:
         """c in the tested ŷ = ⌊y − c⌉ + c: μ, or 0 without `zero_center`."""
         return self.mean if self.zero_center else 0.0
 
@@ -130,28 +130,28 @@ class ScalarCode:
 
     def symbols(self, x: np.ndarray) -> np.ndarray:
         """The integers that are coded, ⌊gain · x − c⌉."""
-        return np.round(self.gain * np.asarray(x) - self.centre)
+        return np.round(self.gain * np.asarray(x) - self.center)
 
     def boundaries(self) -> tuple[np.ndarray, np.ndarray]:
         """Every decision boundary within the source's support, and the symbol k below it: gain · x − c = k + ½.
 
         Raises ValueError for a source that spans more than 4096 bins.
         """
-        low, high = (self.gain * end - self.centre for end in quadrature.support(self.source))
+        low, high = (self.gain * end - self.center for end in quadrature.support(self.source))
         if not high - low < quadrature.MAX_BINS:
             bins = f"{high - low:.0f}" if math.isfinite(high - low) else "infinitely many"
             raise ValueError(f"source: spans {bins} bins, quadrature takes {quadrature.MAX_BINS}; use Monte Carlo")
         k = np.arange(math.ceil(low - 0.5), math.floor(high - 0.5) + 1, dtype=np.float64)
-        return (k + 0.5 + self.centre) / self.gain, k
+        return (k + 0.5 + self.center) / self.gain, k
 
-    def nodes(self, temperature: float, centres: tuple[float, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Quadrature nodes x and weights between all points where test or training, centred there, change their law."""
+    def nodes(self, temperature: float, centers: tuple[float, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Quadrature nodes x and weights between all points where test or training, centered there, change law."""
         boundaries, _ = self.boundaries()
         cuts = [boundaries]
         low, high = (self.gain * end for end in quadrature.support(self.source))
-        for centre in centres:
-            bins = np.arange(math.floor(low - centre), math.ceil(high - centre) + 1)
-            cuts.append(((bins[:, None] + quadrature.bin_cuts(temperature)).ravel() + centre) / self.gain)
+        for center in centers:
+            bins = np.arange(math.floor(low - center), math.ceil(high - center) + 1)
+            cuts.append(((bins[:, None] + quadrature.bin_cuts(temperature)).ravel() + center) / self.gain)
         return quadrature.source_nodes(self.source, np.concatenate(cuts))
 
     def _parameters(self, like: Tensor, parameter: str | None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Plotly figures over the laboratory's tables. They read on a white page and on a black one, and without colour."""
+"""Plotly figures over the laboratory's tables. They read on a white page and on a black one, and without color."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mismatch_over_temperature(table: DataFrame, column: str = "total") -> Figure
 
 
 def risk_over_temperature(table: DataFrame, batch_size: int = 64) -> Figure:
-    """Squared bias (solid) and variance/n (dotted) over τ, one colour a label, from `gradient_risk`'s table.
+    """Squared bias (solid) and variance/n (dotted) over τ, one color a label, from `gradient_risk`'s table.
 
     Raises ValueError for a batch size that the table does not have.
     """
@@ -83,11 +83,11 @@ def _groups(table: DataFrame, by: str | list[str]) -> Any:
 
 def _styles():
     for i in range(1_000):
-        turn, colour = divmod(i, len(theme.COLOURS))
+        turn, color = divmod(i, len(theme.COLORS))
         yield {
             "mode": "lines+markers",
-            "line": {"color": theme.COLOURS[colour], "width": 2, "dash": ("solid", "dash", "dashdot")[turn % 3]},
-            "marker": {"symbol": theme.SYMBOLS[colour], "size": 8},
+            "line": {"color": theme.COLORS[color], "width": 2, "dash": ("solid", "dash", "dashdot")[turn % 3]},
+            "marker": {"symbol": theme.SYMBOLS[color], "size": 8},
         }
 
 

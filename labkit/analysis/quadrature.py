@@ -1,6 +1,6 @@
 """Gauss–Legendre quadrature over a source and over a surrogate's uniform draw, between the points where they jump.
 
-Quantisation is piecewise smooth, and Gauss–Legendre is exact to rounding on the pieces. Over the source the cuts are
+Quantization is piecewise smooth, and Gauss–Legendre is exact to rounding on the pieces. Over the source the cuts are
 known: where rounding and the surrogates change their law. In the draw v they depend on the latent and are found.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from labkit.analysis.sources import Source
 
 TAIL = 1e-13  # probability left out at either end of a source
-MAX_BINS = 4096  # more quantisation bins than this and a source is one for Monte Carlo
+MAX_BINS = 4096  # more quantization bins than this and a source is one for Monte Carlo
 _ORDER_SOURCE, _ORDER_DRAW = 10, 8
 _CHANGE = 0.1  # pieces of the draw are cut until ỹ and its slope change by less than this over each
 _BELOW_ONE = 1 - 2.0**-53
@@ -113,7 +113,7 @@ def _on_pieces(index: np.ndarray, low: np.ndarray, high: np.ndarray, order: int)
 
 
 def _bisect(law, index, low, high, at_low, at_high) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbouring numbers between which the feature that changes most crosses the mean of its ends."""
+    """Neighboring numbers between which the feature that changes most crosses the mean of its ends."""
     rows = np.arange(len(index))
     feature = np.abs(at_high - at_low).argmax(1)
     rising = at_high[rows, feature] > at_low[rows, feature]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from labkit.analysis.code import ScalarCode, check_parameter, exact_gradient
+from labkit.analysis.inputs import Temperatures, What, labeled, temperatures_of
 from labkit.analysis.quadrature import draw_nodes, room
-from labkit.analysis.what import Temperatures, What, labelled, temperatures_of
 from labkit.schemes import PATHS, QuantizationScheme
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def mismatch(
     """Train–test mismatch E[E_u ℓ(ỹ, x) − ℓ(ŷ, x)], signed: of rate (bits), distortion, and rate + λ distortion.
 
     what: a surrogate, its name, a scheme, a preset's name, several of these, or a mapping from labels to them. A lone
-    surrogate stands on both paths, with one draw for both, centred as the code is.
+    surrogate stands on both paths, with one draw for both, centered as the code is.
     Returns a table with one row for each of `what` and each temperature: label, temperature, rate, distortion, total,
     and with Monte Carlo the standard errors rate_se, distortion_se, total_se.
     Raises ValueError for an unknown name, method or temperature, and where quadrature cannot follow the surrogate.
@@ -60,7 +60,7 @@ def gradient_risk(
     """Gradient estimation risk: (mean of the returned gradient − exact gradient)² + variance/n for batches of n.
 
     The gradient is what back-propagation returns for ∂ℓ/∂parameter; the exact one is `exact_gradient`'s, of the test
-    loss. what: as in `mismatch`. parameter: gain, mean, scale or step. The slopes of sga and ssl grow like 1/r towards
+    loss. what: as in `mismatch`. parameter: gain, mean, scale or step. The slopes of sga and ssl grow like 1/r toward
     integers, down to a distance of 10⁻⁵, and few samples land there: Monte Carlo misses much of their variance.
     Returns a table with one row for each of `what`, each temperature and each batch size: label, temperature,
     mismatch (of the loss), batch_size, exact, mean, bias, std (of one sample's gradient), risk, and with Monte Carlo
@@ -173,7 +173,7 @@ def _by_monte_carlo(
 
 def _by_quadrature(code: ScalarCode, scheme: QuantizationScheme, temperature: float, parameter: str | None) -> _Moments:
     """Means add over the paths' draws; the variance is that of the mean given x, plus the mean of that given x."""
-    x, weight = code.nodes(temperature, _centres(code, scheme))
+    x, weight = code.nodes(temperature, _centers(code, scheme))
     test_rate, test_distortion, _ = code.test_losses(x)
     rate, distortion, given_x, noise_variance = _given(code, scheme, x, temperature, parameter)
     rate_gap, distortion_gap = float(weight @ (rate - test_rate)), float(weight @ (distortion - test_distortion))
@@ -237,8 +237,8 @@ def _draws(scheme: QuantizationScheme) -> list[tuple[str, ...]]:
     return [PATHS[:2]] if rate is distortion else [("rate",), ("distortion",)]
 
 
-def _centres(code: ScalarCode, scheme: QuantizationScheme) -> tuple[float, ...]:
-    return tuple({code.centre, code.mean if scheme.zero_center else 0.0})
+def _centers(code: ScalarCode, scheme: QuantizationScheme) -> tuple[float, ...]:
+    return tuple({code.center, code.mean if scheme.zero_center else 0.0})
 
 
 def _pointwise(code: ScalarCode, scheme: QuantizationScheme, temperature: float) -> dict[str, float]:
@@ -249,7 +249,7 @@ def _pointwise(code: ScalarCode, scheme: QuantizationScheme, temperature: float)
                 f"{path}: pointwise risk takes no hard rounding ({surrogate.name}), whose expected loss is piecewise "
                 "constant: J′ = 0 almost everywhere, and no gradient at all would win"
             )
-    x, weight = code.nodes(temperature, _centres(code, scheme))
+    x, weight = code.nodes(temperature, _centers(code, scheme))
     bias = variance = np.zeros_like(x)
     for paths in _draws(scheme):
         gradient, spread = _conditional(code, scheme, x, temperature, paths, "shift")[2:]
@@ -272,5 +272,5 @@ def _slope_of_mean(code, scheme, x, temperature, paths) -> np.ndarray:
 
 
 def schemes_of(what: What, zero_center: bool) -> dict[str, QuantizationScheme]:
-    """Schemes by their labels; a lone surrogate stands on both paths, centred or not."""
-    return labelled(what, lambda one: QuantizationScheme(rate=one, distortion=one, zero_center=zero_center))
+    """Schemes by their labels; a lone surrogate stands on both paths, centered or not."""
+    return labeled(what, lambda one: QuantizationScheme(rate=one, distortion=one, zero_center=zero_center))

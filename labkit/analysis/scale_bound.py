@@ -24,9 +24,9 @@ from torch import Tensor
 from labkit import surrogates
 from labkit.analysis import quadrature
 from labkit.analysis.code import gaussian_bits
+from labkit.analysis.inputs import Temperatures, What, temperatures_of
 from labkit.analysis.risk import schemes_of
 from labkit.analysis.sources import Source, gaussian
-from labkit.analysis.what import Temperatures, What, temperatures_of
 from labkit.schemes import QuantizationScheme
 from labkit.surrogates import Surrogate
 
@@ -103,7 +103,7 @@ def training_law(
 
 
 def test_law(scale: float, *, source: Source | None = None, zero_center: bool = True) -> Law:
-    """Law of ŷ − μ at true scale s, with ŷ = ⌊y − μ⌉ + μ as coding does; not centred with ŷ = ⌊y⌉, an estimate."""
+    """Law of ŷ − μ at true scale s, with ŷ = ⌊y − μ⌉ + μ as coding does; not centered with ŷ = ⌊y⌉, an estimate."""
     if not zero_center:
         return _add(Law(*quadrature.gauss_legendre(np.linspace(-0.5, 0.5, 33))), source, scale)
     source, mean, unit = _standard(source)
@@ -127,7 +127,7 @@ def rate_table(
 ) -> DataFrame:
     """Rate in training and at test, and their gradients with respect to σ, over grids of σ and of the bound.
 
-    what: surrogates or their names, one or several, or a mapping from labels; of a scheme, its rate path and centre.
+    what: surrogates or their names, one or several, or a mapping from labels; of a scheme, its rate path and center.
     scales: σ; source_scale: s, the same as σ if not given. zero_center: of training; test_zero_center: of the test,
     where false is an estimate that no coder makes.
     Returns one row for each of `what`, temperature, bound and σ: label, temperature, bound, scale, source_scale,
@@ -159,7 +159,7 @@ def rate_table(
 
 
 def learned_scale(law: Law, likelihood_bound: float = LIKELIHOOD_BOUND) -> float:
-    """The scale that minimises a law's rate, what training settles on without a bound; the largest where it is flat.
+    """The scale that minimizes a law's rate, what training settles on without a bound; the largest where it is flat.
 
     With a bound b training settles on max(b, that): below b no latent's gradient passes but to raise σ.
     """
@@ -237,7 +237,7 @@ def best_bound(
     test_zero_center: bool = True,
     likelihood_bound: float = LIKELIHOOD_BOUND,
 ) -> BestBound:
-    """The bound in an interval that minimises an objective, among those that cost at most `max_cost` bits a latent.
+    """The bound in an interval that minimizes an objective, among those that cost at most `max_cost` bits a latent.
 
     objective: a column of `bound_table`: rms_mismatch, rms_slope or test_rate. Mismatch alone is no question with an
     answer: a bound that goes to infinity drives it to zero, and wastes the rate. Hence the interval, the cost, and a
@@ -267,7 +267,7 @@ def best_bound(
         return at, limited, found
 
     bounds = np.geomspace(low, high, 49)
-    for _ in range(2):  # the second time between the neighbours of the first answer
+    for _ in range(2):  # the second time between the neighbors of the first answer
         at, limited, found = best(bounds)
         bound = bounds[at]
         bounds = np.geomspace(bounds[max(at - 1, 0)], bounds[min(at + 1, len(bounds) - 1)], 49)
@@ -384,9 +384,9 @@ def _condense(
     kept = weight > 0
     mean = first[kept] / weight[kept]
     reach = np.sqrt(np.maximum(second[kept] / weight[kept] - mean**2, 0))
-    centre, weight = (bins[:, None] + width * cells)[kept] + mean, weight[kept]
+    center, weight = (bins[:, None] + width * cells)[kept] + mean, weight[kept]
     wide = reach > 1e-9
-    points = np.concatenate([centre[~wide], (centre - reach)[wide], (centre + reach)[wide]])
+    points = np.concatenate([center[~wide], (center - reach)[wide], (center + reach)[wide]])
     return Law(points, np.concatenate([weight[~wide], weight[wide] / 2, weight[wide] / 2]))
 
 

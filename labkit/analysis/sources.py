@@ -1,4 +1,4 @@
-"""Scalar sources: SciPy's continuous distributions, parametrised by mean and standard deviation."""
+"""Scalar sources: SciPy's continuous distributions, parametrized by mean and standard deviation."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""What the course says in a notebook: HTML in JupyterLab's own colours, plain text where there is no HTML."""
+"""What the course says in a notebook: HTML in JupyterLab's own colors, plain text where there is no HTML."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
-# The page's own colours, so that a card reads in the light and the dark theme; the accents are readable on both.
+# The page's own colors, so that a card reads in the light and the dark theme; the accents are readable on both.
 _INK = "var(--jp-content-font-color1, inherit)"
 _GROUND = "var(--jp-layout-color2, #f4f4f4)"
 ACCENTS = {"plain": "#808080", "good": "#2b9348", "bad": "#d9480f", "note": "#1c7ed6"}
 
 
 class Card:
-    """A short message with a coloured edge. html: the body; text: the same in plain words."""
+    """A short message with a colored edge. html: the body; text: the same in plain words."""
 
     def __init__(self, html: str, text: str, accent: str = "plain") -> None:
         self._html, self.text, self._accent = html, text, ACCENTS[accent]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit import theme
 from labkit.course.cards import Card
-from labkit.theme import COLOURS, INK
+from labkit.theme import COLORS, INK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,9 +55,9 @@ def _png(image: Tensor) -> str:
 
 
 def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4, 8, -6, 6)) -> Any:
-    """The quantisation cells of 2-D transform codes side by side, over samples x of shape (n, 2), by plotly.
+    """The quantization cells of 2-D transform codes side by side, over samples x of shape (n, 2), by plotly.
 
-    Grey lines part the cells; a disc is a codeword, its area the share of the samples that it serves.
+    Gray lines part the cells; a disc is a codeword, its area the share of the samples that it serves.
     """
     import numpy as np
     import plotly.graph_objects as go
@@ -80,8 +80,8 @@ def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4
                 showscale=False,
                 hoverinfo="skip",
             ),
-            _dots(x[:1500].numpy(), {"size": 2, "color": COLOURS[0], "opacity": 0.35}),
-            _dots(points, {"size": 4 + 40 * np.sqrt(shares), "color": COLOURS[1], "opacity": 0.8}),
+            _dots(x[:1500].numpy(), {"size": 2, "color": COLORS[0], "opacity": 0.35}),
+            _dots(points, {"size": 4 + 40 * np.sqrt(shares), "color": COLORS[1], "opacity": 0.8}),
         ]
         for trace in traces:
             figure.add_trace(trace, 1, column)

@@ -122,7 +122,7 @@ def _tradeoff(seed: int) -> tuple[float]:
 
 
 def _best_gain_by_search(lmbda: float) -> float:
-    """Minimise the exact loss of a rounded Gaussian: entropy of the integers and squared error, by quadrature."""
+    """Minimize the exact loss of a rounded Gaussian: entropy of the integers and squared error, by quadrature."""
     cells, inside = np.arange(-80, 81), (np.arange(200) + 0.5) / 200 - 0.5
 
     def loss(gain: float) -> float:
@@ -169,9 +169,9 @@ EXERCISES = (
         misconceptions={
             _in_nats: "Your rate is in nats: torch.log is the natural logarithm. Bits need the logarithm to base 2.",
             _per_latent: "Your rate is bits per latent. Add all latents' bits, then divide by the number of pixels.",
-            _per_value: "You divide by the number of colour values. A pixel's three values count as one pixel.",
+            _per_value: "You divide by the number of color values. A pixel's three values count as one pixel.",
             _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
-            _summed_error: "Your error is a sum. D is a mean, over pixels and colours.",
+            _summed_error: "Your error is a sum. D is a mean, over pixels and colors.",
             _rewards_bits: "log₂ of a probability is negative: with this sign, training would look for many bits.",
         },
     ),

@@ -173,7 +173,7 @@ EXERCISES = (
         cases=_temperature,
         oracle=_share_by_trial,
         misconceptions={
-            _forgets_the_distance: "Twice too much: only half of the noise points towards the nearest boundary.",
+            _forgets_the_distance: "Twice too much: only half of the noise points toward the nearest boundary.",
             _all_that_noise_can_reach: "That is the share of latents that noise can carry over a boundary at all. Each "
             "of them is carried over only now and then.",
             _of_those_within_reach: "That is the chance of one that lies within reach. Only a share τ does.",

@@ -1,4 +1,4 @@
-"""Exercises of lesson 06: zero-centre quantisation with a partial stop, what reaches μ, the variance of a gradient."""
+"""Exercises of lesson 06: zero-center quantization with a partial stop, what reaches μ, the variance of a gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from labkit import surrogates
 from labkit.course.exercises import Exercise
 
-# 06.1: zero-centre quantisation with a partial stop-gradient
+# 06.1: zero-center quantization with a partial stop-gradient
 
 
 def quantize(y, mean, surrogate):
@@ -35,21 +35,21 @@ def _values_and_gradients(answer, y, mean, surrogate) -> np.ndarray:
     if not (isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(f, torch.Tensor) for f in found)):
         raise TypeError("the answer should be two tensors: ỹ for the rate, ỹ for the distortion")
     rows = []
-    for quantised in found:
-        rows.append(quantised.detach())
+    for quantized in found:
+        rows.append(quantized.detach())
         gradients: tuple = (None, None)
-        if quantised.requires_grad:
-            loss = quantised.square().sum()
+        if quantized.requires_grad:
+            loss = quantized.square().sum()
             gradients = torch.autograd.grad(loss, (y, mean), retain_graph=True, allow_unused=True)
-        rows += [torch.zeros_like(quantised) if each is None else each for each in gradients]
+        rows += [torch.zeros_like(quantized) if each is None else each for each in gradients]
     return torch.stack([row.detach() for row in rows]).numpy()
 
 
 def _by_differences(y, mean, surrogate, h: float = 1e-5) -> np.ndarray:
     """The same by central differences, with no gradient for the μ that the distortion may not move."""
 
-    def around(y, centre):
-        return (surrogate(y - centre) + centre).numpy()
+    def around(y, center):
+        return (surrogate(y - center) + center).numpy()
 
     value = around(y, mean)
     by_y = (around(y + h, mean) ** 2 - around(y - h, mean) ** 2) / (2 * h)
@@ -195,7 +195,7 @@ def _divided_by_n(before, after):
 EXERCISES = (
     Exercise(
         key="06.1",
-        title="Zero-centre quantisation with a partial stop",
+        title="Zero-center quantization with a partial stop",
         difficulty=2,
         importance=3,
         minutes=10,
@@ -205,8 +205,8 @@ EXERCISES = (
         oracle=_by_differences,
         probe=_values_and_gradients,
         misconceptions={
-            _rounds_y_itself: "The values are those of y quantised around 0. Quantise y − μ, then add μ back.",
-            _does_not_add_back: "You return the quantised residual: add μ back, on both paths.",
+            _rounds_y_itself: "The values are those of y quantized around 0. Quantize y − μ, then add μ back.",
+            _does_not_add_back: "You return the quantized residual: add μ back, on both paths.",
             _residual_for_the_rate: "For the rate you return the residual: add μ back there, too, without a stop.",
             _never_stops: "The values are right, but the distortion still sends a gradient into μ: nothing is stopped.",
             _stops_both: "You stopped μ on the rate path, too. The stop is partial: the rate has to teach μ.",

@@ -33,10 +33,10 @@ def train(model, batches, optimizer, lmbda):
 
 
 def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
-    """A tiny factorised prior whose scheme draws no noise, so that a loop has one right result."""
+    """A tiny factorized prior whose scheme draws no noise, so that a loop has one right result."""
     from compressai.models import FactorizedPrior
 
-    from labkit import interop, schedules, schemes, surrogates
+    from labkit import adoption, schedules, schemes, surrogates
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -49,7 +49,7 @@ def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
     soft = schemes.QuantizationScheme(
         surrogates.get("soft"), surrogates.get("soft"), temperature=schedules.exponential(1.0, 0.05)
     )
-    return interop.adopt(model, soft), batches, (0.002, 0.004, 0.008)[seed % 3]
+    return adoption.adopt(model, soft), batches, (0.002, 0.004, 0.008)[seed % 3]
 
 
 def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: float) -> np.ndarray:
@@ -61,7 +61,7 @@ def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: flo
 
 
 def _losses_by_hand(model, batches, lmbda):
-    """The same steps without modules' modes or an optimiser: surrogate, likelihood and descent written out."""
+    """The same steps without modules' modes or an optimizer: surrogate, likelihood and descent written out."""
     model = copy.deepcopy(model).eval()
     weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
     bottleneck = model.entropy_bottleneck
@@ -162,7 +162,7 @@ def _as_numbers(answer, scheme, temperature) -> np.ndarray:
 
 
 def _parts_by_name(scheme, temperature):
-    """Three of the surrogates round going forward; and they agree with the coder where they stand around its centre."""
+    """Three of the surrogates round going forward; and they agree with the coder where they stand around its center."""
     surrogates = (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)
     return [float(not scheme.zero_center or each.name not in ("round", "ste", "ds")) for each in surrogates]
 
@@ -177,7 +177,7 @@ def _only_noise_counts(scheme, temperature):
     return [each.random for each in (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)]
 
 
-def _forgets_the_centre(scheme, temperature):
+def _forgets_the_center(scheme, temperature):
     return parts(scheme.replace(zero_center=True), temperature)
 
 
@@ -243,7 +243,7 @@ EXERCISES = (
             _evaluation_mode: "Your model is in evaluation mode, where no scheme has a say: model.train().",
             _gradients_pile_up: "Gradients of earlier steps pile up: clear them before each backward().",
             _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
-            _never_updates: "The losses are those of the first weights throughout: the optimiser never makes a step.",
+            _never_updates: "The losses are those of the first weights throughout: the optimizer never makes a step.",
         },
     ),
     Exercise(
@@ -259,8 +259,8 @@ EXERCISES = (
         oracle=_parts_by_name,
         probe=_as_numbers,
         misconceptions={
-            _forgets_the_centre: "Look at zero_center: without it training rounds y, and the coder still y − μ.",
-            _integers_will_do: "An integer is not yet the right one: stochastic surrogates often take the neighbour.",
+            _forgets_the_center: "Look at zero_center: without it training rounds y, and the coder still y − μ.",
+            _integers_will_do: "An integer is not yet the right one: stochastic surrogates often take the neighbor.",
             _only_noise_counts: "Not only noise makes a difference: soft rounding has none, and does not round.",
             _all_of_them: "Some paths agree: going forward, straight-through is rounding, and so is ds.",
         },

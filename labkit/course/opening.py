@@ -45,7 +45,7 @@ def start(lesson: str) -> None:
 
 
 def _warm() -> None:
-    """Pay now for what would else stall the first slider move: imports, the first optimiser, the first chart."""
+    """Pay now for what would else stall the first slider move: imports, the first optimizer, the first chart."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*")  # an import of compressai's, nothing to act on
         import compressai.models  # noqa: F401

@@ -13,12 +13,12 @@ from labkit.course.exercises import PASSED, exercises
 
 LESSONS = {
     "00": "Start here",
-    "01": "Uniform scalar quantisation",
+    "01": "Uniform scalar quantization",
     "02": "Train–test mismatch",
     "03": "Gradient risk",
     "04": "Annealing",
     "05": "A lower bound for the scale",
-    "06": "Zero-centre quantisation",
+    "06": "Zero-center quantization",
     "07": "The whole method",
     "08": "Your own model",
 }

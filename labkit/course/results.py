@@ -17,7 +17,7 @@ from labkit.checks import check_name
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labkit.study.statistics import Finding
+    from labkit.statistics import Finding
 
 # what training saw, and what it came to
 GAPS = {
@@ -42,7 +42,7 @@ def method(images: str = "kodak") -> pd.DataFrame:
 
     images: "kodak", or "test", the bundled photographs. Raises ValueError for another, and where the table is missing.
     """
-    from labkit.study import engine
+    from labkit.research.study import engine
 
     table = engine.read("method")
     check_name("images: no set in this table", images, sorted(table["set"].dropna().unique()))
@@ -54,7 +54,7 @@ def findings(claim: str) -> dict[str, Finding]:
 
     Raises ValueError for a claim that there is not, and where its table is missing.
     """
-    from labkit.study import engine, report
+    from labkit.research.study import engine, report
 
     return {one.what: one for one in report.of(claim, engine.read(claim)).findings}
 
@@ -67,7 +67,7 @@ def method_against(images: str = "kodak") -> pd.DataFrame:
     """
     import pandas as pd
 
-    from labkit.study import report
+    from labkit.research.study import report
 
     rows = []
     for one in report.of("method", method(images)).findings:  # of these runs alone: the others' take longer

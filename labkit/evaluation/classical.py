@@ -28,7 +28,7 @@ class _Classical:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# Colour is coded at full resolution where there is a choice: PSNR over RGB is what everything here is compared by.
+# Color is coded at full resolution where there is a choice: PSNR over RGB is what everything here is compared by.
 _CODECS = {
     "jpeg": _Classical(
         "JPEG", "jpg", "quality", (5, 10, 20, 35, 50, 65, 80, 90, 95), {"optimize": True, "subsampling": 0}
@@ -59,7 +59,7 @@ def classical(
     images: a PhotoSet, or (3, H, W) tensors in [0, 1], taken to 8 bits. codec: jpeg, webp, jpeg2000 or avif; qualities:
     of Pillow's scale, 0 to 100, but for jpeg2000 the PSNR in dB that is aimed at; None is a range from coarse to fine.
     bytes is the whole file as written, headers included, since a decoder needs them; the estimate and what follows
-    from it are NaN. Colour is coded at full resolution, but for WebP, which has half resolution only.
+    from it are NaN. Color is coded at full resolution, but for WebP, which has half resolution only.
 
     Raises ValueError for an unknown codec, and for one that this Pillow cannot write.
     """

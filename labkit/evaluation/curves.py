@@ -205,12 +205,12 @@ def plot(curves: Report | Sequence[Report] | Mapping[str, Sequence[Report]], met
                 )
         points.sort()
         # past the palette's end the dash moves on, so that no two curves look the same
-        colour, turn = number % len(theme.COLOURS), number + number // len(theme.COLOURS)
+        color, turn = number % len(theme.COLORS), number + number // len(theme.COLORS)
         figure.add_scatter(
             x=[bpp for bpp, _, _ in points],
             y=[quality for _, quality, _ in points],
             mode="lines+markers",
-            line={"color": theme.COLOURS[colour], "dash": theme.DASHES[turn % len(theme.DASHES)]},
+            line={"color": theme.COLORS[color], "dash": theme.DASHES[turn % len(theme.DASHES)]},
             marker={"size": 9, "symbol": theme.SYMBOLS[turn % len(theme.SYMBOLS)]},
             name=name,
             customdata=[[name, setting] for _, _, setting in points],

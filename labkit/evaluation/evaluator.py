@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from labkit import __version__, entropy
 from labkit.datasets import PhotoSet
 from labkit.evaluation import bitstream, metrics
-from labkit.lending import mixed
 from labkit.networks import Codec
+from labkit.state_guard import mix_seeds
 from labkit.training import processes, rate_distortion, weights_hash
 
 AVERAGED = ("bpp", "estimated_bpp", "table_bpp", "coder_bpp", "flush_bpp", "psnr", "ms_ssim")
@@ -217,7 +217,7 @@ def surrogate_losses(net: Codec, images: PhotoSet, seed: int = 0) -> list[tuple[
     and with one draw of noise: what training sees. The network is left in evaluation mode."""
     losses = []
     for index, image in enumerate(images):
-        entropy.set_generator(net.train(), torch.Generator(_device(net)).manual_seed(mixed(seed, index)))
+        entropy.set_generator(net.train(), torch.Generator(_device(net)).manual_seed(mix_seeds(seed, index)))
         losses.append(_losses(net, image))
     entropy.set_generator(net.eval(), None)
     return losses

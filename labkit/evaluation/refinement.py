@@ -32,8 +32,8 @@ from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
 from labkit.evaluation.curves import save_table
 from labkit.evaluation.evaluator import pad
-from labkit.lending import borrowed, device_of, progress_bar, seed_noise
 from labkit.schedules import Schedule
+from labkit.state_guard import device_of, preserved_state, progress_bar, seed_noise
 from labkit.surrogates import Surrogate
 from labkit.training import rate_distortion, weights_hash
 
@@ -127,7 +127,7 @@ def refine(
     was. Its transforms are found by their names, g_a and (where there is one) h_a. image: (3, H, W) in [0, 1] of any
     size; sides are padded by their edges to what the network needs, distortion counts over the image's own pixels, bits
     count whole. lmbda: of the loss, bits per pixel + λ · 255² · MSE; None is the one in `net.info`. surrogate: on both
-    paths of y and of z, zero-centred as coding is, with one draw for both paths; "sga" (Yang, Bamler & Mandt 2020),
+    paths of y and of z, zero-centered as coding is, with one draw for both paths; "sga" (Yang, Bamler & Mandt 2020),
     "ssl" (SGA+, Perugachi-Diaz et al. 2024), "sua" or any other. steps: of Adam, on y and z. lr: its first learning
     rate, which falls to zero along a cosine. temperature: a number or a schedule over the steps. patience: stop after
     so many checks in a row, one every ten steps, whose rounded loss was no better than the best so far. seed: of the
@@ -169,7 +169,7 @@ def refine(
     check_at_least(1, patience=patience)
     schedule = schemes.as_schedule(temperature)
 
-    with borrowed(net), torch.enable_grad(), progress_bar(steps, "step", progress) as bar:
+    with preserved_state(net), torch.enable_grad(), progress_bar(steps, "step", progress) as bar:
         problem = _Problem(net, image, lmbda)
         for parameter in net.parameters():
             parameter.requires_grad_(False)
@@ -301,7 +301,7 @@ class _Problem:
         """The training forward's loss, a 0-d tensor that back-propagates into the latents."""
         self.net.train()
         for module in self.net.modules():
-            # what decodes is the network as it evaluates: only quantisation is to be as in training
+            # what decodes is the network as it evaluates: only quantization is to be as in training
             if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
                 module.eval()
         return self._loss(latents)

@@ -15,7 +15,7 @@ import torch
 from compressai import models
 from torch import Tensor, nn
 
-from labkit import datasets, entropy, interop, schedules, schemes, training
+from labkit import adoption, datasets, entropy, schedules, schemes, training
 from labkit.checks import check_at_least
 from labkit.live.engine import Run, View
 from labkit.live.panel import Result, Settings, choice, menu
@@ -44,7 +44,7 @@ class AdoptionResult(Result):
     """An adopted model after some training; `loss` is with real rounding, on test crops that it has not seen.
 
     before: the same loss before training. changed: the modules that adoption gave another class, as
-    `interop.summary` lists them. same_outputs: reconstruction and likelihoods in evaluation mode were, before any
+    `adoption.summary` lists them. same_outputs: reconstruction and likelihoods in evaluation mode were, before any
     training, equal to those before adoption, bit for bit. same_keys: and so were the state dict's keys.
     errors: float32, what the decoder reads less what the analysis transform gave, for each latent of the test crops,
     after training, "training" and "evaluation". model: the trained one, still adopted.
@@ -201,9 +201,9 @@ class AdoptionPanel(PlotPanel):
         plain, before = self._plain(settings["model"])
         model, keys = copy.deepcopy(plain), list(plain.state_dict())
         scheme = schemes.get(settings["scheme"], temperature=settings["temperature"])
-        interop.adopt(model, scheme)
+        adoption.adopt(model, scheme)
         loss, errors, after = self._measured(model, train=False)
-        changed = interop.summary(model).to_dict("records")
+        changed = adoption.summary(model).to_dict("records")
         return _Adoption(
             model=model,
             changed=changed,

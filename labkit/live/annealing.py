@@ -124,8 +124,8 @@ def train(
 
 def _laplace(v: Tensor) -> Tensor:
     """Samples of mean 0 and standard deviation 1 from uniform ones on [0, 1)."""
-    centred = v - 0.5
-    return -centred.sign() * torch.log1p(-2 * centred.abs()) * math.sqrt(0.5)
+    centered = v - 0.5
+    return -centered.sign() * torch.log1p(-2 * centered.abs()) * math.sqrt(0.5)
 
 
 def _bits(y: Tensor, scale: Tensor) -> Tensor:
@@ -280,22 +280,22 @@ _MISMATCH, _RISK, _EXCESS = (5e-4, 3.0), (0.3, 1e3), (3e-4, 2.0)
 
 
 def _plot() -> Plot:
-    """Four axes; a surrogate has the same colour and dash on each, and its points the same symbol."""
-    tau, mark = "temperature τ", 4  # the colour of what the learner chose
+    """Four axes; a surrogate has the same color and dash on each, and its points the same symbol."""
+    tau, mark = "temperature τ", 4  # the color of what the learner chose
 
     def curves(what: str) -> list[Line]:
-        surrogate = [Line(f"{name}, {what}", colour=i, legend=False) for i, name in enumerate(ANNEALED)]
-        return [*surrogate, Line(f"chosen τ, {what}", colour=mark, dash="dot", legend=False)]
+        surrogate = [Line(f"{name}, {what}", color=i, legend=False) for i, name in enumerate(ANNEALED)]
+        return [*surrogate, Line(f"chosen τ, {what}", color=mark, dash="dot", legend=False)]
 
     losses = [
-        *(Line(name, colour=i) for i, name in enumerate(ANNEALED)),
-        *(Line(name, colour=5, dash=dash) for name, dash in zip(UNANNEALED, ("longdash", "dot"), strict=True)),
+        *(Line(name, color=i) for i, name in enumerate(ANNEALED)),
+        *(Line(name, color=5, dash=dash) for name, dash in zip(UNANNEALED, ("longdash", "dot"), strict=True)),
         *(
             Line(f"{name}, your schedule", "markers", i, symbol=symbol, ghost=True, legend=False)
             for i, (name, symbol) in enumerate(zip(ANNEALED, SYMBOLS, strict=False))
         ),
     ]
-    schedule = Line("schedule", colour=mark, dash="solid", ghost=True, legend=False)
+    schedule = Line("schedule", color=mark, dash="solid", ghost=True, legend=False)
     risk = f"risk of the gain's gradient, batches of {BATCH}"
     plot = Plot(
         [

@@ -28,7 +28,7 @@ from labkit.live.engine import Engine
 from labkit.live.retraining import RetrainingPanel
 from labkit.live.toy import toy_panel
 
-STEPS = 10**6  # more than any run here makes: each is superseded or cancelled
+STEPS = 10**6  # more than any run here makes: each is superseded or canceled
 FRAMES = 9  # of the run whose speed is taken
 BARE = 8  # bare steps a round
 MOST_FRAMES = inspect.signature(Engine).parameters["rate"].default  # a second: the engine drops the rest
@@ -106,10 +106,10 @@ def _round(panel: RetrainingPanel, seen: Seen, lmbdas: list[float], pauses: list
     panel.controls["lmbda"].value = lmbdas[1]
     (newer,) = _frames(panel, seen, run + 2, 1)
     time.sleep(pauses[1])
-    cancelled = time.perf_counter()
+    canceled = time.perf_counter()
     panel.cancel()
     panel.engine.join()
-    times = (first[0] - changed, newer[0] - superseded, time.perf_counter() - cancelled)
+    times = (first[0] - changed, newer[0] - superseded, time.perf_counter() - canceled)
     span = last[0] - second[0]
     return *(1000 * each for each in times), (FRAMES - 2) / span, (last[2] - second[2]) / span
 

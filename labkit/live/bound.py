@@ -20,7 +20,7 @@ from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
 from labkit.live.retraining import fine_tuning
-from labkit.networks.codecs import first_stage
+from labkit.schemes import first_stage
 
 BOUNDS = (0.02, 0.05, 0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 SURROGATES = ("aun", "sua", "soft", "ste")
@@ -139,8 +139,8 @@ class BoundPanel(PlotPanel):
                         range_x=(_SCALES[0], _SCALES[-1]),
                         range_y=_RATES,
                         lines=[
-                            Line("training rate", colour=1, dash="dash", ghost=True),
-                            Line("test rate", colour=0, dash="solid", ghost=True),
+                            Line("training rate", color=1, dash="dash", ghost=True),
+                            Line("test rate", color=0, dash="solid", ghost=True),
                             _mark("bound"),
                         ],
                     ),
@@ -150,7 +150,7 @@ class BoundPanel(PlotPanel):
                         **over_sigma,  # type: ignore[arg-type]
                         range_x=(_EDGES[0], _EDGES[-1]),
                         range_y=_SHARES,
-                        lines=[Line("codec's latents", mode="area", colour=2, ghost=True), _mark("bound there")],
+                        lines=[Line("codec's latents", mode="area", color=2, ghost=True), _mark("bound there")],
                     ),
                     Axes(
                         "the codec over the bound",
@@ -159,10 +159,10 @@ class BoundPanel(PlotPanel):
                         log_x=True,
                         range_x=(BOUNDS[0] / 1.2, BOUNDS[-1] * 1.2),
                         lines=[
-                            Line("codec, training", "lines+markers", colour=1, dash="dash", symbol="square"),
-                            Line("codec, test", "lines+markers", colour=0, dash="solid", symbol="circle"),
-                            Line("retrained, training", "markers", colour=4, symbol="x"),
-                            Line("retrained, test", "markers", colour=3, symbol="diamond"),
+                            Line("codec, training", "lines+markers", color=1, dash="dash", symbol="square"),
+                            Line("codec, test", "lines+markers", color=0, dash="solid", symbol="circle"),
+                            Line("retrained, training", "markers", color=4, symbol="x"),
+                            Line("retrained, test", "markers", color=3, symbol="diamond"),
                             _mark("bound in the codec"),
                         ],
                     ),
@@ -343,7 +343,7 @@ def bound_panel(
 
 def _mark(name: str) -> Line:
     """The vertical line at the bound; the first of them stands in the legend."""
-    return Line(name, colour=3, dash="dot", legend=name == "bound")
+    return Line(name, color=3, dash="dot", legend=name == "bound")
 
 
 def _temperature(settings: Settings) -> float | None:

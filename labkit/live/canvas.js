@@ -1,5 +1,5 @@
 // Draws one frame: an image, scaled without smoothing, then a cloud of dots, then discs. Coordinates run from 0 to 1,
-// from the top left corner. Every colour must read on a light page and on a dark one.
+// from the top left corner. Every color must read on a light page and on a dark one.
 
 const CLOUD = "rgba(120, 132, 150, 0.8)";
 const DISC = "#e8590c";

@@ -21,7 +21,7 @@ class LossChart(Plot):
         self._window = window
         lines = (
             Line("training", ghost=True),
-            Line("test, rounded", mode="markers", colour=0, symbol="diamond", ghost=True),
+            Line("test, rounded", mode="markers", color=0, symbol="diamond", ghost=True),
         )
         x = "step" if window == 1 else f"step (mean of the last {window})"
         super().__init__([Axes(x=x, y=title, lines=lines, log_y=log)], width=width, height=height)

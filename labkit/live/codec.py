@@ -21,7 +21,7 @@ from labkit.live.chart import LossChart
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.retraining import CROP, RetrainingPanel, TrainingFrame, fine_tuning
-from labkit.networks.codecs import first_stage
+from labkit.schemes import first_stage
 
 CONTROLS = ("lmbda", "temperature", "end", "shape", "scheme", "scale_lower_bound", "photo")
 BOUNDS = (0.04, 0.07, 0.11, 0.15, 0.2, 0.3, 0.45, 0.7)
@@ -193,7 +193,7 @@ class CodecPanel(RetrainingPanel):
     @torch.no_grad()
     def _draw(self, net: networks.Codec, settings: Settings) -> Picture:
         """The crop of the chosen photograph and its reconstruction with real rounding."""
-        original = _centre(self._test[self._names.index(settings["photo"])])
+        original = _center(self._test[self._names.index(settings["photo"])])
         was_training = net.training
         net.eval()
         output = net(original[None])
@@ -228,7 +228,7 @@ def codec_panel(
 ) -> CodecPanel:
     """An image codec, fine-tuned at every move of a control from the shipped weights nearest in λ.
 
-    A run first scales the latents by √(λ/λ₀), where λ₀ is what the weights were trained for: the quantisation step that
+    A run first scales the latents by √(λ/λ₀), where λ₀ is what the weights were trained for: the quantization step that
     suits the new λ at high rate, in networks that are `scalable`. Then all weights are trained.
 
     The canvas shows a crop of a test photograph and its reconstruction with real rounding; the chart the training loss.
@@ -266,7 +266,7 @@ def _preset(name: str) -> MakeScheme:
     return lambda temperature, bound: schemes.get(name, temperature=temperature, scale_lower_bound=bound)
 
 
-def _centre(image: Tensor) -> Tensor:
+def _center(image: Tensor) -> Tensor:
     top, left = ((side - CROP) // 2 for side in image.shape[1:])
     return image[:, top : top + CROP, left : left + CROP]
 

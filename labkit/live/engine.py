@@ -31,13 +31,13 @@ View = Callable[[], Any]
 Job = Callable[[Any], Generator[View, None, Any]]
 
 
-class Cancelled(RuntimeError):
-    """Raised to whoever waits for a run that was cancelled, or superseded by a newer one."""
+class Canceled(RuntimeError):
+    """Raised to whoever waits for a run that was canceled, or superseded by a newer one."""
 
 
 @dataclass(eq=False)
 class Run:
-    """One request and what became of it; `state` is queued, running, cancelled, done or error.
+    """One request and what became of it; `state` is queued, running, canceled, done or error.
 
     A run is over the moment somebody cancels or supersedes it: from then on it publishes nothing. The worker polls
     `over` at every step, and so finds out a little later.
@@ -53,14 +53,14 @@ class Run:
 
     @property
     def over(self) -> bool:
-        return self.state in ("cancelled", "done", "error")
+        return self.state in ("canceled", "done", "error")
 
     def outcome(self) -> Any:
-        """The result of a run that is over; raises the run's own error, or Cancelled."""
+        """The result of a run that is over; raises the run's own error, or Canceled."""
         if self.error is not None:
             raise self.error
-        if self.state == "cancelled":
-            raise Cancelled(f"run {self.number} was cancelled after {self.seconds:.1f} s")
+        if self.state == "canceled":
+            raise Canceled(f"run {self.number} was canceled after {self.seconds:.1f} s")
         return self.result
 
 
@@ -117,11 +117,11 @@ class Engine:
                 self._tell(run)
 
     def wait(self, timeout: float | None = None) -> Any:
-        """The newest run's result, once it is over; raises its error, Cancelled, or TimeoutError."""
+        """The newest run's result, once it is over; raises its error, Canceled, or TimeoutError."""
         return self._outcome(self._latest, timeout)
 
     def run(self, request: Any, timeout: float | None = None) -> Any:
-        """Submit and wait: the result of this very request, or Cancelled if another one came between."""
+        """Submit and wait: the result of this very request, or Canceled if another one came between."""
         run = self.submit(request)
         try:
             return self._outcome(lambda: run, timeout)
@@ -152,12 +152,12 @@ class Engine:
             self._listener(run, shown)
 
     def _retire(self) -> Run | None:
-        """Make the newest run a cancelled one and return it, unless it is over already."""
+        """Make the newest run a canceled one and return it, unless it is over already."""
         run = self._newest
         if run is None or run.over:
             return None
         self._mailbox = None
-        self._finish(run, "cancelled")
+        self._finish(run, "canceled")
         return run
 
     def _finish(self, run: Run, state: str, result: Any = None, error: BaseException | None = None) -> None:
@@ -205,7 +205,7 @@ class Engine:
                     self._tell(run)
         except BaseException as error:  # whatever it was, somebody may be waiting to hear of it
             with self.lock:
-                if run.state != "cancelled":
+                if run.state != "canceled":
                     self._finish(run, "error", error=error)
                     self._tell(run)
 

@@ -97,7 +97,7 @@ class MeansPanel(PlotPanel):
             controls={
                 "surrogate": menu("surrogate", list(SURROGATES), surrogate),
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
-                "zero_center": switch("zero-centre", zero_center),
+                "zero_center": switch("zero-center", zero_center),
                 "stop_gradient": switch("stop-gradient", stop_gradient),
             },
             plot=Plot(
@@ -105,7 +105,7 @@ class MeansPanel(PlotPanel):
                     Axes(
                         f"gradient of μ: {_BATCH} latents, mean ± one standard deviation",
                         y="loss per bin",
-                        lines=[Line("training", mode="bars", colour=3), Line("exact", mode="bars", colour=4)],
+                        lines=[Line("training", mode="bars", color=3), Line("exact", mode="bars", color=4)],
                     ),
                     Axes(
                         "variance of one latent's gradient",
@@ -174,7 +174,7 @@ class MeansPanel(PlotPanel):
         way = _way(settings)
         (rate, rate_variance), (distortion, variance), _ = gradient[list(WAYS).index(way)]
         said = (
-            f"Quantising {way}, the gradient of μ is {rate:.2f} by the rate, exactly {self._exact[0]:.2f}, and "
+            f"Quantizing {way}, the gradient of μ is {rate:.2f} by the rate, exactly {self._exact[0]:.2f}, and "
             f"{distortion:.2f} by the distortion, exactly {self._exact[1]:.2f}; the variance of one latent's is "
             f"{rate_variance:.3g} and {variance:.3g}."
         )
@@ -198,11 +198,11 @@ def means_panel(
 
     The surrogate stands on the distortion path; the rate has additive noise. Above: the gradient of μ in a scalar code
     whose μ is a quarter of a bin off (a standard normal source, gain ½, λ = 6), beside the exact gradient of the test
-    loss, for what the switches say; and the variance of one latent's gradient in all three ways: quantising y, y − μ,
+    loss, for what the switches say; and the variance of one latent's gradient in all three ways: quantizing y, y − μ,
     and y − μ with the partial stop. Below: a code whose μ and σ are the outputs of a small network that reads side
     information, trained in the three ways at once, on the same samples and noise, from several seeds; shown are means.
 
-    The stop needs zero-centre: without it μ is not on the distortion path. With that switch off the panel says so, and
+    The stop needs zero-center: without it μ is not on the distortion path. With that switch off the panel says so, and
     ignores the stop. surrogate and temperature are taken from SURROGATES and TEMPERATURES; lmbda: of the trained codes;
     seeds: how many of each way. Raises ValueError for what is not among them, or out of range.
     """
@@ -336,7 +336,7 @@ def _schemes(surrogate: Surrogate) -> list[QuantizationScheme]:
 
 
 def _way(settings: Settings) -> str:
-    """Which of WAYS the switches say; the stop counts only with zero-centre."""
+    """Which of WAYS the switches say; the stop counts only with zero-center."""
     wanted = settings["zero_center"], settings["zero_center"] and settings["stop_gradient"]
     return next(way for way, switches in WAYS.items() if switches == wanted)
 
@@ -347,7 +347,7 @@ def _by_way(losses: np.ndarray) -> str:
 
 def _remark(settings: Settings) -> str:
     if settings["stop_gradient"] and not settings["zero_center"]:
-        return "The stop does nothing here: without zero-centre μ is not on the distortion path."
+        return "The stop does nothing here: without zero-center μ is not on the distortion path."
     return ""
 
 

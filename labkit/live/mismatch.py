@@ -26,7 +26,7 @@ _PHASES, _DRAWS = 512, 256
 _REACH = 8  # standard deviations that are counted
 _SIDE, _FINE = 3.5, 128  # of the densities on show: from −3.5 to 3.5, in steps of 1/128
 _HIGHEST = 2.2  # densities above are cut off
-_Y, _TRAINING, _TEST = 2, 1, 0  # colours
+_Y, _TRAINING, _TEST = 2, 1, 0  # colors
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Law:
     def of(name: str, temperature: float) -> _Law:
         surrogate, n = surrogates.get(name), _PHASES
         phase = _phases()[:, None]
-        if surrogate.random:  # each phase's draws are evenly spaced, and shifted against its neighbour's
+        if surrogate.random:  # each phase's draws are evenly spaced, and shifted against its neighbor's
             shift = np.modf(np.arange(n) * (math.sqrt(5) - 1) / 2)[0]
             v = (np.arange(_DRAWS) + shift[:, None]) / _DRAWS
             phase = np.repeat(phase, _DRAWS, axis=1)
@@ -165,18 +165,18 @@ class MismatchPanel(PlotPanel):
                         range_x=(-_SIDE, _SIDE),
                         range_y=(0, _HIGHEST),
                         lines=[
-                            Line("ŷ at test, masses", mode="bars", colour=_TEST),
-                            Line("ỹ in training, masses", mode="bars", colour=_TRAINING),
-                            Line("ỹ in training", colour=_TRAINING, dash="dash"),
-                            Line("y", colour=_Y, dash="dot"),
+                            Line("ŷ at test, masses", mode="bars", color=_TEST),
+                            Line("ỹ in training, masses", mode="bars", color=_TRAINING),
+                            Line("ỹ in training", color=_TRAINING, dash="dash"),
+                            Line("y", color=_Y, dash="dot"),
                         ],
                     ),
                     Axes(
                         "at the chosen σ",
                         y="bits, or 12 × squared error",
                         lines=[
-                            Line("at test", mode="bars", colour=_TEST, legend=False),
-                            Line("in training", mode="bars", colour=_TRAINING, legend=False),
+                            Line("at test", mode="bars", color=_TEST, legend=False),
+                            Line("in training", mode="bars", color=_TRAINING, legend=False),
                         ],
                     ),
                     *curves,
@@ -245,9 +245,9 @@ class MismatchPanel(PlotPanel):
 
 def _lines(what: str) -> list[Line]:
     return [
-        Line(f"{what}, training", colour=_TRAINING, dash="dash", ghost=True, legend=False),
-        Line(f"{what}, test", colour=_TEST, dash="solid", legend=False),
-        Line(f"{what}, chosen σ", mode="markers", colour=_Y, symbol="diamond", legend=False),
+        Line(f"{what}, training", color=_TRAINING, dash="dash", ghost=True, legend=False),
+        Line(f"{what}, test", color=_TEST, dash="solid", legend=False),
+        Line(f"{what}, chosen σ", mode="markers", color=_Y, symbol="diamond", legend=False),
     ]
 
 
@@ -276,7 +276,7 @@ def mismatch_panel(*, surrogate: str = "aun", scale: float = 0.2, temperature: f
     """One Gaussian latent of mean 0 and scale σ under the entropy model that fits it, in training and at test.
 
     Above: the density of y, the law of ỹ that training sees, and the masses of ŷ = ⌊y⌉; rate and distortion as bars.
-    Below: both over σ, in training and at test, with the chosen σ marked; the run before stays in grey. Rates are in
+    Below: both over σ, in training and at test, with the chosen σ marked; the run before stays in gray. Rates are in
     bits, distortions E(ỹ − y)² in twelfths of a squared step, which is what rounding costs at high rate.
 
     Numbers come from 512 phases of the latent in its bin and 256 evenly spaced draws for each, which is quick and right

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from labkit.live.canvas import png
-from labkit.live.engine import Cancelled, Engine, Run, View
+from labkit.live.engine import Canceled, Engine, Run, View
 from labkit.live.status import Status
 
 Settings = dict[str, Any]
@@ -164,7 +164,7 @@ class Panel:
 
     @property
     def state(self) -> str:
-        """idle, queued, running, cancelled, done or error."""
+        """idle, queued, running, canceled, done or error."""
         return self.engine.state
 
     @property
@@ -185,7 +185,7 @@ class Panel:
         return self.engine.run(self._asked, timeout)
 
     def wait(self, timeout: float | None = None) -> Result:
-        """The newest run's result, once it is over; raises its error, Cancelled, or TimeoutError."""
+        """The newest run's result, once it is over; raises its error, Canceled, or TimeoutError."""
         return self.engine.wait(timeout)
 
     def cancel(self) -> None:
@@ -264,7 +264,7 @@ class Panel:
             return ""
         if self._drawn is not run:
             return f"what you see is still run {self._drawn.number} ({self._words(self._drawn.request)})"
-        return "what you see is unfinished" if run.state in ("cancelled", "error") else ""
+        return "what you see is unfinished" if run.state in ("canceled", "error") else ""
 
     def _check(self, name: str, value: Any) -> None:
         if name not in self.controls:
@@ -274,7 +274,7 @@ class Panel:
             raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(repr, values))}")
 
     def _words(self, settings: Settings) -> str:
-        """τ = 0.5, λ = 5, zero-centre = on: the last word of a control's label, all of a switch's, and the value."""
+        """τ = 0.5, λ = 5, zero-center = on: the last word of a control's label, all of a switch's, and the value."""
         symbols = {
             name: control.description if isinstance(control, ipywidgets.Checkbox) else control.description.split()[-1]
             for name, control in self.controls.items()
@@ -314,7 +314,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _rounded(value: Any) -> Any:
-    """0.010000000000000002 is 0.01: a slider may report a neighbour of the value it was given."""
+    """0.010000000000000002 is 0.01: a slider may report a neighbor of the value it was given."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -334,4 +334,4 @@ def _one_line(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".strip().split("\n")[0]
 
 
-__all__ = ["Cancelled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch", "takes"]
+__all__ = ["Canceled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch", "takes"]

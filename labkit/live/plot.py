@@ -29,7 +29,7 @@ from plotly.subplots import make_subplots
 
 from labkit.live.engine import Run
 from labkit.live.panel import Panel
-from labkit.theme import CLEAR, COLOURS, DASHES, GRID, INK, SYMBOLS
+from labkit.theme import CLEAR, COLORS, DASHES, GRID, INK, SYMBOLS
 
 MODES = ("lines", "markers", "lines+markers", "area", "bars")
 _GHOST = "rgba(128, 128, 128, 0.55)"
@@ -40,16 +40,16 @@ Points = tuple[Any, ...]  # x and y, and where there are error bars their length
 
 @dataclass(frozen=True)
 class Line:
-    """One trace. Its name is unique in the plot; `ghost` keeps the run before behind it, in grey.
+    """One trace. Its name is unique in the plot; `ghost` keeps the run before behind it, in gray.
 
-    mode: lines, markers, lines+markers, area (to zero) or bars (over numbers or words). colour: an index into
-    `theme.COLOURS`; colour, dash and symbol follow the line's place in its axes where they are not given. legend: false
-    where another line of that colour and dash has said it already. Bars have no ghost.
+    mode: lines, markers, lines+markers, area (to zero) or bars (over numbers or words). color: an index into
+    `theme.COLORS`; color, dash and symbol follow the line's place in its axes where they are not given. legend: false
+    where another line of that color and dash has said it already. Bars have no ghost.
     """
 
     name: str
     mode: str = "lines"
-    colour: int | None = None
+    color: int | None = None
     dash: str | None = None
     symbol: str | None = None
     ghost: bool = False
@@ -245,22 +245,22 @@ class PlotPanel(Panel):
 
 def _trace(line: Line, number: int, ghost: bool = False) -> Any:
     look = {"x": [], "y": [], "name": f"{line.name}, run before" if ghost else line.name}
-    colour = _GHOST if ghost else _colour(line, number)
+    color = _GHOST if ghost else _color(line, number)
     if line.mode == "bars":
-        shape = ("", "/", "x", ".", "\\", "-")[number % 6]  # a pattern says the same as the colour
-        return go.Bar(**look, marker={"color": colour, "pattern": {"shape": shape}}, showlegend=line.legend)
+        shape = ("", "/", "x", ".", "\\", "-")[number % 6]  # a pattern says the same as the color
+        return go.Bar(**look, marker={"color": color, "pattern": {"shape": shape}}, showlegend=line.legend)
     return go.Scatter(
         **look,
         mode="lines" if line.mode == "area" else line.mode,
         fill="tozeroy" if line.mode == "area" and not ghost else None,
         showlegend=line.legend and not ghost,
-        line={"color": colour, "width": 1.5 if ghost else 2, "dash": _dash(line, number)},
-        marker={"color": colour, "size": 8, "symbol": _symbol(line, number)},
+        line={"color": color, "width": 1.5 if ghost else 2, "dash": _dash(line, number)},
+        marker={"color": color, "size": 8, "symbol": _symbol(line, number)},
     )
 
 
-def _colour(line: Line, number: int) -> str:
-    return COLOURS[(number if line.colour is None else line.colour) % len(COLOURS)]
+def _color(line: Line, number: int) -> str:
+    return COLORS[(number if line.color is None else line.color) % len(COLORS)]
 
 
 def _dash(line: Line, number: int) -> str:
@@ -306,16 +306,16 @@ def _draw(drawn: Any, trace: Any, line: Line, number: int, ghost: bool) -> None:
     if not len(x):
         return
     name = line.name if line.legend and not ghost else None
-    colour = "#bbbbbb" if ghost else _colour(line, number)
+    color = "#bbbbbb" if ghost else _color(line, number)
     dashes = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
     symbols = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "cross": "P"}
     style = dashes.get(_dash(line, number), "-") if line.mode != "markers" else "none"
     marker = symbols.get(_symbol(line, number), "o") if "markers" in line.mode else None
-    drawn.plot(x, y, linestyle=style, marker=marker, color=colour, label=name, linewidth=1.6, markersize=5)
+    drawn.plot(x, y, linestyle=style, marker=marker, color=color, label=name, linewidth=1.6, markersize=5)
     if line.mode == "area" and not ghost:
-        drawn.fill_between(x, y, color=colour, alpha=0.25)
+        drawn.fill_between(x, y, color=color, alpha=0.25)
     if trace.error_y.array is not None and len(trace.error_y.array) == len(x):
-        drawn.errorbar(x, y, yerr=np.asarray(trace.error_y.array), fmt="none", ecolor=colour, elinewidth=1)
+        drawn.errorbar(x, y, yerr=np.asarray(trace.error_y.array), fmt="none", ecolor=color, elinewidth=1)
 
 
 def _draw_bars(drawn: Any, trace: Any, line: Line, number: int, beside: float, share: float) -> None:
@@ -326,7 +326,7 @@ def _draw_bars(drawn: Any, trace: Any, line: Line, number: int, beside: float, s
     room = 0.85 * (np.diff(np.sort(place)).min() if len(place) > 1 else 1.0)
     name = line.name if line.legend else None
     hatch = ("", "//", "xx", "..", "\\\\", "--")[number % 6]
-    look = {"color": _colour(line, number), "alpha": 0.8, "hatch": hatch, "edgecolor": "white"}
+    look = {"color": _color(line, number), "alpha": 0.8, "hatch": hatch, "edgecolor": "white"}
     drawn.bar(place + beside * room, y, width=share * room, label=name, **look)
     if words:
         drawn.set_xticks(place, list(x))

@@ -39,7 +39,7 @@ def fine_tuning(
         steps=steps,
         batch_size=_BATCH,
         crop=CROP,
-        permute_colours=True,
+        permute_colors=True,
         lr=_RATE,
         seed=seed,
     ):
@@ -70,7 +70,7 @@ class RetrainingPanel(Panel):
         self.chart.show_losses(frame.losses)
 
     def keep_as_ghost(self, run: Run) -> None:
-        self.chart.show_losses(run.result.losses, run.result.loss)  # a run that was cancelled since has left its own
+        self.chart.show_losses(run.result.losses, run.result.loss)  # a run that was canceled since has left its own
         self.chart.keep_as_ghost()
 
     def finish(self, run: Run) -> None:

@@ -109,10 +109,10 @@ class RiskPanel(PlotPanel):
                         range_x=(0.09, 1.12),
                         range_y=(_LOW, 1e5),
                         lines=[
-                            Line("bias²", colour=3, dash="dash", ghost=True),
-                            Line("variance/n", colour=4, dash="dot", ghost=True),
-                            Line("risk", colour=0, dash="solid", ghost=True),
-                            Line("at τ", mode="markers", colour=0, symbol="diamond"),
+                            Line("bias²", color=3, dash="dash", ghost=True),
+                            Line("variance/n", color=4, dash="dot", ghost=True),
+                            Line("risk", color=0, dash="solid", ghost=True),
+                            Line("at τ", mode="markers", color=0, symbol="diamond"),
                         ],
                     ),
                 ],
@@ -170,7 +170,7 @@ class RiskPanel(PlotPanel):
             # source, laws and loss are even: |x| tells all, in half the time
             half = replace(code, source=stats.halfnorm())
             scheme = QuantizationScheme(rate=SURROGATES[name], distortion=SURROGATES[name])
-            x, weight = half.nodes(same, (half.centre,))
+            x, weight = half.nodes(same, (half.center,))
             mean = square = 0.0
             for part in np.array_split(np.arange(len(x)), -(-len(x) // _NODES)):
                 given_x, variance = gradient_given(half, scheme, x[part], "gain", same)

@@ -1,5 +1,5 @@
 // The status line: a word for the state, what is being done, how far it is, whether what is shown is out of date, and
-// the results. `data-state` and `data-run` on the root carry colours in the style sheet; the browser tests watch them.
+// the results. `data-state` and `data-run` on the root carry colors in the style sheet; the browser tests watch them.
 
 // Jupyter's sliders do not say what they are, and tell a screen reader the number of an option instead of its value.
 function nameSliders(panel) {

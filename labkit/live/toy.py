@@ -21,7 +21,7 @@ LMBDAS = (0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 _EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1: where 97% of the banana lies
 _MOVING, _STILL = 120, 240  # grid points a side, while it trains and at the end: a fine grid takes time from training
-# Neighbouring cells differ in at least one symbol, so four tints by the parity of two symbols keep all neighbours
+# Neighboring cells differ in at least one symbol, so four tints by the parity of two symbols keep all neighbors
 # apart, and a cell keeps its tint while it moves. They are thin: pastel on a white page, dusk on a black one.
 _TINTS = np.array([[76, 110, 245], [18, 184, 134], [245, 159, 0], [230, 73, 128]], np.uint8)
 _TINT_ALPHA, _EDGE_ALPHA = 50, 140
@@ -109,9 +109,9 @@ class ToyPanel(RetrainingPanel):
         return Picture(
             pixels=_paint(symbols),
             discs=np.column_stack([_to_canvas(points), radius]).astype(np.float32),
-            label=f"Plane of samples cut into quantisation cells; {len(points)} codewords in use, "
+            label=f"Plane of samples cut into quantization cells; {len(points)} codewords in use, "
             f"the largest serves {100 * shares.max():.0f}% of the samples.",
-            captions=("grey samples, orange codewords, tinted cells",),
+            captions=("gray samples, orange codewords, tinted cells",),
         )
 
 
@@ -120,7 +120,7 @@ def toy_panel(
 ) -> ToyPanel:
     """A transform code of the "banana" source, retrained from scratch at every move of a control.
 
-    The canvas shows samples, quantisation cells, and codewords as large as the share of samples they serve; the chart
+    The canvas shows samples, quantization cells, and codewords as large as the share of samples they serve; the chart
     shows the training loss, and at its end the loss with real rounding on test samples. temperature and lmbda are taken
     from the sliders' values, TEMPERATURES and LMBDAS; scheme is a preset's name.
     """

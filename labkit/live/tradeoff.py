@@ -23,7 +23,7 @@ from labkit.live.engine import Run, View
 from labkit.live.panel import Panel, Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot
 from labkit.live.retraining import fine_tuning
-from labkit.networks.codecs import first_stage
+from labkit.schemes import first_stage
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 QUALITIES = {"jpeg": (10, 25, 45, 65, 80), "webp": (5, 25, 50, 70, 85), "avif": (20, 35, 50, 60, 70)}
@@ -88,10 +88,10 @@ class TradeoffPanel(Panel):
                     x="bits per pixel, as written",
                     y="PSNR (dB)",
                     lines=[
-                        *(Line(name, mode="lines+markers", colour=i + 1) for i, name in enumerate(_NAMES.values())),
-                        Line("as shipped", mode="markers", colour=5, symbol="x"),
-                        Line("fine-tuned", mode="markers", colour=0, symbol="diamond"),
-                        Line(_EARLIER, mode="markers", colour=4, symbol="cross"),
+                        *(Line(name, mode="lines+markers", color=i + 1) for i, name in enumerate(_NAMES.values())),
+                        Line("as shipped", mode="markers", color=5, symbol="x"),
+                        Line("fine-tuned", mode="markers", color=0, symbol="diamond"),
+                        Line(_EARLIER, mode="markers", color=4, symbol="cross"),
                     ],
                 )
             ],

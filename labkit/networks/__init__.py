@@ -1,5 +1,6 @@
 """Networks that carry a scheme: the image codecs, and toy transform codes."""
 
+from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.networks.codecs import (
     ChannelAutoregressive,
     Cheng2020Anchor,
@@ -49,13 +50,17 @@ __all__ = [
     "factorized_prior",
     "get",
     "joint_autoregressive",
+    "load_checkpoint",
+    "load_weights",
     "mean_scale_hyperprior",
     "names",
     "pretrained",
     "pretrained_lmbdas",
+    "save_checkpoint",
     "scale_hyperprior",
     "table",
     "toy_1d",
     "toy_2d",
     "toy_sawbridge",
+    "weights_hash",
 ]

@@ -2,7 +2,7 @@
 
 Each takes (batch, 3, H, W) in [0, 1], its sides multiples of `downsampling_factor`, and gives {"x_hat", "likelihoods"}.
 In evaluation every one of them is CompressAI's own code, outputs and bytes alike; in training the scheme says what is
-scored and what is handed on. How a context model trains is written in `labkit.interop`.
+scored and what is handed on. How a context model trains is written in `labkit.adoption`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit import entropy, interop, schemes
+from labkit import adoption, entropy, schemes
 from labkit.checks import check_positive
-from labkit.schemes import QuantizationScheme, Scheme, TwoStages
+from labkit.schemes import QuantizationScheme, Scheme, first_stage
 
 
 class _Codec:
@@ -72,7 +72,7 @@ class _Codec:
     def scale_latents(self, gain: float) -> None:
         """Multiply the latent y by `gain`, and undo it wherever y is read: its entropy model follows, z stays.
 
-        Only the quantisation step changes, to 1/gain of what it was. At high rate the best step goes with 1/√λ, since
+        Only the quantization step changes, to 1/gain of what it was. At high rate the best step goes with 1/√λ, since
         step²/12 is the distortion, so √(λ/λ₀) takes a network that was trained for λ₀ most of the way to λ. Raises
         ValueError for a network that is not `scalable`, and for a gain that is not positive.
         """
@@ -87,11 +87,6 @@ class _Codec:
         for name in self._reads_y:
             layer = self.get_submodule(name)
             layer.weight /= gain
-
-
-def first_stage(scheme: Scheme) -> QuantizationScheme:
-    """The scheme that training starts with."""
-    return scheme.first if isinstance(scheme, TwoStages) else scheme
 
 
 class FactorizedPrior(_Codec, _compressai.FactorizedPrior):
@@ -158,7 +153,7 @@ class MeanScaleHyperprior(_Codec, _compressai.MeanScaleHyperprior):
 # CompressAI's class comes first where labkit's has a training forward of its own, as in every adopted class
 
 
-class JointAutoregressive(interop.AdoptedJointAutoregressive, _Codec):
+class JointAutoregressive(adoption.AdoptedJointAutoregressive, _Codec):
     """Minnen, Ballé & Toderici 2018 with the context model, as in CompressAI's mbt2018.
 
     Takes (batch, 3, H, W) in [0, 1], H and W multiples of 64; gives {"x_hat", "likelihoods": {"y", "z"}}. It is coded
@@ -176,7 +171,7 @@ class JointAutoregressive(interop.AdoptedJointAutoregressive, _Codec):
         self._equip_hyperprior(size, scheme)
 
 
-class Cheng2020Anchor(_compressai.Cheng2020Anchor, interop.AdoptedJointAutoregressive, _Codec):
+class Cheng2020Anchor(_compressai.Cheng2020Anchor, adoption.AdoptedJointAutoregressive, _Codec):
     """Cheng et al. 2020 without attention and with one Gaussian, as in CompressAI's cheng2020-anchor.
 
     Takes and gives what `JointAutoregressive` does, and is coded as it is. M is N: the latent is as wide as the rest.
@@ -195,7 +190,7 @@ class Cheng2020Anchor(_compressai.Cheng2020Anchor, interop.AdoptedJointAutoregre
         _subsample_first(self)
 
 
-class Cheng2020Attention(_compressai.Cheng2020Attention, interop.AdoptedJointAutoregressive, _Codec):
+class Cheng2020Attention(_compressai.Cheng2020Attention, adoption.AdoptedJointAutoregressive, _Codec):
     """Cheng et al. 2020 with attention and with one Gaussian, as in CompressAI's cheng2020-attn.
 
     Takes and gives what `JointAutoregressive` does, and is coded as it is. M is N, as in `Cheng2020Anchor`.
@@ -243,7 +238,7 @@ class _GroupedCodec(_Codec):
     latent_codec: Any
 
     def _equip_groups(self, size: str, scheme: Scheme | None) -> None:
-        interop.adopt(self.latent_codec, self._equip(size, scheme))
+        adoption.adopt(self.latent_codec, self._equip(size, scheme))
         del self.latent_codec.scheme  # adoption's note: the network keeps its own, which may change
 
     @property

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from labkit import paths
+from labkit.networks.checkpoints import load_checkpoint
 from labkit.networks.codecs import Codec
 
 
@@ -28,8 +29,6 @@ def pretrained(name: str = "mean_scale_hyperprior", lmbda: float = 0.0035) -> Co
 
     Raises ValueError where no weights of this network are shipped.
     """
-    from labkit.training.checkpoints import load_checkpoint  # weights are the one thing a network needs from below
-
     shipped = _shipped(name)
     if not shipped:
         raise ValueError(f"no trained weights of {name!r} are shipped: train some with `labkit train`")

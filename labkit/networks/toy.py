@@ -12,7 +12,7 @@ from labkit.schemes import Scheme
 
 
 class ToyTransformCode(_Codec, nn.Module):
-    """Analysis and synthesis transforms of two hidden layers, and a factorised entropy model over the latents.
+    """Analysis and synthesis transforms of two hidden layers, and a factorized entropy model over the latents.
 
     Takes (batch, dimension); gives {"x_hat", "likelihoods": {"y"}}, as the image codecs do. latents: as many as the
     dimension, unless stated.
@@ -40,7 +40,7 @@ class ToyTransformCode(_Codec, nn.Module):
 
     @torch.no_grad()
     def cells(self, extent: tuple[float, float, float, float], resolution: int = 160) -> np.ndarray:
-        """Which quantisation cell each point of a grid over (x0, x1, y0, y1) falls in.
+        """Which quantization cell each point of a grid over (x0, x1, y0, y1) falls in.
 
         Returns int32 labels of shape (resolution, resolution), row 0 at y0; points with equal labels share a codeword.
         Raises ValueError for a code of another dimension than 2.
@@ -99,7 +99,7 @@ def _toy(scheme: Scheme | None, hidden: int, seed: int, dimension: int, latents:
 
 
 def toy_1d(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0) -> ToyTransformCode:
-    """An untrained scalar quantiser, for `datasets.Gaussian` and `datasets.Laplacian`; otherwise as `toy_2d`."""
+    """An untrained scalar quantizer, for `datasets.Gaussian` and `datasets.Laplacian`; otherwise as `toy_2d`."""
     return _toy(scheme, hidden, seed, dimension=1, latents=1)
 
 
@@ -114,6 +114,6 @@ def toy_2d(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0) -> Toy
 def toy_sawbridge(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0, points: int = 256) -> ToyTransformCode:
     """An untrained code of one latent for `datasets.Sawbridge(points)`; otherwise as `toy_2d`.
 
-    One number says all about a realisation, though the realisations span every dimension (Wagner & Ballé 2021).
+    One number says all about a realization, though the realizations span every dimension (Wagner & Ballé 2021).
     """
     return _toy(scheme, hidden, seed, dimension=points, latents=1)

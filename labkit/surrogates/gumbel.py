@@ -1,4 +1,4 @@
-"""Gumbel-softmax over the neighbouring integers: stochastic Gumbel annealing, and SGA+'s sigmoid scaled logit."""
+"""Gumbel-softmax over the neighboring integers: stochastic Gumbel annealing, and SGA+'s sigmoid scaled logit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StochasticGumbelAnnealing(Surrogate):
         # atanh(near) − atanh(far) as one logarithm, and its derivative by y
         score = (1 + near).div_(1 + far).square_().mul_(down).div_(up).log_().mul_(0.5)
         steepness = up.reciprocal_().mul_(near < MAX_DISTANCE).add_(down.reciprocal_().mul_(far < MAX_DISTANCE))
-        return _between_neighbours(y, v, tau, low, score.masked_fill_(r == 0, -math.inf), steepness)
+        return _between_neighbors(y, v, tau, low, score.masked_fill_(r == 0, -math.inf), steepness)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SigmoidScaledLogit(Surrogate):
             r.clamp_(1 - MAX_DISTANCE, MAX_DISTANCE)
             steepness = (1 - r).mul_(r).reciprocal_().mul_(a).mul_(inside)
             score = r.logit_().mul_(a).masked_fill_(integer, -math.inf)
-            return _between_neighbours(y, v, tau, low, score, steepness)
+            return _between_neighbors(y, v, tau, low, score, steepness)
         return self._three_classes(y, v, tau)
 
     def _three_classes(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class SigmoidScaledLogit(Surrogate):
         return with_slope(nearest + moved.sum(0), y, slope / tau / tau)
 
 
-def _between_neighbours(
+def _between_neighbors(
     y: Tensor, v: Tensor, tau: float | Tensor, low: Tensor, score: Tensor, steepness: Tensor
 ) -> Tensor:
     """⌊y⌋ + w (⌈y⌉ − ⌊y⌋) with w = σ((score/τ + logistic noise)/τ), and its derivative w (1 − w) steepness/τ².

@@ -120,7 +120,7 @@ class KumaraswamySoftRounding(Surrogate):
     """r_α(s_α(y) + n) with Kumaraswamy noise n on (−½, ½), α = 1/τ, derivative exact (Kim et al., C3, 2024).
 
     n = (1 − (1 − v)^(1/b))^(1/a) − ½ with b = (2^a (a − 1) + 1)/a, which puts the noise's mode at zero. At a = 1 it is
-    uniform noise; a larger a draws it towards zero, where soft rounding has less need of noise.
+    uniform noise; a larger a draws it toward zero, where soft rounding has less need of noise.
     a: 1 to 10, or None for the pairing of C3's two linear schedules, a from 2 to 1 while τ goes from 0.3 to 0.1:
     a = 1 + clip((τ − 0.1)/0.2, 0, 1).
     """

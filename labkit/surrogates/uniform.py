@@ -17,7 +17,7 @@ GRADIENTS = ("identity", "expected")
 class StochasticUniformAnnealing(Surrogate):
     """⌊y + τu⌉, u uniform on (−½, ½): stochastic rounding at τ = 1, rounding as τ → 0.
 
-    Meant for 0 < τ ≤ 1. A larger τ is taken, but then reaches beyond the two neighbours, and the mean below is another.
+    Meant for 0 < τ ≤ 1. A larger τ is taken, but then reaches beyond the two neighbors, and the mean below is another.
 
     **A reconstruction.** The published abstract of "On Uniform Scalar Quantization for Learned Image Compression"
     (Zhang, Li & Liu 2023) names the method and says that an adjustable temperature controls the tradeoff between

@@ -1,6 +1,6 @@
 """Losses, the trainer, and checkpoints."""
 
-from labkit.training.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
+from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.losses import Loss, rate_distortion
 from labkit.training.run import Run, train
 from labkit.training.stacks import StackRun, train_stack

@@ -50,7 +50,7 @@ class Task:
 
 
 def documented(task: Task, net: Any) -> Way:
-    """CompressAI's examples/train.py: DataLoader with four workers, two optimisers, float32, torch's own threads.
+    """CompressAI's examples/train.py: DataLoader with four workers, two optimizers, float32, torch's own threads.
 
     net: the network of the task as CompressAI's own class. The example starts its workers anew for every epoch; here
     an epoch has no end, since the photographs are few.

@@ -39,7 +39,7 @@ def generator_for(seed: int, step: int, stream: int, device: torch.device | str 
 def reseed(generator: torch.Generator, seed: int, step: int, stream: int) -> torch.Generator:
     """Put a generator where `generator_for` has it, and return it.
 
-    NumPy's SeedSequence mixes the three numbers, so that neighbouring seeds and steps have nothing in common. Torch
+    NumPy's SeedSequence mixes the three numbers, so that neighboring seeds and steps have nothing in common. Torch
     takes 32 bits of its result on a CPU, 64 on a GPU: in a million steps about a hundred pairs share their draws on a
     CPU. Raises ValueError naming the number that is negative.
     """
@@ -55,7 +55,7 @@ def batches(
     steps: int,
     batch_size: int,
     crop: int,
-    permute_colours: bool,
+    permute_colors: bool,
     seed: int,
     device: torch.device | str,
     workers: int | None = None,
@@ -80,12 +80,12 @@ def batches(
     device = torch.device(device)
     if isinstance(source, ImageFiles):
         source.check_crop(crop)
-        drawn = _Batches(source, batch_size, crop, permute_colours, seed, part)
+        drawn = _Batches(source, batch_size, crop, permute_colors, seed, part)
         workers = max(1, min(4, cores() // processes.here() - 1)) if workers is None else workers
         return _loaded(iter(_loader(drawn, range(first, steps), workers, device)), device)
     if isinstance(source, PhotoSet):
         source.check_crop(crop)
-        drawn = _Batches(source.to(device), batch_size, crop, permute_colours, seed, part)
+        drawn = _Batches(source.to(device), batch_size, crop, permute_colors, seed, part)
         return (_floats(drawn.cut(step)) for step in range(first, steps))
     draws = (source.draw(batch_size, generator_for(seed, step, DATA)) for step in range(first, steps))
     return (points.chunk(part[1])[part[0]].to(device) for points in draws)
@@ -99,16 +99,16 @@ class _Batches(Dataset[Any]):
         source: Images,
         batch_size: int,
         crop: int,
-        permute_colours: bool,
+        permute_colors: bool,
         seed: int,
         part: tuple[int, int] = (0, 1),
     ):
         self.source, self.seed = source, seed
-        self.settings = (batch_size, crop, permute_colours, part)
+        self.settings = (batch_size, crop, permute_colors, part)
 
     def cut(self, step: int) -> Tensor:
-        batch_size, crop, permute_colours, part = self.settings
-        return self.source.crops_uint8(batch_size, crop, generator_for(self.seed, step, DATA), permute_colours, part)
+        batch_size, crop, permute_colors, part = self.settings
+        return self.source.crops_uint8(batch_size, crop, generator_for(self.seed, step, DATA), permute_colors, part)
 
     def __getitem__(self, step: int) -> Handed:
         """What a worker hands over: the batch, or what is wrong with a file, which DataLoader would raise as a page."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps made as they are first: they choose algorithms and make the optimiser's state
+WARM_UP = 3  # steps made as they are first: they choose algorithms and make the optimizer's state
 
 
 class Graphed:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialised
+from safetensors.torch import save as serialized
 
 from labkit.datasets import ImageFiles, PhotoSet
 from labkit.disk import write_whole
-from labkit.training import checkpoints, data, processes
+from labkit.networks import checkpoints
+from labkit.training import data, processes
 from labkit.training.trainer import Training
 
 FORMAT = "labkit-training-1"
@@ -110,7 +111,7 @@ def save(training: Training, path: Path, about: dict[str, Any]) -> None:
     """Write a training's state, whole or not at all. Raises ValueError naming the file."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in training.tensors().items()}
     metadata = {"format": FORMAT, "state": json.dumps({**about, "step": training.step})}
-    write_whole(path, serialised(tensors, metadata))
+    write_whole(path, serialized(tensors, metadata))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def load(training: Training, path: Path) -> None:
     about, tensors = read(path), training.tensors()
     with safe_open(path, framework="pt") as file:
         if set(file.keys()) != set(tensors):
-            raise ValueError(f"{path} does not fit: it holds other tensors than this network and its optimiser")
+            raise ValueError(f"{path} does not fit: it holds other tensors than this network and its optimizer")
         for name, tensor in tensors.items():
             stored = file.get_tensor(name)
             if stored.shape != tensor.shape:

@@ -37,11 +37,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam keeps of a parameter
 class Settings:
     """How to train. Raises ValueError naming the field that is wrong.
 
-    lmbda: weight of the distortion, in CompressAI's scale. crop: side of the training crops, and permute_colours: half
-    of them with their colours in a random order, both for photographs (see `PhotoSet.crops`). lr: learning rate of
+    lmbda: weight of the distortion, in CompressAI's scale. crop: side of the training crops, and permute_colors: half
+    of them with their colors in a random order, both for photographs (see `PhotoSet.crops`). lr: learning rate of
     Adam, a number or a schedule. clip: largest gradient norm. ema: decay of an exponential moving average of the
     weights, 0.999 for example, which the network is left with at the end; None keeps the last step's. precision: of
-    the transforms; the entropy model, quantisation and loss are float32 throughout. compile: the transforms by
+    the transforms; the entropy model, quantization and loss are float32 throughout. compile: the transforms by
     torch.compile, which takes a minute and a C++ compiler first. workers: processes that read pictures, where they are
     too many for memory; None chooses.
     """
@@ -50,7 +50,7 @@ class Settings:
     steps: int
     batch_size: int = 4
     crop: int = 256
-    permute_colours: bool = False
+    permute_colors: bool = False
     lr: float | Schedule = 1e-3
     clip: float = 1.0
     ema: float | None = None
@@ -213,7 +213,7 @@ class Training:
         s = self.settings
         return data.batches(
             self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
-            permute_colours=s.permute_colours, seed=s.seed, device=self.fabric.device, workers=s.workers,
+            permute_colors=s.permute_colors, seed=s.seed, device=self.fabric.device, workers=s.workers,
             part=self.part,
         )  # fmt: skip
 
@@ -255,7 +255,7 @@ class Training:
 
     @contextmanager
     def _in_training_mode(self, noise: torch.Generator) -> Iterator[tuple[nn.Module, Any]]:
-        """The network and its optimiser as Fabric drives them; at the end, the network ready to be evaluated."""
+        """The network and its optimizer as Fabric drives them; at the end, the network ready to be evaluated."""
         net = self.net.train()
         transforms = [part for path, part in net.named_children() if path in ("g_a", "g_s", "h_a", "h_s")]
         trained = [p for p in net.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Every panel of the course, as a learner meets it: moved, moved five times at once, cancelled, failing, restarted."""
+"""Every panel of the course, as a learner meets it: moved, moved five times at once, canceled, failing, restarted."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_cancel_ends_a_run(panel: PanelPage):
     key = panel.press("ArrowRight")
     panel.first(what="state", run=key["run"] + 1)
     at_rest(panel)
-    assert panel.state() in ("cancelled", "done")  # some runs are over before anybody can cancel them
+    assert panel.state() in ("canceled", "done")  # some runs are over before anybody can cancel them
     panel.forget()
     panel.page.wait_for_timeout(500)
     assert [event for event in panel.events() if event["what"] in ("change", "state")] == []

@@ -132,7 +132,7 @@ def panel(request: pytest.FixtureRequest):
 
 @twice_if_noisy
 def test_a_key_press_shows_at_once(panel: PanelPage, busy_core, measured):
-    running, picture, curve, cancelled = [], [], [], []
+    running, picture, curve, canceled = [], [], [], []
     for trial in range(TRIALS):
         if panel.state() in ("queued", "running"):
             panel.cancel()
@@ -143,9 +143,9 @@ def test_a_key_press_shows_at_once(panel: PanelPage, busy_core, measured):
         picture.append(panel.first(what="picture", run=run)["at"] - key["at"])
         curve.append(panel.first(what="curve", run=run)["at"] - key["at"])
         click = panel.cancel()
-        cancelled.append(panel.first(what="state", state="cancelled")["at"] - click["at"])
+        canceled.append(panel.first(what="state", state="canceled")["at"] - click["at"])
     limits = {"key to “running”": 250, "key to changed picture": 600, "key to changed curve": 600, "Cancel": 500}
-    times = dict(zip(limits, (running, picture, curve, cancelled), strict=True))
+    times = dict(zip(limits, (running, picture, curve, canceled), strict=True))
     medians = {what: measured(f"{panel.name}: {what}", times[what], limits[what]) for what in limits}
     if slow := {what: median for what, median in medians.items() if median > limits[what]}:
         raise TooSlow(slow)
@@ -181,7 +181,7 @@ def test_cancel_stops_the_run_and_says_so(toy: PanelPage):
     key = toy.press("ArrowUp")
     toy.first(what="picture", run=key["run"] + 1)
     toy.cancel()
-    toy.await_state("cancelled", 5)
+    toy.await_state("canceled", 5)
     toy.forget()
     toy.page.wait_for_timeout(500)
     assert "unfinished" in toy.text()
@@ -195,9 +195,9 @@ def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab
     toy.first(what="picture", run=one)
     two = other.press()["run"] + 1
     toy.cancel()
-    toy.await_state("cancelled", 5)
+    toy.await_state("canceled", 5)
     other.await_state("done")
-    assert toy.state() == "cancelled"
+    assert toy.state() == "canceled"
     assert {e["run"] for e in other.events() if e["what"] in ("state", "drawn")} == {two}
     assert {e["run"] for e in toy.events() if e["what"] in ("state", "drawn")} <= {one}
     other.page.close()

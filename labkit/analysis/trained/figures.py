@@ -55,7 +55,7 @@ def _bars(panels: list[tuple], rows: int, widths: list[float] | None = None):
                 legendgroup=name,
                 showlegend=first,
                 marker={
-                    "color": theme.COLOURS[index % len(theme.COLOURS)],
+                    "color": theme.COLORS[index % len(theme.COLORS)],
                     "pattern": {"shape": HATCHES[index % len(HATCHES)], "fillmode": "overlay", "fgcolor": "white"},
                 },
                 **place,

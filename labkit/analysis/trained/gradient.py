@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import entropy
+from labkit.analysis.inputs import Temperatures, What
 from labkit.analysis.trained.inputs import (
     Images,
     bound_of,
@@ -20,9 +21,8 @@ from labkit.analysis.trained.inputs import (
 )
 from labkit.analysis.trained.layers import Layer, gradient_vectors, layers_of
 from labkit.analysis.trained.running import Welford
-from labkit.analysis.what import Temperatures, What
 from labkit.checks import check_at_least, check_positive
-from labkit.lending import borrowed, in_double, progress_bar, seed_noise
+from labkit.state_guard import in_double, preserved_state, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
 LARGEST_STEP = 0.01  # of the finite difference, relative to the layer's norm
@@ -92,7 +92,7 @@ def network_gradient_risk(
     differences = len(layers) * directions * 4 * (len(bounds) * batches + (step is None))
 
     with (
-        borrowed(net),
+        preserved_state(net),
         progress_bar(directions + differences + len(settings) * batches * draws, "pass", progress) as bar,
     ):
         straight_through = on_all_paths("ste", bound_of(net))
@@ -102,7 +102,7 @@ def network_gradient_risk(
             seed_noise(net, seed, batches + k)
             gradients.append(gradient_vectors(net, layers, x, lmbda))
             bar.update()
-        uphill = [[_normalised(gradient) for gradient in one] for one in gradients]
+        uphill = [[_normalized(gradient) for gradient in one] for one in gradients]
         probe = _Probe(net, layers, lmbda, bar)
         lengths = probe.lengths(xs[batches:], gradients, uphill) if step is None else [step * n for n in probe.norms]
         test = {}
@@ -136,7 +136,7 @@ def network_gradient_risk(
     return pd.DataFrame(rows)
 
 
-def _normalised(vector: Tensor) -> Tensor:
+def _normalized(vector: Tensor) -> Tensor:
     return vector / vector.norm() if vector.norm() > 0 else vector
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from labkit import entropy, schemes, surrogates
-from labkit.analysis.what import Temperatures, What, labelled, temperatures_of
+from labkit.analysis.inputs import Temperatures, What, labeled, temperatures_of
 from labkit.datasets import PhotoSet
 from labkit.evaluation.evaluator import pad
-from labkit.lending import device_of, mixed
 from labkit.schemes import QuantizationScheme
+from labkit.state_guard import device_of, mix_seeds
 from labkit.surrogates import Surrogate
 
 Images = PhotoSet | Sequence[Tensor] | Tensor
@@ -44,7 +44,7 @@ def settings_of(net: nn.Module, what: What, temperatures: Temperatures | None) -
     """Every scheme at every temperature; a surrogate alone stands on all four paths, with the network's bound on σ."""
     bound = bound_of(net)
     settings = []
-    for label, scheme in labelled(what, lambda one: on_all_paths(one, bound), scale_lower_bound=bound).items():
+    for label, scheme in labeled(what, lambda one: on_all_paths(one, bound), scale_lower_bound=bound).items():
         at = [scheme.temperature.end] if temperatures is None else temperatures_of(temperatures)
         if not any(getattr(scheme, path).annealed for path in schemes.PATHS):
             at = [math.nan]
@@ -98,7 +98,7 @@ def source(net: nn.Module, item: Tensor) -> Tensor:
 
 def random_batches(net: nn.Module, items: list[Tensor], n: int, batch_size: int, crop: int, seed: int) -> list[Tensor]:
     """n random batches, of crops or of points, on the network's device."""
-    generator = torch.Generator().manual_seed(mixed(seed, 1))
+    generator = torch.Generator().manual_seed(mix_seeds(seed, 1))
 
     def below(limit: int, *shape: int) -> Tensor:
         return torch.randint(limit, shape, generator=generator)

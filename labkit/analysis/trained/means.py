@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import entropy
+from labkit.analysis.inputs import Temperatures, What
 from labkit.analysis.trained.inputs import (
     Images,
     items_of,
@@ -16,9 +17,8 @@ from labkit.analysis.trained.inputs import (
     settings_of,
 )
 from labkit.analysis.trained.running import Welford
-from labkit.analysis.what import Temperatures, What
 from labkit.checks import check_at_least, check_positive
-from labkit.lending import borrowed, in_double, progress_bar, seed_noise
+from labkit.state_guard import in_double, preserved_state, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
 
@@ -43,7 +43,7 @@ def gradient_at_means(
     "distortion": of λ times the distortion; "both"), norm (of the mean gradient over draws, mean over batches),
     variance (trace of the covariance over draws at a fixed batch, mean over batches), variance_se (over batches).
 
-    Raises ValueError for bad arguments, schemes that are not zero-centred, and networks without a Gaussian.
+    Raises ValueError for bad arguments, schemes that are not zero-centered, and networks without a Gaussian.
     """
     import pandas as pd
 
@@ -55,7 +55,7 @@ def gradient_at_means(
     check_at_least(0, seed=seed)
     for setting in settings:
         if not setting.scheme.zero_center:
-            raise ValueError(f"what: {setting.label!r} is not zero-centred, so μ is not on its distortion path")
+            raise ValueError(f"what: {setting.label!r} is not zero-centered, so μ is not on its distortion path")
     gaussians = [module for module in net.modules() if isinstance(module, entropy.GaussianConditional)]
     if not gaussians:
         raise ValueError("net: has no Gaussian entropy model, so there is no μ")
@@ -71,7 +71,7 @@ def gradient_at_means(
     hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in gaussians]
     rows = []
     try:
-        with borrowed(net), progress_bar(2 * len(settings) * batches * draws, "pass", progress) as bar:
+        with preserved_state(net), progress_bar(2 * len(settings) * batches * draws, "pass", progress) as bar:
             for setting in settings:
                 for stop in (False, True):
                     setting.install(net, stop_gradient=stop)

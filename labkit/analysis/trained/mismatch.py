@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from labkit.analysis.inputs import Temperatures, What
 from labkit.analysis.trained.inputs import Images, items_of, settings_of, source
-from labkit.analysis.what import Temperatures, What
 from labkit.checks import check_at_least, check_positive
-from labkit.lending import borrowed, device_of, in_double, progress_bar, seed_noise
+from labkit.state_guard import device_of, in_double, preserved_state, progress_bar, seed_noise
 from labkit.training import rate_distortion
 
 
@@ -53,7 +53,7 @@ def network_mismatch(
 
     rows = []
     device = device_of(net)
-    with borrowed(net), progress_bar(len(settings) * len(items) * (draws + 1), "pass", progress) as bar:
+    with preserved_state(net), progress_bar(len(settings) * len(items) * (draws + 1), "pass", progress) as bar:
         for setting in settings:
             setting.install(net)
             means, rounds, errors = [], [], []

@@ -1,0 +1,1 @@
+"""Images as `.lkc` files: the container and its codec."""

@@ -1,0 +1,3 @@
+"""Grids of training runs (`sweeps`), and a study of the field's claims that uses them (`study`)."""
+
+from labkit.research import sweeps as sweeps

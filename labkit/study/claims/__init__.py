@@ -1,1 +1,0 @@
-"""A claim a file: NAME.toml declares its runs, NAME.py says what their table decides (see labkit.study.engine)."""

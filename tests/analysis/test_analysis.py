@@ -1,0 +1,481 @@
+"""The one-dimensional laboratory against integrals written in NumPy and SciPy from the definitions."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special, stats
+
+from labkit import schemes, surrogates
+from labkit.analysis import (
+    ScalarCode,
+    exact_gradient,
+    gaussian_bits,
+    gradient_risk,
+    mismatch,
+    plots,
+    pointwise_risk,
+    sources,
+    worked_example,
+)
+from labkit.analysis import test_loss as rounded_loss  # a name that pytest does not collect
+
+SAMPLES = 200_000
+SIGMAS = 5  # standard errors, two-sided error rate 6e-7 a comparison; about 150 comparisons in this file
+
+
+def bits_numpy(distance, scale):
+    a, b = (np.abs(distance) - 0.5) / scale, (np.abs(distance) + 0.5) / scale
+    return -np.log2(special.ndtr(-a) - special.ndtr(-b))
+
+
+def loss_numpy(y, x, code):
+    """ℓ of a code's latent y for the data x."""
+    return bits_numpy(y - code.mean, code.scale) + code.lmbda * (code.step * y - x) ** 2
+
+
+def expect(code, f, jumps=(0.5,)):
+    """E f(x) by adaptive quadrature between the points where gain · x − mean is an integer plus one of the jumps."""
+    low, high = code.source.ppf(1e-12), code.source.ppf(1 - 1e-12)
+    k = np.arange(math.floor(code.gain * low) - 2, math.ceil(code.gain * high) + 3)
+    cuts = np.unique(((k[:, None] + np.array(jumps)).ravel() + code.mean) / code.gain)
+    edges = [low, *cuts[(cuts > low) & (cuts < high)], high]
+    pieces = itertools.pairwise(edges)
+    return sum(integrate.quad(lambda x: f(x) * code.source.pdf(x), a, b, epsabs=1e-12)[0] for a, b in pieces)
+
+
+GAUSSIAN = ScalarCode(sources.gaussian(), gain=0.5)
+OFFSET = ScalarCode(sources.gaussian(0.3, 1.2), gain=0.4, lmbda=3.0, mean=0.37, scale=0.55, step=2.3)
+
+
+# sources
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        sources.gaussian(0.4, 2.5),
+        sources.laplace(0.4, 2.5),
+        sources.generalized_gaussian(0.7, 0.4, 2.5),
+        sources.uniform(0.4, 2.5),
+    ],
+)
+def test_sources_have_the_mean_and_standard_deviation_they_were_asked_for(source):
+    assert source.mean() == pytest.approx(0.4, abs=1e-12)
+    assert source.std() == pytest.approx(2.5, rel=1e-12)
+
+
+def test_generalized_gaussian_is_gaussian_at_shape_2_and_laplace_at_shape_1():
+    x = np.linspace(-4, 4, 41)
+    np.testing.assert_allclose(
+        sources.generalized_gaussian(2, 0.1, 1.3).pdf(x), stats.norm(0.1, 1.3).pdf(x), rtol=1e-12
+    )
+    np.testing.assert_allclose(sources.generalized_gaussian(1, 0.1, 1.3).pdf(x), sources.laplace(0.1, 1.3).pdf(x))
+
+
+def test_an_empirical_source_is_the_histogram_of_its_samples():
+    samples = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).view(2, -1) * 1.5 + 0.2
+    source = sources.empirical(samples, bins=40)
+    counts, edges = np.histogram(samples.numpy(), bins=40)
+    np.testing.assert_allclose(np.diff(source.cdf(edges)), counts / 20_000, atol=1e-12)
+    assert source.std() == pytest.approx(float(samples.std()), rel=0.01)
+
+
+# rate and test loss
+
+
+def test_bits_are_the_formulas_and_stay_finite_far_out():
+    y = np.linspace(-6, 6, 49)
+    ours = gaussian_bits(torch.tensor(y), *torch.tensor([0.3, 0.9], dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(ours, bits_numpy(y - 0.3, 0.9), rtol=1e-9)
+    far = torch.tensor([0.0, 5.0, 1e3, -1e3], dtype=torch.float64, requires_grad=True)
+    bits = gaussian_bits(far, *torch.tensor([0.0, 0.02], dtype=torch.float64))
+    (slope,) = torch.autograd.grad(bits.sum(), far)
+    assert torch.isfinite(bits).all() and torch.isfinite(slope).all()
+    # far out the nearer end of the bin decides: ((|y| − ½)/σ)²/2 nats, and the logarithm of its own distance
+    t = (5 - 0.5) / 0.02
+    assert bits[1].item() == pytest.approx((t**2 / 2 + math.log(t * math.sqrt(2 * math.pi))) / math.log(2), rel=1e-8)
+
+
+@pytest.mark.parametrize("code", [GAUSSIAN, OFFSET, ScalarCode(sources.laplace(), gain=2.0)])
+def test_test_loss_is_the_mean_loss_of_rounded_latents(code):
+    def rounded(x):
+        return loss_numpy(np.round(code.gain * x - code.mean) + code.mean, x, code)
+
+    loss = rounded_loss(code)
+    assert loss.total == pytest.approx(expect(code, rounded), rel=1e-9)
+    assert loss.total == pytest.approx(loss.rate + code.lmbda * loss.distortion, rel=1e-12)
+
+
+def test_rounding_the_latent_itself_is_an_option_of_the_test():
+    off = dataclasses.replace(OFFSET, zero_center=False)
+    x = off.source.rvs(size=SAMPLES, random_state=1)
+    losses = loss_numpy(np.round(off.gain * x), x, off)
+    assert abs(rounded_loss(off).total - losses.mean()) < SIGMAS * losses.std() / SAMPLES**0.5
+    assert abs(rounded_loss(off).total - rounded_loss(OFFSET).total) > 0.001
+
+
+def test_a_code_takes_other_rates_and_distortions():
+    code = ScalarCode(
+        sources.gaussian(),
+        gain=0.9,
+        lmbda=2.0,
+        rate=lambda y, mean, scale: (y - mean) ** 2 / scale,
+        distortion=lambda x_hat, x: (x_hat - x) ** 4,
+    )
+
+    def rounded(x):
+        y = np.round(0.9 * x)
+        return y**2 / 0.9 + 2 * (y / 0.9 - x) ** 4
+
+    assert rounded_loss(code).total == pytest.approx(expect(code, rounded), rel=1e-9)
+
+
+# the exact gradient
+
+SOURCES = {
+    "gaussian": sources.gaussian(0.2, 1.1),
+    "laplace": sources.laplace(-0.3, 0.9),
+    "generalized": sources.generalized_gaussian(0.8, 0.1),
+    "uniform": sources.uniform(0.15, 1.0),
+    "empirical": sources.empirical(stats.norm(0.1, 1).rvs(size=5000, random_state=0), bins=23),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("parameter", ["gain", "mean", "scale", "step"])
+@pytest.mark.parametrize("zero_center", [True, False])
+def test_the_exact_gradient_is_the_finite_difference_of_the_test_loss(source, parameter, zero_center):
+    code = ScalarCode(SOURCES[source], 0.83, mean=0.23, scale=0.9, step=1.1, zero_center=zero_center)
+    at, h = getattr(code, parameter), 1e-4
+
+    def loss(steps):
+        return rounded_loss(dataclasses.replace(code, **{parameter: at + steps * h})).total
+
+    difference = (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * h)
+    assert exact_gradient(code, parameter) == pytest.approx(difference, rel=1e-5, abs=1e-5)
+
+
+# mismatch
+
+
+def test_mismatch_of_additive_noise_is_the_double_integral():
+    def gap(x):
+        y = GAUSSIAN.gain * x
+        noisy, _ = integrate.quad(lambda u: loss_numpy(y + u, x, GAUSSIAN), -0.5, 0.5, epsabs=1e-11)
+        return noisy - loss_numpy(np.round(y), x, GAUSSIAN)
+
+    assert mismatch(GAUSSIAN, "aun").total[0] == pytest.approx(expect(GAUSSIAN, gap), abs=1e-8)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.4])
+def test_mismatch_of_rounding_with_noise_is_the_sum_over_neighbors(tau):
+    """sua: up with probability clip((r − ½)/τ + ½, 0, 1); at τ = 1 that is stochastic rounding."""
+
+    def gap(x):
+        y = OFFSET.gain * x - OFFSET.mean
+        low, r = np.floor(y), y - np.floor(y)
+        up = np.clip((r - 0.5) / tau + 0.5, 0, 1)
+        down_loss, up_loss, test = (loss_numpy(k + OFFSET.mean, x, OFFSET) for k in (low, low + 1, np.round(y)))
+        return (1 - up) * down_loss + up * up_loss - test
+
+    oracle = expect(OFFSET, gap, jumps=(0, 0.5, 0.5 - tau / 2, 0.5 + tau / 2))
+    assert mismatch(OFFSET, "sua", tau).total[0] == pytest.approx(oracle, abs=1e-9)
+    if tau == 1:
+        assert mismatch(OFFSET, "sr").total[0] == pytest.approx(oracle, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "tau", "excess"),
+    [("sr", 1, 1 / 12), ("sua", 0.5, 0.25 / 12), ("aun", 1, 0), ("dither", 0.5, 0), ("uq", 1, 0)],
+)
+def test_at_high_rate_the_distortion_mismatch_is_the_closed_form(name, tau, excess):
+    """E(ỹ − y)² less rounding's 1/12, in units of the step; a Gaussian of 3 bins is uniform over a bin to 10⁻⁷⁰."""
+    code = ScalarCode(sources.gaussian(), gain=3.0)
+    assert mismatch(code, name, tau).distortion[0] * 9 == pytest.approx(excess, abs=1e-9)
+
+
+def test_hard_rounding_has_no_mismatch():
+    table = mismatch(OFFSET, ["round", "ste", "ds"], [1.0, 0.2])
+    assert (table[["rate", "distortion", "total"]] == 0).all(axis=None)
+
+
+# quadrature against Monte Carlo, for every law
+
+EVERY = [surrogates.get(name) for name in surrogates.names()] + [
+    surrogates.get("uq", shared=True),
+    surrogates.get("soft", noise=True),
+    surrogates.get("sua", gradient="expected"),
+    surrogates.get("sua", relaxed=True),
+    schemes.mixed(),
+    schemes.annealed(),
+    schemes.annealed(gradient="expected"),
+    schemes.QuantizationScheme(rate="aun", distortion="aun", shared_noise=False),
+    schemes.QuantizationScheme(rate="sga", distortion="soft", zero_center=False),
+    schemes.QuantizationScheme(rate="uq", distortion="sua", shared_noise=False, zero_center=False),
+]
+
+
+@pytest.mark.parametrize("what", EVERY, ids=[str(i) for i in range(len(EVERY))])
+def test_quadrature_agrees_with_monte_carlo(what):
+    how = {"method": "monte_carlo", "samples": SAMPLES, "seed": 3}
+    exact, sampled = mismatch(OFFSET, what, 0.6).iloc[0], mismatch(OFFSET, what, 0.6, **how).iloc[0]
+    for name in ("rate", "distortion", "total"):
+        assert abs(exact[name] - sampled[name]) <= SIGMAS * sampled[f"{name}_se"] + 1e-9
+    for parameter in ("gain", "mean"):
+        exact = gradient_risk(OFFSET, what, parameter, 0.6, 1).iloc[0]
+        sampled = gradient_risk(OFFSET, what, parameter, 0.6, 1, **how).iloc[0]
+        assert abs(exact["bias"] - sampled["bias"]) <= SIGMAS * sampled["bias_se"] + 1e-9
+        if not any(tail in repr(what) for tail in ("Gumbel", "Sigmoid")):  # too heavy for a sampled variance
+            assert abs(exact["std"] - sampled["std"]) <= SIGMAS * sampled["std_se"] + 1e-9
+
+
+def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
+    """Second moment of the slope of sga over one uniform bin: an integral over r and the logistic noise, by SciPy.
+
+    The slope is w(1 − w) score′(r)/τ², and the law of w is that of σ((score/τ + logistic)/τ).
+    """
+    tau = 0.5
+
+    def second_moment(r):
+        score = (np.arctanh(r) - np.arctanh(1 - r)) / tau
+        steep = 1 / (1 - r**2) + 1 / (1 - (1 - r) ** 2)
+
+        def inner(noise):
+            w = special.expit((score + noise) / tau)
+            return (w * (1 - w) * steep / tau**2) ** 2 * special.expit(noise) * special.expit(-noise)
+
+        return integrate.quad(inner, -60, 60, points=[-score], limit=400)[0]
+
+    decades = np.concatenate([10.0 ** np.arange(-5, 0), [0.5]])  # symmetric about ½; nothing is clipped from 10⁻⁵ on
+    oracle = 2 * sum(integrate.quad(second_moment, a, b)[0] for a, b in itertools.pairwise(decades))
+    code = ScalarCode(stats.uniform(0, 1), gain=1.0, lmbda=0.0, rate=lambda y, mean, scale: y, scale=1.0, step=1.0)
+    row = pointwise_risk(code, "sga", tau).iloc[0]
+
+    def first_moment(r):
+        score = (np.arctanh(r) - np.arctanh(1 - r)) / tau
+
+        def inner(noise):
+            return special.expit((score + noise) / tau) * special.expit(noise) * special.expit(-noise)
+
+        return integrate.quad(inner, -60, 60, points=[-score, 0], limit=400)[0]
+
+    # V = E[G²|r] − (d E[ỹ|r]/dr)², the latter by differences
+    r, weight = np.polynomial.legendre.leggauss(40)
+    squares = 0.0
+    for a, b in itertools.pairwise(decades):
+        nodes = a + (b - a) * (r + 1) / 2
+        slopes = np.array([(first_moment(n + n * 1e-3) - first_moment(n - n * 1e-3)) / (2e-3 * n) for n in nodes])
+        squares += (b - a) / 2 * (weight @ slopes**2)
+    assert row["variance"] == pytest.approx(oracle - 2 * squares, rel=2e-3)
+
+
+def test_three_classes_take_monte_carlo():
+    three = surrogates.get("ssl", classes=3)
+    with pytest.raises(ValueError, match=r"rate: .*method='monte_carlo'"):
+        mismatch(GAUSSIAN, three)
+    row = mismatch(GAUSSIAN, three, 0.5, method="monte_carlo", samples=10_000).iloc[0]
+    assert math.isfinite(row["total"]) and row["total_se"] > 0
+
+
+def test_monte_carlo_repeats_with_its_seed():
+    once, again, other = (
+        mismatch(GAUSSIAN, "sua", method="monte_carlo", samples=1000, seed=s).total[0] for s in (4, 4, 5)
+    )
+    assert once == again != other
+
+
+# gradient risk
+
+
+def test_risk_is_squared_bias_plus_variance_over_the_batch():
+    table = gradient_risk(GAUSSIAN, "aun", batch_sizes=[1, 16, 256])
+    np.testing.assert_allclose(table["risk"], table["bias"] ** 2 + table["std"] ** 2 / table["batch_size"])
+    np.testing.assert_allclose(table["mean"], table["exact"] + table["bias"])
+
+
+def test_the_gain_gradient_of_additive_noise_is_the_double_integral():
+    g, h = GAUSSIAN.gain, 1e-5
+
+    def slope(x, u):
+        return (loss_numpy(g * x + u + h, x, GAUSSIAN) - loss_numpy(g * x + u - h, x, GAUSSIAN)) / (2 * h) * x
+
+    mean, square = (
+        expect(GAUSSIAN, lambda x, p=p: integrate.quad(lambda u: slope(x, u) ** p, -0.5, 0.5)[0], jumps=(0,))
+        for p in (1, 2)
+    )
+    row = gradient_risk(GAUSSIAN, "aun", batch_sizes=1).iloc[0]
+    assert row["mean"] == pytest.approx(mean, abs=1e-6)
+    assert row["std"] == pytest.approx(math.sqrt(square - mean**2), rel=1e-6)
+
+
+def test_stop_gradient_takes_the_reconstruction_error_out_of_the_mean_gradient():
+    """Where the slope is not 1, ỹ depends on μ through the distortion path; the stop leaves the rate's part alone."""
+    for stop in (True, False):
+        scheme = schemes.soft_rounding(0.2, stop_gradient=stop)
+        rate_only = dataclasses.replace(OFFSET, lmbda=0.0)
+        both, rate = (gradient_risk(c, scheme, "mean", 0.2, 1)["mean"][0] for c in (OFFSET, rate_only))
+        # with μ's own ∂ỹ/∂μ = 1 − slope, or with the added constant's 0: the parts differ unless stopped
+        assert (abs(both - rate) < 1e-9) == stop
+
+
+# pointwise risk
+
+
+def test_pointwise_risk_of_unbiased_surrogates_is_variance_alone():
+    table = pointwise_risk(GAUSSIAN, ["aun", "uq"])
+    g, h = GAUSSIAN.gain, 1e-5
+
+    def variance(x):
+        def slope(u):
+            return (loss_numpy(g * x + u + h, x, GAUSSIAN) - loss_numpy(g * x + u - h, x, GAUSSIAN)) / (2 * h)
+
+        first, second = (integrate.quad(lambda u, p=p: slope(u) ** p, -0.5, 0.5)[0] for p in (1, 2))
+        return second - first**2
+
+    assert (table["bias_squared"] == 0).all()
+    np.testing.assert_allclose(table["variance"], expect(GAUSSIAN, variance), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"gradient": "identity"}, {"gradient": "expected"}])
+def test_pointwise_bias_of_annealed_rounding_is_the_closed_form(options):
+    """J = (1 − p) ℓ(k) + p ℓ(k + 1), so J′ = p′ (ℓ(k + 1) − ℓ(k)); and E[G] = slope · mean of ℓ′ at the neighbors."""
+    tau, h = 0.6, 1e-6
+
+    def parts(x):
+        y = GAUSSIAN.gain * x
+        k, r = np.floor(y), y - np.floor(y)
+        p, rise = np.clip((r - 0.5) / tau + 0.5, 0, 1), (abs(r - 0.5) < tau / 2) / tau
+        slope = rise if options["gradient"] == "expected" else 1.0
+        ends = [loss_numpy(n, x, GAUSSIAN) for n in (k, k + 1)]
+        slopes = [(loss_numpy(n + h, x, GAUSSIAN) - loss_numpy(n - h, x, GAUSSIAN)) / (2 * h) for n in (k, k + 1)]
+        mean = slope * ((1 - p) * slopes[0] + p * slopes[1])
+        variance = slope**2 * p * (1 - p) * (slopes[1] - slopes[0]) ** 2
+        return mean - rise * (ends[1] - ends[0]), variance
+
+    jumps = (0, 0.5 - tau / 2, 0.5 + tau / 2)
+    row = pointwise_risk(GAUSSIAN, surrogates.get("sua", **options), tau).iloc[0]
+    assert row["bias_squared"] == pytest.approx(expect(GAUSSIAN, lambda x: parts(x)[0] ** 2, jumps), rel=1e-5)
+    assert row["variance"] == pytest.approx(expect(GAUSSIAN, lambda x: parts(x)[1], jumps), rel=1e-5)
+    assert row["risk"] == row["bias_squared"] + row["variance"]
+
+
+@pytest.mark.parametrize("what", ["round", "ste", "ds", schemes.mixed()])
+def test_pointwise_risk_refuses_hard_rounding_and_says_why(what):
+    with pytest.raises(ValueError, match=r"takes no hard rounding .* piecewise constant") as error:
+        pointwise_risk(GAUSSIAN, what)
+    assert "\n" not in str(error.value)
+
+
+# the worked example, to the digits of the course's page
+
+PAGE = {  # label, τ → mismatch, bias, standard deviation, at g = 0.5
+    ("ste", 1): (0, -0.606, 16.4),
+    ("aun", 1): (None, -0.249, 15.5),
+    ("sua, identity slope", 1): (2.195, -0.219, 22.1),
+    ("sua, identity slope", 0.5): (0.545, -0.467, 18.1),
+    ("sua, identity slope", 0.25): (0.136, -0.568, 16.9),
+    ("sua, identity slope", 0.1): (0.022, -0.600, 16.5),
+    ("sua, expected slope", 1): (2.195, -0.219, 22.1),
+    ("sua, expected slope", 0.5): (0.545, -0.284, 34.1),
+    ("sua, expected slope", 0.25): (0.136, -0.188, 51.9),
+    ("sua, expected slope", 0.1): (0.022, -0.055, 86.0),
+}
+
+
+@pytest.fixture(scope="module")
+def example():
+    return worked_example.tables(samples=SAMPLES, seed=0)
+
+
+def test_the_worked_example_has_the_pages_digits(example):
+    test = example.test.set_index("gain").round(4)
+    assert test.loc[1.7, ["total", "exact_gradient"]].tolist() == [
+        3.0061,
+        0.8249,
+    ]  # 3.006147; a sum over bins by SciPy agrees
+    assert test.loc[0.5, ["total", "exact_gradient"]].tolist() == [3.2237, 2.4151]
+    exact = example.training[example.training["method"] == "quadrature"]
+    assert (exact.loc[exact["gain"] == 1.7, "bias"].abs() < 1e-4).all()
+    rows = exact[exact["gain"] == 0.5].set_index(["label", "temperature"])
+    assert set(rows.index) == set(PAGE)
+    for key, (gap, bias, std) in PAGE.items():
+        assert gap is None or round(rows.loc[key, "mismatch"], 3) == gap
+        assert round(rows.loc[key, "bias"], 3) == bias
+        assert round(rows.loc[key, "std"], 1) == std
+
+
+def test_monte_carlo_finds_the_same_example(example):
+    exact, sampled = (
+        example.training[example.training["method"] == method].set_index(["gain", "label", "temperature"])
+        for method in ("quadrature", "monte_carlo")
+    )
+    for name in ("mismatch", "bias", "std"):
+        assert ((exact[name] - sampled[name]).abs() <= SIGMAS * sampled[f"{name}_se"] + 1e-9).all()
+
+
+def test_the_example_prints_itself(capsys):
+    worked_example.print_tables(samples=500, seed=1)
+    printed = capsys.readouterr().out
+    assert "g = 0.5: test loss 3.2237, exact gradient 2.4151" in printed
+    assert "-0.6064" in printed and "86.05" in printed and "Monte Carlo" in printed and "±" in printed
+    worked_example.print_tables(samples=0)
+    assert "Monte Carlo" not in capsys.readouterr().out
+
+
+# tables, figures, and one clear line for what is wrong
+
+
+def test_labels_tell_options_and_mappings_apart():
+    table = mismatch(
+        GAUSSIAN, [surrogates.get("sua"), surrogates.get("sua", relaxed=True), "mixed", schemes.mixed()], 0.5
+    )
+    assert table["label"].tolist() == ["sua", "sua(relaxed=True)", "mixed", "aun | ste"]
+    assert mismatch(GAUSSIAN, {"mine": "aun"})["label"].tolist() == ["mine"]
+
+
+def test_figures_show_the_tables_values():
+    gaps = mismatch(GAUSSIAN, ["aun", "sua"], [0.1, 0.5, 1.0])
+    figure = plots.mismatch_over_temperature(gaps)
+    assert [trace.name for trace in figure.data] == ["aun", "sua"]
+    np.testing.assert_array_equal(figure.data[1].y, gaps.loc[gaps["label"] == "sua", "total"])
+    risks = gradient_risk(GAUSSIAN, ["ste", "sua"], temperatures=[0.1, 1.0], batch_sizes=[1, 100])
+    figure = plots.risk_over_temperature(risks, 100)
+    chosen = risks[(risks["label"] == "sua") & (risks["batch_size"] == 100)]
+    np.testing.assert_allclose(figure.data[2].y + figure.data[3].y, chosen["risk"])
+    page = figure.layout.template.layout
+    assert page.paper_bgcolor == page.plot_bgcolor == "rgba(0,0,0,0)"
+    with pytest.raises(ValueError, match="batch_size: the table has"):
+        plots.risk_over_temperature(risks, 7)
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: sources.gaussian(std=0), "std: takes a positive number, got 0"),
+        (lambda: sources.generalized_gaussian(-1), "shape: takes a positive number"),
+        (lambda: sources.empirical([1.0, math.nan]), "samples: takes finite numbers"),
+        (lambda: ScalarCode(3.0), "source: takes a frozen continuous distribution, got 3.0"),
+        (lambda: ScalarCode(sources.gaussian(), gain=-1), "gain: takes a positive number, got -1"),
+        (lambda: ScalarCode(sources.gaussian(), scale=0), "scale: takes a positive number, got 0"),
+        (lambda: ScalarCode(sources.gaussian(), mean=math.inf), "mean: takes a finite number, got inf"),
+        (lambda: exact_gradient(GAUSSIAN, "lmbda"), "parameter: takes one of gain, mean, scale, step, got 'lmbda'"),
+        (lambda: gradient_risk(GAUSSIAN, "aun", "sigma"), "parameter: takes one of"),
+        (lambda: mismatch(GAUSSIAN, "auns"), "what: no surrogate or preset is named 'auns'; did you mean aun"),
+        (lambda: mismatch(GAUSSIAN, 3), "what: takes a surrogate, a preset or a scheme, got 3"),
+        (lambda: mismatch(GAUSSIAN, ["aun", surrogates.get("aun")]), "what: two are labeled 'aun': give a dictionary"),
+        (lambda: mismatch(GAUSSIAN, "soft_then_hard"), "what: takes schemes of one stage, got one of two"),
+        (lambda: mismatch(GAUSSIAN, "aun", 0.0), "temperature: must be positive and finite, got 0.0"),
+        (lambda: mismatch(GAUSSIAN, "aun", method="exact"), "method: takes quadrature or monte_carlo, got 'exact'"),
+        (lambda: mismatch(GAUSSIAN, "aun", method="monte_carlo", samples=1), "samples: takes a whole number from 2"),
+        (lambda: gradient_risk(GAUSSIAN, "aun", batch_sizes=0), "batch_sizes: takes positive whole numbers, got 0"),
+        (lambda: rounded_loss(ScalarCode(stats.cauchy(), scale=1.0)), "source: spans .* bins, quadrature takes 4096"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(call, line):
+    with pytest.raises(ValueError, match=line) as error:
+        call()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,278 @@
+"""The static export: pages that need no kernel and no network, from copies that leave everything else alone."""
+
+import base64
+import io
+import json
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from click.testing import CliRunner
+from PIL import Image
+
+from labkit import cli, paths
+from labkit.course import export
+
+FIRST = [
+    '# 00 · One\n\n> **The misconception.** *"It is so."*\n\nAbout 5 minutes. See [a–b c](notation.ipynb#a–b-c), '
+    "[two](01_two.ipynb), [outside](https://example.org/01_two.ipynb) and [this](#What-you-will-be-able-to-do).",
+    "## What you will be able to do\n\n1. Read this.\n2. Follow a link.\n",
+    "```\nimport os, sys\nimport plotly.graph_objects as go\nimport labkit as lk\nlk.course.figures.use_template()",
+    "```\nlk.course.predict('00.1', 'Which <b> is it?', ['the left', 'the right'])",
+    "```\nlk.course.predict('00.2', 'How many?', low=2, high=30)",
+    "```\nopen('made.txt', 'w').close()\nprint('one', flush=True)\nprint('w' * 9, file=sys.stderr)\nprint('two')",
+    "```\ngo.Figure(go.Scatter(x=[1, 2], y=[3, 5], name='</script><b>'))",
+    "**Figure 1.** A line that `rises` from [three](01_two.ipynb) to five, and says so in more than a few words.",
+    "```\npanel = lk.live.toy_panel(steps=20, temperature=0.04)\npanel",
+    "```\nprint('Result:', panel.wait(60))",
+    "```\nlk.course.reveal('00.1', 'the left')",
+    "```\nlk.course.exercise('00.1')",
+    "```\nlk.course.progress()",
+]
+SECOND = ["# 01 · Two\n\nBack to [one](00_one.ipynb)."]
+THIRD = ['# Notation\n\n### a–b c\n\n<span id="a%E2%80%93b-c"></span>What it means.']
+
+
+def write(folder: Path, name: str, parts: list[str]) -> Path:
+    """A notebook of markdown cells, and of code cells where a part begins with three backticks."""
+    code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    made = [code(part[4:]) if part.startswith("```\n") else text(part) for part in parts]
+    nbformat.write(nbformat.v4.new_notebook(cells=made), folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    write(folder, "00_one.ipynb", FIRST)
+    write(folder, "01_two.ipynb", SECOND)
+    write(folder, "notation.ipynb", THIRD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(course, tmp_path_factory):
+    """The course exported, while a learner has a guess on record; nothing but the site may have changed."""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("sites") / "site"
+    (home / "progress.json").write_text('{"guesses": {"00.1": "the right"}}')
+    before = {file: file.read_bytes() for place in (course, home) for file in place.iterdir()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_HOME", str(home))
+        written = export.export(folder, course, progress=False)
+    assert {file: file.read_bytes() for place in (course, home) for file in place.iterdir()} == before
+    assert not Path("made.txt").exists()
+    assert [file.name for file in written] == ["index.html", "00_one.html", "01_two.html", "notation.html"]
+    assert {file.name for file in folder.iterdir()} == {file.name for file in written} | {
+        "style.css",
+        "plots.js",
+        "plotly.min.js",
+    }
+    return folder
+
+
+def soup(site: Path, name: str) -> BeautifulSoup:
+    return BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def check_sources(site: Path) -> None:
+    """Nothing is taken from anywhere but the folder, and what is taken from there is there."""
+    for file in site.glob("*.html"):
+        page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+        taken = [each["src"] for each in page.select("[src]")]
+        taken += [each["href"] for each in page.select("link[href]")]
+        for style in page.select("style"):
+            taken += re.findall(r"(?:url\(|@import\s+)([^);]*)", style.text)
+        for source in taken:
+            assert source.startswith("data:") or (site / source).is_file(), f"{file.name}: {source[:80]}"
+        assert not page.select("iframe, object, embed, base, [srcset], meta[http-equiv]")
+    shared = (site / "style.css").read_text() + (site / "plots.js").read_text()
+    assert not re.search(r"https?://|url\(|@import|import\(|fetch\(", shared)
+
+
+def check_links(site: Path) -> None:
+    """Every link within the site leads to a page, and to a place on it."""
+    ids = {file.name: {each["id"] for each in soup(site, file.stem).select("[id]")} for file in site.glob("*.html")}
+    for name in ids:
+        all_of_page = [each["id"] for each in soup(site, name.removesuffix(".html")).select("[id]")]
+        assert len(all_of_page) == len(ids[name]), f"{name} has one id twice"
+        for link in soup(site, name.removesuffix(".html")).select("a[href]"):
+            if not re.match(r"https?:", link["href"]):
+                target, _, fragment = link["href"].partition("#")
+                assert (target or name) in ids, f"{name}: {link['href']}"
+                anchors = {unquote(each) for each in ids[target or name]}
+                assert not fragment or unquote(fragment) in anchors, f"{name}: {link['href']}"
+
+
+def test_nothing_comes_from_elsewhere(site):
+    check_sources(site)
+
+
+def test_a_source_from_elsewhere_is_found(site, tmp_path):
+    for bad in ('<script src="https://cdn.example/x.js"></script>', '<link href="x.css">', "<style>@import x</style>"):
+        (tmp_path / "page.html").write_text(bad)
+        for name in ("style.css", "plots.js"):
+            (tmp_path / name).write_bytes((site / name).read_bytes())
+        with pytest.raises(AssertionError):
+            check_sources(tmp_path)
+
+
+def test_links_lead_from_page_to_page(site):
+    check_links(site)
+    links = [link["href"] for link in soup(site, "00_one").select(".prose a")]
+    assert [unquote(link) for link in links] == [
+        "notation.html#a–b-c",
+        "01_two.html",
+        "https://example.org/01_two.ipynb",
+        "#What-you-will-be-able-to-do",
+        "01_two.html",
+    ]
+
+
+def test_a_panel_is_a_picture_with_words(site):
+    page = soup(site, "00_one")
+    (panel,) = page.select("figure.panel")
+    pictures = panel.select("img")
+    assert len(pictures) == 2
+    for picture in pictures:
+        data = base64.b64decode(picture["src"].removeprefix("data:image/png;base64,"))
+        shown = Image.open(io.BytesIO(data))
+        assert shown.size == (int(picture["width"]), int(picture["height"]))
+        assert len(shown.convert("L").getcolors()) > 4  # something is drawn
+        assert len(picture["alt"].split()) > 5
+    words = panel.select_one("figcaption").text
+    assert "temperature τ: 0.04, tradeoff λ: 5, scheme: annealed" in words and "Run 1: done in" in words
+    (result,) = re.findall(r"Result: (.+)", page.text)  # as the cell after it prints it
+    assert result in words and "JupyterLab" in words
+
+
+def test_predictions_are_questions_and_choices(site):
+    first, second = soup(site, "00_one").select(".prediction")
+    assert first.b.text == "Which <b> is it?" and [item.text for item in first.select("li")] == [
+        "the left",
+        "the right",
+    ]
+    assert "How many?" in second.text and "from 2 to 30" in second.text
+    text = (site / "00_one.html").read_text()
+    assert "widget-view" not in text and "You made no guess." in text  # whatever the learner guessed
+
+
+def test_a_plot_is_there_for_plotly_to_draw_with_its_description(site):
+    (plot,) = soup(site, "00_one").select(".plot")
+    figure = json.loads(plot.script.string)
+    assert figure["data"][0]["x"] == [1, 2] and figure["data"][0]["name"] == "</script><b>"
+    assert figure["layout"]["template"]["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+    said = plot["aria-label"]
+    assert said == "Figure 1. A line that rises from three to five, and says so in more than a few words."
+    assert len((site / "plotly.min.js").read_bytes()) > 1e6
+    for name, scripts in (("00_one", 3), ("01_two", 0), ("index", 0)):  # the figure, plotly, what calls it
+        assert len(soup(site, name).select("script")) == scripts
+
+
+def test_outputs_are_what_a_reader_can_use(site):
+    page = soup(site, "00_one")
+    streams = [pre.text for pre in page.select(".output > pre")]
+    assert streams[0] == "one\ntwo\n" and "wwww" not in page.text
+    (card,) = [card for card in page.select(".labkit-card") if "Exercise 00.1" in card.text]
+    assert [fold.summary.text for fold in card.select("details")] == ["Hint", "Solution"]
+    assert "course.progress" not in page.text and "printed" not in page.text
+
+
+def test_pages_have_a_language_titles_and_a_way_through(site):
+    for name in ("index", "00_one", "01_two", "notation"):
+        page = soup(site, name)
+        assert page.html["lang"] == "en-GB" and page.title.text and len(page.select("main, nav")) == 2
+        (current,) = page.select("nav [aria-current]")
+        assert current["href"] == f"{name}.html"
+        assert page.select_one("body > a")["href"] == f"#{page.main['id']}"
+    onward = [link["href"] for name in ("index", "00_one", "01_two") for link in soup(site, name).select("[rel=next]")]
+    assert onward == ["00_one.html", "01_two.html", "notation.html"]
+
+
+def test_the_map_says_what_one_learns(site):
+    text = soup(site, "index").text
+    for words in ('"It is so."', "About 5 minutes", "Follow a link.", "labkit lessons"):
+        assert words in text
+
+
+def test_an_earlier_export_is_replaced_and_other_folders_are_not(tmp_path):
+    write(tmp_path, "02_text.ipynb", ["# Text"])
+    site = tmp_path / "site"
+    site.mkdir()
+    export.export(site, tmp_path, progress=False)  # an empty folder will do
+    write(tmp_path, "02_text.ipynb", ["# Other text"])
+    export.export(site, tmp_path, progress=False)
+    assert soup(site, "02_text").h1.text == "Other text"
+    (site / "style.css").write_text("body { color: red }")
+    with pytest.raises(ValueError, match="site holds other files"):
+        export.export(site, tmp_path, progress=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match="mine holds other files"):
+        export.export(tmp_path / "mine", tmp_path, progress=False)
+    with pytest.raises(ValueError, match="is a file"):
+        export.export(tmp_path / "02_text.ipynb", tmp_path)
+    with pytest.raises(ValueError, match="notebooks: there are none"):
+        export.export(tmp_path / "new", site)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("1 / 0", r"^bad\.ipynb, cell 3: ZeroDivisionError: division by zero$"),
+        ("raise ValueError('one\\ntwo')", r"^bad\.ipynb, cell 3: ValueError: one$"),
+        ("import os; os._exit(1)", r"^bad\.ipynb, cell 3: Kernel died$"),
+    ],
+)
+def test_a_cell_that_fails_is_named_and_nothing_is_written(tmp_path, source, said):
+    write(tmp_path, "bad.ipynb", ["# Bad", "```\nx = 1", f"```\n{source}", "```\nx = 2"])
+    with pytest.raises(ValueError, match=said):
+        export.export(tmp_path / "site", tmp_path, progress=False)
+    assert not (tmp_path / "site").exists()
+
+
+def test_command_ends_in_one_line(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = CliRunner().invoke(cli.main, ["lessons", "--export", str(tmp_path)])
+    assert done.exit_code == 2 and "holds other files" in done.output and done.output.count("\n") == 1
+
+
+# The whole course, in a browser without a network
+
+
+@pytest.mark.slow
+def test_the_course_reads_without_a_network(tmp_path, monkeypatch, capsys):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "browser"))
+    import lab
+
+    if lab.find_browser() is None:
+        pytest.skip("no Chromium or Chrome is installed: no browser tests")
+    with capsys.disabled():
+        pages = export.export(tmp_path / "site", progress=os.isatty(1))
+    assert len(pages) == 1 + len(list(paths.lessons().glob("*.ipynb")))
+    check_sources(tmp_path / "site")
+    check_links(tmp_path / "site")
+    complaints = []
+    with sync_api.sync_playwright() as playwright:
+        browser = lab.launch(playwright)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_navigation_timeout(120_000)  # plots are drawn before a page has loaded
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.route(
+            lambda url: not url.startswith(("file:", "data:")), lambda route: complaints.append(route.request.url)
+        )
+        for file in pages:
+            page.goto(file.as_uri())
+            plots = page.locator(".plot")
+            drawn = [plots.nth(i).locator(".main-svg").count() > 0 for i in range(plots.count())]
+            assert all(drawn), file.name
+            assert bool(drawn) == file.stem[:2].isdigit()  # every lesson has plots, the other pages have none
+            assert page.locator("img").evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), file.name
+        browser.close()
+    assert complaints == []

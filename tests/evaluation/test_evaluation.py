@@ -1,0 +1,203 @@
+"""Real bitstreams: counted right, decoded exactly, close to the estimate."""
+
+import math
+
+import compressai
+import numpy as np
+import pytest
+import torch
+from compressai.ans import RansEncoder
+
+from labkit import datasets, evaluation, networks, paths, schemes
+from labkit.evaluation import bitstream
+from labkit.evaluation.evaluator import pad
+
+
+@pytest.fixture(scope="module")
+def net():
+    return networks.mean_scale_hyperprior("tiny", seed=1)
+
+
+def photo(height, width, seed=0):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+# the autoregressive ones round y itself in forward and y − μ in coding, as CompressAI's do
+WITHOUT_CONTEXT = [name for name in networks.names() if not name.startswith(("joint", "cheng"))]
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONTEXT)
+@pytest.mark.parametrize("bound", [0.11, 0.3])
+def test_decoding_gives_the_networks_own_rounded_reconstruction(name, bound):
+    net = networks.get(name, "tiny", schemes.noise(scale_lower_bound=bound), seed=2).eval()
+    net.update(update_quantiles=True)
+    x = photo(64, 128)[None]
+    with torch.no_grad():
+        decoded = net.decompress(**net.compress(x))["x_hat"]
+        assert torch.equal(decoded, net(x)["x_hat"].clamp(0, 1))
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (64, 64), (200, 170)])
+def test_any_size_is_padded_and_counted_by_its_own_pixels(net, height, width):
+    image = photo(height, width)
+    report = evaluation.evaluate(net, [image], progress=False)
+    (row,) = report.rows
+    assert (row["height"], row["width"]) == (height, width)
+    padded, _ = pad(image[None], 64)
+    coded = net.compress(padded)
+    size = sum(len(s) for group in coded["strings"] for s in group)
+    assert row["bytes"] == size and row["bpp"] == pytest.approx(8 * size / (height * width))
+    assert row["strings"] == 2 and math.isfinite(row["psnr"])
+    assert math.isnan(row["ms_ssim"]) == (min(height, width) < 161)
+
+
+# Where the bits go ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_every_bit_is_accounted_for(name):
+    """Estimate, tables and flush add up to the bytes: the coder's arithmetic is under a bit a string."""
+    net = networks.get(name, "tiny", seed=4)
+    (row,) = evaluation.evaluate(net, [photo(100, 140)], progress=False).rows
+    parts = [row[f"{part}_bpp"] for part in ("estimated", "table", "coder", "flush")]
+    assert sum(parts) == pytest.approx(row["bpp"]) and all(math.isfinite(part) for part in parts)
+    assert abs(row["coder_bpp"]) * 100 * 140 < 0.1 * row["strings"]
+    assert 32 < row["flush_bpp"] * 100 * 140 / row["strings"] <= 64
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_CONTEXT, "pretrained"])
+def test_the_estimate_is_the_likelihood_of_the_evaluation_forward(name):
+    """With trained weights as well, whose scales lie above the bound."""
+    net = networks.pretrained() if name == "pretrained" else networks.get(name, "tiny", seed=4).eval()
+    image = datasets.photos("test")[0][:, :64, :128]
+    (row,) = evaluation.evaluate(net, [image], progress=False).rows
+    with torch.no_grad():
+        likelihoods = net(image[None])["likelihoods"].values()
+    bits = -sum(torch.log2(likelihood.double()).sum().item() for likelihood in likelihoods)
+    assert row["estimated_bpp"] * 64 * 128 == pytest.approx(bits, rel=1e-5)
+
+
+def test_table_bits_are_what_the_coder_writes():
+    """Symbols in the tables and far outside, alone in a string: the coder's bytes, less what ending it costs."""
+    model = networks.mean_scale_hyperprior("tiny").gaussian_conditional
+    model.update_scale_table(compressai.models.base.get_scale_table())
+    generator = torch.Generator().manual_seed(0)
+    indexes = torch.randint(64, (5000,), generator=generator)
+    spread = model.scale_table[indexes]
+    for stretch in (0.5, 1.0, 30.0):  # at 30 most lie outside
+        symbols = (stretch * spread * torch.randn(5000, generator=generator)).round().int()
+        tables = (model._quantized_cdf, model._cdf_length, model._offset)
+        string = RansEncoder().encode_with_indexes(symbols.tolist(), indexes.tolist(), *(t.tolist() for t in tables))
+        expected = 8 * len(string) - bitstream.flush_bits(string)
+        assert bitstream.table_bits(model, symbols, indexes) == pytest.approx(expected, abs=0.5)
+
+
+def test_recording_leaves_the_network_as_it_was(net):
+    before = {module: dict(vars(module)) for module in net.modules()}
+    with pytest.raises(KeyError), bitstream.recorded(net):
+        raise KeyError
+    evaluation.evaluate(net, [photo(64, 64)], progress=False)
+    for module, attributes in before.items():
+        assert vars(module).keys() == attributes.keys()
+
+
+def test_bytes_and_quality_are_those_of_compressais_own_evaluation():
+    """The same bytes, PSNR to 1e-4 dB, MS-SSIM to 1e-5, on test photographs (none needs padding)."""
+    threads = torch.get_num_threads()
+    from compressai.utils.eval_model import __main__ as theirs  # sets one thread as it is imported
+
+    torch.set_num_threads(threads)
+    net = networks.pretrained()
+    net.update()
+    folder = paths.data() / "photographs" / "test"
+    for file in sorted(folder.iterdir())[:3]:
+        photos = datasets.PhotoSet([datasets.load_image(file)], [file.name])
+        (row,) = evaluation.evaluate(net, photos, progress=False).rows
+        their = theirs.inference(net, theirs.read_image(file))
+        assert row["bytes"] == round(their["bpp"] * row["width"] * row["height"] / 8)
+        assert row["psnr"] == pytest.approx(their["psnr-rgb"], abs=1e-4)
+        assert row["ms_ssim"] == pytest.approx(their["ms-ssim-rgb"], abs=1e-5)
+
+
+# Pictures and reports -------------------------------------------------------------------------------------------------
+
+
+def test_padding_repeats_the_edge_and_comes_off_again():
+    x = photo(70, 130)[None]
+    padded, unpadding = pad(x, 64)
+    assert padded.shape[-2:] == (128, 192)
+    assert torch.equal(torch.nn.functional.pad(padded, unpadding), x)
+
+
+def test_metrics_against_numpy():
+    a, b = photo(180, 200, 1), photo(180, 200, 2)
+    mse = np.mean((a.double().numpy() - b.double().numpy()) ** 2)
+    assert evaluation.psnr(a, b) == pytest.approx(-10 * np.log10(mse))
+    assert evaluation.psnr(a, a) == math.inf
+    assert evaluation.ms_ssim(a, a) == pytest.approx(1)
+    assert evaluation.decibels(0.99) == pytest.approx(20)
+    eight = evaluation.metrics.eight_bits(torch.tensor([-0.1, 0.0, 0.31, 1.2]))
+    assert torch.equal(eight, torch.tensor([0.0, 0.0, 79 / 255, 1.0]))
+    assert evaluation.decibels(1.0) == math.inf and math.isnan(evaluation.decibels(math.nan))
+
+
+def test_rounded_losses_agree_with_the_coded_images(net):
+    image = photo(192, 192)
+    photos = datasets.PhotoSet([(image * 255).round().to(torch.uint8)], ["one"])
+    ((rate, distortion),) = evaluation.rounded_losses(net, photos)
+    row = evaluation.evaluate(net, photos, progress=False).rows[0]
+    assert rate == pytest.approx(row["estimated_bpp"])
+    assert 10 * math.log10(255**2 / distortion) == pytest.approx(row["psnr"], abs=0.01)  # before 8 bits, and after
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_goes_back_to_its_mode_even_where_an_image_fails(training):
+    net = networks.factorized_prior("tiny").train(training)
+    assert evaluation.evaluate(net, [photo(64, 64)], progress=False).rows
+    assert {module.training for module in net.modules()} == {training}
+    with pytest.raises(RuntimeError):
+        evaluation.evaluate(net, [photo(64, 64), torch.rand(1, 64, 64)], progress=False)
+    assert {module.training for module in net.modules()} == {training}
+
+
+def test_report_as_table_text_and_plot(net, tmp_path):
+    report = evaluation.evaluate(net, [photo(64, 64), photo(64, 96)], progress=False)
+    frame = report.to_frame()
+    assert len(frame) == 2 and report.mean["bpp"] == pytest.approx(frame["bpp"].mean())
+    means = evaluation.evaluate(net, [photo(170, 170), photo(64, 64)], progress=False).mean
+    assert means["ms_ssim_db"] == pytest.approx(-10 * math.log10(1 - means["ms_ssim"]))
+    assert (
+        str(report).count("\n") == 4
+        and max(map(len, str(report).splitlines())) < 100
+        and "<table" in report._repr_html_()
+    )
+    report.save(tmp_path / "r.csv")
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
+    for column in ("weights", "device", "threads", "labkit", "torch", "compressai", "python", "network"):
+        assert frame[column].nunique() == 1
+    figure = report.plot()
+    assert list(figure.data[0].x) == list(frame["bpp"]) and figure.data[-1].x[0] == pytest.approx(report.mean["bpp"])
+
+
+def test_images_that_cannot_be_read_get_one_clear_line(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
+    with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image") as error:
+        datasets.folder(tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="there is no such folder"):
+        datasets.folder(tmp_path / "absent")
+    with pytest.raises(ValueError, match="there is no such file"):
+        datasets.load_image(tmp_path / "absent.png")
+    (tmp_path / "bad.png").unlink()
+    with pytest.raises(ValueError, match="holds no image"):
+        datasets.folder(tmp_path)
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    from PIL import Image
+
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (datasets.load_image(tmp_path / "clear.png") == 255).all()
+    Image.new("L", (5, 4), 7).save(tmp_path / "gray.png")
+    gray = datasets.load_image(tmp_path / "gray.png")
+    assert gray.shape == (3, 4, 5) and (gray == 7).all()

@@ -1,0 +1,372 @@
+"""The `.lkc` file: its bytes as documented, and every damaged file turned away in one line before torch is loaded."""
+
+import json
+import os
+import random
+import stat
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labkit import datasets, networks
+from labkit.cli import main
+from labkit.files import container as format_
+from labkit.files.container import Container
+
+GOOD = Container(
+    network="mean_scale_hyperprior",
+    size="tiny",
+    N=24,
+    M=36,
+    weights="00112233445566ff",
+    width=65,
+    height=48,
+    strings=(b"the latent itself...", b"its hyperlatent."),
+    picture=0x89ABCDEF,
+)
+
+
+def header(**changed):
+    """A header by the table in the module's docstring, its checksum right."""
+    field = {"magic": b"\x89LKC\r\n\x1a\n", "version": 1, "network": 2, "size": 1, "N": 24, "M": 36}
+    field |= {"weights": bytes.fromhex("00112233445566ff"), "width": 65, "height": 48, "count": 2}
+    field |= {"verified": 1, "picture": 0x89ABCDEF} | changed
+    wide = {"N": 2, "M": 2, "width": 2, "height": 2, "picture": 4}
+    parts = (v if isinstance(v, bytes) else v.to_bytes(wide.get(k, 1), "little") for k, v in field.items())
+    packed = b"".join(parts)
+    return packed + zlib.crc32(packed).to_bytes(4, "little")
+
+
+def sections(strings, start):
+    """Sections that follow what has `start` as its last four bytes."""
+    checksum, packed = int.from_bytes(start[-4:], "little"), b""
+    for string in strings:
+        length = struct.pack("<I", len(string))
+        checksum = zlib.crc32(length + string, checksum)
+        packed += length + struct.pack("<I", checksum) + string
+    return packed
+
+
+def by_hand(strings=GOOD.strings, **changed):
+    start = header(**changed)
+    return start + sections(strings, start)
+
+
+def bad_files():
+    """Name and content of files that are no longer good: each a valid one, changed."""
+    good = GOOD.pack()
+    draw = random.Random(0)
+    yield from ((f"cut after {n}", good[:n]) for n in range(len(good)))
+    for place, byte in enumerate(good):
+        flipped = byte ^ draw.randrange(1, 256)
+        yield f"byte {place} is {flipped}", good[:place] + bytes([flipped]) + good[place + 1 :]
+    first, second = (len(string) + 8 for string in GOOD.strings)
+    start = len(good) - first - second
+    middle = start + first
+    yield "sections swapped", good[:start] + good[middle:] + good[start:middle]
+    yield "a section twice", good + good[middle:]
+    yield "a section of another file", good[:middle] + replace(GOOD, width=66).pack()[middle:]
+    yield "strings of another file", good[:start] + replace(GOOD, weights="0" * 16).pack()[start:]
+    yield "one byte more", good + b"\0"
+    yield "a line end more", good + b"\r\n"
+    yield "another file behind", good + good
+    yield "newer", by_hand(version=2)
+    yield "much newer", by_hand(version=255, network=99)
+    yield "version zero", by_hand(version=0)
+    yield "unknown network", by_hand(network=200)
+    yield "unknown size", by_hand(size=4)
+    for name in ("N", "M", "width", "height"):
+        yield f"zero {name}", by_hand(**{name: 0})
+    yield "huge", by_hand(width=65535, height=65535)
+    yield "a pixel too many", by_hand(width=10001, height=10000)
+    yield "no string", by_hand(strings=(), count=0)
+    yield "one string more", by_hand(count=1)
+    yield "255 strings", by_hand(count=255)
+    yield "verified twice", by_hand(verified=2)
+    yield "checksum of nothing", by_hand(verified=0)
+    yield "string of no whole words", by_hand(strings=(b"123456789", b"12345678"))
+    yield "string without a state", by_hand(strings=(b"1234", b"12345678"))
+    yield "empty string", by_hand(strings=(b"", b"12345678"))
+    yield "endless number of digits", by_hand(strings=(b"12345678", b"\xff" * 64))
+    yield "section of 4 GB", header() + b"\xff\xff\xff\xff" + good[start + 4 :]
+    yield "line ends as on Unix", good.replace(b"\r\n", b"\n")
+    yield "line ends as on Windows", good.replace(b"\n", b"\r\n")
+    yield "seven bits", bytes(byte & 127 for byte in good)
+    yield "as text", good.decode("latin-1").encode()
+    yield "as text, replaced", good.decode(errors="replace").encode()
+    yield "in hexadecimal", good.hex().encode()
+    yield "backwards", good[::-1]
+    yield "PNG", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(100)
+    yield "zeros", bytes(len(good))
+    yield "longer than any", good + bytes(format_.MAX_BYTES)
+
+
+BAD = dict(bad_files())
+SAMPLE = (
+    "cut after 0",
+    "cut after 7",
+    "cut after 8",
+    "cut after 36",
+    "cut after 37",
+    "cut after 60",
+    "byte 1",
+    "byte 8",
+)
+SAMPLE += ("byte 20", "byte 38", "byte 60", "sections swapped", "newer", "zero width", "huge", "section of 4 GB")
+SAMPLE += ("PNG", "longer than any")
+
+
+def sample():
+    return {name: next(data for full, data in BAD.items() if full.split(" is ")[0] == name) for name in SAMPLE}
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    """A folder with all bad files, by number."""
+    folder = tmp_path_factory.mktemp("bad")
+    for number, data in enumerate(BAD.values()):
+        (folder / f"{number}.lkc").write_bytes(data)
+    return folder
+
+
+# The format -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_are_those_of_the_documented_table():
+    assert GOOD.pack() == by_hand() and Container.unpack(by_hand()) == GOOD
+    unverified = replace(GOOD, picture=None)
+    assert unverified.pack() == by_hand(verified=0, picture=0) and Container.unpack(unverified.pack()) == unverified
+
+
+def test_a_file_of_two_strings_has_53_bytes_around_them():
+    assert GOOD.file_bytes == len(GOOD.pack()) == 53 + sum(map(len, GOOD.strings))
+    assert GOOD.bpp == 8 * len(GOOD.pack()) / (65 * 48)
+
+
+def test_networks_have_their_numbers_for_good():
+    first = ["factorized_prior", "scale_hyperprior", "mean_scale_hyperprior", "joint_autoregressive"]
+    first += ["cheng2020_anchor", "cheng2020_attention", "elic", "channel_autoregressive"]
+    assert list(format_.NETWORKS[: len(first)]) == first and len(set(format_.NETWORKS)) == len(format_.NETWORKS)
+    assert set(networks.names()) <= set(format_.NETWORKS)
+    assert format_.SIZES == ("custom", "tiny", "small", "paper")
+    assert {size for sizes in networks.SIZES.values() for size in sizes} < set(format_.SIZES)
+
+
+def test_the_limit_of_pixels_is_that_of_images():
+    assert format_.MAX_PIXELS == datasets.MAX_PIXELS
+
+
+words = st.binary(min_size=2, max_size=12).map(lambda half: half[: len(half) // 2 * 2] * 4)
+containers = st.builds(
+    Container,
+    network=st.sampled_from(format_.NETWORKS),
+    size=st.sampled_from(format_.SIZES),
+    N=st.integers(1, 65535),
+    M=st.integers(1, 65535),
+    weights=st.binary(min_size=8, max_size=8).map(bytes.hex),
+    width=st.integers(1, 10_000),
+    height=st.integers(1, 10_000),
+    strings=st.lists(words.filter(lambda string: b"\xff" * 16 not in string), min_size=1, max_size=12).map(tuple),
+    picture=st.none() | st.integers(0, 2**32 - 1),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(containers, st.data())
+def test_what_is_packed_is_unpacked_and_what_is_changed_is_not(container, data):
+    packed = container.pack()
+    assert Container.unpack(packed) == container
+    burst = data.draw(st.binary(min_size=1, max_size=4).filter(any))  # 32 bits, which a CRC-32 never misses
+    place = data.draw(st.integers(0, len(packed) - len(burst)))
+    changed = bytearray(packed)
+    for offset, mask in enumerate(burst):
+        changed[place + offset] ^= mask
+    with pytest.raises(ValueError):
+        Container.unpack(bytes(changed))
+    with pytest.raises(ValueError):
+        Container.unpack(packed[: data.draw(st.integers(0, len(packed) - 1))])
+    with pytest.raises(ValueError):
+        Container.unpack(packed + data.draw(st.binary(min_size=1, max_size=40)))
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(st.binary(max_size=80), st.integers(0, 2))
+def test_any_bytes_at_all_end_in_value_error(noise, depth):
+    starts = (b"", format_.MAGIC, header())
+    with pytest.raises(ValueError):
+        Container.unpack(starts[depth] + noise)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"network": "elik"}, "network: takes factorized_prior, .* got 'elik'"),
+        ({"size": "huge"}, "size: takes custom, tiny, small, paper, got 'huge'"),
+        ({"N": 0}, "N: takes 1 to 65,535, got 0"),
+        ({"width": 65536}, "width: takes 1 to 65,535, got 65,536"),
+        ({"width": 10_001, "height": 10_000}, "takes 100,000,000 pixels at most, got 10001×10000"),
+        ({"weights": "xyz"}, "weights: takes 16 hexadecimal digits, got 'xyz'"),
+        ({"picture": -1}, "picture: takes a CRC-32, got -1"),
+        ({"strings": ()}, "strings: takes 1 to 255, got 0"),
+        ({"strings": (bytes(9),)}, "string 1: takes 8, 12, 16, … bytes, got 9"),
+        ({"strings": (bytes(8), b"\xff" * 16)}, "string 2: holds 16 bytes 255 in a row"),
+        ({"strings": (bytes(2**26),)}, "strings: a file takes 67,108,864 bytes at most"),
+    ],
+)
+def test_a_field_out_of_range_is_named(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(GOOD, **changed)
+
+
+# On disk --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_whole_with_ordinary_permissions_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.lkc"
+    GOOD.write(path)
+    assert Container.read(path) == GOOD and os.listdir(tmp_path) == ["a.lkc"]
+    (tmp_path / "ordinary").write_bytes(b"")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+    replace(GOOD, width=9).write(path)
+    assert Container.read(path).width == 9
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.lkc"
+    path.write_text("old")
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(ValueError, match=r"a\.lkc cannot be written: No space left on device"):
+        GOOD.write(path)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.lkc"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"absent/a\.lkc cannot be written: No such file or directory"):
+        GOOD.write(tmp_path / "absent" / "a.lkc")
+
+
+# Bad files ------------------------------------------------------------------------------------------------------------
+
+
+def check(done_output, done_status, path):
+    lines = done_output.splitlines()
+    assert done_status == 2 and len(lines) == 1 and lines[0].startswith(f"labkit: {path}"), (path, lines)
+    assert len(lines[0]) < len(str(path)) + 120 and "Traceback" not in lines[0]
+
+
+def test_there_are_at_least_200_bad_files():
+    assert len(BAD) >= 200 and len(set(BAD.values())) == len(BAD)
+
+
+@pytest.mark.parametrize("name", [*BAD, "folder", "missing"])
+def test_a_bad_file_ends_in_one_line_and_touches_nothing(name, bad, tmp_path):
+    path = bad / f"{list(BAD).index(name)}.lkc" if name in BAD else bad if name == "folder" else bad / "none.lkc"
+    kept, fresh = tmp_path / "kept.png", tmp_path / "fresh.png"
+    kept.write_text("my own")
+    for arguments in (["info", path], ["decompress", path, "-o", fresh], ["decompress", path, "--force", "-o", kept]):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        check(done.output, done.exit_code, path)
+    assert os.listdir(tmp_path) == ["kept.png"] and kept.read_text() == "my own"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("cut after 0", "the file is empty"),
+        ("cut after 5", "it ends after 5 bytes, inside its header"),
+        ("newer", "written by a newer labkit: version 2 of the format, this one reads 1"),
+        ("zero width", "width: takes 1 to 65,535, got 0"),
+        ("huge", "takes 100,000,000 pixels at most, got 65535×65535"),
+        ("section of 4 GB", "string 1 of 2 claims 4,294,967,295 bytes, more than are left"),
+        ("sections swapped", "string 1 of 2 does not match its checksum"),
+        ("one byte more", "1 bytes follow its last string"),
+        ("line ends as on Unix", "as a transfer in text mode does"),
+        ("seven bits", "as a transfer in text mode does"),
+        ("as text, replaced", "as a transfer in text mode does"),
+        ("PNG", "no .lkc file"),
+        ("longer than any", "longer than 67,108,864 bytes"),
+    ],
+)
+def test_a_message_says_what_is_wrong(name, message):
+    with pytest.raises(ValueError) as caught:
+        Container.unpack(BAD[name])
+    assert message in str(caught.value)
+
+
+def test_bad_files_are_turned_away_where_torch_cannot_be_imported(bad):
+    """All of them, in an interpreter in which an import of torch, NumPy or Pillow raises ImportError."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'numpy', 'PIL', 'compressai'))); import labkit.cli\n"
+        "from click.testing import CliRunner\n"
+        f"for n in range({len(BAD)}):\n"
+        "    for arguments in (['info'], ['decompress', '-o', sys.argv[1] + '/never.png']):\n"
+        "        done = CliRunner().invoke(labkit.cli.main, [*arguments, f'{sys.argv[1]}/{n}.lkc'])\n"
+        "        print(n, done.exit_code, len(done.output.splitlines()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bad)], capture_output=True, text=True, check=True)
+    expected = [f"{n} 2 1" for n in range(len(BAD)) for _ in range(2)]
+    assert done.stdout.splitlines() == expected and not (bad / "never.png").exists()
+
+
+SPAWN = """
+import json, os, sys, time
+for path in json.load(sys.stdin):
+    read, write = os.pipe()
+    start = time.perf_counter()
+    act = [(os.POSIX_SPAWN_DUP2, write, 2), (os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_CLOSE, read)]
+    command = [sys.executable, "-m", "labkit.cli", "decompress", path, "-o", path + ".png"]
+    child = os.posix_spawn(sys.executable, command, os.environ, file_actions=act)
+    os.close(write)
+    output = open(read, encoding="utf-8").read()
+    _, status, usage = os.wait4(child, 0)
+    seconds = time.perf_counter() - start
+    print(json.dumps([path, os.waitstatus_to_exitcode(status), output, seconds, usage.ru_maxrss / 1024]), flush=True)
+"""
+
+
+def measured(paths):
+    """Exit status, output, seconds and peak memory in MB of `labkit decompress` on each file, each in its own process.
+
+    They are started from a small process: on Linux a child's peak counts the memory of the one that started it.
+    """
+    spawn = [sys.executable, "-c", SPAWN]
+    done = subprocess.run(spawn, input=json.dumps(paths), capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check_processes(paths):
+    rows = measured(paths)
+    assert [row[0] for row in rows] == paths
+    for path, status, output, _, _ in rows:
+        check(output, status, path)
+        assert not os.path.exists(path + ".png")
+    slow = [row[0] for row in rows if row[3] >= 1 or row[4] >= 200]
+    again = measured(slow)  # the machine may have been busy
+    assert all(seconds < 1 and peak < 200 for *_, seconds, peak in again), again
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
+def test_bad_files_cost_under_a_second_and_200_megabytes(tmp_path):
+    paths = []
+    for number, data in enumerate(sample().values()):
+        (tmp_path / f"{number}.lkc").write_bytes(data)
+        paths.append(str(tmp_path / f"{number}.lkc"))
+    check_processes([*paths, str(tmp_path), str(tmp_path / "absent.lkc")])
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
+def test_every_bad_file_costs_under_a_second_and_200_megabytes(bad):
+    check_processes([str(bad / f"{number}.lkc") for number in range(len(BAD))])

@@ -1,0 +1,169 @@
+"""The mismatch panel: its figures against quadrature and against samples, its settings, and canceling it."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from labkit import surrogates
+from labkit.analysis import ScalarCode, mismatch, sources
+from labkit.live import mismatch as live
+from labkit.live.engine import Canceled
+
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module")
+def panel():
+    panel = live.mismatch_panel()
+    yield panel
+    panel.close()
+
+
+def bits(y, scale):
+    """−log₂ of a Gaussian's mass, by the error function."""
+    low, high = ((np.abs(y) + side) / (scale * math.sqrt(2)) for side in (-0.5, 0.5))
+    return -np.log2((torch.special.erfc(torch.tensor(low)) - torch.special.erfc(torch.tensor(high))).numpy() / 2)
+
+
+@pytest.mark.parametrize("name", live.SURROGATES)
+def test_every_surrogate_agrees_with_samples(panel, name):
+    result = panel.run(PATIENCE, surrogate=name, scale=0.3, temperature=0.35)
+    n, generator = 400_000, torch.Generator().manual_seed(1)
+    y = 0.3 * torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)  # quantiles in place of samples
+    seen = surrogates.get(name)(y, 0.35, generator)
+    found = result.here
+    assert found.rate_training == pytest.approx(bits(seen.numpy(), 0.3).mean(), abs=0.01)
+    assert found.rate_test == pytest.approx(bits(np.floor(y.numpy() + 0.5), 0.3).mean(), abs=1e-3)
+    assert found.distortion_training == pytest.approx((seen - y).square().mean().item(), abs=6e-4)
+    assert found.distortion_test == pytest.approx((y - torch.floor(y + 0.5)).square().mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "temperature"),
+    [
+        ("aun", 0.05, 1.0),
+        ("aun", 1.0, 1.0),
+        ("sr", 0.07, 1.0),
+        ("sua", 0.2, 0.1),
+        ("soft", 0.4, 0.2),
+        ("sra", 0.2, 0.5),
+    ],
+)
+def test_mismatch_agrees_with_quadrature(panel, name, scale, temperature):
+    result = panel.run(PATIENCE, surrogate=name, scale=scale, temperature=temperature)
+    exact = mismatch(ScalarCode(sources.gaussian(std=scale)), name, temperature).iloc[0]
+    assert result.rate == pytest.approx(exact.rate, rel=3e-3, abs=1e-4)
+    assert result.distortion == pytest.approx(exact.distortion, rel=3e-3, abs=1e-5)
+
+
+def test_curves_are_those_numbers_over_sigma(panel):
+    result = panel.run(PATIENCE, surrogate="sua", scale=0.5, temperature=0.5)
+    sigma = result.curve[:, 0]
+    assert len(sigma) == 28 and sigma[0] == pytest.approx(0.04) and sigma[-1] == pytest.approx(3)
+    for row in result.curve[[5, 14, 25]]:
+        exact = mismatch(ScalarCode(sources.gaussian(std=row[0])), "sua", 0.5).iloc[0]
+        assert row[1] - row[2] == pytest.approx(exact.rate, rel=2e-3, abs=1e-4)
+        assert row[3] - row[4] == pytest.approx(exact.distortion, rel=2e-3, abs=1e-5)
+    for name, column, factor in (
+        ("rate, training", 1, 1),
+        ("rate, test", 2, 1),
+        ("distortion, training", 3, 12),
+        ("distortion, test", 4, 12),
+    ):
+        x, y = panel.plot.points(name)
+        assert np.allclose(x, sigma) and np.allclose(y, factor * result.curve[:, column], atol=1e-6)
+
+
+def test_what_is_shown_at_the_chosen_sigma(panel):
+    result = panel.run(PATIENCE, surrogate="aun", scale=0.5, temperature=0.5)
+    here = result.here
+    assert np.allclose(panel.plot.points("in training")[1], [here.rate_training, 12 * here.distortion_training])
+    assert np.allclose(panel.plot.points("at test")[1], [here.rate_test, 12 * here.distortion_test])
+    assert np.allclose(panel.plot.points("rate, chosen σ")[1], [here.rate_training, here.rate_test])
+    x, density = panel.plot.points("ỹ in training")
+    phi = torch.special.ndtr(torch.tensor(np.array([x + 0.5, x - 0.5]) / 0.5)).numpy()
+    assert np.abs(density - (phi[0] - phi[1])).max() < 5e-3  # the density of y + u is that of its model
+    k, masses = panel.plot.points("ŷ at test, masses")
+    assert masses[k == 0] == pytest.approx(math.erf(1 / math.sqrt(2)), abs=1e-6) and masses.sum() == pytest.approx(1)
+    assert not len(panel.plot.points("ỹ in training, masses")[0])
+    assert f"{here.rate_training:.2f} bits in training" in panel.plot.label
+    assert f"mismatch {result.rate:+.3f}" in str(result)
+
+
+def test_integers_are_bars_and_real_numbers_a_line(panel):
+    for name, integers in (("sr", True), ("ste", True), ("sua", True), ("aun", False), ("soft", False), ("sga", False)):
+        panel.run(PATIENCE, surrogate=name, scale=0.5, temperature=0.5)
+        k, masses = panel.plot.points("ỹ in training, masses")
+        x, density = panel.plot.points("ỹ in training")
+        assert bool(len(k)) == integers and bool(len(x)) != integers
+        assert (masses.sum() if integers else density.sum() / 128) == pytest.approx(1, abs=1e-4)
+    panel.run(PATIENCE, surrogate="sr", scale=0.2)
+    k, masses = panel.plot.points("ỹ in training, masses")
+    assert masses[np.abs(k) == 1].sum() == pytest.approx(0.2 * math.sqrt(2 / math.pi), rel=5e-3)  # E|y|
+
+
+def test_temperature_matters_only_to_annealed_surrogates(panel):
+    curves = {
+        (name, tau): panel.run(PATIENCE, surrogate=name, scale=0.2, temperature=tau).curve
+        for name in ("aun", "sua")
+        for tau in (0.1, 1.0)
+    }
+    assert np.array_equal(curves["aun", 0.1], curves["aun", 1.0])
+    assert np.abs(curves["sua", 0.1] - curves["sua", 1.0]).max() > 0.1
+    panel.run(PATIENCE, surrogate="aun", temperature=0.1)
+    assert "τ has no say" in panel.plot.label
+
+
+def test_the_run_before_stays_in_gray(panel):
+    panel.run(PATIENCE, surrogate="sr", scale=0.2)
+    before = panel.plot.points("rate, training")[1]
+    panel.run(PATIENCE, surrogate="aun")
+    ghost = next(trace for trace in panel.plot.figure.data if trace.name == "rate, training, run before")
+    assert np.array_equal(ghost.y, before)
+
+
+def test_settings_that_the_panel_does_not_have(panel):
+    for wrong in ({"surrogate": "round"}, {"scale": 0.21}, {"temperature": 2.0}, {"lmbda": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            panel.run(PATIENCE, **wrong)
+
+
+def test_cancel_stops_between_two_points_and_the_next_run_goes_on_from_there(monkeypatch):
+    panel = live.mismatch_panel(surrogate="ste")
+    calls, loss = [], live._Law.loss
+
+    def slowly(law, scale):
+        calls.append(scale)
+        time.sleep(0.05)
+        return loss(law, scale)
+
+    monkeypatch.setattr(live._Law, "loss", slowly)
+    panel.engine.submit(panel.settings)
+    while len(calls) < 4:
+        time.sleep(0.01)
+    panel.cancel()
+    with pytest.raises(Canceled):
+        panel.wait(PATIENCE)
+    assert panel.engine.join(PATIENCE) and len(calls) < 12
+    done = len(calls)
+    assert len(panel.run(PATIENCE).curve) == 28
+    assert (
+        len(calls) <= 28 + 3 and len(calls) > done
+    )  # no point of the curve was worked out twice, but the chosen σ was
+    assert len(set(calls)) == 29
+    panel.close()
+
+
+def test_the_first_frame_has_what_depends_on_the_chosen_sigma():
+    panel = live.mismatch_panel(surrogate="sr", scale=0.5)
+    job = panel.job(panel.settings)
+    first = next(job)()
+    assert {"y", "ŷ at test, masses", "in training", "at test", "rate, chosen σ"} <= set(first.lines)
+    assert not len(first.lines["rate, training"][0]) and first.progress == 0
+    second = next(job)()
+    assert len(second.lines["rate, training"][0]) == 1 and second.progress == pytest.approx(1 / 28)
+    job.close()
+    panel.close()

@@ -1,0 +1,161 @@
+"""Quantiles solved directly, against CompressAI's auxiliary loss minimized until nothing moves."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor
+from torch.nn import functional
+
+from labkit import entropy, networks
+
+MEDIANS, BITS = 0.01, 1e-3  # how far medians may differ, and real bits, as a share
+CHANNELS, DEAD, GAPPED = 12, 3, 5  # of the synthetic source
+
+
+@dataclass
+class Case:
+    """A bottleneck in training's last state, its quantiles solved directly and by Adam, and latents to code.
+
+    wide: the latents spread over many integers, and where the grid lies hardly changes their bits.
+    """
+
+    solved: EntropyBottleneck
+    minimized: EntropyBottleneck
+    latents: list[Tensor]
+    wide: bool
+
+
+def minimized(bottleneck: EntropyBottleneck) -> EntropyBottleneck:
+    """A copy whose quantiles CompressAI's `loss` was minimized for, from CompressAI's own start.
+
+    Adam begins anew every 300 steps, until a whole round moves no quantile by 0.001: where a density has a gap its
+    cumulative is flat, and gradients remembered from steeper places would hold a median there for thousands of steps.
+    """
+    ours = copy.deepcopy(bottleneck).requires_grad_(False)
+    ours.quantiles.copy_(torch.tensor([-10.0, 0.0, 10.0]).expand_as(ours.quantiles))
+    ours.quantiles.requires_grad_(True)
+    for _ in range(30):
+        before = ours.quantiles.detach().clone()
+        optimizer = torch.optim.Adam([ours.quantiles], lr=0.3)
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, (1e-4 / 0.3) ** (1 / 300))
+        for _ in range(300):
+            optimizer.zero_grad()
+            ours.loss().backward()
+            optimizer.step()
+            decay.step()
+        if (ours.quantiles.detach() - before).abs().max() < 1e-3:
+            return ours
+    raise AssertionError("the auxiliary loss did not converge")
+
+
+def source(n: int, generator: torch.Generator) -> Tensor:
+    """Skewed latents (n, CHANNELS, 1), far from 0 and from integers; one channel is dead, one avoids its middle."""
+    skewed = -torch.log1p(-torch.rand(n, CHANNELS, generator=generator))
+    x = torch.linspace(-20, 23, CHANNELS) + 0.37 + torch.logspace(-0.7, 0.7, CHANNELS) * skewed
+    x[:, DEAD] = 7.6
+    x[:, GAPPED] = torch.where(x[:, 0] < x[:, 0].median(), -9.0, 11.0) + 0.3 * torch.randn(n, generator=generator)
+    return x[..., None]
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> tuple[EntropyBottleneck, list[Tensor]]:
+    """A bottleneck trained for 300 steps on the source, and strings of it to code."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    bottleneck = entropy.EntropyBottleneck(CHANNELS).train()
+    bottleneck.generator = generator
+    parameters = [p for name, p in bottleneck.named_parameters() if name != "quantiles"]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    for step in range(300):
+        if step % 100 == 0:
+            entropy.solve_quantiles(bottleneck)
+        _, likelihood = bottleneck(source(256, generator))
+        optimizer.zero_grad()
+        torch.log2(likelihood).mean().neg().backward()
+        optimizer.step()
+    bottleneck.generator = None
+    entropy.solve_quantiles(bottleneck)
+    return bottleneck.eval(), [source(500, generator).transpose(0, 2) for _ in range(4)]
+
+
+@torch.no_grad()
+def shipped(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
+    """The shipped weights' bottleneck, and z of every test photograph and its mirror images.
+
+    A string is coded in words of 32 bits: of the photographs alone, one word would be more than a thousandth.
+    """
+    net = networks.pretrained(lmbda=lmbda)
+    views = [photo[None].flip(sides) for photo in photos for sides in ((), (2,), (3,), (2, 3))]
+    return net.entropy_bottleneck, [net.h_a(net.g_a(view)) for view in views]
+
+
+@pytest.fixture(scope="module", params=["synthetic", *networks.pretrained_lmbdas()])
+def case(request, synthetic, test_photos) -> Case:
+    bottleneck, latents = synthetic if request.param == "synthetic" else shipped(request.param, test_photos)
+    solved = copy.deepcopy(bottleneck)
+    with torch.no_grad():
+        solved.quantiles.fill_(torch.nan)  # what it starts from does not matter
+    entropy.solve_quantiles(solved)
+    return Case(solved, minimized(bottleneck), latents, wide=request.param == "synthetic")
+
+
+def medians(bottleneck: EntropyBottleneck) -> Tensor:
+    return bottleneck.quantiles[:, 0, 1].detach()
+
+
+def real_bits(bottleneck: EntropyBottleneck, latents: list[Tensor]) -> int:
+    """Of all strings as they are, rANS's flush included."""
+    bottleneck.update(force=True)
+    return 8 * sum(len(string) for z in latents for string in bottleneck.compress(z))
+
+
+def test_the_auxiliary_loss_is_no_higher_where_it_was_minimized(case):
+    """Or it would not have converged, and agreeing with it would mean nothing."""
+    assert case.minimized.loss() <= case.solved.loss() < 0.01 * case.solved.channels
+
+
+def test_solved_medians_are_those_of_a_converged_auxiliary_optimizer(case):
+    assert (medians(case.solved) - medians(case.minimized)).abs().max() <= MEDIANS
+
+
+def test_real_bits_are_those_of_a_converged_auxiliary_optimizer(case):
+    solved, minimized = real_bits(case.solved, case.latents), real_bits(case.minimized, case.latents)
+    assert solved == pytest.approx(minimized, rel=BITS)
+
+
+def test_a_median_that_is_off_is_told(case):
+    off = copy.deepcopy(case.solved)
+    with torch.no_grad():
+        off.quantiles[:, :, 1] += 0.05
+    assert (medians(off) - medians(case.minimized)).abs().max() > MEDIANS
+    if not case.wide:
+        assert real_bits(off, case.latents) > (1 + BITS) * real_bits(case.minimized, case.latents)
+
+
+def test_the_synthetic_source_is_what_it_says(synthetic):
+    """Medians far from 0 and from integers, one channel without spread, one whose density is flat at its median."""
+    bottleneck, latents = synthetic
+    found, spread = medians(bottleneck), torch.cat(latents, 2)[0].std(dim=1)
+    assert found.abs().median() > 10 and (found - found.round()).abs().median() > 0.1
+    assert spread[DEAD] == 0 and found[DEAD] == pytest.approx(7.6, abs=0.1)
+    at_median, _, _ = bottleneck._likelihood(found[:, None, None])
+    assert at_median[GAPPED, 0, 0] < 0.01
+
+
+@pytest.mark.parametrize("shift", [-100.0, 100.0])
+def test_medians_move_with_the_density(synthetic, shift):
+    """An oracle without an optimizer: a cumulative of x − shift has its median at shift more.
+
+    CompressAI's search ends within a relative 1e-4, so medians beyond 200 would miss the 0.01.
+    """
+    bottleneck, _ = synthetic
+    moved = copy.deepcopy(bottleneck)
+    with torch.no_grad():
+        moved.biases[0] -= functional.softplus(moved.matrices[0]) * shift
+    entropy.solve_quantiles(moved)
+    assert (medians(moved) - medians(bottleneck) - shift).abs().max() <= MEDIANS

@@ -1,0 +1,282 @@
+"""A run that is stopped, killed or out of luck goes on, and ends with the numbers that it would have had."""
+
+import json
+import math
+import os
+import signal
+
+import compressai.models
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from labkit import adoption, networks, schedules, schemes, training
+from labkit.training import states
+
+SETTINGS = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "lr": schedules.cosine(1e-3, 1e-4), "threads": 1}
+SCHEMES = {
+    "annealed": schemes.annealed(),
+    "two stages": schemes.soft_then_hard(share=0.5),
+    "sga": schemes.gumbel(),
+}
+
+
+class Stopped(Exception):
+    pass
+
+
+def run(photos, out, steps=9, net=None, **settings):
+    net = net or networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
+    return training.train(net, photos[:3], steps=steps, out=out, log=f"{out}.csv", **{**SETTINGS, **settings})
+
+
+def stopped_after(monkeypatch, step):
+    """As if the process had ended, without a word, after so many steps; its last save was two steps before that."""
+    add = training.run._Log.add
+
+    def stop(log, seen):
+        add(log, seen)
+        if seen.step == step:
+            raise Stopped
+
+    save = states.Files.save
+    monkeypatch.setattr(states.Files, "save", lambda f, s: save(f, s) if f.training.step <= step - 2 else None)
+    monkeypatch.setattr(training.run._Log, "add", stop)
+    monkeypatch.setattr(training.run, "SAVING", math.inf)  # save as often as is asked for
+
+
+def contents(path):
+    with safe_open(path, framework="pt") as file:
+        info = json.loads(file.metadata()["info"])
+    del info["seconds"]
+    return info, load_file(path)
+
+
+def same(one, other):
+    (info, tensors), (others_info, others) = contents(one), contents(other)
+    assert info == others_info and set(tensors) == set(others)
+    assert all(torch.equal(value, others[name]) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("after", [2, 5, 8])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_ends_with_the_same_numbers_bit_for_bit(scheme, after, train_photos, tmp_path, monkeypatch):
+    def fresh():
+        return networks.get("mean_scale_hyperprior", "tiny", SCHEMES[scheme], seed=1)
+
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    settings = {"ema": 0.9, "save_every": 1e-9, "precision": "bfloat16"}
+    one = run(train_photos, whole, net=fresh(), **settings)
+    with monkeypatch.context() as patch:
+        stopped_after(patch, after)
+        with pytest.raises(Stopped):
+            run(train_photos, parts, net=fresh(), **settings)
+    assert states.read(tmp_path / "parts.safetensors.part")["step"] == max(after - 2, 0)
+    two = run(train_photos, parts, net=fresh(), **settings)
+    same(whole, parts)
+    assert [(s.step, s.loss, s.norm) for s in one.history] == [(s.step, s.loss, s.norm) for s in two.history]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{n}.safetensors{s}" for n in ("parts", "whole") for s in ("", ".csv")
+    ]
+
+
+def test_a_finished_run_is_read_and_not_made_again(train_photos, tmp_path, monkeypatch):
+    out = tmp_path / "a.safetensors"
+    first = run(train_photos, out)
+    before = out.read_bytes()
+    monkeypatch.setattr(training.Training, "__iter__", lambda self: pytest.fail("it was made again"))
+    net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
+    again = run(train_photos, out, net=net)
+    assert out.read_bytes() == before and training.weights_hash(net) == training.weights_hash(first.net)
+    assert not net.training and json.dumps(net.info) == json.dumps(first.net.info)
+    assert [s.loss for s in again.history] == [s.loss for s in first.history] and again.threads is None
+    assert "9 steps in" in str(again) and "made before" in str(again)
+
+
+def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_finished(train_photos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    run(train_photos, whole, ema=0.9)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(training.run, "SAVING", math.inf)
+        patch.setattr(states.Files, "finish", lambda *_: (_ for _ in ()).throw(Stopped()))
+        run(train_photos, out, ema=0.9, save_every=1e-9)
+    assert states.read(tmp_path / "a.safetensors.part")["step"] == 9 and not out.exists()
+    again = run(train_photos, out, ema=0.9)
+    same(whole, out)
+    assert [step.step for step in again.history] == list(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"lmbda": 0.02}, r"\(lmbda 0.01, not 0.02\)"),
+        ({"steps": 10, "seed": 3}, r"\(steps 9, not 10, seed 0, not 3\)"),
+        ({"net": 2}, r"\(other first weights\)"),
+        ({"photos": 4}, r"\(other images\)"),
+        ({"scheme": schemes.mixed()}, r"\(another scheme, other first weights\)|\(another scheme\)"),
+    ],
+)
+@pytest.mark.parametrize("half_done", [False, True])
+def test_another_run_is_not_overwritten_unless_it_is_asked_for(
+    change, message, half_done, train_photos, tmp_path, monkeypatch
+):
+    change, out = dict(change), tmp_path / "a.safetensors"
+    if half_done:
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            stopped_after(patch, 3)
+            run(train_photos, out)
+    else:
+        run(train_photos, out)
+    lies = tmp_path / ("a.safetensors.part" if half_done else "a.safetensors")
+    before = lies.read_bytes()
+    scheme = change.pop("scheme", schemes.annealed())
+    net = networks.get("mean_scale_hyperprior", "tiny", scheme, seed=change.pop("net", 1))
+    photos = train_photos[1:] if change.pop("photos", None) else train_photos
+    with pytest.raises(ValueError, match=rf"{lies.name} is another run's {message}: name another file"):
+        run(photos, out, net=net, **change)
+    assert lies.read_bytes() == before
+    if not half_done:
+        return
+    run(photos, out, net=net, fresh=True, **change)
+    assert out.exists() and not lies.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_is_met_after_the_step_and_saved(number, train_photos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    run(train_photos, whole)
+    forward = networks.MeanScaleHyperprior.forward
+    calls = []
+
+    def signalled(net, x):
+        calls.append(x)
+        if len(calls) == 4:
+            os.kill(os.getpid(), number)
+        return forward(net, x)
+
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        patch.setattr(networks.MeanScaleHyperprior, "forward", signalled)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped after step 4 of 9; .*part keeps step 4: the same"):
+            run(train_photos, out)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    run(train_photos, out)
+    same(whole, out)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_end_the_run_and_never_reach_the_state(what, train_photos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    run(train_photos, whole)
+    gradient = training.Training._gradient
+
+    def bad(self, model, optimizer, batch):
+        measured = gradient(self, model, optimizer, batch)
+        if self.step == 5:
+            self.parameters[0].grad[:] = math.nan
+            measured[0 if what == "loss" else 3] = math.nan
+        return measured
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "_gradient", bad)
+        patch.setattr(training.run, "SAVING", math.inf)
+        with pytest.raises(FloatingPointError, match=rf"the {what} is nan at step 6: .*part keeps step 5: the"):
+            run(train_photos, out, save_every=1e-9)
+    assert all(torch.isfinite(value).all() for value in load_file(f"{out}.part").values())
+    run(train_photos, out)
+    same(whole, out)
+
+
+def test_a_full_disk_ends_in_one_line_with_the_last_state_kept(train_photos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    run(train_photos, whole)
+    calls, fsync = [], os.fsync
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(training.run, "SAVING", math.inf)
+        with pytest.raises(ValueError, match=r"part cannot be written: No space left on device; .* step [1-3]:"):
+            run(train_photos, out, save_every=1e-9)
+    assert sorted(p.name for p in tmp_path.glob("*a.safe*")) == ["a.safetensors.csv", "a.safetensors.part"]
+    run(train_photos, out)
+    same(whole, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"b.safetensors.* cannot be written: No space left on device$"):
+            run(train_photos, tmp_path / "b.safetensors")
+
+
+def test_a_damaged_state_and_a_foreign_one_are_named(train_photos, tmp_path):
+    out = tmp_path / "a.safetensors"
+    for content in (b"", b"hello " * 100):
+        (tmp_path / "a.safetensors.part").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a.safetensors.part is no training of labkit's to go on with: ") as error:
+            run(train_photos, out)
+        assert "\n" not in str(error.value)
+        assert (tmp_path / "a.safetensors.part").read_bytes() == content
+
+
+@pytest.mark.parametrize("harm", ["half a line", "steps to come", "gone", "something else"])
+def test_the_log_is_mended(harm, train_photos, tmp_path, monkeypatch):
+    out, log = tmp_path / "a.safetensors", tmp_path / "a.safetensors.csv"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stopped_after(patch, 6)
+        run(train_photos, out, save_every=1e-9)
+    lines = log.read_text().splitlines(keepends=True)
+    assert len(lines) == 7 and states.read(tmp_path / "a.safetensors.part")["step"] == 4
+    if harm == "half a line":
+        log.write_text("".join(lines)[:-20])
+    elif harm == "something else":
+        log.write_text("a,b\n1,2\n")
+    elif harm == "gone":
+        log.unlink()
+    result = run(train_photos, out)
+    steps = [int(row.split(",")[0]) for row in log.read_text().splitlines()[1:]]
+    assert steps == list(range(1 if harm in ("half a line", "steps to come") else 5, 10))
+    assert [s.step for s in result.history] == steps
+
+
+def test_the_average_is_what_its_formula_says(train_photos, tmp_path):
+    """In float64, from the weights after each step of the same training without an average."""
+    decay, wanted = 0.8, {}
+    net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
+    wanted = {name: p.detach().double().clone() for name, p in net.named_parameters()}
+    settings = {k: v for k, v in SETTINGS.items() if k != "threads"}
+    for _ in training.stream(net, train_photos[:2], steps=7, **settings):
+        for name, p in net.named_parameters():
+            wanted[name] = decay * wanted[name] + (1 - decay) * p.detach().double()
+    net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
+    training.train(net, train_photos[:2], steps=7, ema=decay, **settings)
+    for name, p in net.named_parameters():
+        if not name.endswith("quantiles"):
+            torch.testing.assert_close(p.double(), wanted[name], rtol=1e-6, atol=1e-8)
+
+
+def test_an_adopted_model_goes_on_too(train_photos, tmp_path, monkeypatch):
+    def fresh():
+        torch.manual_seed(5)
+        return adoption.adopt(compressai.models.Cheng2020AnchorCheckerboard(N=24), schemes.soft_then_hard(share=0.5))
+
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    run(train_photos, whole, steps=4, net=fresh())
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stopped_after(patch, 3)
+        run(train_photos, out, steps=4, net=fresh(), save_every=1e-9)
+    run(train_photos, out, steps=4, net=fresh())
+    same(whole, out)
+
+
+@pytest.mark.slow
+def test_kills(capsys):
+    """With kill −9, at random and while files are written; `labkit bench kills` is the long form."""
+    from tests.bench import kills as bench_kills
+
+    bench_kills.print_table(kills=6, steps=150, seed=1)
+    assert "6 kills" in capsys.readouterr().out

@@ -1,0 +1,418 @@
+"""Batches for training: one law of crops for memory and files, the same batches whoever makes them, no process left."""
+
+import gc
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from labkit import datasets
+from labkit.training import data
+from tests.bench import data as bench_data
+
+SIZE = 16  # of crops
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Pictures as people have them, none square: turned by EXIF, gray, transparent, indexed."""
+    path, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+
+    def noise(height, width, *channels):
+        return Image.fromarray(rng.integers(0, 256, (height, width, *channels), dtype=np.uint8))
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(19, 40, 3).save(path / "a-turned.png", exif=exif)
+    noise(33, 24).save(path / "b-gray.png")
+    noise(20, 27, 4).save(path / "c-transparent.webp", lossless=True)
+    noise(25, 21, 3).quantize(9).save(path / "d-indexed.png")
+    noise(48, 40, 3).save(path / "e.jpg")
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(pictures):
+    in_memory, files = datasets.training_images(pictures), datasets.training_images(pictures, memory=0)
+    assert isinstance(in_memory, datasets.PhotoSet) and isinstance(files, datasets.ImageFiles)
+    return in_memory, files
+
+
+def made(source, first=0, steps=6, seed=3, workers=0, crop=SIZE, batch_size=4, permute_colors=True):
+    return data.batches(
+        source, first=first, steps=steps, batch_size=batch_size, crop=crop, permute_colors=permute_colors, seed=seed,
+        device="cpu", workers=workers,
+    )  # fmt: skip
+
+
+def equal(ones, others):
+    ones, others = list(ones), list(others)
+    return len(ones) == len(others) and all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
+
+
+# Crops ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_crops_are_drawn_in_this_order_from_memory_and_from_files(both, permute):
+    """Cut with NumPy. The order of the draws is what makes a seed's crops the same in the next version."""
+    expected, g = [], generator(7)
+    for index in torch.randint(len(both[0]), (30,), generator=g).tolist():
+        image = both[0].images[index].numpy()
+        top = torch.randint(image.shape[1] - SIZE + 1, (), generator=g).item()
+        left = torch.randint(image.shape[2] - SIZE + 1, (), generator=g).item()
+        mirrored, upside_down, swapped = torch.randint(2, (3,), generator=g).tolist()
+        crop = image[:, top : top + SIZE, left : left + SIZE]
+        crop = crop.transpose(0, 2, 1) if swapped else crop
+        if permute and torch.rand((), generator=g).item() < 0.5:
+            crop = crop[torch.randperm(3, generator=g).numpy()]
+        crop = crop[:, ::-1] if upside_down else crop
+        expected.append(crop[:, :, ::-1] if mirrored else crop)
+    for images in both:
+        got = images.crops(30, SIZE, generator(7), permute)
+        assert got.dtype == torch.float32 and got.shape == (30, 3, SIZE, SIZE)
+        np.testing.assert_array_equal(got.numpy(), np.stack(expected).astype(np.float32) / np.float32(255))
+        bytes_ = images.crops_uint8(30, SIZE, generator(7), permute)
+        assert bytes_.dtype == torch.uint8
+        np.testing.assert_array_equal(bytes_.numpy(), np.stack(expected))
+
+
+def test_pictures_places_turns_and_colors_follow_their_laws():
+    """Pixels that tell where they come from: rows below 100, columns from 100 on, pictures from 250 on."""
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(100, 110), indexing="ij")
+    images = [torch.stack([rows, columns, torch.full_like(rows, 250 + k)]).to(torch.uint8) for k in range(2)]
+    n, seen = 6000, []
+    for crop in datasets.PhotoSet(images, ["0", "1"]).crops_uint8(n, 8, generator(1), permute_colors=True).numpy():
+        order = tuple(np.argsort(crop[:, 0, 0]).tolist())  # where rows, columns and the picture have gone
+        row, column, which = crop[list(order)]
+        swapped = bool(row[0, 0] != row[0, 1])
+        row, column = (row.T, column.T) if swapped else (row, column)
+        turn = swapped, bool(row[0, 0] > row[1, 0]), bool(column[0, 0] > column[0, 1])
+        seen.append((int(which[0, 0]), (int(row.min()), int(column.min())), turn, order))
+    picture, place, turn, colors = zip(*seen, strict=True)
+    orders = list(itertools.permutations(range(3)))
+    assert_law(picture, {250: 1 / 2, 251: 1 / 2})
+    assert_law(place, {(top, left): 1 / 15 for top in range(5) for left in range(100, 103)})
+    assert_law(turn, {each: 1 / 8 for each in itertools.product([False, True], repeat=3)})
+    assert_law(colors, {order: 1 / 12 + (order == (0, 1, 2)) / 2 for order in orders})
+    assert_law(
+        list(zip(turn, colors, strict=True)),
+        {(each, order): (1 / 12 + (order == (0, 1, 2)) / 2) / 8 for each in set(turn) for order in orders},
+    )
+
+
+def assert_law(seen, law):
+    """Pearson's χ², within five standard deviations of its mean."""
+    assert set(seen) <= set(law)
+    expected = {each: share * len(seen) for each, share in law.items()}
+    statistic = sum((seen.count(each) - count) ** 2 / count for each, count in expected.items())
+    freedom = len(law) - 1
+    assert statistic < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_memory_decides(pictures):
+    """3 bytes a pixel, a JPEG's as many as a PNG's."""
+    pixels = 19 * 40 + 33 * 24 + 20 * 27 + 25 * 21 + 48 * 40
+    assert isinstance(datasets.training_images(pictures, memory=3 * pixels), datasets.PhotoSet)
+    files = datasets.training_images(pictures, memory=3 * pixels - 1)
+    assert isinstance(files, datasets.ImageFiles)
+    assert files.names == datasets.folder(pictures).names == [path.name for path in files.paths]
+    assert isinstance(datasets.training_images(pictures), datasets.PhotoSet)
+
+
+def test_files_are_a_sequence_like_photographs(both):
+    in_memory, files = both
+    assert equal(files, in_memory) and len(files) == 5
+    assert equal(files[1:3], in_memory[1:3]) and files[1:3].names == in_memory[1:3].names
+    with pytest.raises(IndexError):
+        files[5]
+
+
+def header_only(path, height, width):
+    """A PNG that ends where its pixels would start."""
+    Image.new("L", (width, height)).save(path)
+    path.write_bytes(path.read_bytes()[:45])
+
+
+def test_headers_alone_decide(tmp_path):
+    header_only(tmp_path / "a.png", 90, 300)
+    header_only(tmp_path / "b.png", 60, 90)
+    files = datasets.training_images(tmp_path, memory=3 * 90 * 300)
+    assert isinstance(files, datasets.ImageFiles)
+    files.check_crop(60)
+    with pytest.raises(ValueError) as error:
+        files.check_crop(61)
+    with pytest.raises(ValueError) as in_memory:
+        datasets.PhotoSet([torch.zeros(3, 60, 90)], ["b.png"]).check_crop(61)
+    assert str(error.value) == str(in_memory.value)
+    assert str(error.value) == "b.png is 90×60, too small for crops of 61×61: leave it out, or crop less"
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: "):
+        datasets.training_images(tmp_path)  # fits, and is decoded
+
+
+def test_no_header_is_read_beyond_what_memory_holds(tmp_path):
+    header_only(tmp_path / "a.png", 90, 300)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    files = datasets.training_images(tmp_path, memory=3 * 90 * 300 - 1)
+    with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
+        files.check_crop(60)
+    with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
+        datasets.training_images(tmp_path, memory=3 * 90 * 300)
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: there is no such folder"):
+        datasets.training_images(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no image"):
+        datasets.training_images(tmp_path)
+
+
+def test_a_picture_that_was_large_enough_when_it_was_checked(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    for images in (datasets.folder(tmp_path), datasets.training_images(tmp_path, memory=0)):
+        with pytest.raises(ValueError, match=r"a\.png is 20×10, too small for crops of 11×11"):
+            images.crops(1, 11, generator())
+
+
+# Seeds ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_seed_step_and_stream_draws_its_own_numbers():
+    """Among them numbers that sums would confuse, and seeds longer than the words that are mixed."""
+    numbers = [0, 1, 2, 3, 100, 2**31, 2**32 - 1]
+    draws = {
+        tuple(torch.rand(4, generator=data.generator_for(seed, step, stream)).tolist())
+        for seed in (*numbers, 2**32, 2**40)
+        for step in numbers
+        for stream in (data.DATA, data.NOISE)
+    }
+    assert len(draws) == 9 * 7 * 2
+
+
+def test_draws_of_neighboring_steps_are_independent():
+    """Correlations of 200 first draws with those of the next step, seed and stream: within four standard deviations."""
+    first = {
+        key: torch.stack(
+            [torch.randn(50, generator=data.generator_for(key[0], step + key[1], key[2])) for step in range(200)]
+        )
+        for key in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1))
+    }
+    for key in ((0, 1, 0), (1, 0, 0), (0, 0, 1)):
+        assert abs((first[0, 0, 0] * first[key]).mean()) < 4 / 10_000**0.5
+
+
+def test_reseeding_leaves_nothing_of_what_was_drawn_before():
+    """Torch's generator keeps the second of two Gaussian numbers for the next call."""
+    g = generator()
+    for before in range(4):
+        torch.randn(before, generator=g)
+        assert data.reseed(g, 5, 6, data.NOISE) is g
+        expected = data.generator_for(5, 6, data.NOISE)
+        assert torch.equal(torch.randn(3, generator=g), torch.randn(3, generator=expected))
+
+
+@pytest.mark.parametrize("name", ["seed", "step", "stream"])
+def test_a_negative_number_is_named(name):
+    with pytest.raises(ValueError, match=f"{name}: takes a whole number from 0 on, got -1"):
+        data.generator_for(**{"seed": 0, "step": 0, "stream": 0, name: -1})
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_are_the_same_from_memory_and_from_any_number_of_workers(both, workers):
+    in_memory, files = both
+    expected = list(made(in_memory))
+    assert len({batch.numpy().tobytes() for batch in expected}) == 6
+    assert all(batch.dtype == torch.float32 and batch.shape == (4, 3, SIZE, SIZE) for batch in expected)
+    assert equal(made(files, workers=workers), expected)
+    assert equal(made(files, first=4, workers=workers), expected[4:])
+    assert not list(made(files, first=6, workers=workers))
+
+
+def test_any_step_can_be_the_first(both):
+    for source in (both[0], datasets.Banana()):
+        expected = list(made(source))
+        for first in range(7):
+            assert equal(made(source, first=first), expected[first:])
+        assert not equal(made(source, seed=4), expected)
+    points = list(made(datasets.Banana(), batch_size=5))
+    assert all(batch.shape == (5, 2) and batch.dtype == torch.float32 for batch in points)
+
+
+def test_batches_are_crops_by_the_generator_of_the_step(both):
+    for step, batch in enumerate(made(both[1], steps=3)):
+        assert torch.equal(batch, both[0].crops(4, SIZE, data.generator_for(3, step, data.DATA), True))
+    (plain,) = made(both[1], steps=1, permute_colors=False)
+    assert torch.equal(plain, both[0].crops(4, SIZE, data.generator_for(3, 0, data.DATA), False))
+
+
+def test_torchs_own_generator_is_left_alone(both):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for source in both:
+        list(made(source, steps=2, workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_crop_too_large_is_refused_before_anything_starts(both):
+    for source in both:
+        with pytest.raises(ValueError, match=r"a-turned\.png is .* too small for crops of 20×20"):
+            made(source, crop=20, workers=1)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_file_ends_in_one_line_that_names_it(pictures, tmp_path, workers):
+    import distributed  # noqa: F401  (it makes exceptions bring their tracebacks along, which once kept workers alive)
+
+    for path in pictures.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    damaged = tmp_path / "b-gray.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    files = datasets.training_images(tmp_path, memory=0)
+    drawn = 0
+    with pytest.raises(ValueError) as error:
+        for _ in made(files, steps=200, batch_size=1, workers=workers):
+            drawn += 1
+    assert str(error.value).startswith(f"{damaged} cannot be read as an image") and "\n" not in str(error.value)
+    indices = [torch.randint(5, (1,), generator=data.generator_for(3, step, data.DATA)).item() for step in range(200)]
+    assert drawn == indices.index(1)  # the batches before it all came
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("end", ["closed", "dropped", "finished", "never started"])
+def test_workers_end_with_the_batches(both, end):
+    batches = made(both[1], steps=1000 if end != "finished" else 3, workers=2)
+    if end != "never started":
+        next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    if end == "finished":
+        assert len(list(batches)) == 2
+    elif end == "closed":
+        batches.close()
+    else:
+        del batches
+        gc.collect()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on fewer cores than the test pretends
+@pytest.mark.parametrize("cores, workers", [(1, 1), (2, 1), (4, 3), (16, 4)])
+def test_one_core_is_left_for_training(both, monkeypatch, cores, workers):
+    monkeypatch.setattr(data, "cores", lambda: cores)
+    batches = made(both[1], workers=None)
+    assert len(multiprocessing.active_children()) == workers
+    batches.close()
+
+
+def test_a_worker_that_is_killed_is_reported_in_one_line():
+    """In torch's words. A real one may raise anywhere in the main thread, in pytest's own code for instance."""
+
+    def lost():
+        yield torch.zeros(2, dtype=torch.uint8)
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.\nDetails: none") from OSError("x")
+
+    batches = data._loaded(lost(), torch.device("cpu"))
+    next(batches)
+    with pytest.raises(ChildProcessError) as error:
+        next(batches)
+    assert "(pid 7) is killed by signal: Killed." in str(error.value) and "\n" not in str(error.value)
+
+
+def test_ctrl_c_does_not_end_a_worker(both):
+    """A terminal sends it to every process; the one that trains decides, and may want more batches first."""
+    batches = made(both[1], steps=40, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGINT)
+    assert len(list(batches)) == 39
+
+
+def test_what_workers_get_can_be_sent_to_new_processes(both):
+    """As platforms do it that do not fork."""
+    sent = data._Batches(both[1], 4, SIZE, True, 3)
+    assert torch.equal(pickle.loads(pickle.dumps(sent)).cut(2), sent.cut(2))
+
+
+ALONE = """
+import hashlib, multiprocessing, sys, threading
+import torch
+from labkit import datasets
+from labkit.training import data
+
+def main(before):
+    exec(before)
+    files = datasets.training_images(sys.argv[1], memory=0)
+    for batch in data.batches(
+        files, first=0, steps=6, batch_size=4, crop=16, permute_colors=True, seed=3, device="cpu", workers=2
+    ):
+        print(hashlib.sha256(batch.numpy().tobytes()).hexdigest())
+
+if __name__ == "__main__":
+    main(sys.argv[2])
+"""
+BEFORE = {
+    "processes are spawned": "multiprocessing.set_start_method('spawn')",
+    "threads are at work": """
+torch.set_num_threads(4)
+x = torch.randn(600, 600)
+def work():
+    while True:
+        (x @ x).sigmoid().sum()
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+""",
+    "there is no shared memory": """
+def full(*_):
+    raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+torch.UntypedStorage._share_fd_cpu_ = torch.UntypedStorage._share_filename_cpu_ = full
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", BEFORE)
+def test_batches_arrive_where(before, both, pictures, tmp_path):
+    """Each of these has made workers hang; the spawned ones need a file to start from."""
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    run = [sys.executable, str(script), str(pictures), BEFORE[before]]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [hashlib.sha256(b.numpy().tobytes()).hexdigest() for b in made(both[0])]
+
+
+# What it costs --------------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_prints_one_screen_and_writes_its_figures(pictures, tmp_path, capsys):
+    threads = torch.get_num_threads()
+    try:
+        bench_data.print_table(pictures, SIZE, 2, threads, 1, 0.05, tmp_path / "a.json")
+    finally:
+        torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 15 and max(map(len, lines)) <= 120
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert [row["data"] for row in written["rows"]] == ["in memory", "files, 0 workers", "files, 1 worker"]
+    assert written["threads"] == threads and written["workers"] == 1 and written["cores"] >= 1
+    for row in written["rows"]:
+        assert row["crops_per_second"] > 0 and row["floor_crops_per_second"] > 0
+        assert f"{row['crops_per_second']:,.0f}" in "".join(lines)
+    assert not multiprocessing.active_children()
