@@ -250,7 +250,7 @@ def test_bench_surrogates_prints_ratios_and_writes_them(tmp_path):
 @pytest.mark.parametrize("name", ["ste", "sr", "uq", "dither", "sua"])
 def test_identity_slopes_hold_at_most_twice_the_memory_of_noise(name):
     """Bytes are counted, not timed: 8 bytes a latent for the draw and its shift, 4 for the result (aun)."""
-    from labkit.surrogates import bench
+    from tests.bench import surrogates as bench
 
     assert bench.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
     assert bench.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024
