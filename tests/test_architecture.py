@@ -1,0 +1,202 @@
+"""Modules of labkit import only downward and never in a circle, and no file is too long to read in one sitting."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "labkit"
+MOST_LINES = 400
+
+# A module imports from its own room and from the rooms above it. Rooms that share a line may import from each other.
+ORDER = (
+    ("disk", "checks", "paths", "theme", "statistics", "first_edition"),
+    ("surrogates",),
+    ("schedules",),
+    ("schemes",),
+    ("entropy",),
+    ("state_guard",),
+    ("fixed_point",),
+    ("adoption",),
+    ("networks",),
+    ("datasets",),
+    ("training",),
+    ("evaluation",),
+    ("files",),
+    ("analysis",),
+    ("diagnosis",),
+    ("research",),
+    ("live",),
+    ("course",),
+    ("cli",),
+)
+RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+SURROGATES_IMPORT = {"surrogates", "checks", "disk"}  # surrogates can be copied into another project
+
+# Exceptions while rooms are being rebuilt. The lists only get shorter.
+KNOWN_CIRCLES = [
+    {"labkit.course.exercises", "labkit.course.overview"},
+    {"labkit.evaluation.curves", "labkit.evaluation.evaluator"},
+    {"labkit.schemes", "labkit.schemes.description", "labkit.schemes.presets", "labkit.schemes.scheme"},
+]
+KNOWN_LONG = {"evaluation/curves.py", "networks/codecs.py", "analysis/scale_bound.py"}
+
+
+def module_name(path: Path, package: Path) -> str:
+    parts = [package.name, *path.relative_to(package).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    """Return the room of a module: the name after `labkit`."""
+    return (module.split(".") + [""])[1]
+
+
+def dotted(node: ast.AST) -> str:
+    """Return `a.b.c` for the expression `a.b.c`, or an empty string."""
+    if isinstance(node, ast.Attribute) and (start := dotted(node.value)):
+        return f"{start}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
+    """Yield the dotted names that a module imports anywhere in its text, inside functions and conditions too."""
+    faces = set()  # names under which the whole package is imported
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+                if alias.name == "labkit":
+                    faces.add(alias.asname or "labkit")
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:
+                parents = module.split(".")[: len(module.split(".")) - node.level + is_package]
+                source = ".".join([*parents, *source.split(".")]).strip(".")
+            for alias in node.names:
+                yield f"{source}.{alias.name}"
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith("import_module"):
+            if node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+    for node in ast.walk(tree):
+        name = dotted(node)
+        if name.partition(".")[0] in faces and "." in name:
+            yield f"labkit.{name.partition('.')[2]}"
+
+
+def imports(package: Path) -> dict[str, set[str]]:
+    """Return which modules of the package each of its modules imports."""
+    files = {module_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        graph[module] = set()
+        for name in imported_names(tree, module, path.name == "__init__.py"):
+            while name and name not in files:  # an object of a module, or a module of another package
+                name = name.rpartition(".")[0]
+            graph[module] |= {name} - {module, "", package.name}
+    del graph[package.name]  # the lazy face, which names every room
+    return graph
+
+
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    arrows = {(a, b) for a, targets in graph.items() for b in targets if RANKS[room(a)] < RANKS[room(b)]}
+    arrows |= {
+        (a, b)
+        for a, targets in graph.items()
+        for b in targets
+        if room(a) == "surrogates" and room(b) not in SURROGATES_IMPORT
+    }
+    return sorted(f"{a} → {b}" for a, b in arrows)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import each other, directly or through others."""
+    reached = {}
+    for start in graph:
+        stack, found = list(graph[start]), set()
+        while stack:
+            if (module := stack.pop()) not in found:
+                found.add(module)
+                stack.extend(graph[module])
+        reached[start] = found
+    groups = {tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]}
+    return sorted(map(list, groups))
+
+
+def code_lines(text: str) -> int:
+    """Count the lines of code: without docstrings, comments and blank lines."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            lines |= set(range(token.start[0], token.end[0] + bool(token.string)))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return imports(PACKAGE)
+
+
+def test_every_room_has_a_place_in_the_order(graph):
+    assert {room(module) for module in graph} <= set(RANKS)
+
+
+def test_no_module_imports_upward(graph):
+    found = upward(graph)
+    print(f"upward imports: {len(found)}", *found, sep="\n")
+    assert found == []
+
+
+def test_no_modules_import_each_other_in_a_circle(graph):
+    found = circles(graph)
+    print(f"circles: {len(found)}", *found, sep="\n")
+    assert [circle for circle in found if not any(set(circle) <= known for known in KNOWN_CIRCLES)] == []
+
+
+def test_no_file_is_too_long():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    longest = [(count, str(path.relative_to(PACKAGE))) for path, count in lines.items() if count >= MOST_LINES]
+    print(f"largest file: {max(lines.values())} lines", *sorted(longest, reverse=True), sep="\n")
+    assert {name for _, name in longest} <= KNOWN_LONG
+
+
+def test_the_code_lines_of_each_room_are_printed():
+    rooms: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*.py"):
+        rooms[room(module_name(path, PACKAGE)) or "labkit"] += code_lines(path.read_text(encoding="utf-8"))
+    print("code lines:", rooms.total(), *(f"{name} {count}" for name, count in rooms.most_common()), sep="\n")
+    assert code_lines('"""A module."""\n\n# A comment.\nx = f(\n    1,\n)\n\n\ndef g():\n    """Do it."""\n    return x\n') == 5
+
+
+def test_planted_arrows_and_circles_are_found(tmp_path):
+    package = tmp_path / "labkit"
+    files = {
+        "__init__.py": "from labkit.cli import main",
+        "disk.py": "def f():\n    from labkit import theme",
+        "theme.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import labkit.disk",
+        "surrogates/__init__.py": "from .hard import Round",
+        "surrogates/hard.py": "from labkit.schedules import parse",
+        "schedules.py": "import labkit as lk\nlk.live.start()",
+        "live/__init__.py": "",
+        "live/engine.py": "from . import panel",
+        "live/panel.py": "from labkit.live import engine",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    graph = imports(package)
+    assert upward(graph) == [
+        "labkit.schedules → labkit.live",
+        "labkit.surrogates.hard → labkit.schedules",
+    ]
+    assert circles(graph) == [["labkit.disk", "labkit.theme"], ["labkit.live.engine", "labkit.live.panel"]]
