@@ -7,6 +7,7 @@ from typing import Any
 
 SETTINGS = {"permute_colours": "permute_colors"}  # TOML files, checkpoints, resumable states, digests of runs
 CLAIMS = {"zero_centre": "zero_center"}  # digests of measurements
+SCHEMES = {f"{name} uncentred": f"{name} uncentered" for name in ("soft", "gumbel")}  # digests of measurements
 
 
 def modern(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -14,7 +15,16 @@ def modern(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {SETTINGS.get(name, name): value for name, value in settings.items()}
 
 
-def original(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings under the first edition's names, which digests of runs are computed from."""
-    names = {new: old for old, new in SETTINGS.items()}
-    return {names.get(name, name): value for name, value in settings.items()}
+def original(value: Any, names: Mapping[str, str] = SETTINGS) -> Any:
+    """Return a value whose names are those of the first edition, which digests of runs and measurements contain.
+
+    Args:
+        value: A name, or dicts and lists that contain names as keys or as values.
+        names: Old names and the present names that replaced them.
+    """
+    if isinstance(value, Mapping):
+        return {original(name, names): original(entry, names) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [original(entry, names) for entry in value]
+    old = {present: first for first, present in names.items()}
+    return old.get(value, value) if isinstance(value, str) else value

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from labkit import paths
+from labkit import first_edition, paths
 from labkit.checks import check_name
 from labkit.disk import read_toml, whole, write_whole
 from labkit.research.sweeps import Several, Sweep
@@ -246,7 +246,9 @@ def _to_measure(study: Study, made: Parts) -> Iterator[tuple[Run, str]]:
     grid = {**declared(study.name, study.scale)["grid"], "seed": None}
     for part, run in named:
         if run.name in trunks or (part != TRUNK and not trunks):
-            yield run, digest([study.name, grid, run.name, forks])
+            name = first_edition.original(study.name, first_edition.CLAIMS)
+            labels = first_edition.original([grid, forks], first_edition.SCHEMES)
+            yield run, digest([name, labels[0], run.name, labels[1]])
 
 
 def digest(asked: Any) -> str:

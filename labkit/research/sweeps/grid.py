@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit import paths
+from labkit import first_edition, paths
 from labkit.checks import check_at_least, check_name, check_positive
 from labkit.disk import read_toml
 
@@ -133,7 +133,7 @@ class Sweep:
 
         Raises ValueError naming the file.
         """
-        values = {name.replace("-", "_"): value for name, value in read_toml(path).items()}
+        values = _setting_names(read_toml(path))
         try:
             if not isinstance(out := values.pop("out", None), str):
                 raise ValueError("out: takes the folder that results go to, as text")
@@ -141,7 +141,7 @@ class Sweep:
             for name, table in (*tables.items(), *(tables["schemes"] or {}).items()):
                 if not isinstance(table, dict):
                     raise ValueError(f"{name}: takes a table, got {table!r}")
-            tables["trunk"] = {name.replace("-", "_"): value for name, value in tables["trunk"].items()}
+            tables |= {name: _setting_names(tables[name]) for name in ("grid", "trunk")}
             return cls(Path(out), values, **tables)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
@@ -201,7 +201,8 @@ class Sweep:
                 raise ValueError("start: a run that forks from a trunk has no other start; one may stand in [trunk]")
             decides["start"] = trunk
         values = {name: value for name, value in settings.items() if name not in (*_FREE, *_NAMES)}
-        digest = hashlib.sha256(json.dumps({**values, **decides}, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+        hashed = first_edition.original({**values, **decides})
+        digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:_DIGITS]
         preset = self.schemes.get(settings["scheme"], {}).get("preset", settings["scheme"])
         name = f"{network}-{preset}-{settings['lmbda']:g}-{settings['seed']}-{digest}"
         return Run(name, settings, scheme, trunk)
@@ -248,6 +249,11 @@ class Several:
         trunks = {run.trunk for run in runs.values() if run.name not in self.known}
         left = [run for run in runs.values() if run.name not in self.known or run.name in trunks]
         return sorted(left, key=lambda run: run.settings["seed"])
+
+
+def _setting_names(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a TOML table with underscores in its keys and the present names of settings."""
+    return first_edition.modern({name.replace("-", "_"): value for name, value in table.items()})
 
 
 def trainer_settings(settings: dict[str, Any]) -> dict[str, Any]:

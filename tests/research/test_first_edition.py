@@ -1,0 +1,74 @@
+"""Runs and measurements keep the names that the first edition of labkit gave them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from labkit import paths
+from labkit.research import sweeps
+from labkit.research.study import engine
+from labkit.research.study.claims import method, structure
+from labkit.research.sweeps.results import Results
+
+WRITTEN = Path(__file__).parents[1] / "first_edition"
+RESULTS = paths.data() / "results"
+ABSENT = {"mismatch": 21, "zero_center": 42}  # declared forks of the channel-wise network that the tables lack
+SHARED = {"mismatch": 39}  # rows of three such forks that the table of another claim has (structure)
+ROWS = {
+    "mismatch": 2427, "gradients": 2187, "tradeoff": 2439, "structure": 3141, "bound": 676, "zero_center": 1128,
+    "method": 9936, "variations": 845, "elsewhere": 744,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kodak(tmp_path_factory) -> str:
+    """A folder with the names and sizes of the Kodak images, which are all that names of runs depend on."""
+    folder = tmp_path_factory.mktemp("images") / "kodak"
+    folder.mkdir()
+    for name, size in json.loads((WRITTEN / "kodak.json").read_text()).items():
+        with open(folder / name, "wb") as file:
+            file.truncate(size)
+    return str(folder)
+
+
+def no_training(*_):
+    raise AssertionError("the table lacks a run that it should have")
+
+
+def test_a_sweep_file_of_the_first_edition_gives_the_same_names():
+    runs = sweeps.Sweep.from_file(WRITTEN / "sweep.toml").runs()
+    assert [run.name for run in runs] == json.loads((WRITTEN / "sweep_runs.json").read_text())
+    assert all(run.settings["permute_colors"] for run in runs)
+
+
+@pytest.mark.parametrize("name", engine.CLAIMS)
+def test_every_row_of_a_table_belongs_to_a_declared_run(name, kodak, tmp_path, monkeypatch):
+    """The table is computed again from the declarations, and every row and number comes from the table itself."""
+    monkeypatch.setattr(structure, "_trained", no_training)
+    table = pd.read_parquet(engine.file(name))
+    tests = (kodak,) if "kodak" in set(table["set"]) else ()
+    study = engine.Study(name, tmp_path, RESULTS, seeds=table["seed"].nunique(), tests=tests)
+    parts = engine.parts(study, no_training)
+    missing = [run for run in engine.left(study, parts).runs() if run.trunk]
+    assert len(missing) == ABSENT.get(name, 0)
+    assert {run.settings["network"] for run in missing} <= {"channel_autoregressive"}
+    weights = dict(zip(table["run"], table["weights"], strict=True)) if missing else {}
+    trunks = {run.name: run for _, sweep in parts for run in sweep.runs() if not run.trunk}
+    made_here = [run.row("done", weights=weights[engine.short(run.name)]) for run in trunks.values() if missing]
+    Results(study.work).merge(made_here)  # without its trunk, a group of runs that lacks some is not used
+    again = engine.table(study, lambda _: pd.DataFrame())
+    keys = [key for key in ("part", "run", "set", "name", "label", "temperature", "quantity") if key in table]
+    columns = [column for column in table if column != "command"]
+    assert len(again) == len(table) + SHARED.get(name, 0) and len(table) == ROWS[name]
+    again = again[again["run"].isin(table["run"])]
+    assert not again.get("error", pd.Series(dtype=str)).notna().any() or "error" in columns
+    again, table = (frame.sort_values(keys, ignore_index=True)[columns] for frame in (again, table))
+    pd.testing.assert_frame_equal(again, table, check_dtype=False, check_exact=True)
+
+
+def test_every_run_of_the_tuning_table_is_declared(tmp_path):
+    study = engine.Study("method", tmp_path, RESULTS)
+    assert len(method.tuned(study, no_training)) == 3 * 8  # all 96 candidates are in the table
+    assert len(pd.read_parquet(RESULTS / "study-tuning.parquet")) == 96
