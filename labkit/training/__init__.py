@@ -2,19 +2,19 @@
 
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.losses import Loss, rate_distortion
-from labkit.training.run import Run, train
+from labkit.training.run import TrainingRun, train
 from labkit.training.stacks import StackRun, train_stack
 from labkit.training.threads import Threads
 from labkit.training.trainer import Settings, Step, Training, native_precision, stream
 
 __all__ = [
     "Loss",
-    "Run",
     "Settings",
     "StackRun",
     "Step",
     "Threads",
     "Training",
+    "TrainingRun",
     "load_checkpoint",
     "load_weights",
     "native_precision",

@@ -81,7 +81,7 @@ def batches(
     if isinstance(source, ImageFiles):
         source.check_crop(crop)
         drawn = _Batches(source, batch_size, crop, permute_colors, seed, part)
-        workers = max(1, min(4, cores() // processes.here() - 1)) if workers is None else workers
+        workers = max(1, min(4, cores() // processes.local_world_size() - 1)) if workers is None else workers
         return _loaded(iter(_loader(drawn, range(first, steps), workers, device)), device)
     if isinstance(source, PhotoSet):
         source.check_crop(crop)

@@ -23,8 +23,8 @@ def ranks() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def here() -> int:
-    """How many of the processes share this machine."""
+def local_world_size() -> int:
+    """Return how many of the processes run on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if ranks()[1] > 1 else 1
 
 
@@ -54,8 +54,9 @@ def fabric(device: torch.device, precision: str = "float32", changing: bool = Fa
             devices: Any = [device.index or 0] if device.type == "cuda" else 1
             return Fabric(accelerator=device.type, devices=devices, precision=PRECISIONS[precision])
         strategy = DDPStrategy(find_unused_parameters=changing)
+        local = local_world_size()
         found = Fabric(
-            accelerator=device.type, devices=here(), num_nodes=ranks()[1] // here(), strategy=strategy,
+            accelerator=device.type, devices=local, num_nodes=ranks()[1] // local, strategy=strategy,
             precision=PRECISIONS[precision],
         )  # fmt: skip
         found.launch()

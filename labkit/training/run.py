@@ -53,7 +53,7 @@ class History(Sequence[Step]):
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training run.
 
     history: its steps; those that an earlier process made are there if it kept a log. seconds: that the run took, over
@@ -101,7 +101,7 @@ def train(
     tensorboard: str | Path | None = None,
     progress: bool | None = None,
     **settings: Any,
-) -> Run:
+) -> TrainingRun:
     """Train `net` in place and, given `out`, write a checkpoint at the end, and meanwhile what to go on from.
 
     source: photographs (`datasets.PhotoSet`, `datasets.ImageFiles`) or points. settings: see `training.Settings`; lmbda
@@ -131,12 +131,12 @@ def train(
     first, earlier, begun = training.step, files.seconds if files else 0.0, time.perf_counter()
     if files and files.finished:
         history.extend(_rows(log, total))
-        return Run(net, training.settings.to_dict(), earlier, None, history)
+        return TrainingRun(net, training.settings.to_dict(), earlier, None, history)
     rank, count = processes.ranks()
     if torch.device(training.settings.device).type != "cpu":
         threads = threads or torch.get_num_threads()
     elif count > 1:  # timing steps would find out how long the others take
-        threads = threads or max(1, cores() // processes.here())
+        threads = threads or max(1, cores() // processes.local_world_size())
     if rank:
         log = tensorboard = None
         progress = False
@@ -180,7 +180,7 @@ def train(
             if rank and stop.is_set():
                 raise KeyboardInterrupt("stopped with the first process") from None
             raise
-    run = Run(net, training.settings.to_dict(), earlier + time.perf_counter() - begun, chosen.number, history)
+    run = TrainingRun(net, training.settings.to_dict(), earlier + time.perf_counter() - begun, chosen.number, history)
     if files:
         files.finish(run.seconds)
     return run
@@ -206,7 +206,7 @@ class _Log:
     def add(self, step: Step) -> None:
         """Take a step, which on an accelerator may not have been made yet."""
         self.waiting.append(step)
-        if step.known or len(self.waiting) == LOOK_EVERY:
+        if step.ready or len(self.waiting) == LOOK_EVERY:
             self.flush()
 
     def flush(self) -> None:

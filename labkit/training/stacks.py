@@ -34,7 +34,7 @@ from labkit.networks import ToyTransformCode
 from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data, processes
 from labkit.training.losses import rate_distortion
-from labkit.training.run import History, Run
+from labkit.training.run import History, TrainingRun
 from labkit.training.threads import Threads
 from labkit.training.trainer import SOLVE_EVERY, Network, Settings, Step, Training, _is_quantile, _is_table
 
@@ -45,7 +45,7 @@ BETA, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8  # of Adam, as torch has them
 
 
 @dataclass
-class StackRun(Run):
+class StackRun(TrainingRun):
     """The run of one network among several. Its times, those of its steps too, are its share of its stack's.
 
     how: "stacked" or "in turn", and in turn why. error: of a run whose loss or gradient was no longer finite; network

@@ -98,8 +98,8 @@ class Step:
     COLUMNS: ClassVar = ("step", "loss", "rate", "distortion", "norm", "temperature", "lr", "seconds", "waited")
 
     @property
-    def known(self) -> bool:
-        """Whether reading needs no waiting."""
+    def ready(self) -> bool:
+        """True if reading the loss does not synchronize the device."""
         return not isinstance(self.measured, Tensor) or not self.measured.is_cuda
 
     def _read(self, index: int) -> float:
@@ -198,7 +198,7 @@ class Training:
                 entropy.set_temperature(net, temperature)
                 rate = self.optimizer.param_groups[0]["lr"] = self._rate()
                 step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, gradient(batch))
-                if step.known or step.step % LOOK_EVERY == 0:
+                if step.ready or step.step % LOOK_EVERY == 0:
                     step.check()
                 optimizer.step()
                 if s.ema:

@@ -23,7 +23,7 @@ def toys(*chosen: schemes.Scheme, seeds=(0, 1, 2, 3)) -> list[networks.ToyTransf
     return [networks.toy_2d(chosen[i % len(chosen)], hidden=8, seed=seed) for i, seed in enumerate(seeds)]
 
 
-def alone(nets, each, source=BANANA, **settings) -> list[training.Run]:
+def alone(nets, each, source=BANANA, **settings) -> list[training.TrainingRun]:
     """Copies of the networks, each trained by `train`."""
     runs = []
     for net, own in zip(copy.deepcopy(nets), each, strict=True):
