@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from labkit import paths
 from labkit.checks import check_name
+from labkit.statistics import t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labkit.statistics import Finding
+    from labkit.research.study.findings import Finding
 
 # what training saw, and what it came to
 GAPS = {
@@ -145,15 +146,3 @@ def bd_rates(table: pd.DataFrame, anchor: str = "noise") -> pd.DataFrame:
                 about = {"network": network, "scheme": scheme, "seeds": len(found)}
                 rows.append({**about, "bd_rate": mean, "low": low, "high": high, **found})
     return pd.DataFrame(rows)
-
-
-def t_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """The mean of some observations and the ends of Student's interval around it, NaN for a single one."""
-    import numpy as np
-    from scipy import stats
-
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return mean, math.nan, math.nan
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)
-    return mean, float(mean - half), float(mean + half)

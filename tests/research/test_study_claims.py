@@ -13,79 +13,32 @@ from click.testing import CliRunner
 from labkit import cli, datasets, networks, paths, schemes, surrogates, training
 from labkit.research.study import engine, laboratory, report
 from labkit.research.study.claims import bound, gradients, method, structure, tradeoff
-from labkit.research.sweeps.results import Results
-from labkit.statistics import (
+from labkit.research.study.findings import (
     HELD,
     NOT_HELD,
     UNDECIDED,
-    Estimate,
     Finding,
     against_both_ends,
     best_level,
     crossed,
-    estimate,
     finding,
     interior,
     order,
     verdict,
 )
+from labkit.research.sweeps.results import Results
+from labkit.statistics import Estimate
+from tests.test_statistics import effects
 
 NETWORKS = ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"]
 IMAGES = [f"photo {k}" for k in range(13)]
 
 
-# Intervals ------------------------------------------------------------------------------------------------------------
-
-
-def effects(rng, seeds=4, images=13, of_seeds=1.0, of_images=1.0, rest=1.0, shape=()):
-    """Crossed effects: a value is its seed's, plus its image's, plus its own, each normal with mean 0."""
-    parts = (of_seeds, (seeds, 1)), (of_images, (1, images)), (rest, (seeds, images))
-    return sum(scale * rng.standard_normal((*size, *shape)) for scale, size in parts)
-
-
-@pytest.mark.parametrize("scales", [(1, 1, 1), (1, 0.1, 1), (0.1, 1, 1), (0, 0, 1), (1, 0.1, 0.1)])
-def test_the_interval_misses_the_truth_in_about_one_case_of_twenty(scales):
-    """Of 1,000 tables; 5% ± 1.4% is two standard errors. Where seeds differ most, six in a hundred are expected."""
-    rng = np.random.default_rng(0)
-    missed, widths = 0, []
-    for _ in range(1000):
-        low, high = estimate(np.mean, 2.0 + effects(rng, 4, 13, *scales)).interval()
-        missed += not low < 2.0 < high
-        widths.append(high - low)
-    assert missed <= 64
-    of_seeds, of_images, rest = (scale**2 for scale in scales)
-    known = math.sqrt(of_seeds / 4 + of_images / 13 + rest / 52)
-    assert np.median(widths) < 2 * 3.182 * known * 1.5  # t for three degrees of freedom
-
-
-def test_the_jackknife_of_a_mean_has_the_textbook_variances():
-    values = np.random.default_rng(1).standard_normal((5, 7))
-    found = estimate(np.mean, values)
-    assert found.value == pytest.approx(values.mean())
-    assert found.of_seeds == pytest.approx(values.mean(1).var(ddof=1) / 5)
-    assert found.of_images == pytest.approx(values.mean(0).var(ddof=1) / 7)
-    residual = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-    assert found.of_both == pytest.approx((residual**2).sum() / (4 * 6) / 35)
-    assert math.isnan(estimate(np.mean, values[:1]).interval()[0])
-
-
-def test_further_seeds_are_as_many_as_would_part_the_estimate_from_zero():
-    found = Estimate(1.0, 1.0, 0.0, 4, 1000)
-    more = found.further()
-    assert found.interval() == pytest.approx((1 - 3.1824, 1 + 3.1824), abs=1e-4)  # t for three degrees of freedom
-    assert Estimate(1.0, 0.0, 1.0, 4, 13).interval()[1] == pytest.approx(1 + 2.1788, abs=1e-4)  # and for twelve
-    assert Estimate(1.0, 0.5, 0.5, 4, 13).interval()[1] == pytest.approx(1 + 2.2622, abs=1e-4)  # 1 ÷ (¼/3 + ¼/12): 9.6
-    low, _ = Estimate(1.0, 1.0 * 4 / (4 + more), 0.0, 4 + more, 1000).interval()
-    less, _ = Estimate(1.0, 1.0 * 4 / (3 + more), 0.0, 3 + more, 1000).interval()
-    assert less <= 0 < low
-    assert Estimate(1.0, 0.0, 1.0, 4, 13).further() is None  # the images alone leave too much
-    both = Estimate(1.0, 1.0, 1.0, 4, 1000, 1.0)  # what the images leave is what they have to do with the seeds
-    lows = [Estimate(1.0, 4 / n, 4 / n, n, 1000).interval()[0] for n in (3 + both.further(), 4 + both.further())]
-    assert lows[0] <= 0 < lows[1]
+# Findings -------------------------------------------------------------------------------------------------------------
 
 
 def test_verdicts_follow_the_interval():
-    tight = {"of_seeds": 1e-4, "of_images": 1e-4, "seeds": 9, "images": 9}
+    tight = {"seed_variance": 1e-4, "image_variance": 1e-4, "seeds": 9, "images": 9}
     below, zero, above = (Estimate(value, **tight) for value in (-1.0, 0.0, 1.0))
     cases = [(below, "below", HELD), (above, "below", NOT_HELD), (zero, "below", NOT_HELD), (above, "above", HELD)]
     cases += [
@@ -162,7 +115,7 @@ def test_variances_of_other_orders_of_magnitude_are_put_in_order_by_their_ratios
     """Where images differ by factors, a difference of means is that of the loudest image."""
     rng = np.random.default_rng(10)
     labels, predicted = ["none", "some", "much"], np.array([0.0, 1.0, 3.0])
-    values = predicted * np.exp(2 * effects(rng, of_seeds=0.1, of_images=1, rest=0.1)[:, :, None])
+    values = predicted * np.exp(2 * effects(rng, seed_scale=0.1, image_scale=1, rest=0.1)[:, :, None])
     mean = lambda a: a.mean((0, 1))  # noqa: E731
     assert order("x", labels, mean, predicted, values)[1].verdict == UNDECIDED
     assert order("x", labels, mean, predicted, values, relative=True)[1].verdict == HELD

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labkit import theme
 from labkit.disk import whole, write_whole
 from labkit.research.study import engine
-from labkit.statistics import HELD, NOT_HELD, UNDECIDED, Finding, verdict
+from labkit.research.study.findings import HELD, NOT_HELD, UNDECIDED, Finding, verdict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from labkit.research.study.claims.tradeoff import lines
-from labkit.statistics import Finding, against_both_ends, crossed, estimate, finding, interior
+from labkit.research.study.findings import Finding, against_both_ends, crossed, finding, interior
+from labkit.statistics import estimate
 
 
 def findings(table) -> list[Finding]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from labkit.research.study.engine import Drive, Parts, Study, test_folder
-from labkit.statistics import SMALL, Finding, crossed, estimate, finding
+from labkit.research.study.findings import SMALL, Finding, crossed, finding
+from labkit.statistics import estimate
 
 NAMED, OTHERS = "substituted", ("noise", "annealed")
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from labkit import surrogates
 from labkit.research.study.engine import LABORATORY, MEASURED
-from labkit.statistics import Finding, crossed, estimates, finding, order
+from labkit.research.study.findings import Finding, crossed, finding, order
+from labkit.statistics import estimates
 
 TEMPERATURE = 0.25
 EVERY = 2  # photographs: of these, one is measured

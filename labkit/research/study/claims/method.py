@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from labkit.research.study.engine import Drive, Parts, Study, declared, merged, save, short, test_folder
-from labkit.statistics import Finding, crossed, estimate, finding
+from labkit.research.study.findings import Finding, crossed, finding
+from labkit.statistics import estimate
 
 METHOD, REFERENCE = "annealed", "noise"
 FORKS, SCRATCH = "forks", "scratch"

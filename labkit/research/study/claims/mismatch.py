@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from labkit.research.study.engine import LABORATORY, MEASURED
+from labkit.research.study.findings import Finding, crossed, finding, order
 from labkit.schemes import last_stage
-from labkit.statistics import Finding, crossed, estimates, finding, order
+from labkit.statistics import estimates
 
 PLACES = {"rate": ("train_bpp", "estimated_bpp"), "distortion": ("train_mse255", "mse255")}
 DRAWS = 2  # of noise, for each image

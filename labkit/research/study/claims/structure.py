@@ -12,7 +12,8 @@ import numpy as np
 
 from labkit.research.study.claims.tradeoff import lines, temperatures
 from labkit.research.study.engine import TOYS, Study, declared, digest, rows_of
-from labkit.statistics import Finding, best_level, crossed, estimate, finding
+from labkit.research.study.findings import Finding, best_level, crossed, finding
+from labkit.statistics import estimate
 
 ENOUGH = "any"
 SAME = math.log(1.5)  # temperatures within this factor count as one

@@ -9,7 +9,8 @@ import numpy as np
 
 from labkit.research.study.claims.gradients import promise, risks
 from labkit.research.study.engine import MEASURED
-from labkit.statistics import Finding, against_both_ends, crossed, estimate, finding
+from labkit.research.study.findings import Finding, against_both_ends, crossed, finding
+from labkit.statistics import estimate
 
 EVERY = 4  # photographs: of these, the gradient of one is measured
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from labkit.statistics import SMALL, Finding, crossed, estimate, finding
+from labkit.research.study.findings import SMALL, Finding, crossed, finding
+from labkit.statistics import estimate
 
 ENOUGH = "any"
 METHOD, REFERENCE = "identity", "noise"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from labkit.research.study.engine import MEASURED
-from labkit.statistics import SMALL, Finding, crossed, estimate, finding
+from labkit.research.study.findings import SMALL, Finding, crossed, finding
+from labkit.statistics import estimate
 
 CONTROL = "identity"  # the stop changes it by no more than `SMALL`: the same sum is rounded otherwise, and runs part
 THROUGH, UNCENTERED = " through", " uncentered"

@@ -1,0 +1,75 @@
+"""Intervals of labkit.statistics, compared with known truths."""
+
+import math
+
+import numpy as np
+import pytest
+
+from labkit.statistics import Estimate, bootstrap_indices, estimate, percentile_ends, t_interval
+
+
+def effects(rng, seeds=4, images=13, seed_scale=1.0, image_scale=1.0, rest=1.0, shape=()):
+    """Return crossed effects: each value is the sum of a seed's, an image's and its own normal effect of mean 0."""
+    parts = (seed_scale, (seeds, 1)), (image_scale, (1, images)), (rest, (seeds, images))
+    return sum(scale * rng.standard_normal((*size, *shape)) for scale, size in parts)
+
+
+@pytest.mark.parametrize("scales", [(1, 1, 1), (1, 0.1, 1), (0.1, 1, 1), (0, 0, 1), (1, 0.1, 0.1)])
+def test_jackknife_interval_misses_the_truth_in_about_5_percent_of_tables(scales):
+    """The bound allows two standard errors (1.4%) above 5%. If seeds differ most, 6% is expected."""
+    rng = np.random.default_rng(0)
+    missed, widths = 0, []
+    for _ in range(1000):
+        low, high = estimate(np.mean, 2.0 + effects(rng, 4, 13, *scales)).interval()
+        missed += not low < 2.0 < high
+        widths.append(high - low)
+    assert missed <= 64
+    seeds, images, rest = (scale**2 for scale in scales)
+    true_deviation = math.sqrt(seeds / 4 + images / 13 + rest / 52)
+    assert np.median(widths) < 2 * 3.182 * true_deviation * 1.5  # t for three degrees of freedom
+
+
+def test_jackknife_of_a_mean_has_the_textbook_variances():
+    values = np.random.default_rng(1).standard_normal((5, 7))
+    result = estimate(np.mean, values)
+    assert result.value == pytest.approx(values.mean())
+    assert result.seed_variance == pytest.approx(values.mean(1).var(ddof=1) / 5)
+    assert result.image_variance == pytest.approx(values.mean(0).var(ddof=1) / 7)
+    residual = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    assert result.joint_variance == pytest.approx((residual**2).sum() / (4 * 6) / 35)
+    assert math.isnan(estimate(np.mean, values[:1]).interval()[0])
+
+
+def test_further_seeds_are_the_least_that_separate_the_estimate_from_zero():
+    result = Estimate(1.0, 1.0, 0.0, 4, 1000)
+    more = result.further_seeds()
+    assert result.interval() == pytest.approx((1 - 3.1824, 1 + 3.1824), abs=1e-4)  # t for three degrees of freedom
+    assert Estimate(1.0, 0.0, 1.0, 4, 13).interval()[1] == pytest.approx(1 + 2.1788, abs=1e-4)  # for twelve
+    assert Estimate(1.0, 0.5, 0.5, 4, 13).interval()[1] == pytest.approx(1 + 2.2622, abs=1e-4)  # 1 ÷ (¼/3 + ¼/12): 9.6
+    low, _ = Estimate(1.0, 1.0 * 4 / (4 + more), 0.0, 4 + more, 1000).interval()
+    one_fewer, _ = Estimate(1.0, 1.0 * 4 / (3 + more), 0.0, 3 + more, 1000).interval()
+    assert one_fewer <= 0 < low
+    assert Estimate(1.0, 0.0, 1.0, 4, 13).further_seeds() is None  # the image variance alone is too large
+    joint = Estimate(1.0, 1.0, 1.0, 4, 1000, 1.0)  # all of the image variance is interaction with the seeds
+    counts = (3 + joint.further_seeds(), 4 + joint.further_seeds())
+    lows = [Estimate(1.0, 4 / n, 4 / n, n, 1000).interval()[0] for n in counts]
+    assert lows[0] <= 0 < lows[1]
+
+
+def test_t_interval_of_three_observations_has_the_textbook_ends():
+    half = 4.3027 / math.sqrt(3)
+    assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - half, 2 + half), abs=1e-4)
+    mean, low, high = t_interval([7.0])
+    assert mean == 7 and math.isnan(low) and math.isnan(high)
+
+
+def test_bootstrap_of_infinite_values_has_no_nan():
+    indices = bootstrap_indices(3, resamples=100)
+    assert indices.shape == (100, 3) and set(np.unique(indices)) == {0, 1, 2}
+    assert np.array_equal(indices, bootstrap_indices(3, resamples=100))
+    low, high = percentile_ends(np.array([1.0, 2.0, math.inf])[indices].mean(1))
+    assert low == 1 and high == math.inf
+    with pytest.raises(ValueError, match="resamples must be an integer ≥ 1, got 0"):
+        bootstrap_indices(3, resamples=0)
+    with pytest.raises(ValueError, match="confidence must be a number between 0 and 1, got 1"):
+        percentile_ends(np.zeros(3), confidence=1)
