@@ -8,6 +8,7 @@ import click
 
 
 def parse_schedule(text: str):
+    """Read a number or KIND:START:END as a schedule."""
     from labkit import schedules
 
     try:

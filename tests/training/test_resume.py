@@ -149,7 +149,7 @@ def test_a_request_to_stop_is_met_after_the_step_and_saved(number, train_photos,
     forward = networks.MeanScaleHyperprior.forward
     calls = []
 
-    def signalled(net, x):
+    def signaled(net, x):
         calls.append(x)
         if len(calls) == 4:
             os.kill(os.getpid(), number)
@@ -157,7 +157,7 @@ def test_a_request_to_stop_is_met_after_the_step_and_saved(number, train_photos,
 
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(networks.MeanScaleHyperprior, "forward", signalled)
+        patch.setattr(networks.MeanScaleHyperprior, "forward", signaled)
         with pytest.raises(KeyboardInterrupt, match=r"stopped after step 4 of 9; .*part keeps step 4: the same"):
             run(train_photos, out)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
