@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressai.layers import GDN
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -121,7 +122,7 @@ def convolutions(task: Task, net: networks.Codec, precision: str) -> Way:
 
         met.append(run)
 
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, networks.codecs.GDN)
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, GDN)
     hooks = [module.register_forward_hook(meet) for module in net.modules() if isinstance(module, kinds)]
     net(torch.rand(task.batch_size, 3, task.crop, task.crop, device=task.device))
     for hook in hooks:
