@@ -106,7 +106,7 @@ def cosine(start: float, end: float) -> Schedule:
 
 def between(shape: str, start: float, end: float) -> Schedule:
     """The one of SHAPES from `start` to `end`; a constant stays at `start`. Raises ValueError for another shape."""
-    check_name("shape: no schedule of two values", shape, SHAPES)
+    check_name("schedule", shape, SHAPES)
     return Schedule(shape, start, start if shape == "constant" else end)
 
 

@@ -1,29 +1,31 @@
-"""A network lent out: everything of it is as before afterwards, and its noise is seeded."""
+"""Borrowing a network: its state is restored afterwards, and its noise depends on a seed alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from labkit import entropy
+from labkit.seeds import mix_seeds
 
 
 @contextmanager
 def preserved_state(net: nn.Module) -> Iterator[None]:
-    """Lend the network out: whatever happens inside, all of it is as before afterwards, torch's random state included.
+    """Restore the network and PyTorch's random state when the block ends, even if it raises.
 
-    Scheme, temperature, noise source, scale bound, coder tables, training flags, weights, which of them train, buffers.
-    Masked convolutions write to their weights in `forward`, and batch normalization to its buffers in training mode.
+    The network's state is its weights and their `requires_grad`, its buffers, its training flags and, for modules that
+    carry a scheme, the scheme, the temperature and the source of noise. Even a forward pass can change it: masked
+    convolutions write to their weights, and batch normalization writes to its buffers in training mode.
+
+    Args:
+        net: Network that the block uses.
     """
     modules = list(net.modules())
     flags = [module.training for module in modules]
-    carried = [(carrier, carrier.scheme, carrier.generator) for carrier in entropy.carriers(net)]
+    carriers = [(carrier, carrier.scheme, carrier.generator) for carrier in entropy.carriers(net)]
     weights = [(p, p.data, p.detach().clone(), p.requires_grad) for p in net.parameters()]
     buffers = [
         (module, dict(module._buffers), [(b, b.clone()) for b in module._buffers.values() if b is not None])
@@ -36,43 +38,37 @@ def preserved_state(net: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag
-        for carrier, scheme, generator in carried:
+        for carrier, scheme, generator in carriers:
             carrier.scheme, carrier.generator = scheme, generator
         with torch.no_grad():
             for parameter, data, value, trains in weights:
                 parameter.data = data.copy_(value)
                 parameter.requires_grad_(trains)
-            for module, held, values in buffers:
+            for module, names, values in buffers:
                 module._buffers.clear()
-                module._buffers.update(held)
+                module._buffers.update(names)
                 for buffer, value in values:
                     buffer.copy_(value)
 
 
 def device_of(net: nn.Module) -> torch.device:
+    """Return the device of the network's first parameter."""
     return next(net.parameters()).device
 
 
-def mix_seeds(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
 def seed_noise(net: nn.Module, *numbers: int) -> None:
-    """Noise that depends on these numbers alone: so each surrogate meets the same draw, where it takes as many."""
+    """Seed the network's training noise and PyTorch's own generator.
+
+    Two surrogates that draw equally many numbers then see the same noise.
+
+    Args:
+        net: Network whose modules carry a scheme.
+        *numbers: Non-negative integers, such as a seed, a batch and a draw. The noise depends on them alone.
+    """
     seed = mix_seeds(*numbers)
     device = device_of(net)
     entropy.set_generator(net, torch.Generator(device).manual_seed(seed))
-    torch.default_generator.manual_seed(seed)  # for whatever in an adopted model draws elsewhere, dropout for one
+    torch.default_generator.manual_seed(seed)  # an adopted model may draw elsewhere, for example in dropout
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
-
-
-def progress_bar(total: int, unit: str, progress: bool | None) -> Any:
-    return tqdm(total=total, unit=unit, disable=None if progress is None else not progress, leave=False)
-
-
-def in_double(output: dict) -> dict:
-    """The output in float64: sums over many latents lose the differences that are looked for in float32."""
-    likelihoods = {name: likelihood.double() for name, likelihood in output["likelihoods"].items()}
-    return {"x_hat": output["x_hat"].double(), "likelihoods": likelihoods}

@@ -41,7 +41,7 @@ def labeled(
 def _scheme(one: Any, alone: Callable[[Surrogate], QuantizationScheme], fields: dict[str, Any]) -> QuantizationScheme:
     if isinstance(one, str):
         known = (*surrogates.names(), *schemes.names())
-        check_name("what: no surrogate or preset", one, known)
+        check_name("surrogate or preset", one, known)
         one = surrogates.get(one) if one in surrogates.names() else schemes.get(one, **fields)
     if isinstance(one, Surrogate):
         return alone(one)

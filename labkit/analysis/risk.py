@@ -17,6 +17,7 @@ import torch
 from labkit.analysis.code import ScalarCode, check_parameter, exact_gradient
 from labkit.analysis.inputs import Temperatures, What, labeled, temperatures_of
 from labkit.analysis.quadrature import draw_nodes, room
+from labkit.checks import check_at_least
 from labkit.schemes import PATHS, QuantizationScheme
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def _mismatch_row(moments: _Moments) -> Iterator[dict[str, float]]:
 def _table(rows, code, what, temperatures, method, samples, seed, parameter=None) -> DataFrame:
     if method not in METHODS:
         raise ValueError(f"method: takes {' or '.join(METHODS)}, got {method!r}")
-    if not isinstance(samples, int) or samples < 2:
-        raise ValueError(f"samples: takes a whole number from 2 on, got {samples!r}")
+    check_at_least(2, samples=samples)
 
     def of(scheme: QuantizationScheme, temperature: float) -> Iterator[dict[str, float]]:
         if method == "quadrature":

@@ -53,7 +53,7 @@ def compress(
     if weights and lmbda is not None:
         raise ValueError("--lmbda chooses among the weights that come along: leave it out, or --weights")
     if lmbda is not None and not 0 < lmbda < math.inf:
-        raise ValueError(f"--lmbda: takes a positive number, got {lmbda}")
+        raise ValueError(f"--lmbda must be a positive finite number, got {lmbda}")
     _check_output(output, photo, force)
 
     from labkit import datasets, networks, training

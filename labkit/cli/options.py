@@ -28,7 +28,7 @@ def read_toml_defaults(ctx: click.Context, param: click.Parameter, path: Path | 
     names = [option.name for option in ctx.command.params if option is not param and option.name]
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name, value in values.items():
-        check_name(f"{path}: no option", name, names)
+        check_name("option", name, names, where=path)
         if isinstance(value, dict | list):
             raise ValueError(f"{path}: {name} takes one value, got {value!r}")
     ctx.default_map = {**(ctx.default_map or {}), **values}

@@ -46,7 +46,7 @@ def method(images: str = "kodak") -> pd.DataFrame:
     from labkit.research.study import engine
 
     table = engine.read("method")
-    check_name("images: no set in this table", images, sorted(table["set"].dropna().unique()))
+    check_name("image set", images, sorted(table["set"].dropna().unique()))
     return table[(table["part"] == "forks") & (table["set"] == images)]
 
 
@@ -89,7 +89,7 @@ def curves(table: pd.DataFrame, network: str) -> pd.DataFrame:
     Columns: scheme, seed, lmbda, then means over the photographs, bpp (of the real bitstreams) and psnr (dB).
     Raises ValueError for a network that the table lacks.
     """
-    check_name("no network in this table", network, sorted(table["network"].unique()))
+    check_name("network", network, sorted(table["network"].unique()))
     keys = ["scheme", "seed", "lmbda"]
     return table[table["network"] == network].groupby(keys, as_index=False, sort=True)[["bpp", "psnr"]].mean()
 
@@ -123,7 +123,7 @@ def bd_rates(table: pd.DataFrame, anchor: str = "noise") -> pd.DataFrame:
 
     from labkit import evaluation
 
-    check_name("anchor: no scheme in this table", anchor, sorted(table["scheme"].unique()))
+    check_name("scheme", anchor, sorted(table["scheme"].unique()))
     rows = []
     for network in table["network"].unique():
         points = {

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image, __version__, features
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
 from labkit.evaluation.evaluator import Report
+from labkit.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def classical(
     if not features.check(one.feature):
         raise ValueError(f"codec: Pillow {__version__} was built without {codec}")
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
-    hide = None if progress is None else not progress
     reports = []
-    for quality in tqdm(one.qualities if qualities is None else qualities, unit="quality", disable=hide, leave=False):
+    chosen = one.qualities if qualities is None else qualities
+    for quality in progress_bar(chosen, unit="quality", progress=progress):
         rows = [_row(name, image, one, quality) for name, image in zip(names, images, strict=True)]
         reports.append(Report(rows, {"codec": codec, "quality": quality, "pillow": __version__}))
     return reports

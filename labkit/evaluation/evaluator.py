@@ -16,13 +16,13 @@ import torch
 from compressai.ops import compute_padding
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from labkit import __version__, entropy
 from labkit.datasets import PhotoSet
 from labkit.evaluation import bitstream, metrics
 from labkit.networks import Codec
-from labkit.state_guard import mix_seeds
+from labkit.progress import progress_bar
+from labkit.seeds import mix_seeds
 from labkit.training import processes, rate_distortion, weights_hash
 
 AVERAGED = ("bpp", "estimated_bpp", "table_bpp", "coder_bpp", "flush_bpp", "psnr", "ms_ssim")
@@ -127,8 +127,8 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
     training = net.training
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
     rank, count = processes.ranks()
-    hide = True if rank else None if progress is None else not progress
-    own = tqdm(range(rank, len(names), count), unit="image", disable=hide, leave=False)
+    shown = False if rank else progress
+    own = progress_bar(range(rank, len(names), count), unit="image", progress=shown)
     try:
         net.eval()
         net.update()

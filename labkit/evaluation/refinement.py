@@ -32,8 +32,9 @@ from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
 from labkit.evaluation.curves import save_table
 from labkit.evaluation.evaluator import pad
+from labkit.progress import progress_bar
 from labkit.schedules import Schedule
-from labkit.state_guard import device_of, preserved_state, progress_bar, seed_noise
+from labkit.state_guard import device_of, preserved_state, seed_noise
 from labkit.surrogates import Surrogate
 from labkit.training import rate_distortion, weights_hash
 
@@ -169,7 +170,11 @@ def refine(
     check_at_least(1, patience=patience)
     schedule = schemes.as_schedule(temperature)
 
-    with preserved_state(net), torch.enable_grad(), progress_bar(steps, "step", progress) as bar:
+    with (
+        preserved_state(net),
+        torch.enable_grad(),
+        progress_bar(total=steps, unit="step", progress=progress) as bar,
+    ):
         problem = _Problem(net, image, lmbda)
         for parameter in net.parameters():
             parameter.requires_grad_(False)
@@ -204,7 +209,7 @@ def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None
 
     rows: list[dict[str, Any]] = []
     weights = weights_hash(net)
-    with progress_bar(len(images), "image", settings.get("progress")) as bar:
+    with progress_bar(total=len(images), unit="image", progress=settings.get("progress")) as bar:
         for name, image in zip(images.names, images, strict=True):
             start = time.perf_counter()
             refined = refine(net, image, **settings)

@@ -114,7 +114,7 @@ class BoundPanel(PlotPanel):
     ) -> None:
         check_at_least(1, steps=steps)
         for what, name, names in (("surrogate", surrogate, SURROGATES), ("codec", codec, CODECS)):
-            check_name(f"{what}: none", name, names)
+            check_name(what, name, names)
         self._photos = datasets.photos("train") if photos is None else photos
         self._test = datasets.photos("test") if test is None else test
         self._steps, self._seed = steps, seed

@@ -120,7 +120,7 @@ class CodecPanel(RetrainingPanel):
             "photo": lambda: menu("photograph", self._names, values["photo"]),
         }
         for name in controls:
-            check_name("controls: no control", name, every)
+            check_name("control", name, every)
         super().__init__(
             controls={name: every[name]() for name in controls},
             canvas=Canvas(width=2 * CROP + _GAP),
@@ -262,7 +262,7 @@ def codec_panel(
 
 
 def _preset(name: str) -> MakeScheme:
-    check_name("schemes: no scheme", name, schemes.names())
+    check_name("scheme", name, schemes.names())
     return lambda temperature, bound: schemes.get(name, temperature=temperature, scale_lower_bound=bound)
 
 

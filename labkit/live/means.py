@@ -57,7 +57,7 @@ class MeansResult(Result):
     def saves(self, way: str, other: str) -> tuple[float, float]:
         """By how much `way` has the lower test loss than `other`, and the standard error of that, paired by seeds."""
         for name in (way, other):
-            check_name("no way", name, WAYS)
+            check_name("way", name, WAYS)
         falls = self.test[list(WAYS).index(other)] - self.test[list(WAYS).index(way)]
         return float(falls.mean()), float(falls.std(ddof=1) / math.sqrt(len(falls)))
 

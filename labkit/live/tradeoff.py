@@ -74,7 +74,7 @@ class TradeoffPanel(Panel):
         self._steps, self._seconds, self._seed = steps, seconds, seed
         self._train, self._test = datasets.photos("train"), datasets.photos("test")
         self._names = [Path(name).stem for name in self._test.names]
-        check_name("photo: no test photograph", photo, self._names)
+        check_name("test photograph", photo, self._names)
         self._networks = [name for name in networks.names() if networks.pretrained_lmbdas(name)]
         self._curves: dict[
             str, dict[str, tuple[list[float], list[float]]]

@@ -84,7 +84,7 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> tuple[Codec
     if network is not None and kind != network:
         raise ValueError(f"{path} does not fit: it holds a {kind}, not a {network}")
     try:
-        check_name("no network", kind, zoo.names())
+        check_name("network", kind, zoo.names())
         scheme = schemes.from_dict(info["scheme"])
         net = zoo.build(kind, *info["channels"], size=info["size"], scheme=scheme)
     except (KeyError, TypeError, ValueError) as error:

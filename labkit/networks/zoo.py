@@ -65,7 +65,7 @@ def get(name: str, size: str = "tiny", scheme: Scheme | None = None, seed: int =
 
 
 def _known(name: str) -> str:
-    check_name("no network", name, _KINDS)
+    check_name("network", name, _KINDS)
     return name
 
 

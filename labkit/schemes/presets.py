@@ -104,7 +104,7 @@ def get(name: str, **fields: Any) -> Scheme:
     Every preset takes a temperature, whether or not its surrogates have one. Raises ValueError for an unknown name
     (with the near matches) or field.
     """
-    check_name("no scheme", name, _PRESETS)
+    check_name("scheme", name, _PRESETS)
     known = {f.name for f in dataclasses.fields(QuantizationScheme)} | set(inspect.signature(_PRESETS[name]).parameters)
     if unknown := sorted(set(fields) - known):
         raise ValueError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from difflib import get_close_matches
 from typing import Any
 
+from labkit.checks import check_name
 from labkit.surrogates.base import Surrogate
 from labkit.surrogates.gumbel import SigmoidScaledLogit, StochasticGumbelAnnealing
 from labkit.surrogates.hard import HardRounding, StochasticRounding, StochasticRoundingAnnealing, StraightThrough
@@ -43,10 +43,7 @@ def get(name: str, **options: Any) -> Surrogate:
 
     Raises ValueError for an unknown name (with the near matches) or an unknown option.
     """
-    if name not in _REGISTRY:
-        near = get_close_matches(str(name), _REGISTRY, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"no surrogate is named {name!r}{hint} (there are {', '.join(_REGISTRY)})")
+    check_name("surrogate", name, _REGISTRY)
     try:
         return _REGISTRY[name](**options)
     except TypeError as error:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from tqdm.auto import tqdm
 
 from labkit.checks import check_at_least, check_positive
 from labkit.disk import write_whole
 from labkit.networks import ToyTransformCode
+from labkit.progress import progress_bar
 from labkit.training import processes, states
 from labkit.training.data import Source
 from labkit.training.threads import Threads, cores
@@ -154,7 +154,7 @@ def train(
         _Log(log, tensorboard, history, first) as table,
         Threads(threads) as chosen,
         _stop_requests() as stop,
-        tqdm(total=total, initial=first, unit="step", disable=None if progress is None else not progress) as bar,
+        progress_bar(total=total, initial=first, unit="step", progress=progress, leave=True) as bar,
         closing(training.__iter__()) as steps,
     ):
         try:

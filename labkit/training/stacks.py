@@ -27,10 +27,10 @@ from compressai.ops.bound_ops import LowerBound, LowerBoundFunction, lower_bound
 from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
-from tqdm.auto import tqdm
 
 from labkit import entropy
 from labkit.networks import ToyTransformCode
+from labkit.progress import progress_bar
 from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data, processes
 from labkit.training.losses import rate_distortion
@@ -87,8 +87,8 @@ def train_stack(
     for i, (net, s) in enumerate(zip(nets, chosen, strict=True)):
         groups.setdefault(_structure(net, s), []).append(i)
     runs: dict[int, StackRun] = {}
-    hidden = None if progress is None else not progress
-    with tqdm(total=sum(s.steps for s in chosen), unit="step", disable=hidden) as bar, warnings.catch_warnings():
+    total = sum(s.steps for s in chosen)
+    with progress_bar(total=total, unit="step", progress=progress, leave=True) as bar, warnings.catch_warnings():
         # a few operations in place are run member by member: a cost that no measurement showed
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         for group in groups.values():

@@ -466,15 +466,15 @@ def test_scale_bound_and_tables_of_a_gaussian_come_back(net, crops):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"what": "st"}, "what: no surrogate or preset is named 'st'; did you mean ste"),
+        ({"what": "st"}, "unknown surrogate or preset 'st'; did you mean ste"),
         ({"what": "soft_then_hard"}, "what: takes schemes of one stage"),
         ({"what": 3}, "what: takes a surrogate, a preset or a scheme, got 3"),
         ({"what": []}, "what: .* got none"),
         ({"what": ["sua", surrogates.get("sua")]}, "what: two are labeled 'sua'"),
         ({"what": "sua", "temperatures": -1.0}, "temperature: must be positive"),
-        ({"draws": 1}, "draws: takes a whole number from 2 on, got 1"),
-        ({"seed": -1}, "seed: takes a whole number from 0 on, got -1"),
-        ({"lmbda": 0.0}, "lmbda: takes a positive number, got 0.0"),
+        ({"draws": 1}, "draws must be an integer ≥ 2, got 1"),
+        ({"seed": -1}, "seed must be an integer ≥ 0, got -1"),
+        ({"lmbda": 0.0}, "lmbda must be a positive finite number, got 0.0"),
         ({"images": []}, "images: takes at least one, got none"),
         ({"images": [torch.zeros(3, 64, 64, dtype=torch.uint8)]}, "images: .* image 0 is torch.uint8"),
         ({"images": [torch.full((3, 64, 64), 2.0)]}, r"images: takes \(3, H, W\) in \[0, 1\]"),
@@ -495,8 +495,8 @@ def test_bad_arguments_of_the_gradient_risk(net, crops):
         ({"by": "tensor"}, 'by: takes "layer" or "part", got \'tensor\''),
         ({"crop": 100}, "crop: takes a multiple of 64 up to the smallest side, 64, got 100"),
         ({"crop": 128}, "crop: takes a multiple of 64 up to the smallest side, 64, got 128"),
-        ({"batches": 1}, "batches: takes a whole number from 2 on"),
-        ({"step": 0.0}, "step: takes a positive number, got 0.0"),
+        ({"batches": 1}, "batches must be an integer ≥ 2"),
+        ({"step": 0.0}, "step must be a positive finite number, got 0.0"),
     ):
         with pytest.raises(ValueError, match=message):
             trained.network_gradient_risk(net, crops, "ste", lmbda=LMBDA, **arguments)

@@ -30,7 +30,7 @@ PAUSES = (0.02, 0.2, 1.0, 4.0)  # seconds after a move: some supersede the run a
 
 def print_table(panel: str, minutes: float, seed: int, out: Path | None = None) -> None:
     """Print what came of it; write it as JSON to `out`. Raises ValueError for a panel that is not there."""
-    check_name("no panel", panel, PANELS)
+    check_name("panel", panel, PANELS)
     found = soak(getattr(live, f"{panel}_panel")(), 60 * minutes, seed)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"{panel}: {minutes:g} minutes, seed {seed}, {os.cpu_count()} cores{load}")

@@ -162,7 +162,7 @@ def test_a_look_changes_nothing(panel):
 
 
 def test_wrong_arguments_end_in_one_line():
-    with pytest.raises(ValueError, match=r"^steps: takes a whole number from 1 on, got 0$"):
+    with pytest.raises(ValueError, match=r"^steps must be an integer ≥ 1, got 0$"):
         adoption_panel(steps=0)
     with pytest.raises(ValueError, match=r"^model: takes FactorizedPrior, .*, got 'VGG'$"):
         adoption_panel(model="VGG")

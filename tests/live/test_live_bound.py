@@ -173,9 +173,9 @@ def test_a_moved_bound_measures_nothing_twice(panel, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"surrogate": "ast"}, "surrogate: none is named 'ast'; did you mean ste"),
-        ({"codec": "train"}, "codec: none is named 'train'"),
-        ({"steps": 0}, "steps: takes a whole number from 1 on, got 0"),
+        ({"surrogate": "ast"}, "unknown surrogate 'ast'; did you mean ste"),
+        ({"codec": "train"}, "unknown codec 'train'"),
+        ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
     ],
 )
 def test_bad_input_gets_one_clear_line(arguments, line):

@@ -158,7 +158,7 @@ def test_result_and_curves(panel):
     falls = result.test[CENTERED] - result.test[STOPPED]
     saved, error = result.saves("y − μ, stop", "y − μ")
     assert saved == pytest.approx(falls.mean()) and error == pytest.approx(abs(falls[0] - falls[1]) / 2)
-    with pytest.raises(ValueError, match="no way is named 'x'"):
+    with pytest.raises(ValueError, match="unknown way 'x'"):
         result.saves("x", "y")
 
 

@@ -124,7 +124,7 @@ def test_a_network_says_whether_its_latents_scale():
         if not net.scalable:
             with pytest.raises(ValueError, match=f"scale_latents: {kind} has layers around y that cannot"):
                 net.scale_latents(2.0)
-    with pytest.raises(ValueError, match="gain: takes a positive number, got 0"):
+    with pytest.raises(ValueError, match="gain must be a positive finite number, got 0"):
         networks.factorized_prior("tiny").scale_latents(0)
 
 

@@ -433,7 +433,7 @@ def test_a_function_of_its_name_makes_each_network(name):
 )
 def test_unknown_names_get_the_near_ones(wrong, near):
     for make in (networks.get, lambda name: networks.build(name, 24, 40)):
-        with pytest.raises(ValueError, match=f"no network is named '{wrong}'; did you mean {near}"):
+        with pytest.raises(ValueError, match=f"unknown network '{wrong}'; did you mean {near}"):
             make(wrong)
 
 

@@ -66,7 +66,7 @@ def test_the_grid_is_whole_and_goes_seed_by_seed():
     for name in schemes_there:  # a preset's own paths, and only the temperature is the pilot's
         assert SCHEMES[name].replace(temperature=1.0) == schemes.get(name, temperature=1.0)
         assert SCHEMES[name].temperature.end <= SCHEMES[name].temperature.start
-    with pytest.raises(ValueError, match=r"^seeds: takes a whole number from 1"):
+    with pytest.raises(ValueError, match=r"^seeds must be an integer ≥ 1"):
         Grid(seeds=0)
 
 

@@ -37,7 +37,7 @@ def test_presets_round_trip_through_json(name):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"rate": "anu"}, r"rate: no surrogate is named 'anu'; did you mean aun"),
+        ({"rate": "anu"}, r"rate: unknown surrogate 'anu'; did you mean aun"),
         ({"distortion": 3}, "distortion: takes a surrogate or its name, got 3"),
         ({"zero_center": 1}, "zero_center: takes True or False, got 1"),
         ({"scale_lower_bound": 0}, "scale_lower_bound: takes a number between 0 and 256, got 0"),
@@ -52,7 +52,7 @@ def test_bad_fields_are_named(fields, message):
 
 
 def test_unknown_preset_and_field_are_named():
-    with pytest.raises(ValueError, match="no scheme is named 'anneal'; did you mean annealed"):
+    with pytest.raises(ValueError, match="unknown scheme 'anneal'; did you mean annealed"):
         schemes.get("anneal")
     with pytest.raises(ValueError, match="tempreature: no field of scheme 'annealed'"):
         schemes.get("annealed", tempreature=1)
@@ -229,7 +229,7 @@ def test_schedules_are_read_from_text(text, schedule):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: schedules.between("linaer", 1, 2), "no schedule of two values is named 'linaer'; did you mean linear"),
+        (lambda: schedules.between("linaer", 1, 2), "unknown schedule 'linaer'; did you mean linear"),
         (lambda: schedules.linear(0, 1), "start: a schedule takes positive finite values, got 0"),
         (lambda: schedules.Schedule("step", 1, 2), "kind: a schedule is one of"),
         (

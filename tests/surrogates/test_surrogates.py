@@ -205,7 +205,7 @@ def test_temperature_may_be_a_tensor():
 
 
 def test_bad_input_gets_one_clear_line():
-    with pytest.raises(ValueError, match=r"no surrogate is named 'suaa'; did you mean sua"):
+    with pytest.raises(ValueError, match=r"unknown surrogate 'suaa'; did you mean sua"):
         surrogates.get("suaa")
     with pytest.raises(ValueError, match="unexpected keyword"):
         surrogates.get("ste", alpha=1)

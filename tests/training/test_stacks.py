@@ -185,7 +185,7 @@ def test_image_codecs_are_stacked_where_asked_and_measured_where_not(train_photo
             {"how": "stacked", "precision": "bfloat16"},
             "how: takes a stack in float32, without compile and in one process only",
         ),
-        ({"each": [{"lmbda": -1.0}] * 4}, "lmbda: takes a positive number, got -1.0"),
+        ({"each": [{"lmbda": -1.0}] * 4}, "lmbda must be a positive finite number, got -1.0"),
     ],
 )
 def test_bad_input(changes, message):

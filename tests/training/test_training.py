@@ -103,8 +103,8 @@ def test_loss_that_is_not_finite_ends_in_one_clear_line():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"steps": 0}, "steps: takes a whole number from 1 on, got 0"),
-        ({"lmbda": -1}, "lmbda: takes a positive number, got -1"),
+        ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
+        ({"lmbda": -1}, "lmbda must be a positive finite number, got -1"),
         ({"precision": "half"}, "precision: takes float32 or bfloat16, got 'half'"),
     ],
 )
@@ -249,7 +249,7 @@ def test_an_adopted_model_is_kept_with_compressais_keys(adopted, train_photos, t
     assert training.weights_hash(again) == training.weights_hash(adopted)
     adoption.release(again)
     again.load_state_dict(load_file(out))  # whoever has no labkit
-    with pytest.raises(ValueError, match="does not fit: no network is named 'Cheng2020AnchorCheck"):
+    with pytest.raises(ValueError, match="does not fit: unknown network 'Cheng2020AnchorCheck"):
         training.load_checkpoint(out)
 
 

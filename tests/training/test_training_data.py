@@ -227,7 +227,7 @@ def test_reseeding_leaves_nothing_of_what_was_drawn_before():
 
 @pytest.mark.parametrize("name", ["seed", "step", "stream"])
 def test_a_negative_number_is_named(name):
-    with pytest.raises(ValueError, match=f"{name}: takes a whole number from 0 on, got -1"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer ≥ 0, got -1"):
         data.generator_for(**{"seed": 0, "step": 0, "stream": 0, name: -1})
 
 

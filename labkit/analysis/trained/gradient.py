@@ -20,9 +20,10 @@ from labkit.analysis.trained.inputs import (
     settings_of,
 )
 from labkit.analysis.trained.layers import Layer, gradient_vectors, layers_of
-from labkit.analysis.trained.running import Welford
+from labkit.analysis.trained.running import Welford, in_double
 from labkit.checks import check_at_least, check_positive
-from labkit.state_guard import in_double, preserved_state, progress_bar, seed_noise
+from labkit.progress import progress_bar
+from labkit.state_guard import preserved_state, seed_noise
 from labkit.training import rate_distortion
 
 LARGEST_STEP = 0.01  # of the finite difference, relative to the layer's norm
@@ -93,7 +94,11 @@ def network_gradient_risk(
 
     with (
         preserved_state(net),
-        progress_bar(directions + differences + len(settings) * batches * draws, "pass", progress) as bar,
+        progress_bar(
+            total=directions + differences + len(settings) * batches * draws,
+            unit="pass",
+            progress=progress,
+        ) as bar,
     ):
         straight_through = on_all_paths("ste", bound_of(net))
         entropy.set_scheme(net, straight_through)

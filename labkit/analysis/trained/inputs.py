@@ -16,7 +16,8 @@ from labkit.analysis.inputs import Temperatures, What, labeled, temperatures_of
 from labkit.datasets import PhotoSet
 from labkit.evaluation.evaluator import pad
 from labkit.schemes import QuantizationScheme
-from labkit.state_guard import device_of, mix_seeds
+from labkit.seeds import mix_seeds
+from labkit.state_guard import device_of
 from labkit.surrogates import Surrogate
 
 Images = PhotoSet | Sequence[Tensor] | Tensor

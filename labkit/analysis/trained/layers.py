@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from labkit.state_guard import in_double
+from labkit.analysis.trained.running import in_double
 from labkit.training import rate_distortion
 
 

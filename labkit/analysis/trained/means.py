@@ -16,9 +16,10 @@ from labkit.analysis.trained.inputs import (
     random_batches,
     settings_of,
 )
-from labkit.analysis.trained.running import Welford
+from labkit.analysis.trained.running import Welford, in_double
 from labkit.checks import check_at_least, check_positive
-from labkit.state_guard import in_double, preserved_state, progress_bar, seed_noise
+from labkit.progress import progress_bar
+from labkit.state_guard import preserved_state, seed_noise
 from labkit.training import rate_distortion
 
 
@@ -71,7 +72,10 @@ def gradient_at_means(
     hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in gaussians]
     rows = []
     try:
-        with preserved_state(net), progress_bar(2 * len(settings) * batches * draws, "pass", progress) as bar:
+        with (
+            preserved_state(net),
+            progress_bar(total=2 * len(settings) * batches * draws, unit="pass", progress=progress) as bar,
+        ):
             for setting in settings:
                 for stop in (False, True):
                     setting.install(net, stop_gradient=stop)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from labkit.analysis.inputs import Temperatures, What
 from labkit.analysis.trained.inputs import Images, items_of, settings_of, source
+from labkit.analysis.trained.running import in_double
 from labkit.checks import check_at_least, check_positive
-from labkit.state_guard import device_of, in_double, preserved_state, progress_bar, seed_noise
+from labkit.progress import progress_bar
+from labkit.state_guard import device_of, preserved_state, seed_noise
 from labkit.training import rate_distortion
 
 
@@ -53,7 +55,10 @@ def network_mismatch(
 
     rows = []
     device = device_of(net)
-    with preserved_state(net), progress_bar(len(settings) * len(items) * (draws + 1), "pass", progress) as bar:
+    with (
+        preserved_state(net),
+        progress_bar(total=len(settings) * len(items) * (draws + 1), unit="pass", progress=progress) as bar,
+    ):
         for setting in settings:
             setting.install(net)
             means, rounds, errors = [], [], []

@@ -1,9 +1,17 @@
-"""Mean and variance of many long vectors, without keeping them."""
+"""Sums in float64: outputs of a network, and the mean and variance of a stream of long vectors."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def in_double(output: dict[str, Any]) -> dict[str, Any]:
+    """Return a network's output in float64, since sums over many latents lose small differences in float32."""
+    likelihoods = {name: likelihood.double() for name, likelihood in output["likelihoods"].items()}
+    return {"x_hat": output["x_hat"].double(), "likelihoods": likelihoods}
 
 
 class Welford:

@@ -65,8 +65,8 @@ class Study:
     tests: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_name("no claim", self.name, CLAIMS)
-        check_name("no scale", self.scale, SCALES)
+        check_name("claim", self.name, CLAIMS)
+        check_name("scale", self.scale, SCALES)
 
     def sweep(self, changes: dict[str, Any] | None = None, test: list[str] | None = None) -> Sweep:
         """The declared sweep with changes merged in, whose grid names as many seeds as are asked for.
@@ -126,7 +126,7 @@ def test_folder() -> Path:
 
 def claim(name: str) -> Any:
     """The module with a claim's statistics."""
-    check_name("no claim", name, CLAIMS)
+    check_name("claim", name, CLAIMS)
     return importlib.import_module(f"labkit.research.study.claims.{name}")
 
 
@@ -344,7 +344,7 @@ def read(name: str, folder: str | Path | None = None) -> pd.DataFrame:
     """A claim's table, with loss and train_loss. Raises ValueError where it is missing."""
     from labkit import evaluation
 
-    check_name("no claim", name, CLAIMS)
+    check_name("claim", name, CLAIMS)
     path = file(name, folder)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such table, `labkit study {name}` makes it")

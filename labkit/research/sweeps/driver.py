@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from labkit.checks import check_at_least
+from labkit.progress import progress_bar
 from labkit.research.sweeps.grid import Run, Several, Sweep
 from labkit.research.sweeps.results import Results, Row
 
@@ -102,8 +103,7 @@ def run(
                 if progress is not False:
                     say(_predicted(client, missing, _costs(runs, ended), places, how))
                 if not dry_run:
-                    hide = None if progress is None else not progress
-                    with tqdm(total=len(missing), unit="run", disable=hide) as bar:
+                    with progress_bar(total=len(missing), unit="run", progress=progress, leave=True) as bar:
                         failed = {name for name, (status, _) in ended.items() if status == "failed"}
                         failed -= {run.name for run in missing}
                         _drive(client, results, missing, failed, places, how, not address, bar)

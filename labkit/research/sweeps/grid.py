@@ -117,7 +117,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for name in (*self.settings, *self.grid, *self.trunk):
-            check_name("no setting", name, {**_CODEC, **_TOY})
+            check_name("setting", name, {**_CODEC, **_TOY})
         for name, value in (*self.settings.items(), *self.trunk.items()):
             if isinstance(value, dict) or (isinstance(value, list) and name != "test"):
                 raise ValueError(f"{name}: takes one value, got {value!r}; several go into the grid")
@@ -175,10 +175,10 @@ class Sweep:
         from labkit import networks, schedules, training
 
         network = given.get("network", _EVERY["network"])
-        check_name("no network", network, [*networks.names(), *TOYS])
+        check_name("network", network, [*networks.names(), *TOYS])
         defaults = _TOY if network in TOYS else _CODEC
         for name in given:
-            check_name(f"no setting of {network}", name, defaults)
+            check_name(f"setting of {network}", name, defaults)
         settings = {**defaults, **given}
         for name in ("lmbda", "steps"):
             if settings[name] is ...:
@@ -189,7 +189,7 @@ class Sweep:
         decides: dict[str, Any] = {"lr": dataclasses.asdict(lr), "scheme": scheme}
         if network in TOYS:
             settings["source"] = settings["source"] or TOYS[network][0]
-            check_name(f"no source of {network}", settings["source"], TOYS[network])
+            check_name(f"source of {network}", settings["source"], TOYS[network])
             check_at_least(1, hidden=settings["hidden"])
         else:
             decides |= _checked_codec(settings, given)
@@ -212,7 +212,7 @@ class Sweep:
         from labkit import schedules, schemes
 
         name = settings["scheme"]
-        check_name("no scheme", name, [*schemes.names(), *self.schemes])
+        check_name("scheme", name, [*schemes.names(), *self.schemes])
         fields = {key: settings[key] for key in ("temperature", "scale_lower_bound") if settings[key] is not None}
         fields |= {"preset": name, **self.schemes.get(name, {})}
         if "temperature" in fields:
