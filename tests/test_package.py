@@ -1,4 +1,4 @@
-"""What a user gets: a wheel that is whole, and a first line that ends in JupyterLab serving lesson 00."""
+"""Users get a complete wheel, and `labkit lessons` serves lesson 00."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import urllib.request
 import venv
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,8 +31,8 @@ print(report.mean["bpp"])
 
 
 @pytest.mark.slow
-def test_wheel_outside_the_checkout_is_whole(tmp_path):
-    """Built, installed in an environment of its own (which borrows the dependencies), run elsewhere."""
+def test_the_wheel_works_outside_the_checkout(tmp_path):
+    """Build the wheel, install it into a new environment that shares the dependencies, and run it in another folder."""
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, source, ignore=ignore)
@@ -58,8 +59,8 @@ def test_wheel_outside_the_checkout_is_whole(tmp_path):
     assert (tmp_path / "course" / "00_start_here.ipynb").is_file()
 
 
-def test_labkit_lessons_serves_lesson_00(tmp_path):
-    """`labkit lessons` in the checkout: the server answers, the lesson is there, and /lab/tree opens on it."""
+def test_labkit_lessons_serves_lesson_00_until_it_is_stopped(tmp_path):
+    """In a checkout, the server of `labkit lessons` opens lesson 00, and stopping the command stops the server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -91,5 +92,9 @@ def test_labkit_lessons_serves_lesson_00(tmp_path):
         with urllib.request.urlopen(f"{address}/lab/tree/00_start_here.ipynb?token={token}", timeout=20) as page:
             assert page.status == 200 and b"jupyter-config-data" in page.read()
     finally:
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         server.terminate()
         server.wait(20)
+    assert psutil.wait_procs(processes, timeout=10)[1] == [], "processes are left after labkit lessons was stopped"
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address, timeout=5)

@@ -1,10 +1,9 @@
-"""`labkit lessons` opens, copies or exports the course."""
+"""The command `labkit lessons`, which opens, copies or exports the course."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,16 +13,21 @@ import labkit
 
 
 @click.command()
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="Lay the lessons out in this folder, and stop.")
-@click.option("--no-browser", is_flag=True, help="Serve the lessons without opening a browser.")
-@click.option("--port", type=int, help="Port of the server (JupyterLab's own choice by default).")
-@click.option("--export", "site", type=click.Path(path_type=Path), help="Run the lessons, write them as pages there.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="Copy the lessons to this folder, then stop.")
+@click.option("--no-browser", is_flag=True, help="Start the server without opening a browser.")
+@click.option("--port", type=int, help="Port of the server.  [default: chosen by JupyterLab, usually 8888]")
+@click.option(
+    "--export",
+    "site",
+    type=click.Path(path_type=Path),
+    help="Run the lessons and write them as web pages to this folder, then stop.",
+)
 def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path | None) -> None:
-    """Open JupyterLab on the lessons.
+    """Open the lessons in JupyterLab.
 
-    In a checkout the lessons open where they lie. An installed labkit lays them out in ./labkit-lessons first, and
-    never overwrites a notebook that is there. With --export it runs copies of them instead, and writes pages that can
-    be read without a kernel and without a network.
+    In a checkout of the repository, the lessons open in place. An installed labkit first copies them to
+    ./labkit-lessons. It never overwrites a notebook that exists. With --export, labkit runs copies of the lessons and
+    writes pages that need neither a kernel nor a network connection.
     """
     from labkit import paths
 
@@ -43,12 +47,10 @@ def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path 
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.root_dir", str(target.resolve())]
     command += ["--LabApp.default_url", "/lab/tree/00_start_here.ipynb"]
     command += ["--no-browser"] * no_browser + ([f"--port={port}"] if port else [])
-    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; JupyterLab refuses root otherwise
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # JupyterLab refuses to run as root, which containers do
         command += ["--allow-root"]
-    try:
-        sys.exit(subprocess.call(command))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # this process becomes the server, so a signal that ends it ends the server
 
 
 def _lay_out(source: Path, target: Path) -> str:
