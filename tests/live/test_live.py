@@ -626,14 +626,14 @@ def test_the_codec_panel_stops_in_time(pictures):
 
 def test_the_codec_panel_says_what_is_missing(pictures, monkeypatch, tmp_path):
     monkeypatch.setattr(lk.paths, "data", lambda: tmp_path)
-    with pytest.raises(ValueError, match="no trained weights of 'mean_scale_hyperprior' are shipped"):
+    with pytest.raises(ValueError, match="no pretrained weights of 'mean_scale_hyperprior' are bundled"):
         lk.live.codec_panel(photos=pictures, test=pictures)
     small = lk.datasets.PhotoSet([torch.zeros(3, 200, 300, dtype=torch.uint8)], ["small"])
     with pytest.raises(ValueError, match="small is 300×200, too small"):
         lk.live.codec_panel(weights=lk.networks.mean_scale_hyperprior("tiny"), photos=pictures, test=small)
 
 
-@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no trained weights are shipped yet")
+@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no pretrained weights are bundled yet")
 @pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=pytest.mark.slow), 0.013])
 def test_a_slider_move_improves_on_the_shipped_weights(lmbda):
     panel = lk.live.codec_panel(lmbda=lmbda)
@@ -642,7 +642,7 @@ def test_a_slider_move_improves_on_the_shipped_weights(lmbda):
     assert result.fall > 2 * result.standard_error
 
 
-@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no trained weights are shipped yet")
+@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="no pretrained weights are bundled yet")
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_slider_move_takes_15_seconds_at_most():
