@@ -13,7 +13,7 @@ from labkit.evaluation.curves import (
     save_table,
     to_frame,
 )
-from labkit.evaluation.evaluator import Report, evaluate, rounded_losses, surrogate_losses
+from labkit.evaluation.evaluator import Report, evaluate, reconstruct, rounded_losses, surrogate_losses
 from labkit.evaluation.metrics import decibels, ms_ssim, psnr
 from labkit.evaluation.refinement import Coding, Refined, refine, refine_all, replaced_latents
 
@@ -35,6 +35,7 @@ __all__ = [
     "plot",
     "psnr",
     "read_table",
+    "reconstruct",
     "refine",
     "refine_all",
     "replaced_latents",

@@ -223,11 +223,34 @@ def surrogate_losses(net: Codec, images: PhotoSet, seed: int = 0) -> list[tuple[
     return losses
 
 
+@torch.no_grad()
+def reconstruct(net: Codec, image: Tensor) -> tuple[Tensor, float]:
+    """Code an image with rounded latents, but without the entropy coder.
+
+    Args:
+        net: labkit's or any image model of CompressAI. It keeps its mode, training or evaluation.
+        image: (3, H, W) tensor in [0, 1] of any size. Its sides are padded by their edges to what the network needs.
+
+    Returns:
+        The (3, H, W) reconstruction in [0, 1] on the device of the network, and the estimated bits per pixel.
+    """
+    training = net.training
+    try:
+        x_hat, bpp = _reconstruct(net.eval(), image.to(_device(net))[None])
+    finally:
+        net.train(training)
+    return x_hat[0], bpp
+
+
 def _losses(net: Codec, image: Tensor) -> tuple[float, float]:
-    """Bits per pixel and 255² · MSE of one image, in the mode that the network is in."""
+    """Bits per pixel and 255² · MSE of one image, in the present mode of the network."""
     x = image.to(_device(net))[None]
+    x_hat, bpp = _reconstruct(net, x)
+    return bpp, 255**2 * torch.mean((x_hat - x) ** 2).item()
+
+
+def _reconstruct(net: Codec, x: Tensor) -> tuple[Tensor, float]:
     padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
     output = net(padded)
     bits = rate_distortion(output, padded, 1.0).rate.item() * padded[0, 0].numel()
-    x_hat = F.pad(output["x_hat"], unpadding).clamp(0, 1)
-    return bits / x[0, 0].numel(), 255**2 * torch.mean((x_hat - x) ** 2).item()
+    return F.pad(output["x_hat"], unpadding).clamp(0, 1), bits / x[0, 0].numel()

@@ -1,4 +1,4 @@
-"""The adoption panel: a CompressAI model gets a scheme, says what changed, and is trained while one looks on."""
+"""The adoption panel: a CompressAI model adopts a scheme, reports what changed, and trains while you watch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import torch
 from compressai import models
 from torch import Tensor, nn
 
-from labkit import adoption, datasets, entropy, schedules, schemes, training
+from labkit import adoption, datasets, schedules, schemes, training
+from labkit.analysis.trained.latents import LatentErrors, latent_errors, tensors_of
 from labkit.checks import check_at_least
-from labkit.live.engine import Run, View
+from labkit.live.engine import LiveRun, View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
 
-MODELS: dict[str, Callable[[], nn.Module]] = {  # small, so that dozens of steps take seconds
+MODELS: dict[str, Callable[[], nn.Module]] = {  # few channels, so that dozens of steps take seconds
     "FactorizedPrior": lambda: models.FactorizedPrior(16, 24),
     "ScaleHyperprior": lambda: models.ScaleHyperprior(16, 24),
     "MeanScaleHyperprior": lambda: models.MeanScaleHyperprior(16, 24),
@@ -33,21 +34,26 @@ MODELS: dict[str, Callable[[], nn.Module]] = {  # small, so that dozens of steps
 TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 LMBDA = 0.0067
 
-_CROP, _BATCH, _TEST = 128, 2, 4  # pixels a side; crops a step, and to test on
-_EVERY = 10  # steps between two looks at the rounded loss
+_CROP, _BATCH, _TEST = 128, 2, 4  # side of the crops in pixels, crops per step, test crops
+_MEASURE_EVERY = 10  # steps between two measurements of the rounded loss
 _BINS = np.linspace(-1.25, 1.25, 26)
-_LOOK = "border-collapse: collapse; font-size: 12px; line-height: 1.5"
+_TABLE = "border-collapse: collapse; font-size: 12px; line-height: 1.5"
+_CELL = "text-align: left; padding: 1px 14px 1px 0; border: none"
 
 
 @dataclass(frozen=True, repr=False)
 class AdoptionResult(Result):
-    """An adopted model after some training; `loss` is with real rounding, on test crops that it has not seen.
+    """An adopted model after some training. `loss` is measured with real rounding, on crops of test photographs.
 
-    before: the same loss before training. changed: the modules that adoption gave another class, as
-    `adoption.summary` lists them. same_outputs: reconstruction and likelihoods in evaluation mode were, before any
-    training, equal to those before adoption, bit for bit. same_keys: and so were the state dict's keys.
-    errors: float32, what the decoder reads less what the analysis transform gave, for each latent of the test crops,
-    after training, "training" and "evaluation". model: the trained one, still adopted.
+    Attributes:
+        before: The same loss before training.
+        changed: Modules whose class changed at adoption, as rows of `labkit.adoption.summary`.
+        same_outputs: True if, before training, adoption did not change a bit of the reconstruction and of the
+            likelihoods in evaluation mode.
+        same_keys: True if adoption did not change the keys of the state dict.
+        errors: Latents that the decoder reads minus latents of the analysis transform, after training, for all latents
+            of the test crops: float32 arrays under "training" and "evaluation".
+        model: The trained model, still adopted.
     """
 
     before: float
@@ -64,88 +70,108 @@ class AdoptionResult(Result):
         )
 
 
-def _verdict(adoption: _Adoption | AdoptionResult) -> str:
-    same = "the same to the bit" if adoption.same_outputs else "NOT the same"
-    return f"evaluation {same}, {'same' if adoption.same_keys else 'OTHER'} state-dict keys"
-
-
-@dataclass(frozen=True)
-class AdoptionFrame(PlotFrame):
-    """A frame with the adoption's account, as HTML."""
-
-    account: str = ""
-
-
 @dataclass(frozen=True)
 class _Adoption:
-    """A model that has just been adopted, and what was compared before any training."""
+    """A model right after adoption, and how it compares with itself before."""
 
     model: Any
     changed: list[dict[str, str]]
     same_outputs: bool
     same_keys: bool
-    account: str
-    loss: float  # with rounding, before any step
-    errors: np.ndarray  # in evaluation, likewise
+    report: str  # HTML
+    rounded: LatentErrors
+
+
+@dataclass(frozen=True)
+class _AdoptionFrame(PlotFrame):
+    report: str = ""
 
 
 class AdoptionPanel(PlotPanel):
-    """See `adoption_panel`."""
+    """A small CompressAI model. Every change of a control adopts it anew and trains it from its initial weights.
 
-    def __init__(self, *, model: str, scheme: str, temperature: float, steps: int, seed: int) -> None:
+    The left plot shows the training loss, and the loss of test crops with rounding. The right plot shows how much the
+    latents that the decoder reads differ from those of the analysis transform, in training and in evaluation. A
+    table lists the modules that changed and the paths they take. See AdoptionResult for the comparisons.
+
+    Args:
+        model: Name of the model, one of MODELS.
+        scheme: Name of a preset from `labkit.schemes.names()`.
+        temperature: Temperature during the whole run, one of TEMPERATURES.
+        steps: Number of optimizer steps per run, at least 1.
+        seed: Seed for the initial weights, crops and noise.
+
+    Raises:
+        ValueError: If an argument is not one of the values above.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "MeanScaleHyperprior",
+        scheme: str = "annealed",
+        temperature: float = 0.5,
+        steps: int = 60,
+        seed: int = 0,
+    ) -> None:
+        check_at_least(1, steps=steps)
+        for name, value, values in (
+            ("model", model, tuple(MODELS)),
+            ("scheme", scheme, schemes.names()),
+            ("temperature", temperature, TEMPERATURES),
+        ):
+            if value not in values:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got {value!r}")
         self._steps, self._seed = steps, seed
         self._photos = datasets.photos("train")
         self._test = datasets.photos("test").crops(_TEST, _CROP, torch.Generator().manual_seed(seed))
-        self._fresh: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
+        self._plain_models: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
+        loss = Axes(
+            "bpp + λ · 255² · MSE",
+            x="step",
+            y="loss",
+            log_y=True,
+            range_x=(0, steps),
+            lines=[
+                Line("training crops, surrogate", ghost=True),
+                Line("test crops, rounded", mode="markers", symbol="diamond"),
+            ],
+        )
+        error = Axes(
+            "latents at the decoder minus latents at the encoder",
+            x="difference",
+            y="share of latents",
+            range_x=(_BINS[0], _BINS[-1]),
+            lines=[Line("in evaluation", mode="area"), Line("in training", mode="lines+markers")],
+        )
         super().__init__(
             controls={
                 "model": menu("CompressAI model", list(MODELS), model),
                 "scheme": menu("scheme", schemes.names(), scheme),
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
             },
-            plot=Plot(
-                [
-                    Axes(
-                        "bpp + λ · 255² · MSE",
-                        x="step",
-                        y="loss",
-                        log_y=True,
-                        range_x=(0, steps),
-                        lines=[
-                            Line("training crops, surrogate", ghost=True),
-                            Line("test crops, rounded", mode="markers", symbol="diamond"),
-                        ],
-                    ),
-                    Axes(
-                        "what the decoder reads, less what analysis gave",
-                        x="difference",
-                        y="share of latents",
-                        range_x=(_BINS[0], _BINS[-1]),
-                        lines=[Line("in evaluation", mode="area"), Line("in training", mode="lines+markers")],
-                    ),
-                ],
-                width=900,
-                height=340,
-            ),
+            plot=Plot([loss, error], width=900, height=340),
         )
-        self.account = ipywidgets.HTML()
-        self.account.add_class("labkit-words")
-        self.widget.children = (*self.widget.children, self.account)
+        self.report = ipywidgets.HTML()
+        self.report.add_class("labkit-text")
+        self.widget.children = (*self.widget.children, self.report)
 
     def job(self, settings: Settings) -> Generator[View, None, AdoptionResult]:
-        begun = time.perf_counter()
-        adoption = self._adopt(settings)
-        model = adoption.model
+        """Adopt a fresh model, compare it with itself before, then train it."""
+        begin = time.perf_counter()
+        adopted = self._adopt(settings)
+        model = adopted.model
         losses: list[float] = []
-        rounded = {0: adoption.loss}
-        errors = {"evaluation": adoption.errors, "training": self._measured(model, train=True)[1]}
+        rounded = {0: adopted.rounded.loss}
+        errors = {"evaluation": adopted.rounded.errors, "training": self._measure(model, train=True).errors}
 
-        def look() -> None:
-            rounded[len(losses)], errors["evaluation"], _ = self._measured(model, train=False)
-            _, errors["training"], _ = self._measured(model, train=True)
+        def measure() -> None:
+            rounded[len(losses)], errors["evaluation"], _ = self._measure(model, train=False)
+            errors["training"] = self._measure(model, train=True).errors
 
-        def view() -> AdoptionFrame:
-            return AdoptionFrame(
+        def view() -> _AdoptionFrame:
+            last = rounded[max(rounded)]
+            return _AdoptionFrame(
                 {
                     "training crops, surrogate": (np.arange(1, len(losses) + 1), losses),
                     "test crops, rounded": (list(rounded), list(rounded.values())),
@@ -153,12 +179,12 @@ class AdoptionPanel(PlotPanel):
                     "in training": _shares(errors["training"]),
                 },
                 progress=len(losses) / self._steps,
-                text=f"step {len(losses)} of {self._steps}; {_verdict(adoption)}",
-                label=f"Left, the loss on test crops with rounding went from {rounded[0]:.1f} to "
-                f"{list(rounded.values())[-1]:.1f}. Right, the decoder's latents differ from the analysis transform's "
-                f"by {_spread(errors['evaluation'])} in evaluation and {_spread(errors['training'])} in training "
+                text=f"step {len(losses)} of {self._steps}; {_verdict(adopted)}",
+                label=f"Left, the loss on test crops with rounding went from {rounded[0]:.1f} to {last:.1f}. "
+                "Right, the decoder's latents differ from the analysis transform's by "
+                f"{_spread(errors['evaluation'])} in evaluation and {_spread(errors['training'])} in training "
                 "(root mean square).",
-                account=adoption.account,
+                report=adopted.report,
             )
 
         yield view
@@ -173,111 +199,63 @@ class AdoptionPanel(PlotPanel):
             seed=self._seed,
         ):
             losses.append(step.loss)
-            if len(losses) % _EVERY == 0 and len(losses) < self._steps:
-                look()
+            if len(losses) % _MEASURE_EVERY == 0 and len(losses) < self._steps:
+                measure()
             yield view
-        look()
+        measure()
         yield view
         return AdoptionResult(
             settings=settings,
             losses=np.array(losses),
             loss=rounded[len(losses)],
-            seconds=time.perf_counter() - begun,
+            seconds=time.perf_counter() - begin,
             before=rounded[0],
-            changed=adoption.changed,
-            same_outputs=adoption.same_outputs,
-            same_keys=adoption.same_keys,
+            changed=adopted.changed,
+            same_outputs=adopted.same_outputs,
+            same_keys=adopted.same_keys,
             errors=errors,
             model=model,
         )
 
-    def draw(self, frame: PlotFrame, run: Run) -> None:
+    def draw(self, frame: PlotFrame, run: LiveRun) -> None:
+        """Show the curves, and the report of the adoption below them."""
         super().draw(frame, run)
-        if isinstance(frame, AdoptionFrame) and frame.account != self.account.value:
-            self.account.value = frame.account
+        if isinstance(frame, _AdoptionFrame) and frame.report != self.report.value:
+            self.report.value = frame.report
 
     def _adopt(self, settings: Settings) -> _Adoption:
-        """A fresh model, adopted, and compared with itself before."""
         plain, before = self._plain(settings["model"])
-        model, keys = copy.deepcopy(plain), list(plain.state_dict())
+        model = copy.deepcopy(plain)
         scheme = schemes.get(settings["scheme"], temperature=settings["temperature"])
         adoption.adopt(model, scheme)
-        loss, errors, after = self._measured(model, train=False)
+        rounded = self._measure(model, train=False)
         changed = adoption.summary(model).to_dict("records")
         return _Adoption(
             model=model,
             changed=changed,
-            same_outputs=all(torch.equal(after[name], value) for name, value in before.items()),
-            same_keys=list(model.state_dict()) == keys,
-            account=_account(changed, scheme),
-            loss=loss,
-            errors=errors,
+            same_outputs=all(torch.equal(rounded.output[name], value) for name, value in before.items()),
+            same_keys=list(model.state_dict()) == list(plain.state_dict()),
+            report=_report(changed, scheme),
+            rounded=rounded,
         )
 
     def _plain(self, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-        """CompressAI's model with first weights from the seed, and what it gives for the test crops; made once."""
-        if name not in self._fresh:
+        """CompressAI's model with initial weights from the seed, and its outputs for the test crops; made only once."""
+        if name not in self._plain_models:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
-                model = MODELS[name]()
-            self._fresh[name] = model, self._evaluated(model)
-        return self._fresh[name]
+                model = MODELS[name]().eval()
+            with torch.no_grad():
+                self._plain_models[name] = model, tensors_of(model(self._test))
+        return self._plain_models[name]
 
-    @torch.no_grad()
-    def _evaluated(self, model: nn.Module) -> dict[str, Tensor]:
-        return _outputs(model.eval()(self._test))
-
-    @torch.no_grad()
-    def _measured(self, model: Any, train: bool) -> tuple[float, np.ndarray, dict[str, Tensor]]:
-        """Loss on the test crops, the decoder's latents less those of the analysis transform, and the outputs."""
-        was, generator = model.training, entropy.carriers(model)[0].generator
-        seen: dict[str, Tensor] = {}
-        hooks = [
-            model.g_a.register_forward_hook(lambda _module, _inputs, y: seen.update(y=y)),
-            model.g_s.register_forward_pre_hook(lambda _module, inputs: seen.update(y_hat=inputs[0])),
-        ]
-        entropy.set_generator(model, torch.Generator().manual_seed(self._seed))
-        try:
-            output = model.train(train)(self._test)
-        finally:
-            entropy.set_generator(model, generator)
-            model.train(was)
-            for hook in hooks:
-                hook.remove()
-        loss = training.rate_distortion(output, self._test, LMBDA).total
-        return float(loss), (seen["y_hat"] - seen["y"]).flatten().numpy(), _outputs(output)
+    def _measure(self, model: nn.Module, train: bool) -> LatentErrors:
+        return latent_errors(model, self._test, lmbda=LMBDA, train=train, seed=self._seed)
 
 
-def adoption_panel(
-    *,
-    model: str = "MeanScaleHyperprior",
-    scheme: str = "annealed",
-    temperature: float = 0.5,
-    steps: int = 60,
-    seed: int = 0,
-) -> AdoptionPanel:
-    """A small CompressAI model, given a scheme in place and trained from its first weights at every move of a control.
-
-    The plot shows the training loss with the loss on test crops when latents are rounded, and by how much the latents
-    that the decoder reads differ from those that the analysis transform gave, in training and in evaluation. The table
-    under it says which modules changed and which paths they take. See AdoptionResult for what is compared.
-
-    model: a name from MODELS; scheme: a preset's name; temperature: constant over the run, from TEMPERATURES. Raises
-    ValueError for others, and for steps below 1.
-    """
-    check_at_least(1, steps=steps)
-    for name, value, takes in (
-        ("model", model, MODELS),
-        ("scheme", scheme, schemes.names()),
-        ("temperature", temperature, TEMPERATURES),
-    ):
-        if value not in takes:
-            raise ValueError(f"{name}: takes {', '.join(map(str, takes))}, got {value!r}")
-    return AdoptionPanel(model=model, scheme=scheme, temperature=temperature, steps=steps, seed=seed)
-
-
-def _outputs(output: dict[str, Any]) -> dict[str, Tensor]:
-    return {"x_hat": output["x_hat"], **output["likelihoods"]}
+def _verdict(adopted: _Adoption | AdoptionResult) -> str:
+    outputs = "the same to the bit" if adopted.same_outputs else "NOT the same"
+    return f"evaluation {outputs}, {'same' if adopted.same_keys else 'OTHER'} state-dict keys"
 
 
 def _shares(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -289,21 +267,17 @@ def _spread(errors: np.ndarray) -> str:
     return f"{np.sqrt(np.mean(errors**2)):.2f}"
 
 
-def _account(changed: list[dict[str, str]], scheme: schemes.Scheme) -> str:
-    """What changed, as a table, and the scheme's own account."""
-    cell = "text-align: left; padding: 1px 14px 1px 0; border: none"
-    head = "".join(
-        f'<th scope="col" style="{cell}">{escape(name)}</th>' for name in ("module", "was", "in training it")
-    )
-    rows = "".join(
-        "<tr>"
-        + "".join(f'<td style="{cell}">{escape(row[name])}</td>' for name in ("module", "class", "role"))
-        + "</tr>"
-        for row in changed
-    )
+def _report(changed: list[dict[str, str]], scheme: schemes.Scheme) -> str:
+    """HTML with a table of the modules that changed, and the description of the scheme."""
+    columns = {"module": "module", "class": "class before", "role": "role in training"}
+    head = "".join(f'<th scope="col" style="{_CELL}">{escape(title)}</th>' for title in columns.values())
+    rows = []
+    for row in changed:
+        cells = "".join(f'<td style="{_CELL}">{escape(row[name])}</td>' for name in columns)
+        rows.append(f"<tr>{cells}</tr>")
     caption = '<caption style="text-align: left; font-weight: 600">What adoption changed</caption>'
     return (
-        f'<table style="{_LOOK}">{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<table style="{_TABLE}">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
         f'<details><summary>The scheme</summary><pre style="font-size: 12px; overflow-x: auto">'
         f"{escape(str(scheme.describe()))}</pre></details>"
     )

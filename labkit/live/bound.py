@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit import datasets, evaluation, networks, surrogates
+from labkit import datasets, evaluation, networks, surrogates, training
 from labkit.analysis import gaussian_bits
 from labkit.analysis.scale_bound import LIKELIHOOD_BOUND, Law, test_law, training_law
 from labkit.checks import check_at_least, check_name
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
-from labkit.live.retraining import fine_tuning
 from labkit.schemes import first_stage
 
 BOUNDS = (0.02, 0.05, 0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -216,7 +215,7 @@ class BoundPanel(PlotPanel):
                 rate=settings["surrogate"], temperature=settings["temperature"], scale_lower_bound=bound
             )
             net.set_scheme(scheme)
-            for loss in fine_tuning(net, self._photos, lmbda=lmbda, steps=self._steps, seed=self._seed):
+            for loss in training.fine_tune(net, self._photos, lmbda=lmbda, steps=self._steps, seed=self._seed):
                 losses.append(loss)
                 yield view(0.3 + 0.5 * len(losses) / self._steps, f"step {len(losses)}, training loss {loss:.3f}")
             latents = yield from self._read(net, lambda done: view(0.8 + 0.2 * done, "measuring what came of it"))

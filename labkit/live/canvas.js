@@ -1,5 +1,5 @@
 // Draws one frame: an image, scaled without smoothing, then a cloud of dots, then discs. Coordinates run from 0 to 1,
-// from the top left corner. Every color must read on a light page and on a dark one.
+// from the top left corner. Every color must be visible on a light page and on a dark page.
 
 const CLOUD = "rgba(120, 132, 150, 0.8)";
 const DISC = "#e8590c";
@@ -31,7 +31,7 @@ function render({ model, el }) {
     const high = Math.round((wide * frame.height) / frame.width);
     const scale = window.devicePixelRatio || 1;
     figure.style.width = `${wide}px`;
-    canvas.width = Math.round(wide * scale); // setting it also clears the canvas
+    canvas.width = Math.round(wide * scale); // this also clears the canvas
     canvas.height = Math.round(high * scale);
 
     const context = canvas.getContext("2d");
@@ -56,7 +56,7 @@ function render({ model, el }) {
       context.stroke();
     }
 
-    say(frame, canvas, captions);
+    describe(frame, canvas, captions);
   }
 
   model.on("change:frame", draw);

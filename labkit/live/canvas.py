@@ -1,32 +1,82 @@
-"""A small canvas for what moves while a network trains: an image, a cloud of samples, discs for codewords."""
+"""A canvas for content that changes during training: an image, a cloud of samples, and discs for codewords."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import numpy as np
 import traitlets
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-_HERE = Path(__file__).parent
+HERE = Path(__file__).parent
 
 
 def script(name: str) -> str:
-    """A widget's script, and before it what those that show frames share: no bundler, no second request."""
-    return "\n".join((_HERE / each).read_text("utf-8") for each in ("frame.js", name))
+    """Return the JavaScript of a widget, preceded by the functions that all widgets with frames share."""
+    return "\n".join((HERE / file).read_text("utf-8") for file in ("frame.js", name))
+
+
+class FrameWidget(anywidget.AnyWidget):
+    """A widget that shows one frame at a time, `width` page pixels wide."""
+
+    _css = HERE / "panel.css"
+
+    width = traitlets.Int(360).tag(sync=True)
+    frame = traitlets.Dict().tag(sync=True)  # one message per frame, so that a page never shows half of a frame
+
+    @property
+    def widget(self) -> FrameWidget:
+        """The widget itself, as a screen of a panel."""
+        return self
+
+    @property
+    def label(self) -> str:
+        """Text alternative for readers who cannot see the frame."""
+        return self.frame.get("label", "")
+
+    def refresh(self) -> None:
+        """Do nothing: a page that loads late finds the frame in the state of the widget."""
+
+    def still(self) -> Image.Image:
+        """Draw the frame for pages without a browser, on white."""
+        raise NotImplementedError
+
+    def _show(self, images: dict[str, np.ndarray], **fields: Any) -> None:
+        """Send uint8 images of one size (height, width, 3 or 4) and further fields in one message."""
+        height, width, _ = next(iter(images.values())).shape
+        self.frame = {
+            "width": width,
+            "height": height,
+            **{name: rgba(pixels).tobytes() for name, pixels in images.items()},
+            **fields,
+        }
+
+    def _image(self, name: str) -> Image.Image:
+        return Image.frombytes("RGBA", (self.frame["width"], self.frame["height"]), self.frame[name])
+
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        """The image on white, scaled to the width of the widget."""
+        height = round(self.width * image.height / image.width)
+        image = image.resize((self.width, height), Image.Resampling.NEAREST)
+        still = Image.new("RGBA", image.size, "white")
+        still.alpha_composite(image)
+        return still
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a canvas shows. Coordinates run from 0 to 1 from the top left corner.
+    """Content of a canvas. Coordinates run from 0 to 1, from the top left corner.
 
-    pixels: uint8 (height, width, 3 or 4); where it is transparent, the page's own background shows.
-    label: the text alternative, what one would say to somebody who cannot see the picture.
-    discs: float32 (k, 3), x, y and radius, the radius in widths.
-    captions: texts set in equal columns under the picture.
+    Attributes:
+        pixels: Image, uint8 of shape (height, width, 3 or 4); the page shows through transparent pixels.
+        label: Text alternative for readers who cannot see the picture.
+        discs: x, y and radius of k discs, float32 of shape (k, 3); radii are in units of the width.
+        captions: Captions in equal columns below the picture.
     """
 
     pixels: np.ndarray
@@ -35,65 +85,48 @@ class Picture:
     captions: tuple[str, ...] = ()
 
 
-class Canvas(anywidget.AnyWidget):
-    """Shows one Picture at a time, `width` page pixels wide, over a cloud of samples that stays."""
+class Canvas(FrameWidget):
+    """Shows one Picture at a time, over a constant cloud of samples.
+
+    Args:
+        width: Width in page pixels.
+        cloud: Samples in the coordinates of a Picture, of shape (n, 2).
+    """
 
     _esm = script("canvas.js")
-    _css = _HERE / "panel.css"
 
-    width = traitlets.Int(360).tag(sync=True)
     cloud = traitlets.Bytes(b"").tag(sync=True)  # float32 x, y, x, y, …
-    frame = traitlets.Dict().tag(sync=True)  # a whole frame in one message: never half of one
 
     def __init__(self, *, width: int = 360, cloud: np.ndarray | None = None) -> None:
         super().__init__(width=width, cloud=_bytes(cloud))
         self.picture: Picture | None = None
 
-    @property
-    def widget(self) -> Canvas:
-        """Itself: a canvas is one widget."""
-        return self
-
-    @property
-    def label(self) -> str:
-        """The text alternative of what it shows."""
-        return self.picture.label if self.picture else ""
-
     def show(self, picture: Picture, run: int = 0) -> None:
-        """Draw a picture, which belongs to the run of that number."""
-        self.picture = picture
-        height, width, channels = picture.pixels.shape
-        pixels = picture.pixels
-        if channels == 3:
-            pixels = np.concatenate([pixels, np.full((height, width, 1), 255, np.uint8)], axis=2)
-        self.frame = {
-            "run": run,
-            "width": width,
-            "height": height,
-            "pixels": np.ascontiguousarray(pixels).tobytes(),
-            "discs": _bytes(picture.discs),
-            "label": picture.label,
-            "captions": list(picture.captions),
-        }
+        """Draw a picture.
 
-    def refresh(self) -> None:
-        """Nothing: a page finds the frame in the widget's state, however late it comes."""
+        Args:
+            picture: Content to show.
+            run: Number of the run that the picture belongs to.
+        """
+        self.picture = picture
+        self._show(
+            {"pixels": picture.pixels},
+            run=run,
+            discs=_bytes(picture.discs),
+            label=picture.label,
+            captions=list(picture.captions),
+        )
 
     def still(self) -> Image.Image:
-        """The same picture by Pillow, on white, for wherever there is no browser."""
+        """Draw the picture for pages without a browser, on white."""
         if self.picture is None:
             return Image.new("RGB", (self.width, self.width), "white")
-        image = Image.fromarray(self.picture.pixels).convert("RGBA")
-        height = round(self.width * image.height / image.width)
-        image = image.resize((self.width, height), Image.Resampling.NEAREST)
-        still = Image.new("RGBA", image.size, "white")
-        still.alpha_composite(image)
+        still = self._fitted(self._image("pixels"))
         draw = ImageDraw.Draw(still)
-        scale = np.array([self.width, height])
-        for x, y in np.frombuffer(self.cloud, np.float32).reshape(-1, 2) * scale:
+        for x, y in np.frombuffer(self.cloud, np.float32).reshape(-1, 2) * still.size:
             draw.ellipse([x - 1, y - 1, x + 1, y + 1], fill="#aab0ba")
         if self.picture.discs is not None:
-            for x, y, radius in self.picture.discs * [self.width, height, self.width]:
+            for x, y, radius in self.picture.discs * [*still.size, still.width]:
                 draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill="#e8590c", outline="white")
         return still.convert("RGB")
 
@@ -102,8 +135,20 @@ def _bytes(array: np.ndarray | None) -> bytes:
     return b"" if array is None else np.ascontiguousarray(array, dtype=np.float32).tobytes()
 
 
+def rgba(pixels: np.ndarray) -> np.ndarray:
+    """Add an opaque alpha channel to uint8 pixels of shape (height, width, 3); four channels stay as they are."""
+    if pixels.shape[-1] == 4:
+        return pixels
+    return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=-1)
+
+
+def pixels_of(image: Tensor) -> np.ndarray:
+    """Convert a (3, H, W) image in [0, 1] to uint8 pixels of shape (H, W, 3)."""
+    return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
 def png(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG file."""
+    """Encode an image as the bytes of a PNG file."""
     file = BytesIO()
     image.save(file, "png", optimize=True)
     return file.getvalue()

@@ -1,12 +1,12 @@
-// Two pictures of one thing in one frame, and a divider between them: left of it is the first picture, right of it the
-// second. It moves by mouse and finger on the picture, and by the arrow keys on the slider below.
+// Two images of the same subject in one frame: the first one is left of a divider, the second one is right of it. The
+// mouse or a finger on the image moves the divider, and so do the arrow keys on the slider below.
 
 function render({ model, el }) {
   const figure = document.createElement("figure");
   figure.className = "labkit-canvas labkit-divider";
   figure.innerHTML = `
     <canvas role="img"></canvas>
-    <input type="range" min="0" max="100" step="1" value="50" aria-label="divider between the two pictures">
+    <input type="range" min="0" max="100" step="1" value="50" aria-label="divider between the two images">
     <figcaption></figcaption>`;
   el.append(figure);
   const [canvas, slider, captions] = figure.children;
@@ -24,7 +24,7 @@ function render({ model, el }) {
     context.clip();
     context.drawImage(images[1], 0, 0, canvas.width, canvas.height);
     context.restore();
-    context.fillStyle = "#ffffff"; // a white line with dark edges shows on every picture
+    context.fillStyle = "#ffffff"; // a white line with dark edges is visible on every image
     context.fillRect(at - 1, 0, 2, canvas.height);
     context.fillStyle = "#000000";
     context.fillRect(at - 2, 0, 1, canvas.height);
@@ -41,7 +41,7 @@ function render({ model, el }) {
     canvas.height = Math.round((wide * scale * frame.height) / frame.width);
     images = [imageOf(frame, frame.first), imageOf(frame, frame.second)];
     paint();
-    say(frame, canvas, captions);
+    describe(frame, canvas, captions);
   }
 
   function follow(event) {

@@ -1,76 +1,50 @@
-"""Two pictures of one thing, and a divider between them to drag."""
+"""Two images of the same subject in one frame, with a movable divider between them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import anywidget
 import numpy as np
-import traitlets
 from PIL import Image, ImageDraw
 
-from labkit.live.canvas import script
-
-_HERE = Path(__file__).parent
+from labkit.live.canvas import FrameWidget, script
 
 
-class Divider(anywidget.AnyWidget):
-    """Shows two pictures of one size in one frame, `width` page pixels wide: the first left of the divider."""
+class Divider(FrameWidget):
+    """Shows one image to the left of a divider and another one, of the same size, to its right.
+
+    Args:
+        width: Width in page pixels.
+    """
 
     _esm = script("divider.js")
-    _css = _HERE / "panel.css"
-
-    width = traitlets.Int(512).tag(sync=True)
-    frame = traitlets.Dict().tag(sync=True)  # a whole frame in one message: never half of one
 
     def __init__(self, *, width: int = 512) -> None:
         super().__init__(width=width)
 
-    @property
-    def widget(self) -> Divider:
-        """Itself: a divider is one widget."""
-        return self
-
-    @property
-    def label(self) -> str:
-        """The text alternative of what it shows."""
-        return self.frame.get("label", "")
-
     def show(
         self, first: np.ndarray, second: np.ndarray, *, label: str, captions: tuple[str, str], run: int = 0
     ) -> None:
-        """Show two pictures, uint8 (height, width, 3), which belong to the run of that number; captions: under each.
+        """Show two images.
 
-        Raises ValueError where their shapes differ.
+        Args:
+            first: Left image, uint8 of shape (height, width, 3).
+            second: Right image of the same shape.
+            label: Text alternative for readers who cannot see the images.
+            captions: Captions of the two images.
+            run: Number of the run that the images belong to.
+
+        Raises:
+            ValueError: If the images have different shapes.
         """
         if first.shape != second.shape:
-            raise ValueError(f"second: takes a picture of the first one's shape {first.shape}, got {second.shape}")
-        height, width, _ = first.shape
-        self.frame = {
-            "run": run,
-            "width": width,
-            "height": height,
-            "first": _rgba(first),
-            "second": _rgba(second),
-            "label": label,
-            "captions": list(captions),
-        }
-
-    def refresh(self) -> None:
-        """Nothing: a page finds the frame in the widget's state, however late it comes."""
+            raise ValueError(f"second must have the shape of the first image, {first.shape}, got {second.shape}")
+        self._show({"first": first, "second": second}, run=run, label=label, captions=list(captions))
 
     def still(self) -> Image.Image:
-        """Both by Pillow, the divider in the middle, for wherever there is no browser."""
-        frame = self.frame
-        if not frame:
+        """Draw both images for pages without a browser, with the divider in the middle."""
+        if not self.frame:
             return Image.new("RGB", (self.width, self.width), "white")
-        size = (frame["width"], frame["height"])
-        first, second = (Image.frombytes("RGBA", size, frame[name]).convert("RGB") for name in ("first", "second"))
-        middle = size[0] // 2
-        first.paste(second.crop((middle, 0, *size)), (middle, 0))
-        ImageDraw.Draw(first).line([middle, 0, middle, size[1]], fill="white", width=2)
-        return first.resize((self.width, round(self.width * size[1] / size[0])), Image.Resampling.NEAREST)
-
-
-def _rgba(pixels: np.ndarray) -> bytes:
-    return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2).tobytes()
+        still, second = self._image("first"), self._image("second")
+        middle = still.width // 2
+        still.paste(second.crop((middle, 0, *still.size)), (middle, 0))
+        ImageDraw.Draw(still).line([middle, 0, middle, still.height], fill="white", width=2)
+        return self._fitted(still).convert("RGB")

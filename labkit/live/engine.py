@@ -1,8 +1,8 @@
-"""The live-run engine: train in the background, always for the newest request, and stop at once.
+"""The live-run engine: it trains in the background, always for the newest request, and stops at once.
 
-A *job* is a generator function: it takes a request, yields after each training step, and returns its result. What it
-yields is a *view*, a function of no arguments that renders what there is to see. The engine calls a view only when it
-is due to be published, so that a fast loop does not pay for pictures nobody has time to look at.
+A *job* is a generator function. It takes a request, yields a *view* after each training step, and returns its result. A
+view is a function without arguments that renders what there is to show. The engine calls a view only if it is going to
+publish it, so a fast loop spends no time on frames that nobody can see.
 
     def job(request):
         for step in training.stream(...):
@@ -10,10 +10,11 @@ is due to be published, so that a fast loop does not pay for pictures nobody has
         return "trained"
 
     engine = Engine(job, listener=lambda run, shown: ...)
-    engine.submit(request)        # returns at once; whatever was running is over
-    engine.wait(timeout=60)       # the newest run's result, or its error
+    engine.submit(request)        # returns at once and cancels the run before
+    engine.wait(timeout=60)       # returns the result of the newest run, or raises its error
 
-Threads and one lock, no asyncio: a widget's callback may run on any thread, and must return at once.
+The engine uses threads and one lock, but no asyncio: the callback of a widget may run on any thread and must return at
+once.
 """
 
 from __future__ import annotations
@@ -32,15 +33,24 @@ Job = Callable[[Any], Generator[View, None, Any]]
 
 
 class Canceled(RuntimeError):
-    """Raised to whoever waits for a run that was canceled, or superseded by a newer one."""
+    """Raised by `wait` and `run` if the run was canceled, or superseded by a newer one."""
 
 
 @dataclass(eq=False)
-class Run:
-    """One request and what became of it; `state` is queued, running, canceled, done or error.
+class LiveRun:
+    """One request and its outcome.
 
-    A run is over the moment somebody cancels or supersedes it: from then on it publishes nothing. The worker polls
-    `over` at every step, and so finds out a little later.
+    A run is finished as soon as it is canceled or superseded; from then on, the engine publishes nothing of it. The
+    worker checks `finished` after every step.
+
+    Attributes:
+        number: Number of the run, from 1.
+        request: Request that was submitted.
+        state: queued, running, canceled, done or error.
+        result: Return value of the job, if the run is done.
+        error: Exception of the job, if its state is error.
+        started: Start on `time.perf_counter()`; None if the run never started.
+        seconds: Duration of a finished run.
     """
 
     number: int
@@ -52,11 +62,16 @@ class Run:
     seconds: float = 0.0
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
+        """True if the run is canceled, done or ended by an error."""
         return self.state in ("canceled", "done", "error")
 
     def outcome(self) -> Any:
-        """The result of a run that is over; raises the run's own error, or Canceled."""
+        """Return the result of a finished run.
+
+        Raises:
+            Canceled: If the run was canceled. If the job raised an error, that error is raised instead.
+        """
         if self.error is not None:
             raise self.error
         if self.state == "canceled":
@@ -64,18 +79,27 @@ class Run:
         return self.result
 
 
-Listener = Callable[[Run, Any], None]
+Listener = Callable[[LiveRun, Any], None]
 
 
 class Engine:
-    """Runs one job at a time on one worker thread; a newer request supersedes whatever came before.
+    """Runs one job at a time on one worker thread. A newer request supersedes the present run.
 
-    `listener(run, shown)` is told of every change of state (`shown` is None) and of at most `rate` views a second: the
-    first at once, the last always. It is called under the engine's lock, so there is never more than one writer, and a
-    run that is over is never heard of again. `threads` is the number of torch threads that the worker uses: one, since
-    a second one waits for whatever else uses its core (a browser always does) at every operation.
+    The worker thread exists only while there is work, so an idle engine costs nothing and does not have to be closed.
 
-    The worker lives only while there is work, so an engine that nobody uses costs nothing and needs no closing.
+    Args:
+        job: Generator function that does the work; see the module.
+        listener: Function that is called with the run and None after every change of state, and with the run and the
+            rendered view for at most `rate` views per second. The first view of a run is published at once and the last
+            one always. The engine holds its lock during the call, so there is never more than one writer, and
+            never calls the listener for a finished run.
+        rate: Most views per second.
+        threads: Number of torch threads of the worker. A second thread waits at every operation for other programs on
+            its core, and there always is one: the browser.
+
+    Attributes:
+        lock: Guards the whole state of the engine.
+        history: Runs that started and are finished, oldest first.
     """
 
     def __init__(self, job: Job, listener: Listener | None = None, *, rate: float = 8.0, threads: int = 1) -> None:
@@ -83,26 +107,26 @@ class Engine:
         self._listener = listener
         self._interval = 1.0 / rate
         self._threads = threads
-        self.lock = threading.Condition(threading.RLock())  # guards all below, and is held while the listener is told
+        self.lock = threading.Condition(threading.RLock())
         self._count = 0
-        self._mailbox: Run | None = None
-        self._newest: Run | None = None
+        self._mailbox: LiveRun | None = None
+        self._newest: LiveRun | None = None
         self._worker: threading.Thread | None = None
-        self.history: list[Run] = []  # the runs that began and are over, oldest first
+        self.history: list[LiveRun] = []
         _engines.add(self)
 
     @property
     def state(self) -> str:
-        """idle before the first request, then the newest run's state."""
+        """State of the newest run; idle before the first request."""
         return self._newest.state if self._newest else "idle"
 
-    def submit(self, request: Any) -> Run:
-        """Ask for a run. Returns at once; an older run, queued or running, is over when this returns."""
+    def submit(self, request: Any) -> LiveRun:
+        """Request a run and return at once. An older run, queued or running, is canceled."""
         with self.lock:
-            self._retire()
+            self._cancel_newest()
             self._count += 1
-            run = self._newest = self._mailbox = Run(self._count, request)
-            self._tell(run)
+            run = self._newest = self._mailbox = LiveRun(self._count, request)
+            self._notify(run)
             if self._worker is None:
                 self._worker = threading.Thread(
                     target=self._work, args=(_torch_threads(),), name="labkit-live", daemon=True
@@ -111,77 +135,96 @@ class Engine:
             return run
 
     def cancel(self) -> None:
-        """End the newest run if it is queued or running. The worker finds out at its next step."""
+        """Cancel the newest run if it is queued or running. The worker stops at its next step."""
         with self.lock:
-            if run := self._retire():
-                self._tell(run)
+            if run := self._cancel_newest():
+                self._notify(run)
 
     def wait(self, timeout: float | None = None) -> Any:
-        """The newest run's result, once it is over; raises its error, Canceled, or TimeoutError."""
+        """Wait for the newest run and return its result.
+
+        Args:
+            timeout: Longest time to wait, in seconds; None waits forever.
+
+        Raises:
+            Canceled: If the run was canceled. If the job raised an error, that error is raised instead.
+            TimeoutError: If the run is not finished in time.
+            RuntimeError: If there is no run.
+        """
         return self._outcome(self._latest, timeout)
 
     def run(self, request: Any, timeout: float | None = None) -> Any:
-        """Submit and wait: the result of this very request, or Canceled if another one came between."""
+        """Submit a request, wait for this very run and return its result.
+
+        Args:
+            request: Request for the job.
+            timeout: Longest time to wait, in seconds; None waits forever.
+
+        Raises:
+            Canceled: If the run was canceled or superseded. If the job raised an error, that error is raised instead.
+            TimeoutError: If the run is not finished in time.
+        """
         run = self.submit(request)
         try:
             return self._outcome(lambda: run, timeout)
-        except KeyboardInterrupt:  # interrupting the cell means: stop this
+        except KeyboardInterrupt:  # interrupting the cell stops the training, too
             self.cancel()
             raise
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the worker has gone; False if it has not within `timeout` seconds."""
+        """Wait until the worker thread has ended; return False if it has not ended within `timeout` seconds."""
         with self.lock:
             return self.lock.wait_for(lambda: self._worker is None, timeout)
 
-    def _latest(self) -> Run:
+    def _latest(self) -> LiveRun:
         if self._newest is None:
-            raise RuntimeError("there is nothing to wait for: no run was asked for yet")
+            raise RuntimeError("there is no run to wait for: submit a request first")
         return self._newest
 
-    def _outcome(self, which: Callable[[], Run], timeout: float | None) -> Any:
+    def _outcome(self, which: Callable[[], LiveRun], timeout: float | None) -> Any:
         with self.lock:
-            if not self.lock.wait_for(lambda: which().over, timeout):
+            if not self.lock.wait_for(lambda: which().finished, timeout):
                 raise TimeoutError(f"run {which().number} is still {which().state} after {timeout:g} s")
             return which().outcome()
 
-    # The next three are called with the lock held.
+    # The caller of the next three methods holds the lock.
 
-    def _tell(self, run: Run, shown: Any = None) -> None:
+    def _notify(self, run: LiveRun, shown: Any = None) -> None:
         if self._listener is not None:
             self._listener(run, shown)
 
-    def _retire(self) -> Run | None:
-        """Make the newest run a canceled one and return it, unless it is over already."""
+    def _cancel_newest(self) -> LiveRun | None:
+        """Mark the newest run as canceled and return it, unless it is finished."""
         run = self._newest
-        if run is None or run.over:
+        if run is None or run.finished:
             return None
         self._mailbox = None
         self._finish(run, "canceled")
         return run
 
-    def _finish(self, run: Run, state: str, result: Any = None, error: BaseException | None = None) -> None:
+    def _finish(self, run: LiveRun, state: str, result: Any = None, error: BaseException | None = None) -> None:
         run.state, run.result, run.error = state, result, error
         if run.started is not None and run not in self.history:
             run.seconds = time.perf_counter() - run.started
             self.history.append(run)
         self.lock.notify_all()
 
-    # The rest is the worker's.
+    # The methods below run on the worker thread.
 
-    def _work(self, threads_elsewhere: int) -> None:
-        """The worker: take the newest request until there is none."""
+    def _work(self, default_threads: int) -> None:
+        """Execute the newest request until there is none."""
         try:
-            _use_torch_threads(self._threads, threads_elsewhere)
+            _use_torch_threads(self._threads, default_threads)
             while (run := self._take()) is not None:
-                self._drive(run)
+                self._execute(run)
         finally:
-            with self.lock:  # only if the listener itself fails does a worker end otherwise than through _take
+            with self.lock:  # after an error of the listener, the worker ends without _take
                 if self._worker is threading.current_thread():
                     self._worker = None
+                    self.lock.notify_all()
 
-    def _take(self) -> Run | None:
-        """Empty the mailbox; the worker that finds nothing in it resigns under the same lock."""
+    def _take(self) -> LiveRun | None:
+        """Empty the mailbox. If it is empty already, the worker resigns under the same lock."""
         with self.lock:
             run, self._mailbox = self._mailbox, None
             if run is None:
@@ -189,30 +232,30 @@ class Engine:
                 self.lock.notify_all()
             return run
 
-    def _drive(self, run: Run) -> None:
-        """One run, from its first step to its end, or until it is no longer wanted."""
+    def _execute(self, run: LiveRun) -> None:
+        """Execute a run until it ends or is canceled."""
         try:
             with self.lock:
-                if run.over:
+                if run.finished:
                     return
                 run.state, run.started = "running", time.perf_counter()
-                self._tell(run)
+                self._notify(run)
             with closing(self._job(run.request)) as steps:
-                finished, result = self._step_through(run, steps)
+                completed, result = self._step_through(run, steps)
             with self.lock:
-                if finished and not run.over:
+                if completed and not run.finished:
                     self._finish(run, "done", result)
-                    self._tell(run)
-        except BaseException as error:  # whatever it was, somebody may be waiting to hear of it
+                    self._notify(run)
+        except BaseException as error:  # every error goes to the thread that waits for the run
             with self.lock:
                 if run.state != "canceled":
                     self._finish(run, "error", error=error)
-                    self._tell(run)
+                    self._notify(run)
 
-    def _step_through(self, run: Run, steps: Generator[View, None, Any]) -> tuple[bool, Any]:
-        """Whether the job came to its end, and its result."""
+    def _step_through(self, run: LiveRun, steps: Generator[View, None, Any]) -> tuple[bool, Any]:
+        """Return True and the result if the job comes to its end, False and None if the run is canceled before."""
         view, due = None, 0.0
-        while not run.over:
+        while not run.finished:
             try:
                 view = next(steps)
             except StopIteration as end:
@@ -224,34 +267,34 @@ class Engine:
                 view, due = None, time.perf_counter() + self._interval
         return False, None
 
-    def _publish(self, run: Run, view: View) -> None:
-        shown = view()  # rendering may take a while: not under the lock
+    def _publish(self, run: LiveRun, view: View) -> None:
+        shown = view()  # without the lock, since rendering may take a while
         with self.lock:
-            if not run.over:
-                self._tell(run, shown)
+            if not run.finished:
+                self._notify(run, shown)
 
 
 def _torch_threads() -> int:
-    """The calling thread's number of torch threads; asking also fixes it, see below."""
+    """Return the number of torch threads of the calling thread, and fix it (see `_use_torch_threads`)."""
     import torch
 
     return torch.get_num_threads()
 
 
-def _use_torch_threads(here: int, elsewhere: int) -> None:
-    """Use `here` torch threads on this thread only, and leave other threads what they had.
+def _use_torch_threads(count: int, default: int) -> None:
+    """Use `count` torch threads on this thread only, and `default` on threads that start later.
 
-    The number belongs to a thread, but setting it also sets what a thread takes that asks for the first time. So each
-    thread asks first, and the default is put back from a thread that exists for nothing else.
+    The number belongs to a thread, but `set_num_threads` also sets the default of threads that have not read their
+    number yet. So this thread reads its number first, and a temporary thread restores the default.
     """
     import torch
 
     _torch_threads()
-    torch.set_num_threads(here)
-    restore = threading.Thread(target=torch.set_num_threads, args=(elsewhere,))
+    torch.set_num_threads(count)
+    restore = threading.Thread(target=torch.set_num_threads, args=(default,))
     restore.start()
     restore.join()
-    torch.set_grad_enabled(True)  # the grad mode, too, belongs to a thread
+    torch.set_grad_enabled(True)  # the gradient mode belongs to a thread, too
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -259,9 +302,9 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """A thread that dies inside torch takes the interpreter down with a crash: let it finish its step first."""
+    """Let every worker finish its step: a thread that ends inside torch would crash the interpreter."""
     for engine in list(_engines):
-        engine._listener = None  # the front end is gone
+        engine._listener = None  # the front end is closed already
         engine.cancel()
     for engine in list(_engines):
         engine.join(timeout=2.0)

@@ -1,4 +1,4 @@
-// What the canvas and the divider share; the Python side puts it before each of them.
+// Functions that the canvas and the divider share. The Python side prepends them to both scripts.
 
 function imageOf(frame, pixels) {
   const image = new OffscreenCanvas(frame.width, frame.height);
@@ -7,8 +7,8 @@ function imageOf(frame, pixels) {
   return image;
 }
 
-// Texts for whoever cannot see the picture and for whoever can, and the run that it belongs to.
-function say(frame, canvas, captions) {
+// Sets the text alternative, the captions, and the number of the run that the frame belongs to.
+function describe(frame, canvas, captions) {
   canvas.setAttribute("aria-label", frame.label);
   captions.replaceChildren(...frame.captions.map((text) => {
     const caption = document.createElement("span");

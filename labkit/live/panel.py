@@ -1,16 +1,16 @@
-"""What all live panels share: controls, a status line, screens that show something, and a run engine under them.
+"""The base of all live panels: controls, a status line and screens, on top of a run engine.
 
-A panel is a view on its engine. Everything it can do in a browser it can do from Python:
+A panel is a view on its engine. It can do the same from Python as in a browser:
 
-    panel = lk.live.toy_panel()
-    panel                             # shown in a notebook, it starts its first run
-    result = panel.wait(60)           # the newest run's result; raises its error if it had one
-    result = panel.run(lmbda=16)      # set, train and wait; no browser needed
-    panel.cancel();  panel.history;  panel.close()
+    panel = lk.live.ToyPanel()
+    panel                             # a notebook shows the panel, and the first run starts
+    result = panel.wait(60)           # result of the newest run; an error of the run is raised here
+    result = panel.run(lmbda=20.0)    # set a control, train and wait; this needs no browser
+    panel.cancel(); panel.history; panel.close()
 
-A subclass gives `job(settings)`, a generator that yields after each training step, as described in `engine`; its views
-return what its `draw` puts on the screens, and its result is a Result. There are two kinds: over a canvas and a loss
-curve (`retraining`), and over a plot (`plot`).
+A subclass defines `job(settings)`, a generator that yields a view after each training step, as `engine` describes, and
+returns a Result. Each view returns a frame, which `draw` puts on the screens. There are two kinds of panels: a canvas
+with a loss chart (`retraining`), and a plot (`plot`).
 """
 
 from __future__ import annotations
@@ -24,219 +24,218 @@ import ipywidgets
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from labkit.checks import check_name
 from labkit.live.canvas import png
-from labkit.live.engine import Canceled, Engine, Run, View
+from labkit.live.controls import choice, format_value, menu, switch, symbol_of, value_of, values_of
+from labkit.live.engine import Canceled, Engine, LiveRun, View
 from labkit.live.status import Status
 
 Settings = dict[str, Any]
 
 
 class Frame(Protocol):
-    """What there is to see after a step; `progress` from 0 to 1, `text` a few words on it."""
+    """What a panel shows after a step."""
 
     @property
-    def progress(self) -> float: ...
+    def progress(self) -> float:
+        """Completed share of the run, from 0 to 1."""
+
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """Short description of the present work."""
 
 
 class Screen(Protocol):
-    """Something that shows: a canvas, a plot."""
+    """An output of a panel: a canvas or a plot."""
 
     @property
-    def widget(self) -> ipywidgets.Widget: ...
+    def widget(self) -> ipywidgets.Widget:
+        """Widget in the page."""
+
     @property
     def label(self) -> str:
-        """What one would say to somebody who cannot see it."""
+        """Text alternative for readers who cannot see the screen."""
 
     def refresh(self) -> None:
-        """Send again what a page that was still loading may have missed."""
+        """Send the content again to a page that was loading before."""
 
     def still(self) -> Image.Image:
-        """The same as a picture, for wherever there is no browser."""
+        """Draw the content for pages without a browser."""
 
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What every panel's run comes to. `str(result)` is the line that the panel shows."""
+    """Result of a run. `str(result)` is the line that the panel shows.
+
+    Attributes:
+        settings: Values of the controls.
+        losses: Training losses, one per step; empty if nothing was trained.
+        loss: Loss on test data with real rounding.
+        seconds: Duration of the run.
+    """
 
     settings: Settings
-    losses: np.ndarray  # training loss, one a step; empty where nothing is trained
-    loss: float  # with real rounding, on test data
+    losses: np.ndarray
+    loss: float
     seconds: float
 
     def __str__(self) -> str:
         return f"loss {self.loss:.3f}"
 
     def __repr__(self) -> str:
-        return str(self)  # in a notebook, too, one line says more than all the fields
-
-
-def choice(label: str, values: Sequence[Any], value: Any) -> ipywidgets.SelectionSlider:
-    """A slider over a few values, which tells Python only where it came to rest."""
-    options = [(_short(each), each) for each in values]
-    return ipywidgets.SelectionSlider(
-        options=options,
-        value=value,
-        description=label,
-        continuous_update=False,
-        style={"description_width": "initial"},
-        layout={"width": "280px"},
-    )
-
-
-def menu(label: str, values: Sequence[str], value: str) -> ipywidgets.Dropdown:
-    """A list to choose from."""
-    return ipywidgets.Dropdown(
-        options=list(values),
-        value=value,
-        description=label,
-        style={"description_width": "initial"},
-        layout={"width": "max-content"},
-    )
-
-
-def switch(label: str, value: bool) -> ipywidgets.Checkbox:
-    """A box to tick."""
-    return ipywidgets.Checkbox(value=value, description=label, indent=False, layout={"width": "max-content"})
-
-
-def takes(control: ipywidgets.Widget) -> list[Any]:
-    """The values that a control can have."""
-    if isinstance(control, ipywidgets.Checkbox):
-        return [False, True]
-    return [each[1] if isinstance(each, tuple) else each for each in control.options]
+        return str(self)  # one line tells more than all the fields, also in a notebook
 
 
 class Panel:
-    """Controls and a status line over screens and one engine."""
+    """Controls and a status line over screens, with one engine.
+
+    Args:
+        controls: Widgets by the name of their setting.
+        screens: Screens from left to right.
+
+    Attributes:
+        controls: Widgets by the name of their setting.
+        screens: Screens from left to right.
+        engine: Engine that executes the runs.
+        status: Status line.
+        widget: The whole panel as a widget.
+    """
 
     def __init__(self, controls: dict[str, ipywidgets.Widget], screens: Sequence[Screen]) -> None:
         self.controls, self.screens = controls, tuple(screens)
-        self.engine = Engine(self._job, listener=self._show)
-        self._asked = self.settings  # what the newest run was asked for; at first, what needs no run
-        self._setting = False  # True while the panel itself moves its controls
-        self._drawn: Run | None = None  # whose picture and curve are on show
+        self.engine = Engine(lambda settings: self.job(settings), listener=self._update)
+        self._requested = self.settings  # settings of the newest run, or initial settings, which need no run
+        self._setting_controls = False  # True while `run` moves the controls
+        self._drawn: LiveRun | None = None  # run whose frame is on the screens
         self._frame: Frame | None = None
-        self._ghost: Run | None = None  # the last run that was done
+        self._previous: LiveRun | None = None  # last run that was done
 
         self.status = Status()
-        self.status.on_msg(self._refresh)
+        self.status.on_msg(self._on_message)
         small = {"width": "max-content"}
-        self._again = ipywidgets.Button(description="Run again", icon="refresh", layout=small)
-        self._cancel = ipywidgets.Button(description="Cancel", icon="stop", layout=small, disabled=True)
-        self._again.on_click(lambda _: self._ask())
-        self._cancel.on_click(lambda _: self.cancel())
+        again = ipywidgets.Button(description="Run again", icon="refresh", layout=small)
+        again.on_click(lambda _: self._submit())
+        self._cancel_button = ipywidgets.Button(description="Cancel", icon="stop", layout=small, disabled=True)
+        self._cancel_button.on_click(lambda _: self.cancel())
         for control in controls.values():
-            control.observe(self._moved, "value")
+            control.observe(self._on_change, "value")
         wrap = ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
         self.widget = ipywidgets.VBox(
             [
-                ipywidgets.HBox([*controls.values(), ipywidgets.HBox([self._again, self._cancel])], layout=wrap),
+                ipywidgets.HBox([*controls.values(), ipywidgets.HBox([again, self._cancel_button])], layout=wrap),
                 self.status,
                 ipywidgets.HBox([screen.widget for screen in self.screens], layout=wrap),
             ]
         )
         self.widget.add_class("labkit-panel")
-        self._say(None)
+        self._write_status(None)
 
-    # What a subclass gives; the engine calls the last three under its lock
+    # A subclass overrides these methods. The engine calls the last three while it holds its lock.
 
     def job(self, settings: Settings) -> Generator[View, None, Result]:
+        """Run with these settings: yield a view after each step, and return the result."""
         raise NotImplementedError
 
-    def draw(self, frame: Any, run: Run) -> None:
-        """Put what a view returned on the screens."""
+    def draw(self, frame: Any, run: LiveRun) -> None:
+        """Put a frame, the value of a view, on the screens."""
         raise NotImplementedError
 
-    def keep_as_ghost(self, run: Run) -> None:
-        """Put a run that is done behind the one whose first frame is due."""
+    def keep_as_ghost(self, run: LiveRun) -> None:
+        """Put a run that is done into the background, before the first frame of a new run is drawn."""
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: LiveRun) -> None:
         """Put the result of a run that is done on the screens."""
 
-    # From Python
+    # Interface for Python
 
     @property
     def settings(self) -> Settings:
-        """What the controls say."""
-        return {name: _rounded(control.value) for name, control in self.controls.items()}
+        """Values of the controls."""
+        return {name: value_of(control) for name, control in self.controls.items()}
 
     @property
     def state(self) -> str:
-        """idle, queued, running, canceled, done or error."""
+        """State of the newest run: idle, queued, running, canceled, done or error."""
         return self.engine.state
 
     @property
-    def history(self) -> list[Run]:
-        """The runs that began and are over, oldest first: request, state, result, error, seconds."""
+    def history(self) -> list[LiveRun]:
+        """Runs that started and are finished, oldest first."""
         return self.engine.history
 
     def run(self, timeout: float | None = None, **settings: Any) -> Result:
-        """Set the controls, train, wait: the result. What is not named stays as it is."""
+        """Set controls, train, and wait for the result.
+
+        Args:
+            timeout: Longest time to wait, in seconds; None waits forever.
+            **settings: New values of controls by name. The other controls keep their values.
+
+        Raises:
+            ValueError: If a setting is unknown or has a value that its control does not offer.
+            Canceled: If the run was canceled or superseded.
+            TimeoutError: If the run is not finished in time.
+        """
         for name, value in settings.items():
-            self._check(name, value)
-        with self.engine.lock:  # all widgets are written under this one lock
-            self._setting = True
+            check_name("setting", name, self.controls)
+            if value not in (values := values_of(self.controls[name])):
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, values))}, got {value!r}")
+        with self.engine.lock:  # every write to a widget holds this lock
+            self._setting_controls = True
             for name, value in settings.items():
                 self.controls[name].value = value
-            self._setting = False
-            self._asked = self.settings
-        return self.engine.run(self._asked, timeout)
+            self._setting_controls = False
+            self._requested = self.settings
+        return self.engine.run(self._requested, timeout)
 
     def wait(self, timeout: float | None = None) -> Result:
-        """The newest run's result, once it is over; raises its error, Canceled, or TimeoutError."""
+        """Wait for the newest run and return its result; see `Engine.wait` for arguments and errors."""
         return self.engine.wait(timeout)
 
     def cancel(self) -> None:
-        """Stop the newest run, if it is not over."""
+        """Cancel the newest run if it is not finished."""
         self.engine.cancel()
 
     def close(self) -> None:
-        """Stop, and take the panel off every page it is shown on."""
+        """Cancel the newest run and remove the panel from every page that shows it."""
         self.engine.cancel()
         _close(self.widget)
 
-    # From the browser: these run on any thread, and only post a request
+    # Callbacks of the browser. They run on any thread, and only submit a request.
 
-    def _moved(self, _: Any) -> None:
+    def _on_change(self, _: Any) -> None:
         with self.engine.lock:
-            # A slider reports its value when it is first drawn, too: only a new value is a request.
-            if not self._setting and self.settings != self._asked:
-                self._ask()
+            # A slider also reports its value when it is first drawn; only a new value is a request.
+            if not self._setting_controls and self.settings != self._requested:
+                self._submit()
 
-    def _ask(self) -> None:
+    def _submit(self) -> None:
         with self.engine.lock:
-            self._asked = self.settings
-            self.engine.submit(self._asked)
+            self._requested = self.settings
+            self.engine.submit(self._requested)
 
-    def _refresh(self, _: Any, message: dict[str, Any], __: Any) -> None:
-        """A page has drawn a plot for the first time, and may have missed what went out meanwhile."""
+    def _on_message(self, _: Any, message: dict[str, Any], __: Any) -> None:
+        """Send the content of the screens again: a page that has just drawn a plot may have missed it."""
         if message == {"kind": "drawn"}:
             with self.engine.lock:
                 for screen in self.screens:
                     screen.refresh()
 
-    # To the browser: only the engine calls this, under its lock
+    # Output to the browser. Only the engine calls these methods, and it holds its lock.
 
-    def _job(self, settings: Settings) -> Generator[View, None, Result]:
-        return self.job(settings)
-
-    def _show(self, run: Run, frame: Frame | None) -> None:
+    def _update(self, run: LiveRun, frame: Frame | None) -> None:
         if frame is not None:
-            if self._drawn is not run and self._ghost is not None:
-                self.keep_as_ghost(self._ghost)
+            if self._drawn is not run and self._previous is not None:
+                self.keep_as_ghost(self._previous)
             self._drawn, self._frame = run, frame
             self.draw(frame, run)
         if run.state == "done":
             self.finish(run)
-        self._say(run)
+        self._write_status(run)
         if run.state == "done":
-            self._ghost = run
-        self._cancel.disabled = run.over
+            self._previous = run
+        self._cancel_button.disabled = run.finished
 
-    def _say(self, run: Run | None) -> None:
-        """Write the status line."""
+    def _write_status(self, run: LiveRun | None) -> None:
         frame = self._frame if run is self._drawn else None
         state = run.state if run else "idle"
         if run is None:
@@ -244,50 +243,41 @@ class Panel:
         elif state == "done":
             text = f"in {run.seconds:.1f} s"
         elif state == "error":
-            text = _one_line(run.error)
+            text = f"{type(run.error).__name__}: {run.error}".strip().split("\n")[0]
         else:
             text = frame.text if frame else ""
-        before = self._ghost
-        self.status.show(
-            run=run.number if run else 0,
-            state=state,
-            text=text,
-            progress=1.0 if state == "done" else frame.progress if frame else 0.0,
-            stale=self._stale(run),
-            result=str(run.result) if run and state == "done" else "",
-            before=f"run before ({self._words(before.request)}): {before.result}" if before else "",
-        )
+        previous = self._previous
+        self.status.status = {
+            "run": run.number if run else 0,
+            "state": state,
+            "text": text,
+            "progress": 1.0 if state == "done" else frame.progress if frame else 0.0,
+            "stale": self._stale(run),
+            "result": str(run.result) if run and state == "done" else "",
+            "before": f"previous run ({self._describe(previous.request)}): {previous.result}" if previous else "",
+        }
 
-    def _stale(self, run: Run | None) -> str:
-        """Why the picture and the curve are not what the controls say; empty if they are."""
+    def _stale(self, run: LiveRun | None) -> str:
+        """Say why the screens do not show the present settings; empty if they do."""
         if self._drawn is None or run is None:
             return ""
         if self._drawn is not run:
-            return f"what you see is still run {self._drawn.number} ({self._words(self._drawn.request)})"
-        return "what you see is unfinished" if run.state in ("canceled", "error") else ""
+            return f"still showing run {self._drawn.number} ({self._describe(self._drawn.request)})"
+        return "the run shown here is unfinished" if run.state in ("canceled", "error") else ""
 
-    def _check(self, name: str, value: Any) -> None:
-        if name not in self.controls:
-            raise ValueError(f"{name}: not a setting of this panel, which takes {', '.join(self.controls)}")
-        values = takes(self.controls[name])
-        if value not in values:
-            raise ValueError(f"{name}: got {value!r}, takes {', '.join(map(repr, values))}")
+    def _describe(self, settings: Settings) -> str:
+        """Format settings as τ = 0.5, λ = 5, zero-center = on."""
+        return ", ".join(
+            f"{symbol_of(self.controls[name])} = {format_value(value)}" for name, value in settings.items()
+        )
 
-    def _words(self, settings: Settings) -> str:
-        """τ = 0.5, λ = 5, zero-center = on: the last word of a control's label, all of a switch's, and the value."""
-        symbols = {
-            name: control.description if isinstance(control, ipywidgets.Checkbox) else control.description.split()[-1]
-            for name, control in self.controls.items()
-        }
-        return ", ".join(f"{symbols[name]} = {_short(value)}" for name, value in settings.items())
-
-    # Where there is no browser
+    # Output without a browser
 
     def still(self) -> Image.Image:
-        """The panel as a picture: its screens, and the status line."""
+        """Draw the panel as an image: its screens below the status line."""
         stills = [screen.still() for screen in self.screens]
         status = self.status.status
-        lines = [f"{self._words(self.settings)}  ·  {status['state']}", status["result"], status["before"]]
+        lines = [f"{self._describe(self.settings)}  ·  {status['state']}", status["result"], status["before"]]
         width = sum(still.width + 10 for still in stills) + 10
         image = Image.new("RGB", (width, max(still.height for still in stills) + 70), "white")
         left = 10
@@ -300,28 +290,17 @@ class Panel:
         return image
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The live widget, and a still beside it, which shows where no kernel runs. Showing a panel starts it."""
+        """The live widget, and a still for pages without a kernel. The first display starts the first run."""
         if self.state == "idle":
-            self._ask()
+            self._submit()
         return {**self.widget._repr_mimebundle_(), "image/png": png(self.still())}
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """One with Greek letters and arrows, which Pillow's own lacks."""
+    """A font with Greek letters and arrows, which Pillow's own font lacks."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)
-
-
-def _rounded(value: Any) -> Any:
-    """0.010000000000000002 is 0.01: a slider may report a neighbor of the value it was given."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _close(widget: ipywidgets.Widget) -> None:
@@ -330,8 +309,4 @@ def _close(widget: ipywidgets.Widget) -> None:
     widget.close()
 
 
-def _one_line(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}".strip().split("\n")[0]
-
-
-__all__ = ["Canceled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch", "takes"]
+__all__ = ["Canceled", "Frame", "Panel", "Result", "Screen", "choice", "menu", "switch"]

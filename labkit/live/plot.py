@@ -1,4 +1,4 @@
-"""Plots that move: several axes in one plotly widget, whose traces are made once, and the panel that has only that.
+"""Plots that change while a run goes on: several axes in one plotly widget, and the panel that shows one such plot.
 
 class WavePanel(PlotPanel):
     def __init__(self):
@@ -16,9 +16,8 @@ class WavePanel(PlotPanel):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from typing import Any
 
 import ipywidgets
@@ -27,88 +26,63 @@ import plotly.graph_objects as go
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from labkit.live.engine import Run
+from labkit.live.engine import LiveRun
+from labkit.live.lines import Axes, Line, Points, Trace, points_of
 from labkit.live.panel import Panel
-from labkit.theme import CLEAR, COLORS, DASHES, GRID, INK, SYMBOLS
+from labkit.live.still import draw_plot
+from labkit.theme import CLEAR, GRID, INK
 
-MODES = ("lines", "markers", "lines+markers", "area", "bars")
 _GHOST = "rgba(128, 128, 128, 0.55)"
-_NOTHING = np.zeros(0, np.float32)
-
-Points = tuple[Any, ...]  # x and y, and where there are error bars their lengths
-
-
-@dataclass(frozen=True)
-class Line:
-    """One trace. Its name is unique in the plot; `ghost` keeps the run before behind it, in gray.
-
-    mode: lines, markers, lines+markers, area (to zero) or bars (over numbers or words). color: an index into
-    `theme.COLORS`; color, dash and symbol follow the line's place in its axes where they are not given. legend: false
-    where another line of that color and dash has said it already. Bars have no ghost.
-    """
-
-    name: str
-    mode: str = "lines"
-    color: int | None = None
-    dash: str | None = None
-    symbol: str | None = None
-    ghost: bool = False
-    legend: bool = True
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode: takes {', '.join(MODES)}, got {self.mode!r}")
-        if self.ghost and self.mode == "bars":
-            raise ValueError(f"ghost: bars have none, got {self.name!r}")
-
-
-@dataclass(frozen=True)
-class Axes:
-    """One pair of axes with its lines. Ranges follow the data unless given, in values on logarithmic axes too."""
-
-    title: str = ""
-    x: str = ""
-    y: str = ""
-    lines: Sequence[Line] = field(default_factory=tuple)
-    log_x: bool = False
-    log_y: bool = False
-    range_x: tuple[float, float] | None = None
-    range_y: tuple[float, float] | None = None
+_PATTERNS = ("", "/", "x", ".", "\\", "-")  # a bar's pattern tells the same as its color
 
 
 class Plot:
-    """Axes side by side in `columns`, in one FigureWidget; `width` and `height` are the page pixels of all of it.
+    """Axes side by side in one FigureWidget, with a text alternative below.
 
-    Raises ValueError where two lines have one name.
+    Args:
+        axes: Axes, row by row.
+        columns: Number of columns; None puts all axes in one row.
+        width: Width of the whole plot in page pixels.
+        height: Height of the whole plot in page pixels.
+
+    Attributes:
+        axes: Axes, row by row.
+        columns: Number of columns.
+        figure: plotly's FigureWidget.
+        traces: Traces by the name of their line.
+        widget: Figure and text alternative as one widget.
+        label: Text alternative.
+
+    Raises:
+        ValueError: If two lines have the same name.
     """
 
     def __init__(
         self, axes: Sequence[Axes], *, columns: int | None = None, width: int = 900, height: int = 360
     ) -> None:
-        columns = columns or len(axes)
-        rows = -(-len(axes) // columns)
-        self.axes, self._columns = tuple(axes), columns
+        self.axes, self.columns = tuple(axes), columns or len(axes)
+        rows = -(-len(axes) // self.columns)
         grid = make_subplots(
             rows,
-            columns,
+            self.columns,
             subplot_titles=[each.title for each in axes] if any(each.title for each in axes) else None,
-            horizontal_spacing=0.09 if columns > 1 else 0,
+            horizontal_spacing=0.09 if self.columns > 1 else 0,
             vertical_spacing=0.22 if rows > 1 else 0,
         )
-        self._index: dict[str, tuple[int, int | None]] = {}  # of the trace, and of its ghost
-        for place, each in enumerate(axes):
-            row, column = divmod(place, columns)
-            for number, line in enumerate(each.lines):
-                if line.name in self._index:
-                    raise ValueError(f"axes: two lines have the name {line.name!r}")
-                ghost = None
+        self.traces: dict[str, Trace] = {}
+        for number, each in enumerate(axes):
+            row, column = (index + 1 for index in divmod(number, self.columns))
+            for place, line in enumerate(each.lines):
+                if line.name in self.traces:
+                    raise ValueError(f"lines must have different names, got {line.name!r} twice")
+                first = len(grid.data)
+                trace = Trace(line, place, *((first + 1, first) if line.ghost else (first, None)))
                 if line.ghost:
-                    ghost = len(grid.data)
-                    grid.add_trace(_trace(line, number, ghost=True), row + 1, column + 1)
-                self._index[line.name] = len(grid.data), ghost
-                grid.add_trace(_trace(line, number), row + 1, column + 1)
-            grid.update_xaxes(_axis(each.x, each.log_x, each.range_x), row=row + 1, col=column + 1)
-            grid.update_yaxes(_axis(each.y, each.log_y, each.range_y), row=row + 1, col=column + 1)
+                    grid.add_trace(_ghost(trace), row, column)
+                grid.add_trace(_bars(trace) if line.mode == "bars" else _scatter(trace), row, column)
+                self.traces[line.name] = trace
+            grid.update_xaxes(_axis(each.x, each.log_x, each.range_x), row=row, col=column)
+            grid.update_yaxes(_axis(each.y, each.log_y, each.range_y), row=row, col=column)
         for title in grid.layout.annotations:
             title.font.size = 13
         grid.update_layout(
@@ -124,101 +98,80 @@ class Plot:
         )
         self.figure = go.FigureWidget(grid)
         self.label = ""
-        self._said = ipywidgets.HTML()
-        self._said.add_class("labkit-words")
-        self.widget = ipywidgets.VBox([self.figure, self._said], layout={"width": f"{width}px"})  # words wrap at it
+        self._text = ipywidgets.HTML()
+        self._text.add_class("labkit-text")
+        self.widget = ipywidgets.VBox([self.figure, self._text], layout={"width": f"{width}px"})
 
     def show(self, lines: Mapping[str, Points], label: str = "") -> None:
-        """Change the lines named, in one message, and the words under the plot. Raises KeyError for an unknown name."""
+        """Change some lines in one message.
+
+        Args:
+            lines: New points by the name of the line; the other lines keep theirs.
+            label: New text alternative; an empty text keeps the present one.
+
+        Raises:
+            KeyError: If there is no line of such a name.
+        """
         with self.figure.batch_update():
             for name, points in lines.items():
-                self._set(self._index[name][0], points)
+                self._set(self.figure.data[self.traces[name].index], points)
         if label and label != self.label:
             self.label = label
-            self._said.value = escape(label)
+            self._text.value = escape(label)
 
-    def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of a line as it is now."""
-        return _points(self.figure.data[self._index[name][0]])
+    def points(self, name: str, *, ghost: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and y of a line, or of its ghost."""
+        trace = self.traces[name]
+        return points_of(self.figure.data[trace.ghost if ghost else trace.index])
 
     def keep_as_ghost(self) -> None:
-        """Put the lines as they are behind those to come."""
+        """Copy the present lines into their ghosts."""
         with self.figure.batch_update():
-            for index, ghost in self._index.values():
-                if ghost is not None:
-                    trace = self.figure.data[index]
-                    self.figure.data[ghost].x, self.figure.data[ghost].y = _points(trace)
+            for name, trace in self.traces.items():
+                if trace.ghost is not None:
+                    ghost = self.figure.data[trace.ghost]
+                    ghost.x, ghost.y = self.points(name)
         self.settle()
 
     def settle(self) -> None:
-        """Put the curves into the widget's state, where a browser finds them that was still loading plotly, or reloads.
+        """Store the curves in the state of the widget, for pages that are still loading plotly, or reload.
 
-        Updates go out as messages, and a page whose script is not there yet drops them; plotly itself puts a figure's
-        data into its state only when the figure is shown on its own, which in a panel it never is.
+        Updates go out as messages, and a page whose script is not loaded yet drops them. plotly itself stores the data
+        of a figure only when the figure is displayed on its own, and in a panel it never is.
         """
         self.figure._repr_mimebundle_()
 
-    def _set(self, index: int, points: Points) -> None:
-        trace = self.figure.data[index]
-        x, y = (_column(each) for each in points[:2])
-        if np.array_equal(x, trace.x) and not np.array_equal(y, trace.y):
-            x, y = _longer(x, y)  # a page that has missed x once would draw y over 0, 1, 2, …
-        trace.x, trace.y = x, y
-        if len(points) > 2:
-            trace.error_y = {"array": _column(points[2]), "color": trace.marker.color or INK, "thickness": 1.2}
-
     def refresh(self) -> None:
-        """Send every line again, for a page that was still drawing the empty plot when they went out."""
+        """Send every line again, to a page that was still drawing the empty plot when they went out."""
         with self.figure.batch_update():
-            for trace in self.figure.data:
-                x, y = (_column(each) for each in _points(trace))
+            for data in self.figure.data:
+                x, y = (_column(values) for values in points_of(data))
                 if len(x):
-                    trace.x, trace.y = _longer(x, y) if len(x) == len(trace.x) else (x, y)
+                    data.x, data.y = _longer(x, y) if len(x) == len(data.x) else (x, y)
 
     def still(self) -> Image.Image:
-        """The same plot by Matplotlib, on white, for wherever there is no browser."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        """Draw the same plot with Matplotlib, for pages without a browser."""
+        return draw_plot(self.axes, self.columns, self.traces, self.figure)
 
-        width, height = self.figure.layout.width, self.figure.layout.height
-        page = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
-        rows = -(-len(self.axes) // self._columns)
-        for place, each in enumerate(self.axes):
-            drawn = page.add_subplot(rows, self._columns, place + 1)
-            bars = [line.name for line in each.lines if line.mode == "bars" and len(self.points(line.name)[0])]
-            for number, line in enumerate(each.lines):
-                if line.mode == "bars" and line.name not in bars:
-                    continue
-                if line.mode == "bars":
-                    beside = (bars.index(line.name) + 0.5) / len(bars) - 0.5
-                    _draw_bars(drawn, self.figure.data[self._index[line.name][0]], line, number, beside, 1 / len(bars))
-                    continue
-                for index, ghost in zip(self._index[line.name][::-1], (True, False), strict=True):
-                    if index is not None:
-                        _draw(drawn, self.figure.data[index], line, number, ghost)
-            drawn.set_title(each.title, fontsize=10)
-            drawn.set_xlabel(each.x, fontsize=9)
-            drawn.set_ylabel(each.y, fontsize=9)
-            if each.log_x:
-                drawn.set_xscale("log")
-            if each.log_y:
-                drawn.set_yscale("log")
-            for limits, given in ((drawn.set_xlim, each.range_x), (drawn.set_ylim, each.range_y)):
-                if given is not None:
-                    limits(*given)
-            drawn.tick_params(labelsize=8)
-            drawn.grid(color="#dddddd", linewidth=0.6)
-            drawn.set_axisbelow(True)
-            if drawn.get_legend_handles_labels()[0]:
-                drawn.legend(fontsize=8, framealpha=0.6)
-        file = BytesIO()
-        FigureCanvasAgg(page).print_png(file)
-        return Image.open(file).convert("RGB")
+    def _set(self, data: Any, points: Points) -> None:
+        x, y = (_column(values) for values in points[:2])
+        if np.array_equal(x, data.x) and not np.array_equal(y, data.y):
+            x, y = _longer(x, y)  # a page that has missed x once would draw y over 0, 1, 2, …
+        data.x, data.y = x, y
+        if len(points) > 2:
+            data.error_y = {"array": _column(points[2]), "color": data.marker.color or INK, "thickness": 1.2}
 
 
 @dataclass(frozen=True)
 class PlotFrame:
-    """What there is to see: the lines that changed, progress from 0 to 1, a few words on it, the plot in words."""
+    """What a plot panel shows after a step.
+
+    Attributes:
+        lines: New points by the name of the line.
+        progress: Completed share of the run, from 0 to 1.
+        text: Short description of the present work for the status line.
+        label: Text alternative for the plot.
+    """
 
     lines: Mapping[str, Points]
     progress: float
@@ -227,48 +180,59 @@ class PlotFrame:
 
 
 class PlotPanel(Panel):
-    """Controls and a status line over a plot. A subclass gives `job`, whose views return PlotFrames."""
+    """Controls and a status line over a plot. Views of a subclass return a PlotFrame.
+
+    Args:
+        controls: Widgets by the name of their setting.
+        plot: Plot below them.
+    """
 
     def __init__(self, controls: dict[str, ipywidgets.Widget], plot: Plot) -> None:
         self.plot = plot
         super().__init__(controls, screens=[plot])
 
-    def draw(self, frame: PlotFrame, run: Run) -> None:
+    def draw(self, frame: PlotFrame, run: LiveRun) -> None:
+        """Change the lines of the plot."""
         self.plot.show(frame.lines, frame.label)
 
-    def keep_as_ghost(self, run: Run) -> None:
+    def keep_as_ghost(self, run: LiveRun) -> None:
+        """Copy the present lines into their ghosts."""
         self.plot.keep_as_ghost()
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: LiveRun) -> None:
+        """Store the curves for pages that load later."""
         self.plot.settle()
 
 
-def _trace(line: Line, number: int, ghost: bool = False) -> Any:
-    look = {"x": [], "y": [], "name": f"{line.name}, run before" if ghost else line.name}
-    color = _GHOST if ghost else _color(line, number)
-    if line.mode == "bars":
-        shape = ("", "/", "x", ".", "\\", "-")[number % 6]  # a pattern says the same as the color
-        return go.Bar(**look, marker={"color": color, "pattern": {"shape": shape}}, showlegend=line.legend)
+def _scatter(trace: Trace) -> go.Scatter:
+    area = trace.line.mode == "area"
     return go.Scatter(
-        **look,
-        mode="lines" if line.mode == "area" else line.mode,
-        fill="tozeroy" if line.mode == "area" and not ghost else None,
-        showlegend=line.legend and not ghost,
-        line={"color": color, "width": 1.5 if ghost else 2, "dash": _dash(line, number)},
-        marker={"color": color, "size": 8, "symbol": _symbol(line, number)},
+        x=[],
+        y=[],
+        name=trace.line.name,
+        mode="lines" if area else trace.line.mode,
+        fill="tozeroy" if area else None,
+        showlegend=trace.line.legend,
+        line={"color": trace.color, "width": 2, "dash": trace.dash},
+        marker={"color": trace.color, "size": 8, "symbol": trace.symbol},
     )
 
 
-def _color(line: Line, number: int) -> str:
-    return COLORS[(number if line.color is None else line.color) % len(COLORS)]
+def _ghost(trace: Trace) -> go.Scatter:
+    ghost = _scatter(trace)
+    return ghost.update(
+        name=f"{trace.line.name}, previous run",
+        fill=None,
+        showlegend=False,
+        line={"color": _GHOST, "width": 1.5},
+        marker={"color": _GHOST},
+    )
 
 
-def _dash(line: Line, number: int) -> str:
-    return line.dash or DASHES[number % len(DASHES)]
-
-
-def _symbol(line: Line, number: int) -> str:
-    return line.symbol or SYMBOLS[number % len(SYMBOLS)]
+def _bars(trace: Trace) -> go.Bar:
+    pattern = {"shape": _PATTERNS[trace.place % len(_PATTERNS)]}
+    marker = {"color": trace.color, "pattern": pattern}
+    return go.Bar(x=[], y=[], name=trace.line.name, marker=marker, showlegend=trace.line.legend)
 
 
 def _axis(title: str, log: bool, limits: tuple[float, float] | None) -> dict[str, Any]:
@@ -280,53 +244,19 @@ def _axis(title: str, log: bool, limits: tuple[float, float] | None) -> dict[str
     return look
 
 
-def _points(trace: Any) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of a trace, without the point of `_longer`."""
-    x, y = np.asarray(trace.x), np.asarray(trace.y)
-    if len(x) and (x[-1] is None or (x.dtype.kind == "f" and np.isnan(x[-1]))):
-        return x[:-1], y[:-1]
-    return x, y
-
-
 def _longer(x: Any, y: Any) -> tuple[Any, Any]:
-    """The same with a point more, which is not drawn: plotly sends only what differs from what it sent before."""
-    x, y = (np.append(each, np.float32(np.nan)) if isinstance(each, np.ndarray) else [*each, None] for each in (x, y))
+    """Append an invisible point, because plotly sends only values that differ from those it sent before."""
+    x, y = (
+        np.append(values, np.float32(np.nan)) if isinstance(values, np.ndarray) else [*values, None]
+        for values in (x, y)
+    )
     return x, y
 
 
 def _column(values: Any) -> Any:
-    """Numbers as float32, which go out as bytes; words as they are."""
+    """Convert numbers to float32, which go out as bytes; texts stay texts."""
     values = np.asarray(values)
     return values.astype(np.float32) if values.dtype.kind in "fiub" else [str(each) for each in values]
 
 
-def _draw(drawn: Any, trace: Any, line: Line, number: int, ghost: bool) -> None:
-    """One trace on Matplotlib's axes."""
-    x, y = _points(trace)
-    if not len(x):
-        return
-    name = line.name if line.legend and not ghost else None
-    color = "#bbbbbb" if ghost else _color(line, number)
-    dashes = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
-    symbols = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "cross": "P"}
-    style = dashes.get(_dash(line, number), "-") if line.mode != "markers" else "none"
-    marker = symbols.get(_symbol(line, number), "o") if "markers" in line.mode else None
-    drawn.plot(x, y, linestyle=style, marker=marker, color=color, label=name, linewidth=1.6, markersize=5)
-    if line.mode == "area" and not ghost:
-        drawn.fill_between(x, y, color=color, alpha=0.25)
-    if trace.error_y.array is not None and len(trace.error_y.array) == len(x):
-        drawn.errorbar(x, y, yerr=np.asarray(trace.error_y.array), fmt="none", ecolor=color, elinewidth=1)
-
-
-def _draw_bars(drawn: Any, trace: Any, line: Line, number: int, beside: float, share: float) -> None:
-    """Bars that share their places with those of other lines: `beside` off the middle, in widths of a place."""
-    x, y = _points(trace)
-    words = x.dtype.kind not in "fiu"
-    place = np.arange(len(x)) if words else x
-    room = 0.85 * (np.diff(np.sort(place)).min() if len(place) > 1 else 1.0)
-    name = line.name if line.legend else None
-    hatch = ("", "//", "xx", "..", "\\\\", "--")[number % 6]
-    look = {"color": _color(line, number), "alpha": 0.8, "hatch": hatch, "edgecolor": "white"}
-    drawn.bar(place + beside * room, y, width=share * room, label=name, **look)
-    if words:
-        drawn.set_xticks(place, list(x))
+__all__ = ["Axes", "Line", "Plot", "PlotFrame", "PlotPanel", "Points"]

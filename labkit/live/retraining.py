@@ -1,56 +1,28 @@
-"""Panels that retrain one network: a canvas that shows what it does, and its loss curve; how codecs are fine-tuned."""
+"""Panels that train one network: a canvas shows what the network does, and a chart shows its loss."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ipywidgets
 import numpy as np
 
-from labkit import networks, schedules, training
 from labkit.live.canvas import Canvas, Picture
 from labkit.live.chart import LossChart
-from labkit.live.engine import Run
+from labkit.live.engine import LiveRun
 from labkit.live.panel import Panel
-from labkit.training.data import Images
-
-CROP = 256  # pixels a side, of training crops
-_BATCH = 2  # crops a step: many small steps go farther in a few seconds than few large ones
-_RATE = schedules.cosine(1e-4, 1e-5)  # Adam's: gentle, since what it starts from is trained already
-
-
-def fine_tuning(
-    net: networks.Codec, photos: Images, *, lmbda: float, steps: int, seed: int, deadline: float = math.inf
-) -> Iterator[float]:
-    """Train a codec on from the weights that it has, to another λ: the loss after every step.
-
-    Where the network can, its latents are scaled first by √(λ/λ₀), with the λ₀ that it was trained for: the step that
-    suits the new λ at high rate; training does the rest. deadline: on `time.perf_counter`; no step begins after it.
-    """
-    if net.scalable and "lmbda" in net.info:
-        net.scale_latents(math.sqrt(lmbda / net.info["lmbda"]))
-    for step in training.stream(
-        net,
-        photos,
-        lmbda=lmbda,
-        steps=steps,
-        batch_size=_BATCH,
-        crop=CROP,
-        permute_colors=True,
-        lr=_RATE,
-        seed=seed,
-    ):
-        yield step.loss
-        if time.perf_counter() > deadline:
-            break
 
 
 @dataclass(frozen=True)
 class TrainingFrame:
-    """What there is to see after a step: the losses so far, progress from 0 to 1, a few words on it, a picture."""
+    """What a training panel shows after a step.
+
+    Attributes:
+        losses: Training losses so far, one per step.
+        progress: Completed share of the run, from 0 to 1.
+        text: Short description of the present work for the status line.
+        picture: Picture for the canvas.
+    """
 
     losses: np.ndarray
     progress: float
@@ -59,19 +31,28 @@ class TrainingFrame:
 
 
 class RetrainingPanel(Panel):
-    """Controls and a status line over a canvas and a loss curve. A subclass's views return TrainingFrames."""
+    """Controls and a status line over a canvas and a loss chart. Views of a subclass return a TrainingFrame.
+
+    Args:
+        controls: Widgets by the name of their setting.
+        canvas: Canvas on the left.
+        chart: Loss chart on the right.
+    """
 
     def __init__(self, controls: dict[str, ipywidgets.Widget], canvas: Canvas, chart: LossChart) -> None:
         self.canvas, self.chart = canvas, chart
         super().__init__(controls, screens=[canvas, chart])
 
-    def draw(self, frame: TrainingFrame, run: Run) -> None:
+    def draw(self, frame: TrainingFrame, run: LiveRun) -> None:
+        """Show the picture and the losses so far."""
         self.canvas.show(frame.picture, run.number)
         self.chart.show_losses(frame.losses)
 
-    def keep_as_ghost(self, run: Run) -> None:
-        self.chart.show_losses(run.result.losses, run.result.loss)  # a run that was canceled since has left its own
+    def keep_as_ghost(self, run: LiveRun) -> None:
+        """Copy the loss curve into its ghost."""
+        self.finish(run)  # the chart may show a later run that was canceled
         self.chart.keep_as_ghost()
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: LiveRun) -> None:
+        """Show all losses and the test loss."""
         self.chart.show_losses(run.result.losses, run.result.loss)

@@ -1,8 +1,8 @@
-// The status line: a word for the state, what is being done, how far it is, whether what is shown is out of date, and
-// the results. `data-state` and `data-run` on the root carry colors in the style sheet; the browser tests watch them.
+// The status line: the state of the newest run, its present work, its progress, a note if the screens are out of date,
+// and the results. The style sheet and the browser tests read `data-state` and `data-run` of the root.
 
-// Jupyter's sliders do not say what they are, and tell a screen reader the number of an option instead of its value.
-function nameSliders(panel) {
+// Jupyter's sliders have no name, and tell a screen reader the index of an option instead of its value.
+function labelSliders(panel) {
   for (const handle of panel?.querySelectorAll(".noUi-handle") ?? []) {
     const slider = handle.closest(".widget-slider");
     handle.setAttribute("aria-label", slider.querySelector(".widget-label").textContent);
@@ -26,23 +26,23 @@ function render({ model, el }) {
     root.dataset.state = status.state;
     root.dataset.run = status.run;
     root.dataset.stale = status.stale !== "";
-    const word = part("strong");
-    if (word.textContent !== status.state) word.textContent = status.state; // said aloud only when it changes
+    const state = part("strong");
+    if (state.textContent !== status.state) state.textContent = status.state; // a screen reader announces changes only
     part(".text").textContent = status.text;
     part(".stale").textContent = status.stale;
     part("progress").value = status.progress;
     part(".result").textContent = status.result;
     part(".before").textContent = status.before;
-    requestAnimationFrame(() => nameSliders(root.closest(".labkit-panel"))); // after the sliders have written theirs
+    requestAnimationFrame(() => labelSliders(root.closest(".labkit-panel"))); // after the sliders update their readouts
   }
 
-  // Plotly takes a while to load and to draw, and loses what is sent meanwhile: ask for it when it is there.
-  const asked = new WeakSet();
+  // Plotly takes a while to load and to draw, and drops updates until then. Ask for them when the plot is there.
+  const refreshed = new WeakSet();
   const watch = setInterval(() => {
     if (!root.isConnected) return;
     for (const plot of root.closest(".labkit-panel")?.querySelectorAll(".js-plotly-plot") ?? []) {
-      if (!plot.calcdata || asked.has(plot)) continue;
-      asked.add(plot);
+      if (!plot.calcdata || refreshed.has(plot)) continue;
+      refreshed.add(plot);
       setTimeout(() => model.send({ kind: "drawn" }), 500);
     }
   }, 250);

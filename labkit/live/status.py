@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import anywidget
 import traitlets
 
-_HERE = Path(__file__).parent
+from labkit.live.canvas import HERE
 
 
 class Status(anywidget.AnyWidget):
-    """State, progress, whether what is shown is out of date, and the results of this run and the one before."""
+    """The status line. Its trait `status` is a dictionary that the panel replaces as a whole.
 
-    _esm = _HERE / "status.js"
-    _css = _HERE / "panel.css"
+    Keys: `run` (number of the newest run, 0 before the first), `state` (idle, queued, running, canceled, done or
+    error), `text` (present work, duration or error), `progress` (completed share, from 0 to 1), `stale` (why the
+    screens do not show the present settings; empty if they do), `result` (of a run that is done), `before` (settings
+    and result of the previous run).
+    """
 
-    status = traitlets.Dict().tag(sync=True)  # one message a change: the line never contradicts itself
+    _esm = HERE / "status.js"
+    _css = HERE / "panel.css"
 
-    def show(self, *, run: int, state: str, text: str, progress: float, stale: str, result: str, before: str) -> None:
-        self.status = {
-            "run": run,
-            "state": state,
-            "text": text,
-            "progress": progress,
-            "stale": stale,
-            "result": result,
-            "before": before,
-        }
+    status = traitlets.Dict().tag(sync=True)  # one message per change, so that its parts never contradict each other

@@ -1,4 +1,4 @@
-"""The toy panel: a transform code of the plane, whose cells and codewords move while it trains."""
+"""The toy panel: a transform code of the plane whose cells and codewords move while it trains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from labkit.live.retraining import RetrainingPanel, TrainingFrame
 TEMPERATURES = (0.04, 0.06, 0.09, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 LMBDAS = (0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
-_EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1: where 97% of the banana lies
-_MOVING, _STILL = 120, 240  # grid points a side, while it trains and at the end: a fine grid takes time from training
-# Neighboring cells differ in at least one symbol, so four tints by the parity of two symbols keep all neighbors
-# apart, and a cell keeps its tint while it moves. They are thin: pastel on a white page, dusk on a black one.
+_EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1: this square holds 97% of the banana
+_COARSE, _FINE = 120, 240  # grid points per side during training and at the end; a fine grid slows training
+# Neighboring cells differ in at least one symbol, so the parities of the two symbols choose one of four tints.
+# Neighbors always have different tints, and a moving cell keeps its own. Low alpha makes tints pale on white and dark
+# on black.
 _TINTS = np.array([[76, 110, 245], [18, 184, 134], [245, 159, 0], [230, 73, 128]], np.uint8)
 _TINT_ALPHA, _EDGE_ALPHA = 50, 140
 _EDGE = (128, 128, 128)
@@ -30,7 +31,14 @@ _EDGE = (128, 128, 128)
 
 @dataclass(frozen=True, repr=False)
 class ToyResult(Result):
-    """A trained toy. Rates are in bits a point, distortions squared distances, on test points with real rounding."""
+    """A trained toy code, measured on test points with real rounding.
+
+    Attributes:
+        rate: Bits per point.
+        distortion: Mean squared distance.
+        codewords: Number of codewords in use.
+        net: The trained network.
+    """
 
     rate: float
     distortion: float
@@ -45,9 +53,29 @@ class ToyResult(Result):
 
 
 class ToyPanel(RetrainingPanel):
-    """See `toy_panel`."""
+    """A transform code of the "banana" source. Every change of a control trains a new one from scratch.
 
-    def __init__(self, *, temperature: float, lmbda: float, scheme: str, steps: int, seed: int) -> None:
+    The canvas shows samples, quantization cells and codewords; the area of a codeword's disc is proportional to its
+    share of the samples. The chart shows the training loss and, at its end, the loss of test samples with real
+    rounding.
+
+    Args:
+        temperature: Temperature of the scheme, one of TEMPERATURES.
+        lmbda: Weight of the distortion, one of LMBDAS.
+        scheme: Name of a preset from `labkit.schemes.names()`.
+        steps: Number of optimizer steps per run.
+        seed: Seed for the weights, the training batches and the test points.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.5,
+        lmbda: float = 5.0,
+        scheme: str = "annealed",
+        steps: int = 300,
+        seed: int = 0,
+    ) -> None:
         self._steps, self._seed = steps, seed
         self._test = datasets.banana(4096, generator=torch.Generator().manual_seed(seed + 1_000_000))
         super().__init__(
@@ -59,16 +87,17 @@ class ToyPanel(RetrainingPanel):
             canvas=Canvas(cloud=_to_canvas(self._test[:1500].numpy())),
             chart=LossChart(width=440, title="bits + λ · squared distance", log=True),
         )
-        self.canvas.show(self._draw(self._network(self.settings)))
+        self.canvas.show(self._draw(self._network(self.settings), _FINE))
 
     def job(self, settings: Settings) -> Generator[View, None, ToyResult]:
+        """Train a new code."""
         start = time.perf_counter()
         net = self._network(settings)
         losses: list[float] = []
 
-        def view(resolution: int = _MOVING) -> TrainingFrame:
-            words = f"step {len(losses)} of {self._steps}"
-            return TrainingFrame(np.array(losses), len(losses) / self._steps, words, self._draw(net, resolution))
+        def view(resolution: int = _COARSE) -> TrainingFrame:
+            text = f"step {len(losses)} of {self._steps}"
+            return TrainingFrame(np.array(losses), len(losses) / self._steps, text, self._draw(net, resolution))
 
         for step in training.stream(
             net,
@@ -81,7 +110,7 @@ class ToyPanel(RetrainingPanel):
         ):
             losses.append(step.loss)
             yield view
-        yield lambda: view(_STILL)
+        yield lambda: view(_FINE)
         with torch.no_grad():
             loss = training.rate_distortion(net(self._test), self._test, settings["lmbda"])
         return ToyResult(
@@ -99,9 +128,12 @@ class ToyPanel(RetrainingPanel):
         scheme = schemes.get(settings["scheme"], temperature=settings["temperature"])
         return networks.toy_2d(scheme=scheme, seed=self._seed)
 
-    def _draw(self, net: networks.ToyTransformCode, resolution: int = _STILL) -> Picture:
+    def _draw(self, net: networks.ToyTransformCode, resolution: int) -> Picture:
         x0, x1, y0, y1 = _EXTENT
-        xs, ys = torch.linspace(x0, x1, resolution), torch.linspace(y1, y0, resolution)  # the canvas counts down
+        xs, ys = (
+            torch.linspace(x0, x1, resolution),
+            torch.linspace(y1, y0, resolution),
+        )  # canvas rows go from top to bottom
         grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
         symbols = net.symbols(grid).reshape(resolution, resolution, 2).numpy()
         points, shares = net.codewords(self._test)
@@ -115,26 +147,14 @@ class ToyPanel(RetrainingPanel):
         )
 
 
-def toy_panel(
-    *, temperature: float = 0.5, lmbda: float = 5.0, scheme: str = "annealed", steps: int = 300, seed: int = 0
-) -> ToyPanel:
-    """A transform code of the "banana" source, retrained from scratch at every move of a control.
-
-    The canvas shows samples, quantization cells, and codewords as large as the share of samples they serve; the chart
-    shows the training loss, and at its end the loss with real rounding on test samples. temperature and lmbda are taken
-    from the sliders' values, TEMPERATURES and LMBDAS; scheme is a preset's name.
-    """
-    return ToyPanel(temperature=temperature, lmbda=lmbda, scheme=scheme, steps=steps, seed=seed)
-
-
 def _to_canvas(points: np.ndarray) -> np.ndarray:
-    """Points of the plane in the canvas's coordinates, 0 to 1 from the top left corner."""
+    """Convert points of the plane to canvas coordinates: 0 to 1, from the top left corner."""
     x0, x1, y0, y1 = _EXTENT
     return (points - [x0, y1]) / [x1 - x0, y0 - y1]
 
 
 def _paint(symbols: np.ndarray) -> np.ndarray:
-    """Tinted cells with thin edges, uint8 RGBA, from the two symbols of every point of a grid."""
+    """Paint tinted cells with thin edges, as uint8 RGBA, from the two symbols of every grid point."""
     parity = symbols[..., 0] % 2 + 2 * (symbols[..., 1] % 2)
     edge = np.zeros(parity.shape, bool)
     edge[1:] |= (symbols[1:] != symbols[:-1]).any(-1)

@@ -1,4 +1,4 @@
-"""The rate–distortion panel: fine-tune a codec, code a photograph to real bytes, and see where it lands."""
+"""The rate–distortion panel: fine-tune a codec, code a photograph to real bytes, and compare with classical codecs."""
 
 from __future__ import annotations
 
@@ -12,33 +12,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from labkit import datasets, evaluation, networks, schedules, schemes, training
 from labkit.checks import check_name
-from labkit.evaluation.evaluator import pad
+from labkit.live.canvas import pixels_of
+from labkit.live.codec import LMBDAS
 from labkit.live.divider import Divider
-from labkit.live.engine import Run, View
+from labkit.live.engine import LiveRun, View
 from labkit.live.panel import Panel, Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot
-from labkit.live.retraining import fine_tuning
 from labkit.schemes import first_stage
 
-LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 QUALITIES = {"jpeg": (10, 25, 45, 65, 80), "webp": (5, 25, 50, 70, 85), "avif": (20, 35, 50, 60, 70)}
-TEMPERATURE = schedules.exponential(0.5, 0.05)  # of the schemes that have one
+TEMPERATURE = schedules.exponential(0.5, 0.05)  # for schemes that have a temperature
 
 _NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
-_EARLIER = "earlier runs"
+_BUNDLED, _TUNED, _EARLIER = "bundled weights", "fine-tuned", "earlier runs"
+
+Points = list[tuple[float, float]]  # bits per pixel and PSNR
 
 
 @dataclass(frozen=True, repr=False)
 class TradeoffResult(Result):
-    """A fine-tuned codec and what it made of the photograph, in real bytes.
+    """A fine-tuned codec and the photograph that it coded to real bytes.
 
-    bpp, psnr: of the photograph as coded after fine-tuning; before: the same two with the weights it started from; at:
-    bits per pixel that each classical codec needs for that PSNR, by interpolation, NaN out of its range.
+    Attributes:
+        bpp: Bits per pixel of the photograph after fine-tuning.
+        psnr: PSNR of the photograph in dB after fine-tuning.
+        n_bytes: Bytes of the photograph after fine-tuning.
+        before: Bits per pixel and PSNR before fine-tuning.
+        at: Bits per pixel that each classical codec needs for the same PSNR, by interpolation; NaN if the PSNR is out
+            of its range.
+        net: The fine-tuned network.
     """
 
     bpp: float
@@ -49,212 +55,179 @@ class TradeoffResult(Result):
     net: networks.Codec
 
     def __str__(self) -> str:
-        others = ", ".join(f"{_NAMES[name]} {bpp:.3f}" for name, bpp in self.at.items() if math.isfinite(bpp))
-        beside = f"; for that PSNR: {others} bpp" if others else "; no classical codec was asked for so low a PSNR"
-        return f"{self.n_bytes:,} bytes, {self.bpp:.3f} bpp at {self.psnr:.2f} dB{beside}"
+        rates = ", ".join(f"{_NAMES[name]} {bpp:.3f}" for name, bpp in self.at.items() if math.isfinite(bpp))
+        comparison = f"for that PSNR: {rates} bpp" if rates else "no classical codec covers that PSNR"
+        return f"{self.n_bytes:,} bytes, {self.bpp:.3f} bpp at {self.psnr:.2f} dB; {comparison}"
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The picture as it is coded now, and the points of the plane, or None where they have not changed."""
+    """The photograph as the codec reconstructs it at present, and the points of the rate–distortion plane."""
 
     progress: float
     text: str
-    coded: Tensor
-    words: str
-    points: dict[str, tuple[Any, Any]] | None = None
+    photo: str
+    decoded: Tensor
+    quality: str
+    points: dict[str, Points]
 
 
 class TradeoffPanel(Panel):
-    """See `tradeoff_panel`."""
+    """A codec that is fine-tuned and then codes a test photograph to real bytes, beside JPEG, WebP and AVIF.
+
+    The image shows the original to the left of a movable divider and the reconstruction with rounded latents to its
+    right. The plot shows bits per pixel, as written, and PSNR of the photograph: for the classical codecs at several
+    qualities, for the bundled weights, for the fine-tuned weights, and for earlier runs.
+
+    Args:
+        network: Name of a network with bundled weights.
+        scheme: Name of a preset. If it has a temperature, the temperature follows TEMPERATURE.
+        lmbda: Weight of the distortion, one of LMBDAS.
+        photo: Name of a test photograph, without suffix.
+        steps: Number of optimizer steps per run.
+        seconds: Duration of training after which a run stops early.
+        seed: Seed for crops and noise.
+
+    Raises:
+        ValueError: If the photograph is unknown.
+    """
 
     def __init__(
-        self, *, network: str, scheme: str, lmbda: float, photo: str, steps: int, seconds: float, seed: int
+        self,
+        *,
+        network: str = "mean_scale_hyperprior",
+        scheme: str = "annealed",
+        lmbda: float = 0.0067,
+        photo: str = "kleiber",
+        steps: int = 40,
+        seconds: float = 10.0,
+        seed: int = 0,
     ) -> None:
         self._steps, self._seconds, self._seed = steps, seconds, seed
         self._train, self._test = datasets.photos("train"), datasets.photos("test")
         self._names = [Path(name).stem for name in self._test.names]
         check_name("test photograph", photo, self._names)
-        self._networks = [name for name in networks.names() if networks.pretrained_lmbdas(name)]
-        self._curves: dict[
-            str, dict[str, tuple[list[float], list[float]]]
-        ] = {}  # of the classical codecs, by photograph
-        self._points: dict[str, list[tuple[float, float]]] = {}  # of finished runs, by photograph
-        self._shipped: dict[tuple[str, float], tuple[networks.Codec, dict[str, evaluation.Report]]] = {}
+        self._bundled: dict[tuple[str, float], networks.Codec] = {}  # by network and λ
+        self._before: dict[tuple[str, float, str], dict[str, Any]] = {}  # evaluations, by network, λ and photograph
+        self._classical: dict[str, dict[str, Points]] = {}  # by photograph and codec
+        self._earlier: dict[str, Points] = {}  # finished runs, by photograph
         self._divider = Divider(width=470)
-        self.plot = Plot(
-            [
-                Axes(
-                    x="bits per pixel, as written",
-                    y="PSNR (dB)",
-                    lines=[
-                        *(Line(name, mode="lines+markers", color=i + 1) for i, name in enumerate(_NAMES.values())),
-                        Line("as shipped", mode="markers", color=5, symbol="x"),
-                        Line("fine-tuned", mode="markers", color=0, symbol="diamond"),
-                        Line(_EARLIER, mode="markers", color=4, symbol="cross"),
-                    ],
-                )
-            ],
-            width=470,
-            height=390,
-        )
+        lines = [
+            *(Line(name, mode="lines+markers", color=i + 1) for i, name in enumerate(_NAMES.values())),
+            Line(_BUNDLED, mode="markers", color=5, symbol="x"),
+            Line(_TUNED, mode="markers", color=0, symbol="diamond"),
+            Line(_EARLIER, mode="markers", color=4, symbol="cross"),
+        ]
+        self.plot = Plot([Axes(x="bits per pixel, as written", y="PSNR (dB)", lines=lines)], width=470, height=390)
         super().__init__(
             controls={
-                "network": menu("network", self._networks, network),
+                "network": menu(
+                    "network", [each for each in networks.names() if networks.pretrained_lmbdas(each)], network
+                ),
                 "scheme": menu("scheme", schemes.names(), scheme),
                 "lmbda": choice("tradeoff λ", LMBDAS, lmbda),
                 "photo": menu("photograph", self._names, photo),
             },
             screens=[self._divider, self.plot],
         )
-        self.draw(_Frame(0, "", self._photo(photo), ""), None)
+        self.draw(_Frame(0, "", photo, self._photo(photo)[0], "", {}), LiveRun(0, self.settings))
 
     def job(self, settings: Settings) -> Generator[View, None, TradeoffResult]:
-        begun = time.perf_counter()
+        """Fine-tune a copy of the bundled weights, then code the photograph with all codecs."""
+        begin = time.perf_counter()
         lmbda, name = settings["lmbda"], settings["photo"]
         photo = self._photo(name)
-        start = self._start(settings)
+        start = self._start(settings["network"], lmbda)
         net = copy.deepcopy(start)
         bound = first_stage(start.scheme).scale_lower_bound
         net.set_scheme(schemes.get(settings["scheme"], temperature=TEMPERATURE, scale_lower_bound=bound))
-        points: dict[str, tuple[Any, Any]] = {each: ([], []) for each in ("as shipped", "fine-tuned")}
-        earlier = self._points.setdefault(name, [])
-        points[_EARLIER] = tuple(zip(*earlier, strict=True)) if earlier else ([], [])  # type: ignore[assignment]
-        curves = self._curves.setdefault(name, {})
-        points |= {_NAMES[each]: curves.get(each, ([], [])) for each in QUALITIES}
+        curves = self._classical.setdefault(name, {codec: [] for codec in QUALITIES})
+        earlier = self._earlier.setdefault(name, [])
+        points: dict[str, Points] = {_BUNDLED: [], _TUNED: [], _EARLIER: list(earlier)}
+        points |= {_NAMES[codec]: curve for codec, curve in curves.items()}
         done = 0
 
-        def view(words: str = "") -> _Frame:
-            coded, said = self._rounded(net, photo, lmbda)
-            return _Frame(done / self._steps, words or f"step {done} of {self._steps}", coded, said, dict(points))
+        def view(text: str = "") -> _Frame:
+            decoded, bpp = evaluation.reconstruct(net, photo[0])
+            quality = f"{bpp:.3f} bpp estimated, {evaluation.psnr(decoded, photo[0]):.2f} dB"
+            text = text or f"step {done} of {self._steps}"
+            return _Frame(done / self._steps, text, name, decoded, quality, points)
 
         yield view
-        for _ in fine_tuning(
-            net, self._train, lmbda=lmbda, steps=self._steps, seed=self._seed, deadline=begun + self._seconds
+        for _ in training.fine_tune(
+            net, self._train, lmbda=lmbda, steps=self._steps, seed=self._seed, deadline=begin + self._seconds
         ):
             done += 1
             yield view
-        for each, qualities in QUALITIES.items():
-            for quality in qualities[len(curves.get(each, ([], []))[0]) :]:
-                (report,) = evaluation.classical(self._one(name), each, (quality,), progress=False)
-                rates, qualities_so_far = curves.setdefault(each, ([], []))
-                rates.append(report.mean["bpp"])
-                qualities_so_far.append(report.mean["psnr"])
-                points[_NAMES[each]] = (list(rates), list(qualities_so_far))
-                yield partial(view, f"coding the photograph with {_NAMES[each]}")
-        before = self._coded(start, name)
-        points["as shipped"] = ([before["bpp"]], [before["psnr"]])
-        yield lambda: view("coding it with the weights it started from")
+        for codec, curve in curves.items():
+            for quality in QUALITIES[codec][len(curve) :]:  # an earlier run may have been canceled on the way
+                (report,) = evaluation.classical(photo, codec, (quality,), progress=False)
+                curve.append((report.mean["bpp"], report.mean["psnr"]))
+                yield partial(view, f"coding the photograph with {_NAMES[codec]}")
+        key = settings["network"], lmbda, name
+        if key not in self._before:
+            (self._before[key],) = evaluation.evaluate(start, photo, progress=False).rows
+        before = self._before[key]
+        points[_BUNDLED] = [(before["bpp"], before["psnr"])]
+        yield lambda: view("coding the photograph with the bundled weights")
         net.update(force=True)
-        after = evaluation.evaluate(net, self._one(name), progress=False).rows[0]
-        points["fine-tuned"] = ([after["bpp"]], [after["psnr"]])
-        earlier.append((after["bpp"], after["psnr"]))
-        yield lambda: view("coding it with what came of them")
+        (after,) = evaluation.evaluate(net, photo, progress=False).rows
+        points[_TUNED] = [(after["bpp"], after["psnr"])]
+        earlier += points[_TUNED]
+        yield lambda: view("coding the photograph with the fine-tuned weights")
         return TradeoffResult(
             settings=settings,
             losses=np.zeros(0),
             loss=after["bpp"] + lmbda * 255**2 * 10 ** (-after["psnr"] / 10),
-            seconds=time.perf_counter() - begun,
+            seconds=time.perf_counter() - begin,
             bpp=after["bpp"],
             psnr=after["psnr"],
             n_bytes=after["bytes"],
             before=(before["bpp"], before["psnr"]),
-            at={each: _rate_at(after["psnr"], *curves[each]) for each in QUALITIES},
+            at={codec: _rate_at(after["psnr"], curve) for codec, curve in curves.items()},
             net=net,
         )
 
-    def draw(self, frame: _Frame, run: Run | None) -> None:
-        name = run.request["photo"] if run else self.settings["photo"]
-        photo = self._photo(name)
+    def draw(self, frame: _Frame, run: LiveRun) -> None:
+        """Show the photograph and its reconstruction beside the rate–distortion plane."""
         self._divider.show(
-            _pixels(photo),
-            _pixels(frame.coded),
-            label=f"{name}: the original left of the divider, its reconstruction right of it. {frame.words}",
-            captions=("original", frame.words or "not coded yet"),
-            run=run.number if run else 0,
+            pixels_of(self._photo(frame.photo)[0]),
+            pixels_of(frame.decoded),
+            label=f"{frame.photo}: the original left of the divider, its reconstruction right of it. {frame.quality}",
+            captions=("original", frame.quality or "not coded yet"),
+            run=run.number,
         )
-        if frame.points is not None:
-            self.plot.show(frame.points, _in_words(frame.points))
+        lines = {name: tuple(np.reshape(points, (-1, 2)).T) for name, points in frame.points.items()}
+        self.plot.show(lines, _in_words(frame.points))
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: LiveRun) -> None:
+        """Store the curves for pages that load later."""
         self.plot.settle()
 
-    def _photo(self, name: str) -> Tensor:
-        return self._test[self._names.index(name)]
-
-    def _one(self, name: str) -> datasets.PhotoSet:
+    def _photo(self, name: str) -> datasets.PhotoSet:
         index = self._names.index(name)
         return self._test[index : index + 1]
 
-    def _start(self, settings: Settings) -> networks.Codec:
-        """The shipped weights nearest in λ."""
-        key = settings["network"], settings["lmbda"]
-        if key not in self._shipped:
-            self._shipped[key] = networks.pretrained(settings["network"], lmbda=settings["lmbda"]), {}
-        return self._shipped[key][0]
-
-    def _coded(self, start: networks.Codec, name: str) -> dict[str, Any]:
-        """The photograph in real bytes, by shipped weights; coded once."""
-        reports = next(reports for net, reports in self._shipped.values() if net is start)
-        if name not in reports:
-            start.update()
-            reports[name] = evaluation.evaluate(start, self._one(name), progress=False)
-        return reports[name].rows[0]
-
-    @torch.no_grad()
-    def _rounded(self, net: networks.Codec, photo: Tensor, lmbda: float) -> tuple[Tensor, str]:
-        """The photograph with rounded latents, and its estimated bits and PSNR in words."""
-        was_training = net.training
-        net.eval()
-        padded, unpadding = pad(photo[None], net.downsampling_factor)
-        output = net(padded)
-        net.train(was_training)
-        x_hat = torch.nn.functional.pad(output["x_hat"], unpadding)[0].clamp(0, 1)
-        bits = float(training.rate_distortion(output, padded, lmbda).rate) * padded[0, 0].numel()
-        return x_hat, f"{bits / photo[0].numel():.3f} bpp estimated, {evaluation.psnr(x_hat, photo):.2f} dB"
+    def _start(self, network: str, lmbda: float) -> networks.Codec:
+        """The bundled weights for the λ closest to this one."""
+        if (network, lmbda) not in self._bundled:
+            self._bundled[network, lmbda] = networks.pretrained(network, lmbda=lmbda)
+        return self._bundled[network, lmbda]
 
 
-def tradeoff_panel(
-    *,
-    network: str = "mean_scale_hyperprior",
-    scheme: str = "annealed",
-    lmbda: float = 0.0067,
-    photo: str = "kleiber",
-    steps: int = 40,
-    seconds: float = 10.0,
-    seed: int = 0,
-) -> TradeoffPanel:
-    """Fine-tune a shipped codec, code a test photograph to real bytes, and place it beside JPEG, WebP and AVIF.
-
-    The picture has the original left of a divider to drag, and right of it the reconstruction with rounded latents. The
-    plane has the photograph's bits as written and PSNR: classical codecs over their qualities, the weights as shipped,
-    what fine-tuning made of them, and what earlier runs came to. A run takes `steps`, or `seconds` if that comes first.
-
-    network: one of which weights are shipped; scheme: a preset's name, whose temperature, if it has one, falls as
-    TEMPERATURE does; lmbda: one of LMBDAS; photo: a test photograph's name. Raises ValueError for what there is not.
-    """
-    return TradeoffPanel(
-        network=network, scheme=scheme, lmbda=lmbda, photo=photo, steps=steps, seconds=seconds, seed=seed
-    )
+def _rate_at(psnr: float, curve: Points) -> float:
+    """Bits per pixel at a PSNR, on straight lines between the points over the logarithm of the rate."""
+    rates, psnrs = np.transpose(curve)
+    return float(np.exp(np.interp(psnr, psnrs, np.log(rates), left=np.nan, right=np.nan)))
 
 
-def _pixels(image: Tensor) -> np.ndarray:
-    return (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def _rate_at(psnr: float, rates: list[float], qualities: list[float]) -> float:
-    """Bits per pixel at that PSNR, on straight lines between the points over the logarithm of the rate."""
-    if not min(qualities) <= psnr <= max(qualities):
-        return math.nan
-    return float(np.exp(np.interp(psnr, qualities, np.log(rates))))
-
-
-def _in_words(points: dict[str, tuple[Any, Any]]) -> str:
-    said = []
-    for name, (rates, qualities) in points.items():
-        if len(rates) == 1:
-            said.append(f"{name}: {rates[0]:.3f} bpp, {qualities[0]:.2f} dB")
-        elif len(rates):
-            ends = f"{min(rates):.2f} to {max(rates):.2f} bpp, {min(qualities):.1f} to {max(qualities):.1f} dB"
-            said.append(f"{name}: {len(rates)} points, {ends}")
-    return "Rate–distortion plane of this photograph. " + "; ".join(said) + "." if said else ""
+def _in_words(points: dict[str, Points]) -> str:
+    parts = []
+    for name, curve in points.items():
+        rates, psnrs = np.reshape(curve, (-1, 2)).T
+        if len(curve) == 1:
+            parts.append(f"{name}: {rates[0]:.3f} bpp, {psnrs[0]:.2f} dB")
+        elif len(curve):
+            extent = f"{min(rates):.2f} to {max(rates):.2f} bpp, {min(psnrs):.1f} to {max(psnrs):.1f} dB"
+            parts.append(f"{name}: {len(curve)} points, {extent}")
+    return "Rate–distortion plane of this photograph. " + "; ".join(parts) + "." if parts else ""

@@ -1,17 +1,22 @@
-"""Image codecs and toy transform codes with a quantization scheme, and their weights on disk."""
+"""Networks that carry a scheme: the image codecs, and toy transform codes."""
 
-from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
-from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
-from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
+from labkit.networks.codecs import (
+    ChannelAutoregressive,
+    Cheng2020Anchor,
+    Cheng2020Attention,
+    Codec,
+    Elic,
+    FactorizedPrior,
+    JointAutoregressive,
+    MeanScaleHyperprior,
+    ScaleHyperprior,
+)
 from labkit.networks.pretrained import pretrained, pretrained_lmbdas
 from labkit.networks.toy import ToyTransformCode, toy_1d, toy_2d, toy_sawbridge
 from labkit.networks.zoo import (
-    ALIASES,
     SIZES,
-    Codec,
     build,
-    canonical_name,
     channel_autoregressive,
     cheng2020_anchor,
     cheng2020_attention,
@@ -26,7 +31,6 @@ from labkit.networks.zoo import (
 )
 
 __all__ = [
-    "ALIASES",
     "SIZES",
     "ChannelAutoregressive",
     "Cheng2020Anchor",
@@ -39,7 +43,6 @@ __all__ = [
     "ScaleHyperprior",
     "ToyTransformCode",
     "build",
-    "canonical_name",
     "channel_autoregressive",
     "cheng2020_anchor",
     "cheng2020_attention",

@@ -1,6 +1,7 @@
 """Losses, the trainer, and checkpoints."""
 
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
+from labkit.training.fine_tuning import fine_tune
 from labkit.training.losses import Loss, rate_distortion
 from labkit.training.run import TrainingRun, train
 from labkit.training.stacks import StackRun, train_stack
@@ -15,6 +16,7 @@ __all__ = [
     "Threads",
     "Training",
     "TrainingRun",
+    "fine_tune",
     "load_checkpoint",
     "load_weights",
     "native_precision",

@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10
-TOY = "import labkit as lk\npanel = lk.live.toy_panel(steps=2000)\npanel"  # long enough to be interrupted
+TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough to be interrupted
 CODEC = """
 import labkit as lk
 weights = None if lk.networks.pretrained_lmbdas() else lk.networks.mean_scale_hyperprior()
-panel = lk.live.codec_panel(weights=weights, steps=1000, seconds=60)
+panel = lk.live.CodecPanel(weights=weights, steps=1000, seconds=60)
 panel"""
 ERROR = """
 import labkit as lk
@@ -34,7 +34,7 @@ class Fails(toy.ToyPanel):
             raise ArithmeticError("the loss went through the roof")
         return result
 
-panel = Fails(temperature=0.5, lmbda=5.0, scheme="annealed", steps=50, seed=0)
+panel = Fails(steps=50)
 panel"""
 
 

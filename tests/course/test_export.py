@@ -27,7 +27,7 @@ FIRST = [
     "```\nopen('made.txt', 'w').close()\nprint('one', flush=True)\nprint('w' * 9, file=sys.stderr)\nprint('two')",
     "```\ngo.Figure(go.Scatter(x=[1, 2], y=[3, 5], name='</script><b>'))",
     "**Figure 1.** A line that `rises` from [three](01_two.ipynb) to five, and says so in more than a few words.",
-    "```\npanel = lk.live.toy_panel(steps=20, temperature=0.04)\npanel",
+    "```\npanel = lk.live.ToyPanel(steps=20, temperature=0.04)\npanel",
     "```\nprint('Result:', panel.wait(60))",
     "```\nlk.course.reveal('00.1', 'the left')",
     "```\nlk.course.exercise('00.1')",

@@ -1,4 +1,4 @@
-"""`labkit bench live`: every figure is there, positive, and the same in the table and in the JSON."""
+"""`labkit bench live`: all quantities are present and positive, and the table equals the JSON file."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from labkit.live import bench
 from labkit.live.canvas import Picture
 from labkit.live.retraining import RetrainingPanel, TrainingFrame
 
-LATE = 400  # milliseconds that a sleeper may wake too late on a busy machine
+LATE = 400  # most milliseconds by which `time.sleep` wakes late on a busy machine
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """What one round printed, and its JSON."""
+    """Printed lines and JSON figures of one round."""
     out = tmp_path_factory.mktemp("bench") / "live.json"
     with pytest.MonkeyPatch.context() as patch:
         printed: list[str] = []
         patch.setattr(bench, "FRAMES", 4)
-        patch.setattr(bench, "BARE", 3)
-        patch.setattr("builtins.print", lambda *words, sep=" ": printed.append(sep.join(map(str, words))))
+        patch.setattr(bench, "PLAIN_STEPS", 3)
+        patch.setattr("builtins.print", lambda *texts, sep=" ": printed.append(sep.join(map(str, texts))))
         bench.print_table(rounds=1, threads=1, out=out)
     return printed, json.loads(out.read_text())
 
 
-def test_both_panels_have_every_row(measured):
+def test_both_panels_have_every_quantity(measured):
     _, figures = measured
-    assert [(row["panel"], row["what"]) for row in figures["rows"]] == [
-        (panel, what) for panel in ("toy", "codec") for what in (*bench.TIMES, *bench.RATES)
+    assert [(row["panel"], row["quantity"]) for row in figures["rows"]] == [
+        (panel, quantity) for panel in ("toy", "codec") for quantity in (*bench.TIMES, *bench.RATES)
     ]
 
 
 def test_all_figures_are_positive(measured):
     _, figures = measured
     for row in figures["rows"]:
-        assert all(0 < row[key] < math.inf for key in ("median", "worst", "bare", "ratio")), row
-        assert row["worst"] == row["median"]  # of one round
-        assert row["ratio"] == pytest.approx(row["median"] / row["bare"])
+        assert all(0 < row[key] < math.inf for key in ("median", "worst", "plain", "ratio")), row
+        assert row["worst"] == row["median"]  # there is only one round
+        assert row["ratio"] == pytest.approx(row["median"] / row["plain"])
 
 
-def test_what_is_printed_is_what_is_written(measured):
+def test_the_table_equals_the_json_file(measured):
     (versions, machine, _, *lines), figures = measured
     assert versions.startswith(f"python {figures['python']}, torch {torch.__version__}")
     assert machine.startswith("1 thread(s) of") and f"load {figures['load'] or 0:.2f}; rounds: 1" in machine
     assert (figures["threads"], figures["rounds"]) == (1, 1)
     for line, row in zip(lines, figures["rows"], strict=True):
-        assert line.startswith(f"{row['panel']:<6} {row['what']}")
-        *_, median, worst, bare, ratio = line.split()
-        assert (median, worst, bare) == tuple(f"{row[key]:.1f}" for key in ("median", "worst", "bare"))
+        assert line.startswith(f"{row['panel']:<6} {row['quantity']}")
+        *_, median, worst, plain, ratio = line.split()
+        assert (median, worst, plain) == tuple(f"{row[key]:.1f}" for key in ("median", "worst", "plain"))
         assert ratio == f"{row['ratio']:.2f}"
 
 
 class Clockwork(RetrainingPanel):
-    """A panel whose steps, start and drawing take a known time."""
+    """A panel whose start, steps and drawing take known times."""
 
     def __init__(self, start: float, step: float, draw: float) -> None:
         self._start, self._step, self._draw = start, step, draw
-        toy = live.toy_panel()
+        toy = live.ToyPanel()
         super().__init__({"lmbda": toy.controls["lmbda"]}, toy.canvas, toy.chart)
 
     def job(self, settings):
@@ -80,23 +80,23 @@ class Clockwork(RetrainingPanel):
 
 
 @pytest.mark.parametrize("start, step, draw", [(0.3, 0.02, 0.0), (0.0, 0.02, 0.06)])
-def test_figures_are_those_of_a_panel_whose_times_are_known(start, step, draw, monkeypatch):
-    """A sleeper wakes late, never early: one side of each figure is exact."""
+def test_a_panel_with_known_times_is_measured_correctly(start, step, draw, monkeypatch):
+    """`time.sleep` wakes late, never early, so one bound of each quantity is exact."""
     monkeypatch.setattr(bench, "FRAMES", 5)
     panel = Clockwork(start, step, draw)
-    rows = {row["what"]: row for row in bench.measure(panel, 1)}
+    rows = {row["quantity"]: row for row in bench.measure(panel, 1)}
     panel.close()
-    first, superseded, idle, frames, trained = (rows[what]["median"] for what in (*bench.TIMES, *bench.RATES))
+    first, superseded, idle, frames, trained = (rows[quantity]["median"] for quantity in (*bench.TIMES, *bench.RATES))
     answer = 1000 * (start + step + draw)
     assert answer <= first <= answer + LATE
     assert answer <= superseded <= answer + 1000 * (step + draw) + LATE
     assert idle <= 1000 * (step + draw) + LATE
-    assert all(1000 * step <= rows[what]["bare"] <= 1000 * step + LATE for what in bench.TIMES)
-    assert 1 < frames <= rows["frames, per s"]["bare"] == bench.MOST_FRAMES
-    assert frames < trained <= 1 / step and rows["training steps, per s"]["bare"] <= 1 / step
+    assert all(1000 * step <= rows[quantity]["plain"] <= 1000 * step + LATE for quantity in bench.TIMES)
+    assert 1 < frames <= rows["frames, per s"]["plain"] == bench.MAX_FRAME_RATE
+    assert frames < trained <= 1 / step and rows["training steps, per s"]["plain"] <= 1 / step
 
 
-def test_a_panel_that_fails_says_so():
+def test_the_error_of_a_panel_is_raised():
     panel = Clockwork(0.0, 0.02, 0.0)
 
     def job(settings):

@@ -1,4 +1,4 @@
-"""The adoption panel: what it compares, what it shows, and that it trains the model that was asked for."""
+"""The adoption panel: its comparisons, its plot, and the training of the requested model."""
 
 import copy
 import re
@@ -10,31 +10,31 @@ from compressai import models
 
 import labkit as lk
 from labkit.live import adoption
-from labkit.live.adoption import AdoptionPanel, adoption_panel
+from labkit.live.adoption import AdoptionPanel
 
 
 @pytest.fixture(scope="module")
 def panel():
-    made = adoption_panel(model="FactorizedPrior", scheme="noise", temperature=1.0, steps=3)
-    yield made
-    made.close()
+    panel = AdoptionPanel(model="FactorizedPrior", scheme="noise", temperature=1.0, steps=3)
+    yield panel
+    panel.close()
 
 
 @pytest.fixture(scope="module")
 def run(panel):
-    """Results by their settings, each run once."""
-    done = {}
+    """Run the panel, once for each combination of settings."""
+    results = {}
 
     def run(model, scheme, temperature=1.0):
         key = model, scheme, temperature
-        if key not in done:
-            done[key] = panel.run(60, model=model, scheme=scheme, temperature=temperature)
-        return done[key]
+        if key not in results:
+            results[key] = panel.run(60, model=model, scheme=scheme, temperature=temperature)
+        return results[key]
 
     return run
 
 
-CHANGED = {  # modules whose class is another after an adoption, counted in CompressAI's sources
+CHANGED = {  # modules whose class changes at adoption, counted in CompressAI's sources
     "FactorizedPrior": 1,
     "ScaleHyperprior": 2,
     "MeanScaleHyperprior": 2,
@@ -46,47 +46,47 @@ CHANGED = {  # modules whose class is another after an adoption, counted in Comp
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_every_model_of_the_menu_is_adopted_and_stays_itself(panel, name):
-    """Oracle: a model built from the same seed, never adopted."""
-    made = panel._adopt({"model": name, "scheme": "annealed", "temperature": 0.5})
-    assert made.same_outputs and made.same_keys and len(made.changed) == CHANGED[name]
+def test_adoption_keeps_the_outputs_of_every_model(panel, name):
+    """The oracle is a model from the same seed that was never adopted."""
+    adopted = panel._adopt({"model": name, "scheme": "annealed", "temperature": 0.5})
+    assert adopted.same_outputs and adopted.same_keys and len(adopted.changed) == CHANGED[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         plain = adoption.MODELS[name]().eval()
-    assert type(plain) is getattr(models, name) and isinstance(made.model, type(plain))
+    assert type(plain) is getattr(models, name) and isinstance(adopted.model, type(plain))
     with torch.no_grad():
-        assert torch.equal(made.model.eval()(panel._test)["x_hat"], plain(panel._test)["x_hat"])
-    for row in made.changed:
-        assert row["module"] in made.account and row["role"].split(";")[0] in made.account
-    assert "⌊y + τu⌉" in made.account and "<caption" in made.account
+        assert torch.equal(adopted.model.eval()(panel._test)["x_hat"], plain(panel._test)["x_hat"])
+    for row in adopted.changed:
+        assert row["module"] in adopted.report and row["role"].split(";")[0] in adopted.report
+    assert "⌊y + τu⌉" in adopted.report and "<caption" in adopted.report
 
 
-def test_what_differs_is_not_called_the_same(panel, monkeypatch):
-    """An adoption that touched the weights or the keys would be told of."""
+def test_differences_are_reported(panel, monkeypatch):
+    """An adoption that changed weights or keys would be reported."""
     adopt = lk.adoption.adopt
 
-    def touching(model, scheme):
+    def changing_weights(model, scheme):
         adopt(model, scheme)
         model.g_s[-1].bias.data.add_(1e-6)
         return model
 
     settings = {"model": "FactorizedPrior", "scheme": "noise", "temperature": 1.0}
-    monkeypatch.setattr("labkit.adoption.adopt", touching)
-    made = panel._adopt(settings)
-    assert not made.same_outputs and made.same_keys and "NOT the same" in adoption._verdict(made)
+    monkeypatch.setattr("labkit.adoption.adopt", changing_weights)
+    adopted = panel._adopt(settings)
+    assert not adopted.same_outputs and adopted.same_keys and "NOT the same" in adoption._verdict(adopted)
 
-    def renaming(model, scheme):
+    def changing_keys(model, scheme):
         adopt(model, scheme)
         model.register_buffer("more", torch.zeros(1))
         return model
 
-    monkeypatch.setattr("labkit.adoption.adopt", renaming)
-    made = panel._adopt(settings)
-    assert made.same_outputs and not made.same_keys and "OTHER" in adoption._verdict(made)
+    monkeypatch.setattr("labkit.adoption.adopt", changing_keys)
+    adopted = panel._adopt(settings)
+    assert adopted.same_outputs and not adopted.same_keys and "OTHER" in adoption._verdict(adopted)
 
 
-def test_a_run_trains_its_own_copy(panel, run):
-    """Its losses are those of `training.stream` on a model built here."""
+def test_a_run_trains_a_copy(panel, run):
+    """The losses equal those of `training.stream` on a model from the same seed."""
     result = run("MeanScaleHyperprior", "mixed")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -108,7 +108,7 @@ def test_a_run_trains_its_own_copy(panel, run):
     assert type(fresh) is models.MeanScaleHyperprior
 
 
-def test_the_loss_is_the_rounded_one(panel, run):
+def test_the_loss_is_measured_with_rounding(panel, run):
     result = run("MeanScaleHyperprior", "mixed")
     x = panel._test
     with torch.no_grad():
@@ -116,12 +116,12 @@ def test_the_loss_is_the_rounded_one(panel, run):
     bits = -sum(float(p.double().log2().sum()) for p in output["likelihoods"].values())
     squares = float(((output["x_hat"] - x) ** 2).double().mean())
     assert result.loss == pytest.approx(bits / x[:, 0].numel() + adoption.LMBDA * 255**2 * squares, rel=1e-4)
-    assert result.before > result.loss  # even three steps
+    assert result.before > result.loss  # three steps lower the loss already
     assert f"{result.before:.1f} → {result.loss:.1f} in 3 steps" in str(result)
 
 
 def test_the_right_plot_shows_the_scheme(panel, run):
-    """Noise is uniform on (−½, ½), rounding is what evaluation does, annealing at τ = 1 goes beyond."""
+    """Noise is uniform on (−½, ½), straight-through rounds as evaluation does, and annealing at τ = 1 exceeds ½."""
     noise = run("FactorizedPrior", "noise").errors
     assert 12 * np.mean(noise["training"] ** 2) == pytest.approx(1, abs=0.06)
     assert 0.49 < np.abs(noise["training"]).max() <= 0.5 + 1e-5
@@ -135,39 +135,39 @@ def test_the_right_plot_shows_the_scheme(panel, run):
         np.testing.assert_allclose(y, share, atol=2e-3)
 
 
-def test_the_page_says_what_the_run_showed(panel, run):
+def test_status_report_and_plot_show_the_result(panel, run):
     run("FactorizedPrior", "noise")
     result = panel.run(60, model="ScaleHyperprior", scheme="soft_then_hard")  # two stages, the second frozen
     assert panel.status.status["result"] == str(result) and len(result.losses) == 3
-    assert "entropy_bottleneck" in panel.account.value and "for the first 80% of the steps" in panel.account.value
+    assert "entropy_bottleneck" in panel.report.value and "for the first 80% of the steps" in panel.report.value
     steps, losses = panel.plot.points("training crops, surrogate")
     assert steps.tolist() == [1, 2, 3] and np.allclose(losses, result.losses)
-    at, rounded = panel.plot.points("test crops, rounded")
-    assert at.tolist() == [0, 3] and np.allclose(rounded, [result.before, result.loss])
+    step, rounded = panel.plot.points("test crops, rounded")
+    assert step.tolist() == [0, 3] and np.allclose(rounded, [result.before, result.loss])
     assert re.search(rf"from {result.before:.1f} to {result.loss:.1f}\.", panel.plot.label)
     assert panel.still().size[0] > 500
 
 
-def test_a_look_changes_nothing(panel):
-    """Neither mode nor generator nor torch's own random numbers, whatever the training is at."""
+def test_measuring_changes_nothing(panel):
+    """Mode, generator, hooks and torch's random state stay as they are."""
     model = panel._adopt({"model": "FactorizedPrior", "scheme": "noise", "temperature": 1.0}).model.train()
     generator, state = torch.Generator().manual_seed(5), torch.get_rng_state()
     lk.entropy.set_generator(model, generator)
-    first = panel._measured(model, train=True)
-    assert panel._measured(model, train=True)[0] == first[0] != panel._measured(model, train=False)[0]
+    first = panel._measure(model, train=True)
+    assert panel._measure(model, train=True)[0] == first[0] != panel._measure(model, train=False)[0]
     assert model.training and model.entropy_bottleneck.generator is generator
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
     assert torch.equal(torch.get_rng_state(), state)
     assert not model.g_a._forward_hooks and not model.g_s._forward_pre_hooks
 
 
-def test_wrong_arguments_end_in_one_line():
+def test_wrong_arguments_get_one_clear_line():
     with pytest.raises(ValueError, match=r"^steps must be an integer ≥ 1, got 0$"):
-        adoption_panel(steps=0)
-    with pytest.raises(ValueError, match=r"^model: takes FactorizedPrior, .*, got 'VGG'$"):
-        adoption_panel(model="VGG")
-    with pytest.raises(ValueError, match=r"^scheme: takes noise, .*, got 'none'$"):
-        adoption_panel(scheme="none")
-    with pytest.raises(ValueError, match=r"^temperature: takes 0\.05, .*, got 0\.3$"):
-        adoption_panel(temperature=0.3)
-    assert lk.live.adoption_panel is adoption_panel and issubclass(AdoptionPanel, lk.live.Panel)
+        AdoptionPanel(steps=0)
+    with pytest.raises(ValueError, match=r"^model must be one of FactorizedPrior, .*, got 'VGG'$"):
+        AdoptionPanel(model="VGG")
+    with pytest.raises(ValueError, match=r"^scheme must be one of noise, .*, got 'none'$"):
+        AdoptionPanel(scheme="none")
+    with pytest.raises(ValueError, match=r"^temperature must be one of 0\.05, .*, got 0\.3$"):
+        AdoptionPanel(temperature=0.3)
+    assert lk.live.AdoptionPanel is AdoptionPanel and issubclass(AdoptionPanel, lk.live.Panel)

@@ -107,7 +107,7 @@ def test_the_schedule_is_shown_before_anything_is_computed(panel):
     assert len(frame.lines["Gumbel, mismatch"][0]) == len(TEMPERATURES)
     assert len(frame.lines["Gumbel"][0]) == 0  # nothing is trained yet
     job.close()
-    assert set(frame.lines) <= set(panel.plot._index)
+    assert set(frame.lines) <= set(panel.plot.traces)
 
 
 def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel, monkeypatch):

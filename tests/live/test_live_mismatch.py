@@ -121,7 +121,7 @@ def test_the_run_before_stays_in_gray(panel):
     panel.run(PATIENCE, surrogate="sr", scale=0.2)
     before = panel.plot.points("rate, training")[1]
     panel.run(PATIENCE, surrogate="aun")
-    ghost = next(trace for trace in panel.plot.figure.data if trace.name == "rate, training, run before")
+    ghost = next(trace for trace in panel.plot.figure.data if trace.name == "rate, training, previous run")
     assert np.array_equal(ghost.y, before)
 
 

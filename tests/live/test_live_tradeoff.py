@@ -14,7 +14,7 @@ PATIENCE = 120
 
 @pytest.fixture(scope="module")
 def panel():
-    panel = lk.live.tradeoff_panel(steps=1, photo="storm")
+    panel = lk.live.TradeoffPanel(steps=1, photo="storm")
     yield panel
     panel.close()
 
@@ -24,19 +24,18 @@ def result(panel):
     return panel.run(PATIENCE, lmbda=0.0067, scheme="mixed")
 
 
-def test_the_bytes_are_those_of_the_evaluator(panel, result):
+def test_bytes_and_psnr_equal_those_of_evaluate(panel, result):
     test = lk.datasets.photos("test")
     index = test.names.index("storm.webp")
     row = lk.evaluate(result.net, test[index : index + 1], progress=False).rows[0]
     assert (result.n_bytes, result.bpp) == (row["bytes"], row["bpp"]) and result.psnr == pytest.approx(row["psnr"])
-    shipped = lk.networks.pretrained(lmbda=0.0067)
-    shipped.update()
-    before = lk.evaluate(shipped, test[index : index + 1], progress=False).rows[0]
+    bundled = lk.networks.pretrained(lmbda=0.0067)
+    before = lk.evaluate(bundled, test[index : index + 1], progress=False).rows[0]
     assert result.before == pytest.approx((before["bpp"], before["psnr"]))
     assert result.loss == pytest.approx(row["bpp"] + 0.0067 * 255**2 * 10 ** (-row["psnr"] / 10))
 
 
-def test_the_classical_codecs_are_pillows(panel, result):
+def test_classical_curves_equal_those_of_classical(panel, result):
     test = lk.datasets.photos("test")
     index = test.names.index("storm.webp")
     reports = lk.evaluation.classical(test[index : index + 1], "jpeg", (10, 25, 45, 65, 80))
@@ -49,7 +48,7 @@ def test_the_classical_codecs_are_pillows(panel, result):
         assert math.log(result.at["jpeg"]) == pytest.approx(np.interp(result.psnr, psnrs, np.log(rates)), abs=1e-5)
 
 
-def test_earlier_runs_of_the_photograph_stay_in_the_plane(panel, result):
+def test_earlier_runs_of_the_photograph_stay_in_the_plot(panel, result):
     again = panel.run(PATIENCE, lmbda=0.0067, scheme="noise")
     rates, psnrs = panel.plot.points("earlier runs")
     assert rates[-1] == pytest.approx(result.bpp) and psnrs[-1] == pytest.approx(result.psnr)
@@ -75,15 +74,15 @@ def test_a_run_can_be_canceled(panel, result):
         panel.wait(PATIENCE)
 
 
-def test_a_photograph_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="photo"):
-        lk.live.tradeoff_panel(photo="nobody")
+def test_an_unknown_photograph_is_refused():
+    with pytest.raises(ValueError, match="unknown test photograph 'nobody'"):
+        lk.live.TradeoffPanel(photo="nobody")
 
 
-def test_pictures_of_two_sizes_are_refused_and_a_still_has_both():
+def test_images_of_two_sizes_are_refused_and_a_still_shows_both():
     divider = Divider(width=40)
     white, black = np.full((10, 20, 3), 255, np.uint8), np.zeros((10, 20, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"second: takes a picture of the first one's shape \(10, 20, 3\)"):
+    with pytest.raises(ValueError, match=r"second must have the shape of the first image, \(10, 20, 3\)"):
         divider.show(white, black[:5], label="", captions=("", ""))
     divider.show(white, black, label="white and black", captions=("white", "black"))
     still = np.asarray(divider.still())
