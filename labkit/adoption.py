@@ -185,7 +185,7 @@ def adopt(model: nn.Module, scheme: Scheme) -> nn.Module:
         before: Any = type(module)
         module.__class__ = _adopted(before)
         if isinstance(module, entropy.SchemeCarrier) and not hasattr(module, "scheme"):
-            module._carry(first)
+            module.attach_scheme(first)
         if isinstance(module, entropy.EntropyBottleneck):
             module.main = not has_gaussian
     entropy.set_scheme(model, first)

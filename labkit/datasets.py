@@ -246,6 +246,21 @@ def folder(path: str | Path) -> PhotoSet:
     return _in_memory(_files(path))
 
 
+def load_images(paths: Iterable[str | Path]) -> PhotoSet:
+    """Load image files, and all images of folders, into memory.
+
+    Args:
+        paths: Image files and folders.
+
+    Returns:
+        The images, in the given order; those of a folder are in the order of their names.
+
+    Raises:
+        ValueError: If a file cannot be read or a folder has no images.
+    """
+    return _in_memory([file for path in map(Path, paths) for file in (_files(path) if path.is_dir() else [path])])
+
+
 def training_images(path: str | Path, memory: int = 2**30) -> PhotoSet | ImageFiles:
     """All images of a folder: in memory where their decoded pixels, 3 bytes each, take at most `memory` bytes.
 

@@ -1,8 +1,8 @@
-"""CompressAI's entropy modules, carrying a quantization scheme.
+"""CompressAI's entropy models with a quantization scheme.
 
-Subclasses with the same parameters and buffers: a state dict fits both ways, and in evaluation mode they are
-CompressAI's own code. In training mode the scheme says what the entropy model scores (the rate path) and what is
-handed on (the distortion path):
+Both classes have the parameters and buffers of CompressAI's classes, so state dicts can be exchanged. In evaluation
+mode they run CompressAI's own code. In training mode the scheme chooses what the entropy model scores (the rate path)
+and what it returns (the distortion path):
 
     inputs ─┬─ rate surrogate ───────► likelihood
             └─ distortion surrogate ─► output
@@ -10,55 +10,70 @@ handed on (the distortion path):
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyBottleneck as _EntropyBottleneck
-from compressai.entropy_models import GaussianConditional as _GaussianConditional
-from compressai.models.base import SCALES_LEVELS, SCALES_MAX, get_scale_table
 from torch import Tensor, nn
 
 from labkit import schemes
 from labkit.schedules import Schedule
 from labkit.schemes import Noise, QuantizationScheme
 
+with warnings.catch_warnings():
+    # A dependency of CompressAI calls torch.jit.script, which PyTorch deprecates: users cannot act on it.
+    warnings.filterwarnings("ignore", message=r".torch\.jit\.script.")
+    from compressai.entropy_models import EntropyBottleneck as _EntropyBottleneck
+    from compressai.entropy_models import GaussianConditional as _GaussianConditional
+    from compressai.models.base import SCALES_LEVELS, SCALES_MAX, get_scale_table
+
 
 class SchemeCarrier:
-    """The part that both entropy modules share: a scheme, the current temperature, a source of noise."""
+    """Base of both entropy models: a scheme, its current temperature and a source of noise.
+
+    Attributes:
+        scheme: Quantization scheme of the training forward pass.
+        temperature: Current temperature, a 0-d tensor.
+        generator: Source of the training noise. None stands for PyTorch's default generator.
+        part: (k, m) if the inputs are the k-th of m equal parts of a batch.
+    """
 
     scheme: QuantizationScheme
     temperature: Tensor
     generator: torch.Generator | None
     part: tuple[int, int]
     _offset: Tensor
-    register_buffer: Callable[..., None]  # of the nn.Module that this is mixed into
+    register_buffer: Callable[..., None]  # of nn.Module, with which this class is combined
 
-    def _carry(self, scheme: QuantizationScheme | None) -> None:
-        self.scheme = scheme or schemes.noise()
+    def attach_scheme(self, scheme: QuantizationScheme) -> None:
+        """Give a module that carries no scheme yet its scheme and the scheme's first temperature."""
+        self.scheme = scheme
         self.generator, self.part = None, (0, 1)
-        # a buffer, so that it moves with the model and never recompiles; not persistent, so that state dicts
-        # keep CompressAI's keys
-        temperature = torch.tensor(float(self.scheme.temperature.start), device=self._offset.device)
+        # A buffer moves with the model and never causes recompilation. It is not persistent, so that state dicts keep
+        # CompressAI's keys.
+        temperature = torch.tensor(float(scheme.temperature.start), device=self._offset.device)
         self.register_buffer("temperature", temperature, persistent=False)
 
-    def _own(self, y: Tensor, draw: Callable[[Tensor], Noise]) -> Noise:
-        """What `draw` gives for y. Where y is a part of a batch: that part of what it gives for the whole."""
+    def _noise_of_part(self, y: Tensor, draw: Callable[[Tensor], Noise]) -> Noise:
+        """Draw noise for the whole batch and return the share of this part."""
         k, m = self.part
         if m == 1:
             return draw(y)
-        noise = draw(y[:1].expand(m * len(y), *y.shape[1:]))  # a draw looks at shape and type alone
+        noise = draw(y[:1].expand(m * len(y), *y.shape[1:]))  # a draw depends on the shape and the type only
         rate, distortion = (None if v is None else v.narrow(v.dim() - y.dim(), k * len(y), len(y)) for v in noise)
         return (rate, rate) if noise[0] is noise[1] else (rate, distortion)
 
 
 class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
-    """CompressAI's factorized entropy model, carrying a scheme's hyper paths, or its main ones in a factorized prior.
+    """CompressAI's factorized entropy model with a scheme (Ballé et al., 2018, https://arxiv.org/abs/1802.01436).
 
-    channels: C; inputs have shape (batch, C, …). main: use `rate` and `distortion` instead of the hyper paths.
-    In training, `forward` gives the distortion path's output and the rate path's likelihood, both of the input's shape.
+    Args:
+        channels: Number of channels C. Inputs have shape (batch, C, …).
+        *args: Further arguments of CompressAI's class.
+        scheme: Quantization scheme; additive uniform noise by default.
+        main: Use the scheme's main paths, as in a factorized prior, instead of its hyper paths.
+        **kw: Further keyword arguments of CompressAI's class.
     """
 
     def __init__(
@@ -66,15 +81,25 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
     ):
         super().__init__(channels, *args, **kw)
         self.main = main
-        self._carry(scheme)
+        self.attach_scheme(scheme or schemes.noise())
 
     def forward(self, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Quantize and score a latent.
+
+        Args:
+            x: Latent of shape (batch, C, …).
+            training: Overrides the module's own training flag.
+
+        Returns:
+            The output of the distortion path and the likelihood of the rate path, both of the shape of x.
+        """
         if not (self.training if training is None else training):
-            return super().forward(x, training=False)
+            evaluated: tuple[Tensor, Tensor] = super().forward(x, training=False)
+            return evaluated
         with torch.autocast(x.device.type, enabled=False):
             medians = self._extend_ndims(self._get_medians().detach(), x.dim() - 2)
             y, hyper = _at_least_float32(x), not self.main
-            noise = self._own(y, lambda whole: self.scheme.draw(whole, self.generator, hyper))
+            noise = self._noise_of_part(y, lambda whole: self.scheme.draw(whole, self.generator, hyper))
             y_rate, y_distortion = self.scheme.quantize(y, medians, self.temperature, noise=noise, hyper=hyper)
             channels_first = y_rate.transpose(0, 1)
             likelihood, _, _ = self._likelihood(channels_first.reshape(x.size(1), 1, -1))
@@ -84,16 +109,23 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
 
 
 class GaussianConditional(SchemeCarrier, _GaussianConditional):
-    """CompressAI's Gaussian entropy model, carrying a scheme and its lower bound on σ.
+    """CompressAI's Gaussian entropy model with a scheme and its lower bound on σ.
 
-    The bound reaches the coder: `scale_table(bound)` starts at it. After loading a state dict the scheme's bound wins,
-    with a warning where the two differ.
+    The model is that of Minnen et al., 2018, https://arxiv.org/abs/1809.02736. The scheme's bound also applies to the
+    coder, whose tables start at it (see `scale_table`). It replaces the bound of a loaded state dict, with a warning if
+    the two differ.
+
+    Args:
+        scale_table: Scales for which the coder has tables, or None if `update` builds them later.
+        *args: Further arguments of CompressAI's class.
+        scheme: Quantization scheme; additive uniform noise by default.
+        **kw: Further keyword arguments of CompressAI's class.
     """
 
     def __init__(self, scale_table: Any = None, *args: Any, scheme: QuantizationScheme | None = None, **kw: Any):
         scheme = scheme or schemes.noise()
         super().__init__(scale_table, *args, scale_bound=scheme.scale_lower_bound, **kw)
-        self._carry(scheme)
+        self.attach_scheme(scheme)
 
     def forward(
         self,
@@ -103,14 +135,26 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         training: bool | None = None,
         noise: Noise | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """In training: the distortion path's latent and the rate path's likelihood, with the noise that `draw` gave."""
+        """Quantize and score a latent.
+
+        Args:
+            inputs: Latent y of any shape.
+            scales: Scales σ, broadcastable to the shape of y.
+            means: Means μ, broadcastable to the shape of y, or None for zero means.
+            training: Overrides the module's own training flag.
+            noise: Result of `draw`, or None for a new draw.
+
+        Returns:
+            The latent of the distortion path and the likelihood of the rate path, both of the shape of y.
+        """
         if not (self.training if training is None else training):
-            return super().forward(inputs, scales, means, training=False)
+            evaluated: tuple[Tensor, Tensor] = super().forward(inputs, scales, means, training=False)
+            return evaluated
         with torch.autocast(inputs.device.type, enabled=False):
             y, scales = _at_least_float32(inputs), _at_least_float32(scales)
             means = None if means is None else _at_least_float32(means)
             if noise is None:
-                noise = self._own(y, lambda whole: self.scheme.draw(whole, self.generator))
+                noise = self._noise_of_part(y, lambda whole: self.scheme.draw(whole, self.generator))
             y_rate, y_distortion = self.scheme.quantize(y, means, self.temperature, noise=noise)
             likelihood = self._likelihood(y_rate, scales, means)
             if self.use_likelihood_bound:
@@ -118,12 +162,15 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
             return y_distortion, likelihood
 
     def draw(self, y: Tensor) -> Noise:
-        """Noise of (rate, distortion) for a latent that a context model reads as well.
+        """Draw the noise of both paths for a latent that a context model reads as well.
 
-        Where each path has its own, the distortion's is drawn first: CompressAI quantizes for the context model before
-        it scores, and the same seed then gives the same numbers.
+        If each path has its own noise, the noise of the distortion path is drawn first. CompressAI also quantizes for
+        the context model before it scores the latent, so the same seed gives the same numbers.
+
+        Args:
+            y: Latent of any shape.
         """
-        return self._own(y, self._draw_for_context)
+        return self._noise_of_part(y, self._draw_for_context)
 
     def _draw_for_context(self, y: Tensor) -> Noise:
         if self.scheme.shared_noise:
@@ -132,16 +179,36 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         return self.scheme.rate.draw(y, self.generator), distortion
 
     def quantize_distortion(self, y: Tensor, means: Tensor | None, noise: Noise) -> Tensor:
-        """What a context model reads in training: the distortion path around the means, or, given None, of y itself."""
+        """Return the latent that a context model reads in training.
+
+        Args:
+            y: Latent of any shape.
+            means: Means μ to quantize around, or None to quantize y itself.
+            noise: Result of `draw`.
+        """
         means = None if means is None else _at_least_float32(means)
         return self.scheme.quantize_distortion(_at_least_float32(y), means, self.temperature, noise)
 
     def update_scale_table(self, scale_table: Any, force: bool = False) -> bool:
-        """Build the coder's tables, from the scheme's bound on, whatever table the model hands to all its modules."""
-        return super().update_scale_table(_from_bound(self.scheme.scale_lower_bound, scale_table), force=force)
+        """Build the coder's tables.
+
+        Args:
+            scale_table: Scales for the tables. If they do not start at the scheme's bound, `scale_table(bound)`
+                replaces them, because CompressAI's `update` gives the same table to all modules.
+            force: Build the tables again if they exist already.
+
+        Returns:
+            True if tables were built.
+        """
+        table = _from_bound(self.scheme.scale_lower_bound, scale_table)
+        return bool(super().update_scale_table(table, force=force))
 
     def set_scale_bound(self, bound: float) -> None:
-        """Set the lower bound on σ, and drop coder tables that start elsewhere (`update` makes them again)."""
+        """Set the lower bound on σ and drop coder tables that start elsewhere; `update` builds them again.
+
+        Args:
+            bound: New lower bound, positive.
+        """
         value = torch.tensor([float(bound)], device=self.scale_bound.device)
         self.scale_bound.copy_(value)
         self.lower_bound_scale.bound.copy_(value)
@@ -154,33 +221,40 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         loaded = state_dict.get(f"{prefix}lower_bound_scale.bound")
         if loaded is not None and float(loaded) != float(torch.tensor(bound)):
             warnings.warn(
-                f"the state dict's scale bound {float(loaded):g} gives way to the scheme's {bound:g}",
-                stacklevel=_to_the_caller(),
+                f"the scheme's scale bound {bound:g} replaces the bound {float(loaded):g} of the state dict",
+                stacklevel=2,
             )
-        for key in (f"{prefix}scale_bound", f"{prefix}lower_bound_scale.bound"):  # the second is a child's, loaded next
+        for key in (f"{prefix}scale_bound", f"{prefix}lower_bound_scale.bound"):  # the second belongs to a child
             if key in state_dict:
                 state_dict[key] = torch.full_like(state_dict[key], bound)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.set_scale_bound(bound)  # drops loaded tables that start elsewhere
 
 
-def _to_the_caller() -> int:
-    """The stack level of whoever called into torch, CompressAI or labkit; from Python 3.12 on, warnings can tell."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "compressai", "labkit"):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
 def scale_table(bound: float) -> Tensor:
-    """The scales that the coder has tables for: 64 from the bound to 256, evenly spaced on a logarithmic scale.
+    """Return the scales for which the coder has tables: 64 from the bound to 256, evenly spaced on a logarithmic scale.
 
-    The first is the bound as float32, to the bit: a latent at a bound that lay one ulp above the first entry would be
-    coded with the second. Shape (64,). Raises ValueError for a bound outside (0, 256).
+    The first scale is exactly the bound in float32. If it were smaller by one unit in the last place, latents at the
+    bound would be coded with the second table.
+
+    Args:
+        bound: Lower bound on σ, between 0 and 256.
+
+    Returns:
+        Tensor of shape (64,).
+
+    Raises:
+        ValueError: If the bound is not between 0 and 256.
+
+    Example:
+        >>> import labkit as lk
+        >>> table = lk.entropy.scale_table(0.5)
+        >>> table.shape, table[0].item()
+        (torch.Size([64]), 0.5)
     """
     if not 0 < bound < SCALES_MAX:
-        raise ValueError(f"bound: takes a number between 0 and {SCALES_MAX}, got {bound!r}")
-    table = get_scale_table(bound, SCALES_MAX, SCALES_LEVELS)
+        raise ValueError(f"bound must be between 0 and {SCALES_MAX}, got {bound!r}")
+    table: Tensor = get_scale_table(bound, SCALES_MAX, SCALES_LEVELS)
     table[0] = bound
     return table
 
@@ -194,12 +268,17 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def carriers(model: nn.Module) -> list[SchemeCarrier]:
-    """The modules of a model that carry a scheme."""
+    """Return the modules of a model that carry a scheme."""
     return [module for module in model.modules() if isinstance(module, SchemeCarrier)]
 
 
 def set_scheme(model: nn.Module, scheme: QuantizationScheme) -> None:
-    """Give every carrier the scheme, its first temperature, and its scale bound."""
+    """Give every module that carries a scheme a new scheme, its first temperature and its scale bound.
+
+    Args:
+        model: Network or adopted model.
+        scheme: New scheme.
+    """
     for module in carriers(model):
         module.scheme = scheme
         if isinstance(module, GaussianConditional):
@@ -208,24 +287,39 @@ def set_scheme(model: nn.Module, scheme: QuantizationScheme) -> None:
 
 
 def set_temperature(model: nn.Module, temperature: float | Schedule) -> None:
-    """Set the temperature of every carrier, in place, a schedule's to its first. Raises ValueError if not positive."""
+    """Set the temperature of every module that carries a scheme.
+
+    Args:
+        model: Network or adopted model.
+        temperature: Positive number, or a schedule, of which the first value is used.
+
+    Raises:
+        ValueError: If the temperature is not a positive finite number.
+    """
     start = schemes.as_schedule(temperature).start
     for module in carriers(model):
         module.temperature.fill_(start)
 
 
 def set_generator(model: nn.Module, generator: torch.Generator | None, part: tuple[int, int] = (0, 1)) -> None:
-    """Set the source of training noise; None is torch's own.
+    """Set the source of the training noise.
 
-    part: (k, m) where the model is given the k-th of m equal parts of each batch: it draws the noise of them all, and
-    takes its own.
+    Args:
+        model: Network or adopted model.
+        generator: Source of the noise on the model's device. None stands for PyTorch's default generator.
+        part: (k, m) if the model receives the k-th of m equal parts of each batch. It then draws the noise of the whole
+            batch and uses its own part.
     """
     for module in carriers(model):
         module.generator, module.part = generator, part
 
 
 def drop_tables(model: nn.Module) -> None:
-    """Forget the entropy bottlenecks' coder tables, which training makes stale; `model.update()` makes them again."""
+    """Drop the coder tables of all entropy bottlenecks, which training invalidates; `model.update()` builds them again.
+
+    Args:
+        model: Network or adopted model.
+    """
     for module in carriers(model):
         if isinstance(module, EntropyBottleneck):
             for name in ("_offset", "_quantized_cdf", "_cdf_length"):
@@ -233,7 +327,11 @@ def drop_tables(model: nn.Module) -> None:
 
 
 def solve_quantiles(model: nn.Module) -> None:
-    """Solve the quantiles of every entropy bottleneck directly: no auxiliary optimizer is needed."""
+    """Compute the quantiles of all entropy bottlenecks directly, so that no auxiliary optimizer is needed.
+
+    Args:
+        model: Network or adopted model.
+    """
     for module in carriers(model):
         if isinstance(module, EntropyBottleneck):
             module._update_quantiles()

@@ -502,8 +502,9 @@ def test_save_load_adopt_release_in_any_order(order):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model.load_state_dict(other)
-            told = [str(w.message) for w in caught if "scale bound" in str(w.message)]
-            assert told == (["the state dict's scale bound 0.11 gives way to the scheme's 0.3"] if carried else [])
+            messages = [str(w.message) for w in caught if "scale bound" in str(w.message)]
+            expected = "the scheme's scale bound 0.3 replaces the bound 0.11 of the state dict"
+            assert messages == ([expected] if carried else [])
             bound = bound if carried else 0.11
         elif action == "adopt":
             lk.adopt(model, schemes.noise(scale_lower_bound=0.3))
@@ -530,7 +531,7 @@ def test_the_scale_table_starts_at_the_bound_to_the_bit(bound):
 
 
 def test_a_table_of_no_range_is_refused():
-    with pytest.raises(ValueError, match="bound: takes a number between 0 and 256, got 300"):
+    with pytest.raises(ValueError, match="bound must be between 0 and 256, got 300"):
         entropy.scale_table(300)
 
 

@@ -45,7 +45,7 @@ KNOWN_CIRCLES = [
     {"labkit.evaluation.curves", "labkit.evaluation.evaluator"},
     {"labkit.schemes", "labkit.schemes.description", "labkit.schemes.presets", "labkit.schemes.scheme"},
 ]
-KNOWN_LONG = {"evaluation/curves.py", "networks/codecs.py", "analysis/scale_bound.py"}
+KNOWN_LONG = {"evaluation/curves.py", "analysis/scale_bound.py"}
 
 
 def module_name(path: Path, package: Path) -> str:

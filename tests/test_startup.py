@@ -29,6 +29,29 @@ def test_labkit_alone_loads_nothing_heavy(module):
     assert not HEAVY & added(f"import {module}")
 
 
+def test_importing_labkit_changes_no_warning_filter():
+    code = "import warnings; before = list(warnings.filters); import labkit; assert warnings.filters == before"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_importing_every_module_changes_no_warning_filter_and_prints_no_warning():
+    """The filters of other packages, which change at their own imports, are in place before labkit is imported."""
+    code = """
+import importlib, pkgutil, warnings
+import labkit.entropy  # imports CompressAI, whose dependencies set filters of their own
+import anywidget, bjontegaard, distributed, jupyterlab, lightning_fabric, matplotlib.pyplot, pandas, plotly.express
+import scipy.optimize, scipy.stats, torch.utils.tensorboard
+before = list(warnings.filters)
+import labkit
+for module in pkgutil.walk_packages(labkit.__path__, "labkit."):
+    importlib.import_module(module.name)
+assert warnings.filters == before, set(warnings.filters) ^ set(before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
 def test_training_adds_no_interface():
     """To what CompressAI brings along, which is pandas and more: labkit cannot help that."""
     found = added("import labkit.training, labkit.networks, labkit.datasets", to="import torch, compressai")

@@ -1,6 +1,8 @@
-"""The `labkit` command. Each command imports what it needs, so that `labkit --help` is instant."""
+"""The `labkit` command. Each subcommand imports torch when it runs, so that `labkit --help` is instant."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -8,21 +10,21 @@ import labkit
 from labkit.cli import bench, evaluate, files, lessons, research, train
 
 
-class _OneLine(click.Group):
-    """Errors that a user can mend end in one line and exit status 2, not in a traceback."""
+class _Group(click.Group):
+    """A group of commands in which an error of the user ends with one line and exit status 2, without a traceback."""
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (ValueError, FloatingPointError, OSError) as error:
             click.echo(f"labkit: {error}", err=True)
             ctx.exit(2)
-        except KeyboardInterrupt as stopped:
-            click.echo(f"labkit: {stopped or 'stopped'}", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"labkit: {interrupt or 'stopped'}", err=True)
             ctx.exit(130)
 
 
-@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(labkit.__version__)
 def main() -> None:
     """Train learned image codecs through quantization, and take the course."""

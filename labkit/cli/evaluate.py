@@ -1,30 +1,55 @@
-"""`labkit evaluate` and `labkit refine` measure networks on real bitstreams."""
+"""The commands `labkit evaluate` and `labkit refine`, which measure networks on real bitstreams."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from labkit.cli.options import parse_schedule
+from labkit.cli.options import load_network, parse_schedule
+
+TABLES = (".csv", ".parquet")
+PAGES = (".html",)
+
+
+def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    if path and path.suffix not in suffixes:
+        raise ValueError(f"{path}: the file name must end in {' or '.join(suffixes)}")
 
 
 @click.command()
 @click.argument("checkpoints", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--data", help="Folder of images.  [default: the bundled test photographs]")
-@click.option("--beside", multiple=True, help="A classical codec to measure too: jpeg, webp, jpeg2000, avif.")
-@click.option("--table", type=click.Path(path_type=Path), help="Write a row an image there, as .csv or .parquet.")
-@click.option("--plot", "page", type=click.Path(path_type=Path), help="Draw the rate–distortion plane there, as .html.")
-@click.option("--metric", type=click.Choice(["psnr", "ms_ssim"]), default="psnr", help="Of the plane, and of BD-rate.")
-@click.option("--device", default="cpu")
-@click.option("--threads", type=int, help="Threads on the CPU.  [default: torch's own]")
-def evaluate(checkpoints, data, beside, table, page, metric, device, threads) -> None:
-    """Code images to real bitstreams with checkpoints, and print bits per pixel, PSNR and MS-SSIM.
+@click.option("--data", help="Folder of test images.  [default: the bundled test photographs]")
+@click.option(
+    "--beside", multiple=True, help="Classical codec to compare with: jpeg, webp, jpeg2000 or avif. Repeatable."
+)
+@click.option("--table", type=click.Path(path_type=Path), help="Table with one row per image, .csv or .parquet.")
+@click.option("--plot", "page", type=click.Path(path_type=Path), help="Page with the rate–distortion curves, .html.")
+@click.option(
+    "--metric",
+    type=click.Choice(["psnr", "ms_ssim"]),
+    default="psnr",
+    help="Metric of the plot and of BD-rate.",
+)
+@click.option("--device", default="cpu", help="Device of the networks, such as cpu or cuda.")
+@click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's default]")
+def evaluate(
+    checkpoints: tuple[Path, ...],
+    data: str | None,
+    beside: tuple[str, ...],
+    table: Path | None,
+    page: Path | None,
+    metric: str,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Compress images to real bitstreams and print bits per pixel, PSNR and MS-SSIM.
 
-    Without a checkpoint the weights that come along are measured. Checkpoints of one network and size are points of
-    one curve. One report is printed image by image; of several, the means, and each curve's BD-rate against the first
-    codec of --beside, or without one the first curve, both with 95% intervals over the images. The processes of
-    torchrun share the images of checkpoints.
+    Without CHECKPOINTS, the command evaluates the bundled weights. Checkpoints of the same network and size form one
+    rate–distortion curve. For a single checkpoint, the command prints one row per image. For several, it prints means
+    and the BD-rate of each curve against the first codec of --beside or, without --beside, against the first curve;
+    both have 95% confidence intervals over the images. Under torchrun, the processes share the images.
     """
     import torch
 
@@ -33,67 +58,69 @@ def evaluate(checkpoints, data, beside, table, page, metric, device, threads) ->
 
     if threads:
         torch.set_num_threads(threads)
-    if unknown := set(beside) - set(evaluation.classical_names()):
-        there = ", ".join(evaluation.classical_names())
-        raise ValueError(f"--beside: takes {there}, got {', '.join(sorted(unknown))}")
-    for path, suffixes in ((table, (".csv", ".parquet")), (page, (".html",))):
-        if path and path.suffix not in suffixes:
-            raise ValueError(f"{path}: takes a name that ends in {' or '.join(suffixes)}")
+    if unknown := sorted(set(beside) - set(evaluation.classical_names())):
+        names = ", ".join(evaluation.classical_names())
+        raise ValueError(f"--beside must be one of {names}, got {', '.join(unknown)}")
+    _check_suffix(table, TABLES)
+    _check_suffix(page, PAGES)
     images = datasets.folder(data) if data else datasets.photos("test")
     curves: dict[str, list[evaluation.Report]] = {}
-    nets = [training.load_checkpoint(file)[0] for file in checkpoints]
+    nets = [load_network(file) for file in checkpoints]
     for net in nets or [networks.pretrained(lmbda=lmbda) for lmbda in networks.pretrained_lmbdas()]:
         net = net.to(training.processes.device(device))
         curves.setdefault(f"{net.kind} {net.size}", []).append(evaluation.evaluate(net, images))
     if training.processes.ranks()[0]:
-        return  # the first process has all reports, and says what came of them
+        return  # the first process has the reports of all processes
     for codec in beside:
         curves[codec] = evaluation.classical(images, codec)
     if table:
         evaluation.save_table(evaluation.to_frame(curves), table)
     if page:
         write_whole(page, evaluation.plot(curves, metric).to_html().encode())
-    reports = [report for of_curve in curves.values() for report in of_curve]
+    reports = [report for curve in curves.values() for report in curve]
     anchor = beside[0] if beside else None
     click.echo(reports[0] if len(reports) == 1 else evaluation.describe(curves, metric, anchor))
 
 
 @click.command()
-@click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the weights that come along]")
-@click.option("--lmbda", type=float, help="Of the loss.  [default: the one that the weights were trained for]")
-@click.option("--surrogate", default="sga", help="sga, ssl (SGA+), sua, or any other.")
-@click.option("--steps", type=int, default=200, help="Of Adam, at most.")
-@click.option("--lr", type=float, default=0.03, help="First learning rate.")
-@click.option("--temperature", help="A number, or KIND:START:END.  [default: ½ for 35% of the steps, then to 0.1]")
-@click.option("--patience", type=int, default=10, help="Stop after so many checks, one every ten steps, without gain.")
-@click.option("--seed", type=int, default=0)
-@click.option("--threads", type=int, help="Threads on the CPU.  [default: torch's own]")
-@click.option("--table", type=click.Path(path_type=Path), help="Write a row an image there, as .csv or .parquet.")
-def refine(photos, weights, lmbda, temperature, threads, table, **settings) -> None:
-    """Search better latents for each picture with a trained network, and print what that gains in real bytes.
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the bundled weights]")
+@click.option("--lmbda", type=float, help="Weight λ of the distortion.  [default: the λ of the weights]")
+@click.option("--surrogate", default="sga", help="Surrogate for rounding: sga, ssl (SGA+), sua or another one.")
+@click.option("--steps", type=int, default=200, help="Largest number of steps of Adam per image.")
+@click.option("--lr", type=float, default=0.03, help="Initial learning rate.")
+@click.option(
+    "--temperature",
+    help="Temperature of the surrogate: a number or KIND:START:END.  [default: 0.5 for 35% of the steps, then to 0.1]",
+)
+@click.option("--seed", type=int, default=0, help="Seed of the noise.")
+@click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's default]")
+@click.option("--table", type=click.Path(path_type=Path), help="Table with one row per image, .csv or .parquet.")
+def refine(
+    images: tuple[Path, ...],
+    weights: Path | None,
+    lmbda: float | None,
+    temperature: str | None,
+    threads: int | None,
+    table: Path | None,
+    **settings: Any,
+) -> None:
+    """Search for better latents of each image and print how many bytes they save.
 
-    PHOTOS are image files or folders of them. Ctrl-C ends the picture at hand, and keeps what is done.
+    IMAGES are image files or folders of them. The weights of the network do not change, so every decoder can read the
+    result. Ctrl-C stops the search after the current image and keeps the finished ones.
     """
     import torch
 
-    from labkit import datasets, evaluation, networks, training
+    from labkit import datasets, evaluation
 
     if threads:
         torch.set_num_threads(threads)
-    if table and table.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{table}: takes a name that ends in .csv or .parquet")
+    _check_suffix(table, TABLES)
     if temperature:
         settings["temperature"] = parse_schedule(temperature)
-    if weights:
-        net, _ = training.load_checkpoint(weights)
-    else:
-        net = networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
-    images = datasets.PhotoSet([], [])
-    for path in photos:
-        more = datasets.folder(path) if path.is_dir() else datasets.PhotoSet([datasets.load_image(path)], [path.name])
-        images = datasets.PhotoSet([*images.images, *more.images], [*images.names, *more.names])
-    frame = evaluation.refine_all(net, images, table, lmbda=lmbda, **settings)
-    shown = [f"{key}_{label}" for key in ("bytes", "psnr", "loss") for label in ("before", "after")]
-    click.echo(frame[["name", *shown, "saving", "steps", "stopped", "seconds"]].round(4).to_string(index=False))
+    net = load_network(weights, lmbda)
+    frame = evaluation.refine_all(net, datasets.load_images(images), table, lmbda=lmbda, **settings)
+    columns = [f"{key}_{label}" for key in ("bytes", "psnr", "loss") for label in ("before", "after")]
+    click.echo(frame[["name", *columns, "saving", "steps", "stopped", "seconds"]].round(4).to_string(index=False))
     click.echo(f"mean saving of the loss: {frame['saving'].mean():.2%}")

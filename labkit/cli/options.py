@@ -1,14 +1,34 @@
-"""Options, and ways of reading them, that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def parse_schedule(text: str):
-    """Read a number or KIND:START:END as a schedule."""
+    from labkit.networks import Codec
+    from labkit.schedules import Schedule
+
+Command = Callable[..., None]
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Parse the value of an option that is a number or a schedule.
+
+    Args:
+        text: A number or KIND:START:END.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        click.BadParameter: If the text is neither.
+    """
     from labkit import schedules
 
     try:
@@ -17,20 +37,52 @@ def parse_schedule(text: str):
         raise click.BadParameter(str(error)) from None
 
 
+def load_network(weights: Path | None, lmbda: float | None = None) -> Codec:
+    """Load the network that a command works with.
+
+    Args:
+        weights: Checkpoint, or None for bundled weights.
+        lmbda: Select the bundled weights that were trained for the closest λ.
+
+    Returns:
+        The network with its weights.
+
+    Raises:
+        ValueError: If the checkpoint cannot be loaded.
+    """
+    from labkit import networks, training
+
+    if weights:
+        return training.load_checkpoint(weights)[0]
+    return networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
+
+
 def read_toml_defaults(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Make a TOML file's values the defaults of the options that they name."""
+    """Make the values in a TOML file the defaults of the command's options, so that flags override the file.
+
+    Args:
+        ctx: Context of the command.
+        param: The argument that names the file.
+        path: The file, or None.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If the file cannot be read or sets something that is not an option of the command.
+    """
     if path is None:
         return None
     from labkit.checks import check_name
     from labkit.disk import read_toml
+    from labkit.first_edition import modern
 
-    values = read_toml(path)
     names = [option.name for option in ctx.command.params if option is not param and option.name]
-    values = {name.replace("-", "_"): value for name, value in values.items()}
+    values = modern({name.replace("-", "_"): value for name, value in read_toml(path).items()})
     for name, value in values.items():
         check_name("option", name, names, where=path)
         if isinstance(value, dict | list):
-            raise ValueError(f"{path}: {name} takes one value, got {value!r}")
+            raise ValueError(f"{path}: {name} must be a single value, got {value!r}")
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return path
 
@@ -39,25 +91,44 @@ _SWEEP_OPTIONS = (
     click.option(
         "--workers",
         type=click.IntRange(1),
-        help="Processes here, or the most to use at --address.  [default: all cores, all workers]",
+        help="Number of worker processes.  [default: one per core; with --address, all workers of the cluster]",
     ),
-    click.option("--address", help="Of a Dask scheduler, as tcp://HOST:8786.  [default: a cluster on this machine]"),
-    click.option("--gpus", type=click.IntRange(1), help="GPUs to use.  [default: none here, any at --address]"),
-    click.option("--per-gpu", type=click.IntRange(1), default=1, help="Runs at a time on a GPU."),
-    click.option("--dry-run", is_flag=True, help="Say what is missing and how long it would take, and stop."),
-    click.option("--retry-failed", is_flag=True, help="Do those again that have failed."),
+    click.option(
+        "--address",
+        help="Address of a Dask scheduler, such as tcp://HOST:8786.  [default: start workers on this machine]",
+    ),
+    click.option(
+        "--gpus", type=click.IntRange(1), help="Number of GPUs.  [default: none; with --address, all of the cluster]"
+    ),
+    click.option("--per-gpu", type=click.IntRange(1), default=1, help="Number of simultaneous runs per GPU."),
+    click.option("--dry-run", is_flag=True, help="Print the missing runs and the estimated time, then stop."),
+    click.option("--retry-failed", is_flag=True, help="Repeat the runs that failed."),
 )
 
 
-def sweep_options(command):
-    """The options of every command that drives a sweep."""
+def sweep_options(command: Command) -> Command:
+    """Add the options that every command with a sweep has.
+
+    Args:
+        command: The command's function.
+
+    Returns:
+        The function with the options.
+    """
     for option in reversed(_SWEEP_OPTIONS):
         command = option(command)
     return command
 
 
-def report_failures(table) -> int:
-    """Name the runs that have failed, the first few, and say how many there are."""
+def report_failures(table: pd.DataFrame) -> int:
+    """Print the errors of the first five runs that failed.
+
+    Args:
+        table: The table of a sweep.
+
+    Returns:
+        The number of failed runs.
+    """
     failed = table[table["status"] == "failed"] if len(table) else table
     for name, error in failed[["run", "error"]].head(5).itertuples(index=False) if len(failed) else []:
         click.echo(f"failed: {name}: {error}", err=True)

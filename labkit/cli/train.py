@@ -1,72 +1,86 @@
-"""`labkit train` trains one network."""
+"""The command `labkit train`, which trains one network."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+from labkit import first_edition
 from labkit.cli.options import parse_schedule, read_toml_defaults
 
 
-@click.command()
+def _present_name(option: str) -> str:
+    """Translate an option's name from the first edition, so that old commands still run."""
+    setting = first_edition.SETTINGS.get(option.replace("-", "_"))
+    return setting.replace("_", "-") if setting else option
+
+
+@click.command(context_settings={"token_normalize_func": _present_name})
 @click.argument("config", type=click.Path(path_type=Path), required=False, is_eager=True, callback=read_toml_defaults)
-@click.option("--network", default="mean_scale_hyperprior", help="Network's name.")
-@click.option("--size", default="tiny", help="tiny, small or paper.")
-@click.option("--scheme", default="mixed", help="Preset of labkit.schemes.")
-@click.option("--temperature", help="A number, or KIND:START:END.")
-@click.option("--scale-lower-bound", type=float, help="Of the entropy model's σ.  [default: the scheme's, 0.11]")
+@click.option("--network", default="mean_scale_hyperprior", help="Name of the network, as in labkit.networks.table().")
+@click.option("--size", default="tiny", help="Size of the network: tiny, small or paper.")
+@click.option("--scheme", default="mixed", help="Quantization scheme, a preset of labkit.schemes.")
+@click.option(
+    "--temperature", help="Temperature of the surrogates: a number or KIND:START:END.  [default: from the scheme]"
+)
+@click.option("--scale-lower-bound", type=float, help="Lower bound of the scale σ.  [default: from the scheme, 0.11]")
 @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
-@click.option("--lmbda", type=float, required=True, help="Weight of the distortion, in CompressAI's scale.")
-@click.option("--steps", type=int, required=True)
-@click.option("--batch-size", type=int, default=4)
-@click.option("--crop", type=int, default=256)
-@click.option("--permute-colors", is_flag=True, help="Half of the crops with colors in a random order.")
-@click.option("--lr", default="cosine:8e-4:1e-5", help="A number, or KIND:START:END.")
-@click.option("--clip", type=float, default=1.0, help="Largest gradient norm.")
-@click.option("--ema", type=float, help="Decay of a moving average of the weights, which is what is written.")
-@click.option("--seed", type=int, default=0)
-@click.option("--device", help="cpu, cuda, …  [default: cuda where there is one]")
+@click.option("--lmbda", type=float, required=True, help="Weight λ of the distortion, on CompressAI's scale.")
+@click.option("--steps", type=int, required=True, help="Number of optimizer steps.")
+@click.option("--batch-size", type=int, default=4, help="Number of crops per step.")
+@click.option("--crop", type=int, default=256, help="Side of the square training crops, in pixels.")
+@click.option("--permute-colors", is_flag=True, help="Permute the color channels of half of the crops.")
+@click.option("--lr", default="cosine:8e-4:1e-5", help="Learning rate of Adam: a number or KIND:START:END.")
+@click.option("--clip", type=float, default=1.0, help="Largest norm of the gradient.")
+@click.option(
+    "--ema", type=float, help="Decay of the moving average of the weights that the checkpoint gets.  [default: none]"
+)
+@click.option("--seed", type=int, default=0, help="Seed of the initial weights, the crops and the noise.")
+@click.option("--device", help="Device, such as cpu or cuda.  [default: cuda if available]")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Of the transforms.  [default: bfloat16 where the device multiplies it, a GPU or a CPU with AMX]",
+    help="Precision of the transforms.  [default: the faster one on this device]",
 )
-@click.option("--compile", is_flag=True, help="The transforms by torch.compile.")
-@click.option("--threads", type=int, help="Of a CPU run.  [default: found out by measuring]")
-@click.option("--workers", type=int, help="Processes that read images where they are too many for memory.")
-@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
+@click.option("--compile", is_flag=True, help="Compile the transforms with torch.compile.")
+@click.option("--threads", type=int, help="Number of CPU threads.  [default: chosen by timing]")
 @click.option(
-    "--log", type=click.Path(path_type=Path), help="Table to write a row to for each step.  [default: OUT.csv]"
+    "--workers", type=int, help="Number of processes that read images.  [default: chosen by the size of the data]"
 )
-@click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder to write TensorBoard's files to.")
-@click.option("--save-every", type=float, default=60.0, help="Seconds between two states to go on from.")
-@click.option("--fresh", is_flag=True, help="Start over, and overwrite what another run has written.")
+@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from.  [default: random weights]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
+@click.option("--log", type=click.Path(path_type=Path), help="Table with one row per step.  [default: OUT.csv]")
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard event files.  [default: none]"
+)
+@click.option("--save-every", type=float, default=60.0, help="Seconds between the states that a run can resume from.")
+@click.option("--fresh", is_flag=True, help="Start from step 0 and overwrite the files of an earlier run.")
 def train(
-    config,
-    network,
-    size,
-    scheme,
-    temperature,
-    scale_lower_bound,
-    data,
-    lr,
-    device,
-    precision,
-    start,
-    out,
-    log,
-    **settings,
+    config: Path | None,
+    network: str,
+    size: str,
+    scheme: str,
+    temperature: str | None,
+    scale_lower_bound: float | None,
+    data: str | None,
+    lr: str,
+    device: str | None,
+    precision: str | None,
+    start: Path | None,
+    out: Path,
+    log: Path | None,
+    **settings: Any,
 ) -> None:
-    """Train an image codec and write a checkpoint, with its settings inside.
+    """Train an image codec and write a checkpoint that contains its settings.
 
-    CONFIG is a TOML file with options by their names, which those given here go before. A run that was stopped or
-    killed goes on when the same command is given again. Several processes train one network under
-    `torchrun --nproc-per-node N --no-python labkit train …`, with equal parts of each batch.
+    CONFIG is a TOML file that sets options by name; command-line flags override the file. If a run is stopped or
+    killed, the same command resumes it. `torchrun --nproc-per-node N --no-python labkit train …` trains one network
+    with N processes, which share each batch equally.
     """
-    # Threads that wait without spinning leave their core to whatever else wants it; read when torch is loaded
+    # OpenMP reads this when torch loads. Threads that wait without spinning leave their cores to other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
@@ -78,12 +92,12 @@ def train(
         "temperature": parse_schedule(temperature) if temperature else None,
         "scale_lower_bound": scale_lower_bound,
     }
-    chosen = schemes.get(scheme, **{name: value for name, value in fields.items() if value is not None})
+    quantization = schemes.get(scheme, **{name: value for name, value in fields.items() if value is not None})
     if start:
         net, _ = training.load_checkpoint(start, network=network)
-        net.set_scheme(chosen)
+        net.set_scheme(quantization)
     else:
-        net = networks.get(network, size, chosen, seed=settings["seed"])
+        net = networks.get(network, size, quantization, seed=settings["seed"])
     source = datasets.training_images(data) if data else datasets.photos("train")
     settings |= {"lr": parse_schedule(lr), "device": device, "precision": precision}
     run = training.train(net, source, out=out, log=log or out.with_suffix(".csv"), **settings)

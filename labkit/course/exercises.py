@@ -155,7 +155,7 @@ def exercises(lesson: str) -> dict[str, Exercise]:
     from labkit.course.overview import LESSONS
 
     if lesson not in LESSONS:
-        raise ValueError(f"there is no lesson {lesson!r}: lessons have two digits, as in '01'")
+        raise ValueError(f"there is no lesson {lesson!r}: lessons have two digits, as in '02'")
     module = f"labkit.course.lesson_{lesson}"
     if find_spec(module) is None:
         return {}
@@ -163,7 +163,7 @@ def exercises(lesson: str) -> dict[str, Exercise]:
 
 
 def exercise(key: str) -> Exercise:
-    """The exercise of that key, such as "01.1". Raises ValueError with the near matches for an unknown one."""
+    """The exercise of that key, such as "02.1". Raises ValueError with the near matches for an unknown one."""
     mine = exercises(key.split(".")[0])
     if key not in mine:
         near = get_close_matches(key, mine, n=3, cutoff=0.1)

@@ -1,4 +1,4 @@
-"""Exercises of lesson 02: mismatch from samples, what noise charges, a temperature for a tolerated mismatch."""
+"""Exercises of lesson 02: the loss, a gradient for rounding, the best step size."""
 
 from __future__ import annotations
 
@@ -9,255 +9,206 @@ import torch
 
 from labkit.course.exercises import Exercise
 
-# 02.1: mismatch from samples
+# 02.1: the rate–distortion loss
 
 
-def mismatch_from_samples(y, y_tilde, bits, lmbda):
-    """Mean loss that training sees, less the mean loss of the rounded latents."""
-    y_hat = torch.round(y)
-    rate = bits(y_tilde) - bits(y_hat)
-    distortion = (y_tilde - y) ** 2 - (y_hat - y) ** 2
-    return torch.mean(rate + lmbda * distortion)
+def rate_distortion_loss(likelihoods, x, x_hat, lmbda):
+    """Bits per pixel + λ · 255² · MSE, for images of shape (1, 3, H, W) in [0, 1]."""
+    pixels = x.shape[2] * x.shape[3]
+    rate = -torch.log2(likelihoods).sum() / pixels
+    return rate + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-class _GaussianBits:
-    """−log₂ of the mass that a Gaussian of scale σ gives to the unit interval around a latent."""
-
-    def __init__(self, sigma: float) -> None:
-        self.sigma = sigma
-
-    def __call__(self, y):
-        distance = torch.as_tensor(y, dtype=torch.float64).abs()
-        edges = [torch.special.ndtr((side - distance) / self.sigma) for side in (0.5, -0.5)]
-        return -torch.log2(edges[0] - edges[1])
-
-
-def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor, _GaussianBits, float]:
+def _coded_image(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     rng = np.random.default_rng(seed)
-    sigma, temperature = rng.uniform(0.3, 0.6), rng.uniform(0.5, 1)
-    y = rng.normal(0, sigma, 400)
-    y_tilde = y + temperature * rng.uniform(-0.5, 0.5, y.shape)
-    return torch.from_numpy(y), torch.from_numpy(y_tilde), _GaussianBits(sigma), float(rng.uniform(2, 9))
+    likelihoods = rng.uniform(0.05, 1, (1, 40, 3, 4))
+    x = rng.uniform(0, 1, (1, 3, 24, 32))
+    x_hat = x + rng.normal(0, 0.03, x.shape)
+    tensors = [torch.from_numpy(each).float() for each in (likelihoods, x, x_hat)]
+    return tensors[0], tensors[1], tensors[2], float(rng.choice([0.0035, 0.013, 0.05]))
 
 
-def _one_latent_at_a_time(y: torch.Tensor, y_tilde: torch.Tensor, bits: _GaussianBits, lmbda: float) -> float:
-    """The two losses apart, each by a loop, with error functions in place of the codec's own."""
-
-    def code_length(latent: float) -> float:
-        low, high = ((abs(latent) + side) / (bits.sigma * math.sqrt(2)) for side in (-0.5, 0.5))
-        return -math.log2((math.erfc(low) - math.erfc(high)) / 2)
-
-    losses = {"training": 0.0, "test": 0.0}
-    for latent, seen in zip(y.tolist(), y_tilde.tolist(), strict=True):
-        for name, value in (("training", seen), ("test", math.floor(latent + 0.5))):
-            losses[name] += code_length(value) + lmbda * (value - latent) ** 2
-    return (losses["training"] - losses["test"]) / len(y)
+def _loss_by_products(likelihoods: torch.Tensor, x: torch.Tensor, x_hat: torch.Tensor, lmbda: float) -> float:
+    """The bits of forty latents at a time, from their joint probability; the error on the 0 to 255 scale, by a norm."""
+    bits = 0.0
+    for p in likelihoods.numpy().astype(np.float64).reshape(-1, 40):
+        bits -= math.log2(math.prod(p))  # independent latents: their probabilities multiply
+    error = 255 * (x.numpy().astype(np.float64) - x_hat.numpy().astype(np.float64))
+    height, width = error.shape[-2:]
+    return bits / (height * width) + lmbda * float(np.linalg.norm(error)) ** 2 / error.size
 
 
-def _test_less_training(y, y_tilde, bits, lmbda):
-    y_hat = torch.round(y)
-    return torch.mean(bits(y_hat) - bits(y_tilde) + lmbda * ((y_hat - y) ** 2 - (y_tilde - y) ** 2))
+def _in_nats(likelihoods, x, x_hat, lmbda):
+    return -torch.log(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _test_does_not_round(y, y_tilde, bits, lmbda):
-    return torch.mean(bits(y_tilde) - bits(y) + lmbda * (y_tilde - y) ** 2)
+def _per_latent(likelihoods, x, x_hat, lmbda):
+    return -torch.log2(likelihoods).mean() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _error_against_the_rounded(y, y_tilde, bits, lmbda):
-    y_hat = torch.round(y)
-    return torch.mean(bits(y_tilde) - bits(y_hat) + lmbda * (y_tilde - y_hat) ** 2)
+def _per_value(likelihoods, x, x_hat, lmbda):
+    return -torch.log2(likelihoods).sum() / x.numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _without_lambda(y, y_tilde, bits, lmbda):
-    y_hat = torch.round(y)
-    return torch.mean(bits(y_tilde) - bits(y_hat) + (y_tilde - y) ** 2 - (y_hat - y) ** 2)
+def _unit_scale(likelihoods, x, x_hat, lmbda):
+    return -torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * torch.mean((x - x_hat) ** 2)
 
 
-def _training_loss_alone(y, y_tilde, bits, lmbda):
-    return torch.mean(bits(y_tilde) + lmbda * (y_tilde - y) ** 2)
+def _summed_error(likelihoods, x, x_hat, lmbda):
+    return -torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.sum((x - x_hat) ** 2)
 
 
-def _summed(y, y_tilde, bits, lmbda):
-    y_hat = torch.round(y)
-    return torch.sum(bits(y_tilde) - bits(y_hat) + lmbda * ((y_tilde - y) ** 2 - (y_hat - y) ** 2))
+def _rewards_bits(likelihoods, x, x_hat, lmbda):
+    return torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-# 02.2: what noise charges
+# 02.2: straight through
 
 
-def noise_rate(sigma):
-    """Mean of the bits −log₂ q(ỹ), where ỹ = y + u has the density q itself: a sum over a fine grid."""
-    step = 0.002
-    y = torch.arange(-10 * sigma - 1, 10 * sigma + 1, step, dtype=torch.float64)
-    q = torch.special.ndtr((0.5 - y.abs()) / sigma) - torch.special.ndtr((-0.5 - y.abs()) / sigma)
-    q = q[q > 0]
-    return -(q * torch.log2(q)).sum() * step
+def straight_through(y):
+    """⌊y⌉ with derivative 1: what is added to y to round it counts as a constant."""
+    return y + (torch.round(y) - y).detach()
 
 
-def _scale(seed: int) -> tuple[float]:
-    """Narrow first, where y + u is least like a Gaussian; then wide, where 2.61 σ no longer holds."""
-    return (float(np.random.default_rng(seed).uniform(0.15, 0.2)) + 0.15 * seed,)
+def _latents(seed: int) -> tuple[torch.Tensor]:
+    return (torch.from_numpy(np.random.default_rng(seed).uniform(-4, 4, 12)).float(),)
 
 
-def _entropy(sigma: float, offset: float) -> float:
-    """Bits of ⌊y⌉ for a Gaussian whose mean lies `offset` off an integer."""
-    k = np.arange(-30, 31)
-    edges = [0.5 * math.erfc(-(each - offset) / (sigma * math.sqrt(2))) for each in np.append(k - 0.5, 30.5)]
-    p = np.diff(edges)
-    return -float(np.sum(p[p > 1e-15] * np.log2(p[p > 1e-15])))
+def _value_and_gradient(answer, y: torch.Tensor) -> np.ndarray:
+    """ỹ, and the gradient of Σ ỹ³ with respect to y: 3 ỹ² where the derivative is 1."""
+    leaf = y.clone().requires_grad_()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rounded = answer(leaf)
+    if not isinstance(rounded, torch.Tensor):
+        raise TypeError("the answer should be a tensor, of the shape of y")
+    if rounded.requires_grad:
+        (rounded**3).sum().backward()
+    gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    return np.stack([rounded.detach().numpy(), gradient.numpy()])
 
 
-def _mean_over_the_grid(sigma: float) -> float:
-    """Noise is rounding on a grid at a random place, so its rate is the mean entropy over all places."""
-    return float(np.mean([_entropy(sigma, (i + 0.5) / 64 - 0.5) for i in range(64)]))
+def _rounded_and_three_squares(y: torch.Tensor) -> np.ndarray:
+    rounded = np.floor(y.numpy().astype(np.float64) + 0.5)
+    return np.stack([rounded, 3 * rounded**2])
 
 
-def _rounded_rate(sigma):
-    return _entropy(sigma, 0.0)
+def _only_rounds(y):
+    return torch.round(y)
 
 
-def _entropy_of_y(sigma):
-    return 0.5 * math.log2(2 * math.pi * math.e * sigma**2)
+def _does_not_round(y):
+    return y + 0
 
 
-def _entropy_of_a_gaussian_as_wide(sigma):
-    return 0.5 * math.log2(2 * math.pi * math.e * (sigma**2 + 1 / 12))
+def _adds_noise(y):
+    return y + torch.rand_like(y) - 0.5
 
 
-def _law_of_narrow_latents(sigma):
-    return 2.61 * sigma
+def _detaches_the_wrong_part(y):
+    return torch.round(y) + y.detach() - y
 
 
-def _noise_rate_in_nats(sigma):
-    return _mean_over_the_grid(sigma) * math.log(2)
+# 02.3: the best gain
 
 
-def _weighted_by_the_density_of_y(sigma):
-    y = np.linspace(-9 * sigma, 9 * sigma, 4001)
-    p = np.exp(-0.5 * (y / sigma) ** 2)
-    return float(p @ _GaussianBits(sigma)(y).numpy() / p.sum())
+def best_gain(lmbda):
+    """Minimum over g of ½ log₂(2πe g²) + λ/(12 g²): the derivative 1/(g ln 2) − λ/(6 g³) is zero."""
+    return math.sqrt(lmbda * math.log(2) / 6)
 
 
-# 02.3: a temperature for a tolerated mismatch
+def _tradeoff(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(60, 400)),)
 
 
-def temperature(sigma, bits):
-    """Solve bits = ½ · log₂(e)/(σ² + 1/12) · τ²/12 for τ."""
-    curvature = math.log2(math.e) / (sigma**2 + 1 / 12)
-    return math.sqrt(12 * bits / (curvature / 2))
+def _best_gain_by_search(lmbda: float) -> float:
+    """Minimize the exact loss of a rounded Gaussian: entropy of the integers and squared error, by quadrature."""
+    cells, inside = np.arange(-80, 81), (np.arange(200) + 0.5) / 200 - 0.5
 
+    def loss(gain: float) -> float:
+        y = cells[:, None] + inside
+        mass = np.exp(-0.5 * (y / gain) ** 2) / (gain * math.sqrt(2 * math.pi)) / len(inside)
+        p = mass.sum(1)
+        bits = -np.sum(p[p > 0] * np.log2(p[p > 0]))
+        return bits + lmbda * np.sum(mass * inside**2) / gain**2
 
-def _tolerated(seed: int) -> tuple[float, float]:
-    rng = np.random.default_rng(seed)
-    sigma, share = rng.uniform(0.9, 1.8), rng.uniform(0.3, 0.9)
-    return float(sigma), float(share**2 * math.log2(math.e) / 24 / (sigma**2 + 1 / 12))
-
-
-def _temperature_by_bisection(sigma: float, bits: float) -> float:
-    """The exact rate mismatch of sua, by a sum over latents, solved for τ."""
-    reach = 1000 * math.ceil(7 * sigma)
-    y = (np.arange(-reach, reach) + 0.5) / 1000  # steps end at the integers, and at the half-integers between
-    density = np.exp(-0.5 * (y / sigma) ** 2)
-    density /= density.sum()
-    lower = np.floor(y)
-    cost = _GaussianBits(sigma)
-    down, up, rounded = (cost(each).numpy() for each in (lower, lower + 1, np.floor(y + 0.5)))
-
-    def gap(tau: float) -> float:
-        chance = np.clip((y - lower - 0.5) / tau + 0.5, 0, 1)
-        return float(density @ ((1 - chance) * down + chance * up - rounded))
-
-    low, high = 1e-3, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if gap(middle) < bits else (low, middle)
+    low, high = 0.5, 20.0
+    for _ in range(60):  # golden-section search
+        a, b = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
+        low, high = (low, b) if loss(a) < loss(b) else (a, high)
     return (low + high) / 2
 
 
-def _tau(sigma: float, bits: float, factor: float = 1.0, widening: float = 1 / 12) -> float:
-    return math.sqrt(24 * bits * (sigma**2 + widening) / math.log2(math.e) * factor)
+def _gain_in_nats(lmbda):
+    return math.sqrt(lmbda / 6)
 
 
-def _temperature_squared(sigma, bits):
-    return _tau(sigma, bits) ** 2
+def _gain_squared(lmbda):
+    return lmbda * math.log(2) / 6
 
 
-def _bits_as_nats(sigma, bits):
-    return _tau(sigma, bits, math.log2(math.e))
+def _step_instead_of_gain(lmbda):
+    return 1 / math.sqrt(lmbda * math.log(2) / 6)
 
 
-def _without_the_half(sigma, bits):
-    return _tau(sigma, bits, 0.5)
-
-
-def _variance_of_tau(sigma, bits):
-    return _tau(sigma, bits, 1 / 12)
-
-
-def _without_the_cell(sigma, bits):
-    return _tau(sigma, bits, widening=0.0)
+def _error_of_the_whole_step(lmbda):
+    return math.sqrt(2 * lmbda * math.log(2))
 
 
 EXERCISES = (
     Exercise(
         key="02.1",
-        title="Mismatch, from samples",
+        title="The loss, from likelihoods",
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Write the loss of one latent as a function of what stands in for it. Call it with ỹ, and with ⌊y⌉; the "
-        "source sample stays y in both.",
-        answer=mismatch_from_samples,
-        cases=_samples,
-        oracle=_one_latent_at_a_time,
+        clue="Three factors decide it: the logarithm's base, what the bits are divided by, and the scale of the error.",
+        answer=rate_distortion_loss,
+        cases=_coded_image,
+        oracle=_loss_by_products,
         misconceptions={
-            _test_less_training: "The sign is turned round: mismatch is training minus test.",
-            _test_does_not_round: "Your test loss is that of y itself. At test the codec rounds, and pays for it.",
-            _error_against_the_rounded: "Your error lies between ỹ and ŷ. Training compares ỹ with y, and the test ŷ.",
-            _without_lambda: "You left out λ: an error is worth λ bits a squared step.",
-            _training_loss_alone: "This is the training loss. Take off what the same latents cost when rounded.",
-            _summed: "This is the sum over the samples. Mismatch is a mean, of one latent.",
+            _in_nats: "Your rate is in nats: torch.log is the natural logarithm. Bits need the logarithm to base 2.",
+            _per_latent: "Your rate is bits per latent. Add all latents' bits, then divide by the number of pixels.",
+            _per_value: "You divide by the number of color values. A pixel's three values count as one pixel.",
+            _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
+            _summed_error: "Your error is a sum. D is a mean, over pixels and colors.",
+            _rewards_bits: "log₂ of a probability is negative: with this sign, training would look for many bits.",
         },
     ),
     Exercise(
         key="02.2",
-        title="What noise charges",
+        title="Straight through",
         difficulty=2,
-        importance=2,
-        minutes=12,
-        clue="y + u has the density q(t) = Φ((t + ½)/σ) − Φ((t − ½)/σ), and costs −log₂ q. So the mean is an integral "
-        "of one function, −q log₂ q. A sum over a grid of step 0.002 will do; leave out points where q is zero.",
-        answer=noise_rate,
-        cases=_scale,
-        oracle=_mean_over_the_grid,
-        tolerance=3e-4,  # the wrong laws come near
+        importance=3,
+        minutes=6,
+        clue="Write ⌊y⌉ as y plus a correction. Which of the two should autograd see? tensor.detach() hides the other.",
+        answer=straight_through,
+        cases=_latents,
+        oracle=_rounded_and_three_squares,
+        probe=_value_and_gradient,
         misconceptions={
-            _rounded_rate: "This is what the rounded latents cost. Asked for is what training through noise charges.",
-            _entropy_of_y: "This is the differential entropy of y. Training scores y + u, whose density is wider.",
-            _entropy_of_a_gaussian_as_wide: "y + u is no Gaussian: take its own density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
-            _law_of_narrow_latents: "2.61 σ is rounded, and holds for narrow latents only. Integrate, at any σ.",
-            _noise_rate_in_nats: "Your rate is in nats. Bits need the logarithm to base 2.",
-            _weighted_by_the_density_of_y: "You averaged over y. The bits are those of y + u, so weigh by its density.",
+            _only_rounds: "The values are right, but no gradient comes back: torch.round's derivative is zero.",
+            _does_not_round: "The gradient passes, but nothing is rounded: the values should be integers.",
+            _adds_noise: "This is additive noise. Straight-through gives integers going forward.",
+            _detaches_the_wrong_part: "The values are right, but the gradient's sign is not: you detached the wrong y.",
         },
     ),
     Exercise(
         key="02.3",
-        title="A temperature for a tolerated mismatch",
-        difficulty=2,
+        title="The best gain",
+        difficulty=3,
         importance=2,
-        minutes=10,
-        clue="sua has the distortion (1 + τ²)/12, so its mismatch of distortion is τ²/12. Multiply by half the "
-        "curvature of the bits, and solve for τ.",
-        answer=temperature,
-        cases=_tolerated,
-        oracle=_temperature_by_bisection,
+        minutes=12,
+        clue="Set the derivative of ½ log₂(2πe g²) + λ/(12 g²) by g to zero. The derivative of log₂ g is 1/(g ln 2).",
+        answer=best_gain,
+        cases=_tradeoff,
+        oracle=_best_gain_by_search,
         tolerance=5e-3,
         misconceptions={
-            _temperature_squared: "This is τ². Take the root.",
-            _bits_as_nats: "A factor log₂ e is missing in the curvature: the rate is in bits, not in nats.",
-            _without_the_half: "The ½ of the second-order term is missing.",
-            _variance_of_tau: "You took τ² as the mismatch of distortion; noise of width τ has the variance τ²/12.",
-            _without_the_cell: "You took σ² for the variance of what is scored; the cell adds its 1/12.",
+            _gain_in_nats: "A factor ln 2 is missing: the rate is in bits, so its derivative is 1/(g ln 2), not 1/g.",
+            _gain_squared: "This is the square of the gain.",
+            _step_instead_of_gain: "This is the step size 1/g in the source's units. Asked for is the gain g.",
+            _error_of_the_whole_step: "You took the error of a whole step, 1/g²; a uniform one has a twelfth.",
         },
     ),
 )

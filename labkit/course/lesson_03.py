@@ -1,4 +1,4 @@
-"""Exercises of lesson 03: the risk of a gradient, the exact slope, the batch size where two surrogates draw level."""
+"""Exercises of lesson 03: mismatch from samples, what noise charges, a temperature for a tolerated mismatch."""
 
 from __future__ import annotations
 
@@ -9,268 +9,255 @@ import torch
 
 from labkit.course.exercises import Exercise
 
-# 03.1: bias, spread and risk
+# 03.1: mismatch from samples
 
 
-def gradient_risk(gradients, exact, n):
-    """Bias and standard deviation of one sample's gradient, and the risk of the mean over a batch of n."""
-    bias = gradients.mean() - exact
-    std = gradients.std()
-    return bias, std, bias**2 + std**2 / n
+def mismatch_from_samples(y, y_tilde, bits, lmbda):
+    """Mean loss that training sees, less the mean loss of the rounded latents."""
+    y_hat = torch.round(y)
+    rate = bits(y_tilde) - bits(y_hat)
+    distortion = (y_tilde - y) ** 2 - (y_hat - y) ** 2
+    return torch.mean(rate + lmbda * distortion)
 
 
-def _sampled_gradients(seed: int) -> tuple[torch.Tensor, float, int]:
+class _GaussianBits:
+    """−log₂ of the mass that a Gaussian of scale σ gives to the unit interval around a latent."""
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def __call__(self, y):
+        distance = torch.as_tensor(y, dtype=torch.float64).abs()
+        edges = [torch.special.ndtr((side - distance) / self.sigma) for side in (0.5, -0.5)]
+        return -torch.log2(edges[0] - edges[1])
+
+
+def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor, _GaussianBits, float]:
     rng = np.random.default_rng(seed)
-    gradients = torch.from_numpy(rng.normal(2.0, rng.uniform(10, 20), 4000))
-    return gradients, float(gradients.mean()) - float(rng.uniform(0.3, 0.6)), int(rng.choice([16, 64, 256]))
+    sigma, temperature = rng.uniform(0.3, 0.6), rng.uniform(0.5, 1)
+    y = rng.normal(0, sigma, 400)
+    y_tilde = y + temperature * rng.uniform(-0.5, 0.5, y.shape)
+    return torch.from_numpy(y), torch.from_numpy(y_tilde), _GaussianBits(sigma), float(rng.uniform(2, 9))
 
 
-def _risk_by_differences(gradients: torch.Tensor, exact: float, n: int) -> tuple[float, float, float]:
-    """The variance as half the mean squared difference of two samples; the risk from the mean squared error of one."""
-    error = gradients.numpy() - exact
-    bias = math.fsum(error) / len(error)
-    pairs = sum(float(np.sum((error - np.roll(error, shift)) ** 2)) for shift in range(1, len(error)))
-    variance = pairs / 2 / len(error) / (len(error) - 1)
-    return bias, variance**0.5, float(np.mean(error**2)) / n + bias**2 * (1 - 1 / n)
+def _one_latent_at_a_time(y: torch.Tensor, y_tilde: torch.Tensor, bits: _GaussianBits, lmbda: float) -> float:
+    """The two losses apart, each by a loop, with error functions in place of the codec's own."""
+
+    def code_length(latent: float) -> float:
+        low, high = ((abs(latent) + side) / (bits.sigma * math.sqrt(2)) for side in (-0.5, 0.5))
+        return -math.log2((math.erfc(low) - math.erfc(high)) / 2)
+
+    losses = {"training": 0.0, "test": 0.0}
+    for latent, seen in zip(y.tolist(), y_tilde.tolist(), strict=True):
+        for name, value in (("training", seen), ("test", math.floor(latent + 0.5))):
+            losses[name] += code_length(value) + lmbda * (value - latent) ** 2
+    return (losses["training"] - losses["test"]) / len(y)
 
 
-def _of_one_sample(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), bias**2 + gradients.var()
+def _test_less_training(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.mean(bits(y_hat) - bits(y_tilde) + lmbda * ((y_hat - y) ** 2 - (y_tilde - y) ** 2))
 
 
-def _with_the_std(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), bias**2 + gradients.std() / n
+def _test_does_not_round(y, y_tilde, bits, lmbda):
+    return torch.mean(bits(y_tilde) - bits(y) + lmbda * (y_tilde - y) ** 2)
 
 
-def _with_the_std_of_a_batch(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), bias**2 + gradients.std() / math.sqrt(n)
+def _error_against_the_rounded(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.mean(bits(y_tilde) - bits(y_hat) + lmbda * (y_tilde - y_hat) ** 2)
 
 
-def _with_the_bare_bias(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), abs(bias) + gradients.var() / n
+def _without_lambda(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.mean(bits(y_tilde) - bits(y_hat) + (y_tilde - y) ** 2 - (y_hat - y) ** 2)
 
 
-def _with_bias_over_n(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), (bias**2 + gradients.var()) / n
+def _training_loss_alone(y, y_tilde, bits, lmbda):
+    return torch.mean(bits(y_tilde) + lmbda * (y_tilde - y) ** 2)
 
 
-def _the_other_way_round(gradients, exact, n):
-    bias = exact - gradients.mean()
-    return bias, gradients.std(), bias**2 + gradients.var() / n
+def _summed(y, y_tilde, bits, lmbda):
+    y_hat = torch.round(y)
+    return torch.sum(bits(y_tilde) - bits(y_hat) + lmbda * ((y_tilde - y) ** 2 - (y_hat - y) ** 2))
 
 
-def _spread_of_a_batch(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.std() / math.sqrt(n), bias**2 + gradients.var() / n
+# 03.2: what noise charges
 
 
-def _variance_for_spread(gradients, exact, n):
-    bias = gradients.mean() - exact
-    return bias, gradients.var(), bias**2 + gradients.var() / n
+def noise_rate(sigma):
+    """Mean of the bits −log₂ q(ỹ), where ỹ = y + u has the density q itself: a sum over a fine grid."""
+    step = 0.002
+    y = torch.arange(-10 * sigma - 1, 10 * sigma + 1, step, dtype=torch.float64)
+    q = torch.special.ndtr((0.5 - y.abs()) / sigma) - torch.special.ndtr((-0.5 - y.abs()) / sigma)
+    q = q[q > 0]
+    return -(q * torch.log2(q)).sum() * step
 
 
-# 03.2: the exact slope
+def _scale(seed: int) -> tuple[float]:
+    """Narrow first, where y + u is least like a Gaussian; then wide, where 2.61 σ no longer holds."""
+    return (float(np.random.default_rng(seed).uniform(0.15, 0.2)) + 0.15 * seed,)
 
 
-def exact_slope(g, x, loss, loss_slope):
-    """What crosses the boundaries, and what changes within the cells."""
-    k = np.arange(-20, 20)
-    boundary = (k + 0.5) / g
-    density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / g
-    jump = loss(k + 1, boundary, g) - loss(k, boundary, g)
-    within = loss_slope(np.round(g * x), x, g).mean()
-    return (density * jump * boundary).sum() + within
+def _entropy(sigma: float, offset: float) -> float:
+    """Bits of ⌊y⌉ for a Gaussian whose mean lies `offset` off an integer."""
+    k = np.arange(-30, 31)
+    edges = [0.5 * math.erfc(-(each - offset) / (sigma * math.sqrt(2))) for each in np.append(k - 0.5, 30.5)]
+    p = np.diff(edges)
+    return -float(np.sum(p[p > 1e-15] * np.log2(p[p > 1e-15])))
 
 
-def _code(seed: int) -> tuple:
-    """A gain, quantiles of a standard normal, and the lopsided loss of a codec whose decoder follows the gain."""
+def _mean_over_the_grid(sigma: float) -> float:
+    """Noise is rounding on a grid at a random place, so its rate is the mean entropy over all places."""
+    return float(np.mean([_entropy(sigma, (i + 0.5) / 64 - 0.5) for i in range(64)]))
+
+
+def _rounded_rate(sigma):
+    return _entropy(sigma, 0.0)
+
+
+def _entropy_of_y(sigma):
+    return 0.5 * math.log2(2 * math.pi * math.e * sigma**2)
+
+
+def _entropy_of_a_gaussian_as_wide(sigma):
+    return 0.5 * math.log2(2 * math.pi * math.e * (sigma**2 + 1 / 12))
+
+
+def _law_of_narrow_latents(sigma):
+    return 2.61 * sigma
+
+
+def _noise_rate_in_nats(sigma):
+    return _mean_over_the_grid(sigma) * math.log(2)
+
+
+def _weighted_by_the_density_of_y(sigma):
+    y = np.linspace(-9 * sigma, 9 * sigma, 4001)
+    p = np.exp(-0.5 * (y / sigma) ** 2)
+    return float(p @ _GaussianBits(sigma)(y).numpy() / p.sum())
+
+
+# 03.3: a temperature for a tolerated mismatch
+
+
+def temperature(sigma, bits):
+    """Solve bits = ½ · log₂(e)/(σ² + 1/12) · τ²/12 for τ."""
+    curvature = math.log2(math.e) / (sigma**2 + 1 / 12)
+    return math.sqrt(12 * bits / (curvature / 2))
+
+
+def _tolerated(seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    g, tilt, more, lmbda = rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.8), rng.uniform(1, 3), rng.uniform(4, 8)
-    quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
-
-    def loss(k, x, g):
-        return 0.5 + tilt * k + more * np.abs(k) + lmbda * (k / g - x) ** 2
-
-    def loss_slope(k, x, g):
-        return -2 * lmbda * (k / g - x) * k / g**2
-
-    return float(g), quantiles.numpy(), loss, loss_slope
+    sigma, share = rng.uniform(0.9, 1.8), rng.uniform(0.3, 0.9)
+    return float(sigma), float(share**2 * math.log2(math.e) / 24 / (sigma**2 + 1 / 12))
 
 
-def _slope_by_difference(g: float, x: np.ndarray, loss, loss_slope) -> float:
-    """A finite difference of the average loss, which is integrated cell by cell."""
-    nodes, weights = np.polynomial.legendre.leggauss(24)
+def _temperature_by_bisection(sigma: float, bits: float) -> float:
+    """The exact rate mismatch of sua, by a sum over latents, solved for τ."""
+    reach = 1000 * math.ceil(7 * sigma)
+    y = (np.arange(-reach, reach) + 0.5) / 1000  # steps end at the integers, and at the half-integers between
+    density = np.exp(-0.5 * (y / sigma) ** 2)
+    density /= density.sum()
+    lower = np.floor(y)
+    cost = _GaussianBits(sigma)
+    down, up, rounded = (cost(each).numpy() for each in (lower, lower + 1, np.floor(y + 0.5)))
 
-    def average(gain: float) -> float:
-        k = np.arange(-8, 9)[:, None]
-        inside = (k + nodes / 2) / gain
-        mass = np.exp(-(inside**2) / 2) / math.sqrt(2 * math.pi) * weights / (2 * gain)
-        return float((mass * loss(k, inside, gain)).sum())
+    def gap(tau: float) -> float:
+        chance = np.clip((y - lower - 0.5) / tau + 0.5, 0, 1)
+        return float(density @ ((1 - chance) * down + chance * up - rounded))
 
-    h = 1e-4
-    return (average(g + h) - average(g - h)) / (2 * h)
-
-
-def _crossings(g, jump_sign=1.0, moved=True, of_x=False):
-    k = np.arange(-20, 20)
-    boundary = (k + 0.5) / g
-    density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / (1.0 if of_x else g)
-    return k, boundary, jump_sign * density * (boundary if moved else 1.0)
-
-
-def _slope(g, x, loss, loss_slope, within=True, **crossings):
-    k, boundary, weight = _crossings(g, **crossings)
-    across = (weight * (loss(k + 1, boundary, g) - loss(k, boundary, g))).sum()
-    return across + (loss_slope(np.round(g * x), x, g).mean() if within else 0.0)
+    low, high = 1e-3, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gap(middle) < bits else (low, middle)
+    return (low + high) / 2
 
 
-def _jumps_down(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, jump_sign=-1.0)
+def _tau(sigma: float, bits: float, factor: float = 1.0, widening: float = 1 / 12) -> float:
+    return math.sqrt(24 * bits * (sigma**2 + widening) / math.log2(math.e) * factor)
 
 
-def _nothing_moves(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, moved=False)
+def _temperature_squared(sigma, bits):
+    return _tau(sigma, bits) ** 2
 
 
-def _density_of_x(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, of_x=True)
+def _bits_as_nats(sigma, bits):
+    return _tau(sigma, bits, math.log2(math.e))
 
 
-def _boundary_of_y(g, x, loss, loss_slope):
-    k, boundary, weight = _crossings(g)
-    y = g * boundary
-    across = (g * weight * (loss(k + 1, y, g) - loss(k, y, g))).sum()
-    return across + loss_slope(np.round(g * x), x, g).mean()
+def _without_the_half(sigma, bits):
+    return _tau(sigma, bits, 0.5)
 
 
-def _only_crossings(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, within=False)
+def _variance_of_tau(sigma, bits):
+    return _tau(sigma, bits, 1 / 12)
 
 
-def _only_within(g, x, loss, loss_slope):
-    return loss_slope(np.round(g * x), x, g).mean()
-
-
-# 03.3: where two surrogates draw level
-
-
-def level_batch_size(bias_1, std_1, bias_2, std_2):
-    """bias_1² + std_1²/n = bias_2² + std_2²/n, solved for n."""
-    return (std_1**2 - std_2**2) / (bias_2**2 - bias_1**2)
-
-
-def _two_surrogates(seed: int) -> tuple[float, float, float, float]:
-    rng = np.random.default_rng(seed)
-    bias_1, std_2 = rng.uniform(0.02, 0.2), rng.uniform(14, 18)
-    return float(-bias_1), float(std_2 * rng.uniform(1.2, 4)), float(-bias_1 - rng.uniform(0.2, 0.5)), float(std_2)
-
-
-def _level_by_bisection(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    """Halve the interval of log n in which the first surrogate's risk passes below the second's."""
-
-    def risk(n: float, bias: float, std: float) -> float:
-        return math.hypot(bias, std / math.sqrt(n))
-
-    low, high = 0.0, 40.0
-    for _ in range(100):
-        n = math.exp((low + high) / 2)
-        low, high = (low, math.log(n)) if risk(n, bias_1, std_1) < risk(n, bias_2, std_2) else (math.log(n), high)
-    return math.exp(low)
-
-
-def _bare_stds(bias_1, std_1, bias_2, std_2):
-    return (std_1 - std_2) / (bias_2**2 - bias_1**2)
-
-
-def _bare_biases(bias_1, std_1, bias_2, std_2):
-    return (std_1**2 - std_2**2) / (abs(bias_2) - abs(bias_1))
-
-
-def _biases_with_their_signs(bias_1, std_1, bias_2, std_2):
-    return (std_1**2 - std_2**2) / (bias_2 - bias_1)
-
-
-def _squared_differences(bias_1, std_1, bias_2, std_2):
-    return (std_1 - std_2) ** 2 / (bias_2 - bias_1) ** 2
-
-
-def _upside_down(bias_1, std_1, bias_2, std_2):
-    return (bias_2**2 - bias_1**2) / (std_1**2 - std_2**2)
-
-
-def _negative(bias_1, std_1, bias_2, std_2):
-    return (std_1**2 - std_2**2) / (bias_1**2 - bias_2**2)
+def _without_the_cell(sigma, bits):
+    return _tau(sigma, bits, widening=0.0)
 
 
 EXERCISES = (
     Exercise(
         key="03.1",
-        title="Bias, spread and risk",
+        title="Mismatch, from samples",
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Bias and std are of one sample's gradient. A mean over n independent samples has the same bias, "
-        "and an n-th of the variance. The risk adds squares.",
-        answer=gradient_risk,
-        cases=_sampled_gradients,
-        oracle=_risk_by_differences,
+        clue="Write the loss of one latent as a function of what stands in for it. Call it with ỹ, and with ⌊y⌉; the "
+        "source sample stays y in both.",
+        answer=mismatch_from_samples,
+        cases=_samples,
+        oracle=_one_latent_at_a_time,
         misconceptions={
-            _of_one_sample: "Your risk is that of a single sample. A batch of n divides the variance by n.",
-            _with_the_std: "Your risk adds the standard deviation over n. It takes the variance, std², over n.",
-            _with_the_std_of_a_batch: "Your risk adds the standard deviation of a batch. Square it: std²/n.",
-            _with_the_bare_bias: "Your risk adds the bias itself. Square it: risk is the mean of a squared error.",
-            _with_bias_over_n: "You divide the squared bias by n, too. No batch size averages a bias away.",
-            _the_other_way_round: "The bias has the wrong sign: it is the mean of the estimates minus the exact value.",
-            _spread_of_a_batch: "Risk and bias are right; asked for is the std of one sample, not that of a batch.",
-            _variance_for_spread: "Risk and bias are right; the second number should be the std, not the variance.",
+            _test_less_training: "The sign is turned round: mismatch is training minus test.",
+            _test_does_not_round: "Your test loss is that of y itself. At test the codec rounds, and pays for it.",
+            _error_against_the_rounded: "Your error lies between ỹ and ŷ. Training compares ỹ with y, and the test ŷ.",
+            _without_lambda: "You left out λ: an error is worth λ bits a squared step.",
+            _training_loss_alone: "This is the training loss. Take off what the same latents cost when rounded.",
+            _summed: "This is the sum over the samples. Mismatch is a mean, of one latent.",
         },
     ),
     Exercise(
         key="03.2",
-        title="The exact slope of a whole codec",
-        difficulty=3,
-        importance=3,
-        minutes=15,
-        clue="Two parts. Sum over the boundaries x = (k + ½)/g: density of y there, times the jump of the loss, times "
-        "∂y/∂g. Then the mean of loss_slope over all samples, each with its own symbol.",
-        answer=exact_slope,
-        cases=_code,
-        oracle=_slope_by_difference,
-        tolerance=5e-3,  # a difference of averages over the samples is a right answer, too
+        title="What noise charges",
+        difficulty=2,
+        importance=2,
+        minutes=12,
+        clue="y + u has the density q(t) = Φ((t + ½)/σ) − Φ((t − ½)/σ), and costs −log₂ q. So the mean is an integral "
+        "of one function, −q log₂ q. A sum over a grid of step 0.002 will do; leave out points where q is zero.",
+        answer=noise_rate,
+        cases=_scale,
+        oracle=_mean_over_the_grid,
+        tolerance=3e-4,  # the wrong laws come near
         misconceptions={
-            _jumps_down: "The jump has the wrong sign: when y = g x passes k + ½ upwards, the loss of symbol k + 1 "
-            "replaces that of k.",
-            _nothing_moves: "The factor ∂y/∂g = x is missing: boundaries far out are crossed faster.",
-            _density_of_x: "You took the density of x. The crossings go by the density of y = g x, which is lower by "
-            "the factor 1/g.",
-            _boundary_of_y: "You put y = k + ½ where x belongs: the sample at that boundary is x = (k + ½)/g.",
-            _only_crossings: "These are the boundary crossings alone. The decoder follows the gain, so the loss also "
-            "changes within the cells: add the mean of loss_slope.",
-            _only_within: "This is what autograd would say: the change at fixed symbols. The crossings are missing.",
+            _rounded_rate: "This is what the rounded latents cost. Asked for is what training through noise charges.",
+            _entropy_of_y: "This is the differential entropy of y. Training scores y + u, whose density is wider.",
+            _entropy_of_a_gaussian_as_wide: "y + u is no Gaussian: take its own density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
+            _law_of_narrow_latents: "2.61 σ is rounded, and holds for narrow latents only. Integrate, at any σ.",
+            _noise_rate_in_nats: "Your rate is in nats. Bits need the logarithm to base 2.",
+            _weighted_by_the_density_of_y: "You averaged over y. The bits are those of y + u, so weigh by its density.",
         },
     ),
     Exercise(
         key="03.3",
-        title="Where two surrogates draw level",
-        difficulty=1,
+        title="A temperature for a tolerated mismatch",
+        difficulty=2,
         importance=2,
-        minutes=6,
-        clue="Write both risks, set them equal, and collect what is divided by n on one side.",
-        answer=level_batch_size,
-        cases=_two_surrogates,
-        oracle=_level_by_bisection,
+        minutes=10,
+        clue="sua has the distortion (1 + τ²)/12, so its mismatch of distortion is τ²/12. Multiply by half the "
+        "curvature of the bits, and solve for τ.",
+        answer=temperature,
+        cases=_tolerated,
+        oracle=_temperature_by_bisection,
+        tolerance=5e-3,
         misconceptions={
-            _bare_stds: "You took the difference of the standard deviations. The risk holds variances: square first.",
-            _bare_biases: "You took the difference of the biases. The risk holds their squares.",
-            _biases_with_their_signs: "You took the difference of the biases. The risk holds their squares.",
-            _squared_differences: "You squared differences; asked for are differences of squares.",
-            _upside_down: "This is 1/n: numerator and denominator are exchanged.",
-            _negative: "A negative batch size: one of the two differences has the wrong sign.",
+            _temperature_squared: "This is τ². Take the root.",
+            _bits_as_nats: "A factor log₂ e is missing in the curvature: the rate is in bits, not in nats.",
+            _without_the_half: "The ½ of the second-order term is missing.",
+            _variance_of_tau: "You took τ² as the mismatch of distortion; noise of width τ has the variance τ²/12.",
+            _without_the_cell: "You took σ² for the variance of what is scored; the cell adds its 1/12.",
         },
     ),
 )

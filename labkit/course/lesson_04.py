@@ -1,4 +1,4 @@
-"""Exercises of lesson 04: a schedule, how often annealed rounding goes astray, and the warmest affordable τ."""
+"""Exercises of lesson 04: the risk of a gradient, the exact slope, the batch size where two surrogates draw level."""
 
 from __future__ import annotations
 
@@ -7,194 +7,270 @@ import math
 import numpy as np
 import torch
 
-from labkit import surrogates
 from labkit.course.exercises import Exercise
 
-# 04.1: an exponential schedule
+# 04.1: bias, spread and risk
 
 
-def exponential(progress, start, end):
-    """A straight line in the logarithm: every equal share of the training multiplies τ by the same factor."""
-    return start * (end / start) ** progress
+def gradient_risk(gradients, exact, n):
+    """Bias and standard deviation of one sample's gradient, and the risk of the mean over a batch of n."""
+    bias = gradients.mean() - exact
+    std = gradients.std()
+    return bias, std, bias**2 + std**2 / n
 
 
-_PARTS = 1000  # in which the oracle divides a training
-
-
-def _moment_of_a_training(seed: int) -> tuple[float, float, float]:
+def _sampled_gradients(seed: int) -> tuple[torch.Tensor, float, int]:
     rng = np.random.default_rng(seed)
-    return int(rng.integers(200, 450)) / _PARTS, float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.02, 0.1))
+    gradients = torch.from_numpy(rng.normal(2.0, rng.uniform(10, 20), 4000))
+    return gradients, float(gradients.mean()) - float(rng.uniform(0.3, 0.6)), int(rng.choice([16, 64, 256]))
 
 
-def _step_by_step(progress: float, start: float, end: float) -> float:
-    """Multiply by one small factor again and again; the factor is found by bisection, such that the last τ is `end`."""
-    low, high = 0.9, 1.0
-    for _ in range(60):
-        factor = (low + high) / 2
-        tau = start
-        for _ in range(_PARTS):
-            tau *= factor
-        low, high = (factor, high) if tau < end else (low, factor)
-    tau = start
-    for _ in range(round(progress * _PARTS)):
-        tau *= factor
-    return tau
+def _risk_by_differences(gradients: torch.Tensor, exact: float, n: int) -> tuple[float, float, float]:
+    """The variance as half the mean squared difference of two samples; the risk from the mean squared error of one."""
+    error = gradients.numpy() - exact
+    bias = math.fsum(error) / len(error)
+    pairs = sum(float(np.sum((error - np.roll(error, shift)) ** 2)) for shift in range(1, len(error)))
+    variance = pairs / 2 / len(error) / (len(error) - 1)
+    return bias, variance**0.5, float(np.mean(error**2)) / n + bias**2 * (1 - 1 / n)
 
 
-def _straight_line(progress, start, end):
-    return start + progress * (end - start)
+def _of_one_sample(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), bias**2 + gradients.var()
 
 
-def _other_way_round(progress, start, end):
-    return end * (start / end) ** progress
+def _with_the_std(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), bias**2 + gradients.std() / n
 
 
-def _rises(progress, start, end):
-    return start * (start / end) ** progress
+def _with_the_std_of_a_batch(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), bias**2 + gradients.std() / math.sqrt(n)
 
 
-def _two_bases(progress, start, end):
-    return math.exp((1 - progress) * math.log10(start) + progress * math.log10(end))
+def _with_the_bare_bias(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), abs(bias) + gradients.var() / n
 
 
-def _logarithm_itself(progress, start, end):
-    return (1 - progress) * math.log(start) + progress * math.log(end)
+def _with_bias_over_n(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std(), (bias**2 + gradients.var()) / n
 
 
-def _decays_at_rate_one(progress, start, end):
-    return end + (start - end) * math.exp(-progress)
+def _the_other_way_round(gradients, exact, n):
+    bias = exact - gradients.mean()
+    return bias, gradients.std(), bias**2 + gradients.var() / n
 
 
-# 04.2: how often ⌊y + τu⌉ is not ⌊y⌉
+def _spread_of_a_batch(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.std() / math.sqrt(n), bias**2 + gradients.var() / n
 
 
-def share_off(temperature):
-    """At distance d from the boundary, d uniform on (0, ½), τu crosses it with probability (τ/2 − d)/τ: τ/4 in all."""
-    return temperature / 4
+def _variance_for_spread(gradients, exact, n):
+    bias = gradients.mean() - exact
+    return bias, gradients.var(), bias**2 + gradients.var() / n
 
 
-def _temperature(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.2, 0.95)),)
+# 04.2: the exact slope
 
 
-def _lattice(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points that fill the unit square evenly: a latent's place in its cell, and a draw of the noise."""
-    i = np.arange(points)
-    return (i + 0.5) / points, i * (math.sqrt(5) - 1) / 2 % 1
+def exact_slope(g, x, loss, loss_slope):
+    """What crosses the boundaries, and what changes within the cells."""
+    k = np.arange(-20, 20)
+    boundary = (k + 0.5) / g
+    density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / g
+    jump = loss(k + 1, boundary, g) - loss(k, boundary, g)
+    within = loss_slope(np.round(g * x), x, g).mean()
+    return (density * jump * boundary).sum() + within
 
 
-def _share_by_trial(temperature: float) -> float:
-    y, v = (torch.from_numpy(each) for each in _lattice(200_000))
-    rounded = surrogates.get("sua")(y, temperature, noise=v)
-    return float((rounded != torch.round(y)).double().mean())
+def _code(seed: int) -> tuple:
+    """A gain, quantiles of a standard normal, and the lopsided loss of a codec whose decoder follows the gain."""
+    rng = np.random.default_rng(seed)
+    g, tilt, more, lmbda = rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.8), rng.uniform(1, 3), rng.uniform(4, 8)
+    quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+
+    def loss(k, x, g):
+        return 0.5 + tilt * k + more * np.abs(k) + lmbda * (k / g - x) ** 2
+
+    def loss_slope(k, x, g):
+        return -2 * lmbda * (k / g - x) * k / g**2
+
+    return float(g), quantiles.numpy(), loss, loss_slope
 
 
-def _forgets_the_distance(temperature):
-    return temperature / 2
+def _slope_by_difference(g: float, x: np.ndarray, loss, loss_slope) -> float:
+    """A finite difference of the average loss, which is integrated cell by cell."""
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+
+    def average(gain: float) -> float:
+        k = np.arange(-8, 9)[:, None]
+        inside = (k + nodes / 2) / gain
+        mass = np.exp(-(inside**2) / 2) / math.sqrt(2 * math.pi) * weights / (2 * gain)
+        return float((mass * loss(k, inside, gain)).sum())
+
+    h = 1e-4
+    return (average(g + h) - average(g - h)) / (2 * h)
 
 
-def _all_that_noise_can_reach(temperature):
-    return temperature
+def _crossings(g, jump_sign=1.0, moved=True, of_x=False):
+    k = np.arange(-20, 20)
+    boundary = (k + 0.5) / g
+    density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / (1.0 if of_x else g)
+    return k, boundary, jump_sign * density * (boundary if moved else 1.0)
 
 
-def _of_those_within_reach(temperature):
-    return 0.25 + 0 * temperature
+def _slope(g, x, loss, loss_slope, within=True, **crossings):
+    k, boundary, weight = _crossings(g, **crossings)
+    across = (weight * (loss(k + 1, boundary, g) - loss(k, boundary, g))).sum()
+    return across + (loss_slope(np.round(g * x), x, g).mean() if within else 0.0)
 
 
-# 04.3: the warmest temperature within a budget
+def _jumps_down(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, jump_sign=-1.0)
 
 
-def warmest(budget):
-    """(1 + τ²)/12 − 1/12 = budget."""
-    return math.sqrt(12 * budget)
+def _nothing_moves(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, moved=False)
 
 
-def _budget(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.001, 0.06)),)
+def _density_of_x(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, of_x=True)
 
 
-def _warmest_by_trial(budget: float) -> float:
-    """Bisection on the mean squared error of annealed rounding, measured against that of rounding."""
-    y, v = (torch.from_numpy(each) for each in _lattice(200_000))
-    sua, rounding = surrogates.get("sua"), (torch.round(y) - y).square().mean()
-    low, high = 1e-3, 1.0
-    for _ in range(16):
-        middle = (low + high) / 2
-        more = (sua(y, middle, noise=v) - y).square().mean() - rounding
-        low, high = (low, middle) if more > budget else (middle, high)
-    return (low + high) / 2
+def _boundary_of_y(g, x, loss, loss_slope):
+    k, boundary, weight = _crossings(g)
+    y = g * boundary
+    across = (g * weight * (loss(k + 1, y, g) - loss(k, y, g))).sum()
+    return across + loss_slope(np.round(g * x), x, g).mean()
 
 
-def _forgets_the_twelfth(budget):
-    return math.sqrt(budget)
+def _only_crossings(g, x, loss, loss_slope):
+    return _slope(g, x, loss, loss_slope, within=False)
 
 
-def _leaves_the_square(budget):
-    return 12 * budget
+def _only_within(g, x, loss, loss_slope):
+    return loss_slope(np.round(g * x), x, g).mean()
 
 
-def _noise_alone(budget):
-    return math.sqrt(6 * budget)
+# 04.3: where two surrogates draw level
 
 
-def _share_of_wrong_integers(budget):
-    return 4 * budget
+def level_batch_size(bias_1, std_1, bias_2, std_2):
+    """bias_1² + std_1²/n = bias_2² + std_2²/n, solved for n."""
+    return (std_1**2 - std_2**2) / (bias_2**2 - bias_1**2)
+
+
+def _two_surrogates(seed: int) -> tuple[float, float, float, float]:
+    rng = np.random.default_rng(seed)
+    bias_1, std_2 = rng.uniform(0.02, 0.2), rng.uniform(14, 18)
+    return float(-bias_1), float(std_2 * rng.uniform(1.2, 4)), float(-bias_1 - rng.uniform(0.2, 0.5)), float(std_2)
+
+
+def _level_by_bisection(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
+    """Halve the interval of log n in which the first surrogate's risk passes below the second's."""
+
+    def risk(n: float, bias: float, std: float) -> float:
+        return math.hypot(bias, std / math.sqrt(n))
+
+    low, high = 0.0, 40.0
+    for _ in range(100):
+        n = math.exp((low + high) / 2)
+        low, high = (low, math.log(n)) if risk(n, bias_1, std_1) < risk(n, bias_2, std_2) else (math.log(n), high)
+    return math.exp(low)
+
+
+def _bare_stds(bias_1, std_1, bias_2, std_2):
+    return (std_1 - std_2) / (bias_2**2 - bias_1**2)
+
+
+def _bare_biases(bias_1, std_1, bias_2, std_2):
+    return (std_1**2 - std_2**2) / (abs(bias_2) - abs(bias_1))
+
+
+def _biases_with_their_signs(bias_1, std_1, bias_2, std_2):
+    return (std_1**2 - std_2**2) / (bias_2 - bias_1)
+
+
+def _squared_differences(bias_1, std_1, bias_2, std_2):
+    return (std_1 - std_2) ** 2 / (bias_2 - bias_1) ** 2
+
+
+def _upside_down(bias_1, std_1, bias_2, std_2):
+    return (bias_2**2 - bias_1**2) / (std_1**2 - std_2**2)
+
+
+def _negative(bias_1, std_1, bias_2, std_2):
+    return (std_1**2 - std_2**2) / (bias_1**2 - bias_2**2)
 
 
 EXERCISES = (
     Exercise(
         key="04.1",
-        title="An exponential schedule",
+        title="Bias, spread and risk",
         difficulty=1,
-        importance=2,
-        minutes=6,
-        clue="Halfway, τ is the geometric mean of start and end. By which factor has it changed at the end?",
-        answer=exponential,
-        cases=_moment_of_a_training,
-        oracle=_step_by_step,
+        importance=3,
+        minutes=8,
+        clue="Bias and std are of one sample's gradient. A mean over n independent samples has the same bias, "
+        "and an n-th of the variance. The risk adds squares.",
+        answer=gradient_risk,
+        cases=_sampled_gradients,
+        oracle=_risk_by_differences,
         misconceptions={
-            _straight_line: "This is a straight line from start to end. It spends hardly any time at low temperatures.",
-            _other_way_round: "Start and end are reversed: at progress 0 the temperature should be the first one.",
-            _rises: "This rises. From start to end, τ changes by the factor end/start, which is below one.",
-            _two_bases: "Two logarithms are mixed: what log10 takes apart, 10 ** x puts together, and not exp.",
-            _logarithm_itself: "This is the logarithm of the temperature. Take exp of it.",
-            _decays_at_rate_one: "This never comes to `end`: at progress 1, exp(−1) of the way is still to go.",
+            _of_one_sample: "Your risk is that of a single sample. A batch of n divides the variance by n.",
+            _with_the_std: "Your risk adds the standard deviation over n. It takes the variance, std², over n.",
+            _with_the_std_of_a_batch: "Your risk adds the standard deviation of a batch. Square it: std²/n.",
+            _with_the_bare_bias: "Your risk adds the bias itself. Square it: risk is the mean of a squared error.",
+            _with_bias_over_n: "You divide the squared bias by n, too. No batch size averages a bias away.",
+            _the_other_way_round: "The bias has the wrong sign: it is the mean of the estimates minus the exact value.",
+            _spread_of_a_batch: "Risk and bias are right; asked for is the std of one sample, not that of a batch.",
+            _variance_for_spread: "Risk and bias are right; the second number should be the std, not the variance.",
         },
     ),
     Exercise(
         key="04.2",
-        title="How often it goes astray",
-        difficulty=2,
+        title="The exact slope of a whole codec",
+        difficulty=3,
         importance=3,
-        minutes=10,
-        clue="Let d be the distance of y to the nearest cell boundary, uniform on (0, ½). τu must exceed d, and on the "
-        "right side. That has the probability (τ/2 − d)/τ where d < τ/2. Average it over d.",
-        answer=share_off,
-        cases=_temperature,
-        oracle=_share_by_trial,
+        minutes=15,
+        clue="Two parts. Sum over the boundaries x = (k + ½)/g: density of y there, times the jump of the loss, times "
+        "∂y/∂g. Then the mean of loss_slope over all samples, each with its own symbol.",
+        answer=exact_slope,
+        cases=_code,
+        oracle=_slope_by_difference,
+        tolerance=5e-3,  # a difference of averages over the samples is a right answer, too
         misconceptions={
-            _forgets_the_distance: "Twice too much: only half of the noise points toward the nearest boundary.",
-            _all_that_noise_can_reach: "That is the share of latents that noise can carry over a boundary at all. Each "
-            "of them is carried over only now and then.",
-            _of_those_within_reach: "That is the chance of one that lies within reach. Only a share τ does.",
+            _jumps_down: "The jump has the wrong sign: when y = g x passes k + ½ upwards, the loss of symbol k + 1 "
+            "replaces that of k.",
+            _nothing_moves: "The factor ∂y/∂g = x is missing: boundaries far out are crossed faster.",
+            _density_of_x: "You took the density of x. The crossings go by the density of y = g x, which is lower by "
+            "the factor 1/g.",
+            _boundary_of_y: "You put y = k + ½ where x belongs: the sample at that boundary is x = (k + ½)/g.",
+            _only_crossings: "These are the boundary crossings alone. The decoder follows the gain, so the loss also "
+            "changes within the cells: add the mean of loss_slope.",
+            _only_within: "This is what autograd would say: the change at fixed symbols. The crossings are missing.",
         },
     ),
     Exercise(
         key="04.3",
-        title="The warmest temperature you can afford",
-        difficulty=2,
+        title="Where two surrogates draw level",
+        difficulty=1,
         importance=2,
-        minutes=8,
-        clue="Set the excess over rounding's own error, (1 + τ²)/12 − 1/12, equal to the budget.",
-        answer=warmest,
-        cases=_budget,
-        oracle=_warmest_by_trial,
+        minutes=6,
+        clue="Write both risks, set them equal, and collect what is divided by n on one side.",
+        answer=level_batch_size,
+        cases=_two_surrogates,
+        oracle=_level_by_bisection,
         misconceptions={
-            _forgets_the_twelfth: "A factor is missing: the excess is τ²/12, not τ².",
-            _leaves_the_square: "This is τ². Take the root.",
-            _noise_alone: "That would hold for an excess of τ²/6. The whole error at τ = 1 is 1/6; its "
-            "excess over rounding is 1/12.",
-            _share_of_wrong_integers: "That keeps the share of changed integers within the budget, not the error.",
+            _bare_stds: "You took the difference of the standard deviations. The risk holds variances: square first.",
+            _bare_biases: "You took the difference of the biases. The risk holds their squares.",
+            _biases_with_their_signs: "You took the difference of the biases. The risk holds their squares.",
+            _squared_differences: "You squared differences; asked for are differences of squares.",
+            _upside_down: "This is 1/n: numerator and denominator are exchanged.",
+            _negative: "A negative batch size: one of the two differences has the wrong sign.",
         },
     ),
 )

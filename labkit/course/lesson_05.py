@@ -1,215 +1,200 @@
-"""Exercises of lesson 05: what a zero costs at the bound, the bound for a budget, what a bound costs a codec."""
+"""Exercises of lesson 05: a schedule, how often annealed rounding goes astray, and the warmest affordable τ."""
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import torch
 
+from labkit import surrogates
 from labkit.course.exercises import Exercise
 
-# 05.1: the price of a zero
+# 05.1: an exponential schedule
 
 
-def price_of_zero(bound):
-    """−log₂ of the mass of (−½, ½) under a Gaussian of scale `bound`: Φ(a) − Φ(−a) = erf(a/√2)."""
-    return -math.log2(math.erf(0.5 / (bound * math.sqrt(2))))
+def exponential(progress, start, end):
+    """A straight line in the logarithm: every equal share of the training multiplies τ by the same factor."""
+    return start * (end / start) ** progress
 
 
-def _bound(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.3, 0.9)),)
+_PARTS = 1000  # in which the oracle divides a training
 
 
-def _price_by_integration(bound: float) -> float:
-    """The density over the zero bin, by the midpoint rule."""
-    y = (np.arange(20_000) + 0.5) / 20_000 - 0.5
-    density = np.exp(-0.5 * (y / bound) ** 2) / (bound * math.sqrt(2 * math.pi))
-    return float(-np.log2(density.mean()))
+def _moment_of_a_training(seed: int) -> tuple[float, float, float]:
+    rng = np.random.default_rng(seed)
+    return int(rng.integers(200, 450)) / _PARTS, float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.02, 0.1))
 
 
-def _price_in_nats(bound):
-    return -math.log(math.erf(0.5 / (bound * math.sqrt(2))))
+def _step_by_step(progress: float, start: float, end: float) -> float:
+    """Multiply by one small factor again and again; the factor is found by bisection, such that the last τ is `end`."""
+    low, high = 0.9, 1.0
+    for _ in range(60):
+        factor = (low + high) / 2
+        tau = start
+        for _ in range(_PARTS):
+            tau *= factor
+        low, high = (factor, high) if tau < end else (low, factor)
+    tau = start
+    for _ in range(round(progress * _PARTS)):
+        tau *= factor
+    return tau
 
 
-def _one_tail(bound):
-    return -math.log2(0.5 + 0.5 * math.erf(0.5 / (bound * math.sqrt(2))))
+def _straight_line(progress, start, end):
+    return start + progress * (end - start)
 
 
-def _half_of_the_bin(bound):
-    return 1 + price_of_zero(bound)
+def _other_way_round(progress, start, end):
+    return end * (start / end) ** progress
 
 
-def _density(bound):
-    return math.log2(bound * math.sqrt(2 * math.pi))
+def _rises(progress, start, end):
+    return start * (start / end) ** progress
 
 
-def _two_bins(bound):
-    return -math.log2(math.erf(1 / (bound * math.sqrt(2))))
+def _two_bases(progress, start, end):
+    return math.exp((1 - progress) * math.log10(start) + progress * math.log10(end))
 
 
-def _variance_for_scale(bound):
-    return -math.log2(math.erf(0.5 / math.sqrt(2 * bound)))
+def _logarithm_itself(progress, start, end):
+    return (1 - progress) * math.log(start) + progress * math.log(end)
 
 
-def _root_two_forgotten(bound):
-    return -math.log2(math.erf(0.5 / bound))
+def _decays_at_rate_one(progress, start, end):
+    return end + (start - end) * math.exp(-progress)
 
 
-# 05.2: the bound for a budget
+# 05.2: how often ⌊y + τu⌉ is not ⌊y⌉
 
 
-def bound_for(bits):
-    """The scale whose zero bin has the mass 2^(−bits): half a bin is √2 erf⁻¹(mass) scales wide."""
-    mass = torch.tensor(2.0**-bits, dtype=torch.float64)
-    return 0.5 / (math.sqrt(2) * torch.erfinv(mass).item())
+def share_off(temperature):
+    """At distance d from the boundary, d uniform on (0, ½), τu crosses it with probability (τ/2 − d)/τ: τ/4 in all."""
+    return temperature / 4
+
+
+def _temperature(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(0.2, 0.95)),)
+
+
+def _lattice(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points that fill the unit square evenly: a latent's place in its cell, and a draw of the noise."""
+    i = np.arange(points)
+    return (i + 0.5) / points, i * (math.sqrt(5) - 1) / 2 % 1
+
+
+def _share_by_trial(temperature: float) -> float:
+    y, v = (torch.from_numpy(each) for each in _lattice(200_000))
+    rounded = surrogates.get("sua")(y, temperature, noise=v)
+    return float((rounded != torch.round(y)).double().mean())
+
+
+def _forgets_the_distance(temperature):
+    return temperature / 2
+
+
+def _all_that_noise_can_reach(temperature):
+    return temperature
+
+
+def _of_those_within_reach(temperature):
+    return 0.25 + 0 * temperature
+
+
+# 05.3: the warmest temperature within a budget
+
+
+def warmest(budget):
+    """(1 + τ²)/12 − 1/12 = budget."""
+    return math.sqrt(12 * budget)
 
 
 def _budget(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.02, 0.6)),)
+    return (float(np.random.default_rng(seed).uniform(0.001, 0.06)),)
 
 
-def _bound_by_bisection(bits: float) -> float:
-    """Widen the Gaussian until a zero costs too much."""
-    low, high = 0.05, 5.0
-    for _ in range(60):
+def _warmest_by_trial(budget: float) -> float:
+    """Bisection on the mean squared error of annealed rounding, measured against that of rounding."""
+    y, v = (torch.from_numpy(each) for each in _lattice(200_000))
+    sua, rounding = surrogates.get("sua"), (torch.round(y) - y).square().mean()
+    low, high = 1e-3, 1.0
+    for _ in range(16):
         middle = (low + high) / 2
-        normal = NormalDist(0, middle)
-        low, high = (middle, high) if normal.cdf(0.5) - normal.cdf(-0.5) > 2**-bits else (low, middle)
-    return low
+        more = (sua(y, middle, noise=v) - y).square().mean() - rounding
+        low, high = (low, middle) if more > budget else (middle, high)
+    return (low + high) / 2
 
 
-def _quantile_of_the_mass(bits):
-    return 0.5 / NormalDist().inv_cdf(2.0**-bits)
+def _forgets_the_twelfth(budget):
+    return math.sqrt(budget)
 
 
-def _whole_bin(bits):
-    return 1 / (math.sqrt(2) * torch.erfinv(torch.tensor(2.0**-bits, dtype=torch.float64)).item())
+def _leaves_the_square(budget):
+    return 12 * budget
 
 
-def _budget_in_nats(bits):
-    return 0.5 / (math.sqrt(2) * torch.erfinv(torch.tensor(math.exp(-bits), dtype=torch.float64)).item())
+def _noise_alone(budget):
+    return math.sqrt(6 * budget)
 
 
-def _without_root_two(bits):
-    return 0.5 / torch.erfinv(torch.tensor(2.0**-bits, dtype=torch.float64)).item()
-
-
-def _inverse(bits):
-    return 1 / bound_for(bits)
-
-
-# 05.3: what a bound costs a codec
-
-
-def cost_of_bound(scales, bound):
-    """The share of scales below the bound, and the mean over all of what their zeros cost more than before."""
-
-    def price(scale):
-        return -torch.log2(torch.erf(0.5 / (scale * math.sqrt(2))))
-
-    bounded = scales.clamp(min=bound)
-    return (scales < bound).double().mean(), (price(bounded) - price(scales)).mean()
-
-
-def _scales(seed: int) -> tuple[torch.Tensor, float]:
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy(rng.lognormal(-1.2, 0.7, 400)), float(rng.uniform(0.35, 0.6))
-
-
-def _cost_one_by_one(scales: torch.Tensor, bound: float) -> np.ndarray:
-    """A sum over latents, in Python's own floats."""
-
-    def bits(scale: float) -> float:
-        return -math.log2(1 - 2 * NormalDist(0, scale).cdf(-0.5))
-
-    below = [scale for scale in scales.tolist() if scale < bound]
-    return np.array([len(below), sum(bits(bound) - bits(scale) for scale in below)]) / len(scales)
-
-
-def _prices(scales: torch.Tensor) -> torch.Tensor:
-    return -torch.log2(torch.erf(0.5 / (scales * math.sqrt(2))))
-
-
-def _over_those_below(scales, bound):
-    below = scales < bound
-    return below.double().mean(), (_prices(torch.tensor(bound)) - _prices(scales[below])).mean()
-
-
-def _forgets_what_was_paid(scales, bound):
-    share = (scales < bound).double().mean()
-    return share, share * _prices(torch.tensor(bound, dtype=torch.float64))
-
-
-def _counts_those_above(scales, bound):
-    return (scales < bound).double().mean(), (_prices(torch.tensor(bound)) - _prices(scales)).mean()
-
-
-def _share_above(scales, bound):
-    return (scales >= bound).double().mean(), cost_of_bound(scales, bound)[1]
-
-
-def _total(scales, bound):
-    share, cost = cost_of_bound(scales, bound)
-    return share, cost * len(scales)
+def _share_of_wrong_integers(budget):
+    return 4 * budget
 
 
 EXERCISES = (
     Exercise(
         key="05.1",
-        title="The price of a zero",
+        title="An exponential schedule",
         difficulty=1,
-        importance=3,
+        importance=2,
         minutes=6,
-        clue="The mass between −½ and ½ is Φ(½/b) − Φ(−½/b). With Φ(a) − Φ(−a) = erf(a/√2), math.erf gives it at once.",
-        answer=price_of_zero,
-        cases=_bound,
-        oracle=_price_by_integration,
+        clue="Halfway, τ is the geometric mean of start and end. By which factor has it changed at the end?",
+        answer=exponential,
+        cases=_moment_of_a_training,
+        oracle=_step_by_step,
         misconceptions={
-            _price_in_nats: "Your price is in nats: bits need the logarithm to base 2.",
-            _one_tail: "This counts everything below ½, the left tail included. A bin ends on both sides, at −½ and ½.",
-            _half_of_the_bin: "This is the mass from 0 to ½, half of the bin: exactly one bit too many.",
-            _density: "This is the density at zero. A symbol's probability is the mass of its bin, which is below 1.",
-            _two_bins: "This is the mass from −1 to 1. A bin is one wide: half of it lies on either side of zero.",
-            _root_two_forgotten: "A factor √2 is missing: with a = ½/b the mass is erf(a/√2).",
-            _variance_for_scale: "You took the bound for a variance. It bounds σ, by which ½ is divided.",
+            _straight_line: "This is a straight line from start to end. It spends hardly any time at low temperatures.",
+            _other_way_round: "Start and end are reversed: at progress 0 the temperature should be the first one.",
+            _rises: "This rises. From start to end, τ changes by the factor end/start, which is below one.",
+            _two_bases: "Two logarithms are mixed: what log10 takes apart, 10 ** x puts together, and not exp.",
+            _logarithm_itself: "This is the logarithm of the temperature. Take exp of it.",
+            _decays_at_rate_one: "This never comes to `end`: at progress 1, exp(−1) of the way is still to go.",
         },
     ),
     Exercise(
         key="05.2",
-        title="The bound for a budget",
+        title="How often it goes astray",
         difficulty=2,
-        importance=2,
+        importance=3,
         minutes=10,
-        clue="The zero bin's mass should be 2^(−bits). Invert erf(½/(b √2)) with torch.erfinv of a float64 tensor.",
-        answer=bound_for,
-        cases=_budget,
-        oracle=_bound_by_bisection,
+        clue="Let d be the distance of y to the nearest cell boundary, uniform on (0, ½). τu must exceed d, and on the "
+        "right side. That has the probability (τ/2 − d)/τ where d < τ/2. Average it over d.",
+        answer=share_off,
+        cases=_temperature,
+        oracle=_share_by_trial,
         misconceptions={
-            _quantile_of_the_mass: "This is the quantile of the mass. The rest is in two tails: Φ(½/b) = ½ + mass/2.",
-            _whole_bin: "A factor 2 is off: from zero to the bin's edge it is ½, not 1.",
-            _budget_in_nats: "e^(−bits) is the mass for a budget in nats. In bits it is 2^(−bits).",
-            _without_root_two: "A factor √2 is missing: Φ(a) − Φ(−a) = erf(a/√2).",
-            _inverse: "This is 1/b. A larger budget should allow a larger bound.",
+            _forgets_the_distance: "Twice too much: only half of the noise points toward the nearest boundary.",
+            _all_that_noise_can_reach: "That is the share of latents that noise can carry over a boundary at all. Each "
+            "of them is carried over only now and then.",
+            _of_those_within_reach: "That is the chance of one that lies within reach. Only a share τ does.",
         },
     ),
     Exercise(
         key="05.3",
-        title="What a bound costs a codec",
+        title="The warmest temperature you can afford",
         difficulty=2,
-        importance=3,
-        minutes=10,
-        clue="A latent below the bound pays the bound's price instead of its own. All others pay as before.",
-        answer=cost_of_bound,
-        cases=_scales,
-        oracle=_cost_one_by_one,
+        importance=2,
+        minutes=8,
+        clue="Set the excess over rounding's own error, (1 + τ²)/12 − 1/12, equal to the budget.",
+        answer=warmest,
+        cases=_budget,
+        oracle=_warmest_by_trial,
         misconceptions={
-            _over_those_below: "Your mean is over the latents below the bound. Spread their cost over all latents.",
-            _forgets_what_was_paid: "You charge the whole price of a zero. Extra is what exceeds their price before.",
-            _counts_those_above: "You bring latents above the bound down to it. A lower bound leaves them as they are.",
-            _share_above: "Your share is of the latents above the bound; asked for are those below.",
-            _total: "Your cost is the sum over all latents. Divide by their number.",
+            _forgets_the_twelfth: "A factor is missing: the excess is τ²/12, not τ².",
+            _leaves_the_square: "This is τ². Take the root.",
+            _noise_alone: "That would hold for an excess of τ²/6. The whole error at τ = 1 is 1/6; its "
+            "excess over rounding is 1/12.",
+            _share_of_wrong_integers: "That keeps the share of changed integers within the budget, not the error.",
         },
     ),
 )

@@ -1,256 +1,215 @@
-"""Exercises of lesson 06: zero-center quantization with a partial stop, what reaches μ, the variance of a gradient."""
+"""Exercises of lesson 06: what a zero costs at the bound, the bound for a budget, what a bound costs a codec."""
 
 from __future__ import annotations
+
+import math
+from statistics import NormalDist
 
 import numpy as np
 import torch
 
-from labkit import surrogates
 from labkit.course.exercises import Exercise
 
-# 06.1: zero-center quantization with a partial stop-gradient
+# 06.1: the price of a zero
 
 
-def quantize(y, mean, surrogate):
-    """ỹ for the rate and ỹ for the distortion, around μ; on the second path μ is a constant, in both of its places."""
-    fixed = mean.detach()
-    return surrogate(y - mean) + mean, surrogate(y - fixed) + fixed
+def price_of_zero(bound):
+    """−log₂ of the mass of (−½, ½) under a Gaussian of scale `bound`: Φ(a) − Φ(−a) = erf(a/√2)."""
+    return -math.log2(math.erf(0.5 / (bound * math.sqrt(2))))
 
 
-def _latents(seed: int) -> tuple:
+def _bound(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(0.3, 0.9)),)
+
+
+def _price_by_integration(bound: float) -> float:
+    """The density over the zero bin, by the midpoint rule."""
+    y = (np.arange(20_000) + 0.5) / 20_000 - 0.5
+    density = np.exp(-0.5 * (y / bound) ** 2) / (bound * math.sqrt(2 * math.pi))
+    return float(-np.log2(density.mean()))
+
+
+def _price_in_nats(bound):
+    return -math.log(math.erf(0.5 / (bound * math.sqrt(2))))
+
+
+def _one_tail(bound):
+    return -math.log2(0.5 + 0.5 * math.erf(0.5 / (bound * math.sqrt(2))))
+
+
+def _half_of_the_bin(bound):
+    return 1 + price_of_zero(bound)
+
+
+def _density(bound):
+    return math.log2(bound * math.sqrt(2 * math.pi))
+
+
+def _two_bins(bound):
+    return -math.log2(math.erf(1 / (bound * math.sqrt(2))))
+
+
+def _variance_for_scale(bound):
+    return -math.log2(math.erf(0.5 / math.sqrt(2 * bound)))
+
+
+def _root_two_forgotten(bound):
+    return -math.log2(math.erf(0.5 / bound))
+
+
+# 06.2: the bound for a budget
+
+
+def bound_for(bits):
+    """The scale whose zero bin has the mass 2^(−bits): half a bin is √2 erf⁻¹(mass) scales wide."""
+    mass = torch.tensor(2.0**-bits, dtype=torch.float64)
+    return 0.5 / (math.sqrt(2) * torch.erfinv(mass).item())
+
+
+def _budget(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(0.02, 0.6)),)
+
+
+def _bound_by_bisection(bits: float) -> float:
+    """Widen the Gaussian until a zero costs too much."""
+    low, high = 0.05, 5.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        normal = NormalDist(0, middle)
+        low, high = (middle, high) if normal.cdf(0.5) - normal.cdf(-0.5) > 2**-bits else (low, middle)
+    return low
+
+
+def _quantile_of_the_mass(bits):
+    return 0.5 / NormalDist().inv_cdf(2.0**-bits)
+
+
+def _whole_bin(bits):
+    return 1 / (math.sqrt(2) * torch.erfinv(torch.tensor(2.0**-bits, dtype=torch.float64)).item())
+
+
+def _budget_in_nats(bits):
+    return 0.5 / (math.sqrt(2) * torch.erfinv(torch.tensor(math.exp(-bits), dtype=torch.float64)).item())
+
+
+def _without_root_two(bits):
+    return 0.5 / torch.erfinv(torch.tensor(2.0**-bits, dtype=torch.float64)).item()
+
+
+def _inverse(bits):
+    return 1 / bound_for(bits)
+
+
+# 06.3: what a bound costs a codec
+
+
+def cost_of_bound(scales, bound):
+    """The share of scales below the bound, and the mean over all of what their zeros cost more than before."""
+
+    def price(scale):
+        return -torch.log2(torch.erf(0.5 / (scale * math.sqrt(2))))
+
+    bounded = scales.clamp(min=bound)
+    return (scales < bound).double().mean(), (price(bounded) - price(scales)).mean()
+
+
+def _scales(seed: int) -> tuple[torch.Tensor, float]:
     rng = np.random.default_rng(seed)
-    y, mean = (torch.from_numpy(rng.uniform(-3, 3, 8)) for _ in range(2))
-    sharpness = float(rng.uniform(0.3, 0.9))
+    return torch.from_numpy(rng.lognormal(-1.2, 0.7, 400)), float(rng.uniform(0.35, 0.6))
 
-    def surrogate(t):  # a smooth staircase, whose slope is not 1
-        return t - sharpness * torch.sin(2 * torch.pi * t) / (2 * torch.pi)
 
-    return y, mean, surrogate
+def _cost_one_by_one(scales: torch.Tensor, bound: float) -> np.ndarray:
+    """A sum over latents, in Python's own floats."""
 
+    def bits(scale: float) -> float:
+        return -math.log2(1 - 2 * NormalDist(0, scale).cdf(-0.5))
 
-def _values_and_gradients(answer, y, mean, surrogate) -> np.ndarray:
-    """Of each path its ỹ, and the gradient of Σ ỹ² by y and by μ: (6, latents)."""
-    y, mean = y.clone().requires_grad_(), mean.clone().requires_grad_()
-    found = answer(y, mean, surrogate)
-    if not (isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(f, torch.Tensor) for f in found)):
-        raise TypeError("the answer should be two tensors: ỹ for the rate, ỹ for the distortion")
-    rows = []
-    for quantized in found:
-        rows.append(quantized.detach())
-        gradients: tuple = (None, None)
-        if quantized.requires_grad:
-            loss = quantized.square().sum()
-            gradients = torch.autograd.grad(loss, (y, mean), retain_graph=True, allow_unused=True)
-        rows += [torch.zeros_like(quantized) if each is None else each for each in gradients]
-    return torch.stack([row.detach() for row in rows]).numpy()
+    below = [scale for scale in scales.tolist() if scale < bound]
+    return np.array([len(below), sum(bits(bound) - bits(scale) for scale in below)]) / len(scales)
 
 
-def _by_differences(y, mean, surrogate, h: float = 1e-5) -> np.ndarray:
-    """The same by central differences, with no gradient for the μ that the distortion may not move."""
+def _prices(scales: torch.Tensor) -> torch.Tensor:
+    return -torch.log2(torch.erf(0.5 / (scales * math.sqrt(2))))
 
-    def around(y, center):
-        return (surrogate(y - center) + center).numpy()
 
-    value = around(y, mean)
-    by_y = (around(y + h, mean) ** 2 - around(y - h, mean) ** 2) / (2 * h)
-    by_mean = (around(y, mean + h) ** 2 - around(y, mean - h) ** 2) / (2 * h)
-    return np.stack([value, by_y, by_mean, value, by_y, np.zeros_like(value)])
+def _over_those_below(scales, bound):
+    below = scales < bound
+    return below.double().mean(), (_prices(torch.tensor(bound)) - _prices(scales[below])).mean()
 
 
-def _rounds_y_itself(y, mean, surrogate):
-    return surrogate(y), surrogate(y)
+def _forgets_what_was_paid(scales, bound):
+    share = (scales < bound).double().mean()
+    return share, share * _prices(torch.tensor(bound, dtype=torch.float64))
 
 
-def _never_stops(y, mean, surrogate):
-    return surrogate(y - mean) + mean, surrogate(y - mean) + mean
+def _counts_those_above(scales, bound):
+    return (scales < bound).double().mean(), (_prices(torch.tensor(bound)) - _prices(scales)).mean()
 
 
-def _stops_both(y, mean, surrogate):
-    fixed = mean.detach()
-    return surrogate(y - fixed) + fixed, surrogate(y - fixed) + fixed
+def _share_above(scales, bound):
+    return (scales >= bound).double().mean(), cost_of_bound(scales, bound)[1]
 
 
-def _stops_the_rate(y, mean, surrogate):
-    fixed = mean.detach()
-    return surrogate(y - fixed) + fixed, surrogate(y - mean) + mean
-
-
-def _stops_before(y, mean, surrogate):
-    return surrogate(y - mean) + mean, surrogate(y - mean.detach()) + mean
-
-
-def _stops_after(y, mean, surrogate):
-    return surrogate(y - mean) + mean, surrogate(y - mean) + mean.detach()
-
-
-def _detaches_all(y, mean, surrogate):
-    return surrogate(y - mean) + mean, (surrogate(y - mean) + mean).detach()
-
-
-def _does_not_add_back(y, mean, surrogate):
-    return surrogate(y - mean), surrogate(y - mean.detach())
-
-
-def _residual_for_the_rate(y, mean, surrogate):
-    fixed = mean.detach()
-    return surrogate(y - mean), surrogate(y - fixed) + fixed
-
-
-# 06.2: what reaches μ
-
-
-def derivative_by_mean(temperature):
-    """Slope 1/τ with probability τ, else 0: ∂ỹ/∂μ = 1 − slope has the mean 0 and the mean square 1/τ − 1."""
-    return 0.0, 1 / temperature - 1
-
-
-def _temperature(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.12, 0.9)),)
-
-
-def _by_autograd(temperature: float) -> np.ndarray:
-    """∂ỹ/∂μ of ỹ = q(y − μ) + μ for latents spread evenly over a bin, as back-propagation returns it."""
-    sua = surrogates.get("sua", gradient="expected")
-    y = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
-    mean = torch.zeros_like(y, requires_grad=True)
-    (sua(y - mean, temperature, generator=torch.Generator().manual_seed(0)) + mean).sum().backward()
-    derivative = mean.grad
-    assert derivative is not None
-    return np.array([derivative.mean(), derivative.var(correction=0)])
-
-
-def _of_the_slope(temperature):
-    return 1.0, 1 / temperature - 1
-
-
-def _mean_square_of_the_slope(temperature):
-    return 0.0, 1 / temperature
-
-
-def _only_where_steep(temperature):
-    return 1 - 1 / temperature, 0.0
-
-
-def _as_if_slope_one(temperature):
-    return 0.0, 0.0
-
-
-def _standard_deviation(temperature):
-    return 0.0, (1 / temperature - 1) ** 0.5
-
-
-# 06.3: the variance, before and after
-
-
-def variance_ratio(before, after):
-    """Variances over the draws, the first axis, added up over the latents; the second sum over the first."""
-    return after.var(0).sum() / before.var(0).sum()
-
-
-def _drawn_gradients(seed: int) -> tuple:
-    rng = np.random.default_rng(seed)
-    latents = int(rng.integers(5, 12))
-    signal = rng.normal(0, 3, latents)  # differs from latent to latent, and is no noise
-    spread = rng.uniform(0.5, 4, latents)
-    before = signal + spread * rng.normal(size=(int(rng.integers(5, 8)), latents))
-    after = signal + 0.3 * spread * rng.normal(size=(int(rng.integers(9, 14)), latents))
-    return torch.from_numpy(before), torch.from_numpy(after)
-
-
-def _by_pairs(before: torch.Tensor, after: torch.Tensor) -> float:
-    """A variance is half the mean squared distance between two different draws."""
-
-    def half_squared_distance(gradients: torch.Tensor) -> float:
-        draws = gradients.numpy()
-        pairs = [np.sum((a - b) ** 2) for i, a in enumerate(draws) for b in draws[:i]]
-        return float(np.mean(pairs)) / 2
-
-    return half_squared_distance(after) / half_squared_distance(before)
-
-
-def _of_everything(before, after):
-    return after.var() / before.var()
-
-
-def _over_latents(before, after):
-    return after.var(1).sum() / before.var(1).sum()
-
-
-def _upside_down(before, after):
-    return before.var(0).sum() / after.var(0).sum()
-
-
-def _of_deviations(before, after):
-    return (after.var(0).sum() / before.var(0).sum()).sqrt()
-
-
-def _mean_of_ratios(before, after):
-    return (after.var(0) / before.var(0)).mean()
-
-
-def _divided_by_n(before, after):
-    return after.var(0, correction=0).sum() / before.var(0, correction=0).sum()
+def _total(scales, bound):
+    share, cost = cost_of_bound(scales, bound)
+    return share, cost * len(scales)
 
 
 EXERCISES = (
     Exercise(
         key="06.1",
-        title="Zero-center quantization with a partial stop",
-        difficulty=2,
+        title="The price of a zero",
+        difficulty=1,
         importance=3,
-        minutes=10,
-        clue="μ stands in two places of each path. mean.detach() has the value of μ and sends no gradient back.",
-        answer=quantize,
-        cases=_latents,
-        oracle=_by_differences,
-        probe=_values_and_gradients,
+        minutes=6,
+        clue="The mass between −½ and ½ is Φ(½/b) − Φ(−½/b). With Φ(a) − Φ(−a) = erf(a/√2), math.erf gives it at once.",
+        answer=price_of_zero,
+        cases=_bound,
+        oracle=_price_by_integration,
         misconceptions={
-            _rounds_y_itself: "The values are those of y quantized around 0. Quantize y − μ, then add μ back.",
-            _does_not_add_back: "You return the quantized residual: add μ back, on both paths.",
-            _residual_for_the_rate: "For the rate you return the residual: add μ back there, too, without a stop.",
-            _never_stops: "The values are right, but the distortion still sends a gradient into μ: nothing is stopped.",
-            _stops_both: "You stopped μ on the rate path, too. The stop is partial: the rate has to teach μ.",
-            _stops_the_rate: "You stopped the wrong path: the distortion's gradient is to go, the rate's to stay.",
-            _stops_before: "You detached μ in one place only. Now ∂ỹ/∂μ is 1 instead of 1 − slope; it should be 0.",
-            _stops_after: "You detached μ in one place only. Now ∂ỹ/∂μ is −slope instead of 1 − slope; it should be 0.",
-            _detaches_all: "You detached all of ỹ, so the distortion no longer reaches y either. Detach only μ.",
+            _price_in_nats: "Your price is in nats: bits need the logarithm to base 2.",
+            _one_tail: "This counts everything below ½, the left tail included. A bin ends on both sides, at −½ and ½.",
+            _half_of_the_bin: "This is the mass from 0 to ½, half of the bin: exactly one bit too many.",
+            _density: "This is the density at zero. A symbol's probability is the mass of its bin, which is below 1.",
+            _two_bins: "This is the mass from −1 to 1. A bin is one wide: half of it lies on either side of zero.",
+            _root_two_forgotten: "A factor √2 is missing: with a = ½/b the mass is erf(a/√2).",
+            _variance_for_scale: "You took the bound for a variance. It bounds σ, by which ½ is divided.",
         },
     ),
     Exercise(
         key="06.2",
-        title="What reaches μ",
+        title="The bound for a budget",
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="With which probability is the slope 1/τ? Then 1 − slope has two values: average it, and its square.",
-        answer=derivative_by_mean,
-        cases=_temperature,
-        oracle=_by_autograd,
+        clue="The zero bin's mass should be 2^(−bits). Invert erf(½/(b √2)) with torch.erfinv of a float64 tensor.",
+        answer=bound_for,
+        cases=_budget,
+        oracle=_bound_by_bisection,
         misconceptions={
-            _of_the_slope: "These are mean and variance of the slope. ∂ỹ/∂μ is 1 − slope, since μ is added back.",
-            _mean_square_of_the_slope: "1/τ is the mean square of the slope. A variance is taken around the mean.",
-            _only_where_steep: "That is ∂ỹ/∂μ where the slope is 1/τ. Elsewhere the slope is 0, and ∂ỹ/∂μ is 1.",
-            _as_if_slope_one: "So it would be for slope 1 everywhere. Here the slope is 1/τ for some latents, else 0.",
-            _standard_deviation: "The mean is right; the second number is the standard deviation. Give the variance.",
+            _quantile_of_the_mass: "This is the quantile of the mass. The rest is in two tails: Φ(½/b) = ½ + mass/2.",
+            _whole_bin: "A factor 2 is off: from zero to the bin's edge it is ½, not 1.",
+            _budget_in_nats: "e^(−bits) is the mass for a budget in nats. In bits it is 2^(−bits).",
+            _without_root_two: "A factor √2 is missing: Φ(a) − Φ(−a) = erf(a/√2).",
+            _inverse: "This is 1/b. A larger budget should allow a larger bound.",
         },
     ),
     Exercise(
         key="06.3",
-        title="The variance, before and after",
+        title="What a bound costs a codec",
         difficulty=2,
-        importance=2,
-        minutes=8,
-        clue="Over which of the two axes does only the noise change? tensor.var takes an axis, and divides by n − 1.",
-        answer=variance_ratio,
-        cases=_drawn_gradients,
-        oracle=_by_pairs,
+        importance=3,
+        minutes=10,
+        clue="A latent below the bound pays the bound's price instead of its own. All others pay as before.",
+        answer=cost_of_bound,
+        cases=_scales,
+        oracle=_cost_one_by_one,
         misconceptions={
-            _of_everything: "You pooled all numbers. Latents differ in their mean gradient, too, and that is no noise.",
-            _over_latents: "This is the spread from latent to latent. Noise is what changes from draw to draw.",
-            _upside_down: "The ratio is upside down: asked for is the variance after, over the variance before.",
-            _of_deviations: "This is the ratio of standard deviations. Variances are what adds up.",
-            _mean_of_ratios: "You averaged each latent's own ratio. Add the variances up first, then divide once.",
-            _divided_by_n: "You divided by n. Around a mean from the same n draws, a variance is divided by n − 1.",
+            _over_those_below: "Your mean is over the latents below the bound. Spread their cost over all latents.",
+            _forgets_what_was_paid: "You charge the whole price of a zero. Extra is what exceeds their price before.",
+            _counts_those_above: "You bring latents above the bound down to it. A lower bound leaves them as they are.",
+            _share_above: "Your share is of the latents above the bound; asked for are those below.",
+            _total: "Your cost is the sum over all latents. Divide by their number.",
         },
     ),
 )

@@ -1,289 +1,180 @@
-"""Exercises of lesson 08: a loop for an adopted model, where training parts from coding, a resumed schedule."""
+"""Exercises of lesson 08: BD-rate by hand, and whether a comparison is decided."""
 
 from __future__ import annotations
 
-import copy
-import math
-
 import numpy as np
-import torch
-from torch import Tensor
+from scipy import integrate, stats
 
 from labkit.course.exercises import Exercise
 
-# 08.1: a loop of one's own
+# 08.1: BD-rate of two straight curves
 
 
-def train(model, batches, optimizer, lmbda):
-    """One step for each batch: temperature, loss, gradient, update. The losses, one a step."""
-    from labkit import set_temperature
-
-    losses = []
-    model.train()
-    for step, x in enumerate(batches):
-        set_temperature(model, model.scheme.temperature(step, len(batches)))
-        output = model(x)
-        bits = -sum(torch.log2(p).sum() for p in output["likelihoods"].values())
-        loss = bits / x[:, 0].numel() + lmbda * 255**2 * torch.mean((output["x_hat"] - x) ** 2)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+def bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b):
+    """Both curves are straight over log rate, so their mean difference is that in the middle of the common PSNRs."""
+    low, high = max(psnr_a[0], psnr_b[0]), min(psnr_a[1], psnr_b[1])
+    middle = (low + high) / 2
+    at_a = np.interp(middle, psnr_a, np.log(rate_a))
+    at_b = np.interp(middle, psnr_b, np.log(rate_b))
+    return 100 * (np.exp(at_b - at_a) - 1)
 
 
-def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
-    """A tiny factorized prior whose scheme draws no noise, so that a loop has one right result."""
-    from compressai.models import FactorizedPrior
-
-    from labkit import adoption, schedules, schemes, surrogates
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = FactorizedPrior(4, 6).eval()
-        with torch.no_grad():
-            model.g_a[-1].weight.mul_(60)  # latents over several integers, on which x̂ depends
-            model.g_s[0].weight.mul_(5)
-            model.g_s[-1].bias.fill_(0.5)
-        batches = list(torch.rand(4, 2, 3, 32, 32))
-    soft = schemes.QuantizationScheme(
-        surrogates.get("soft"), surrogates.get("soft"), temperature=schedules.exponential(1.0, 0.05)
-    )
-    return adoption.adopt(model, soft), batches, (0.002, 0.004, 0.008)[seed % 3]
-
-
-def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: float) -> np.ndarray:
-    """The losses that a loop returns, on a copy of the model; its parameters show in the later ones."""
-    model = copy.deepcopy(model)
-    weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
-    losses = answer(model, batches, torch.optim.SGD(weights, lr=1e-4), lmbda)
-    return np.array([float(loss) for loss in losses])
-
-
-def _losses_by_hand(model, batches, lmbda):
-    """The same steps without modules' modes or an optimizer: surrogate, likelihood and descent written out."""
-    model = copy.deepcopy(model).eval()
-    weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
-    bottleneck = model.entropy_bottleneck
-    medians = bottleneck.quantiles[:, 0, 1].detach()[:, None, None]
-    losses = []
-    for i, x in enumerate(batches):
-        alpha = 0.05 ** (-i / (len(batches) - 1))  # 1/τ, from 1 to 20
-        y = model.g_a(x) - medians
-        middle = torch.floor(y).detach() + 0.5
-        y_tilde = middle + torch.tanh(alpha * (y - middle)) / (2 * math.tanh(alpha / 2)) + medians
-        chance, _, _ = bottleneck._likelihood(y_tilde.transpose(0, 1).reshape(y.size(1), 1, -1))
-        nats = -chance.clamp(min=1e-9).log().sum()
-        squares = (model.g_s(y_tilde) - x).square().sum() / x.numel()
-        loss = nats / math.log(2) / (len(x) * x.size(2) * x.size(3)) + lmbda * 65025 * squares
-        losses.append(loss.item())
-        with torch.no_grad():
-            for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                weight.sub_(1e-4 * slope)
-    return losses
-
-
-def _wrong_loop(set_each_step=True, training=True, clear=True, peak=255.0, update=True):
-    """A loop with one thing amiss."""
-
-    def loop(model, batches, optimizer, lmbda):
-        from labkit import set_temperature
-
-        losses = []
-        model.train(training)
-        for step, x in enumerate(batches):
-            if set_each_step:
-                set_temperature(model, model.scheme.temperature(step, len(batches)))
-            output = model(x)
-            bits = -sum(torch.log2(p).sum() for p in output["likelihoods"].values())
-            loss = bits / x[:, 0].numel() + lmbda * peak**2 * torch.mean((output["x_hat"] - x) ** 2)
-            if clear:
-                optimizer.zero_grad()
-            loss.backward()
-            if update:
-                optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    return loop
-
-
-def _temperature_set_once(model, batches, optimizer, lmbda):
-    return _wrong_loop(set_each_step=False)(model, batches, optimizer, lmbda)
-
-
-def _evaluation_mode(model, batches, optimizer, lmbda):
-    return _wrong_loop(training=False)(model, batches, optimizer, lmbda)
-
-
-def _gradients_pile_up(model, batches, optimizer, lmbda):
-    return _wrong_loop(clear=False)(model, batches, optimizer, lmbda)
-
-
-def _unit_scale(model, batches, optimizer, lmbda):
-    return _wrong_loop(peak=1.0)(model, batches, optimizer, lmbda)
-
-
-def _never_updates(model, batches, optimizer, lmbda):
-    return _wrong_loop(update=False)(model, batches, optimizer, lmbda)
-
-
-# 08.2: where training parts from coding
-
-
-def parts(scheme, temperature):
-    """For each path, whether training reads anything else than the coder's ⌊y − μ⌉ + μ."""
-    y, mean = 5 * torch.randn(1, 8, 32, 32), torch.rand(1, 8, 32, 32)
-    coded = torch.round(y - mean) + mean
-    answers = []
-    for hyper in (False, True):
-        for seen in scheme.quantize(y, mean, temperature, hyper=hyper):
-            answers.append(not torch.allclose(seen, coded, atol=1e-4))
-    return answers
-
-
-def _scheme(seed: int) -> tuple:
-    from labkit import schemes, surrogates
-
-    made = (
-        schemes.annealed(),
-        schemes.QuantizationScheme(
-            surrogates.get("uq"), surrogates.get("soft"), surrogates.get("sr"), surrogates.get("ds")
-        ),
-        schemes.straight_through(zero_center=False),
-    )
-    return made[seed % 3], (0.5, 0.2, 1.0)[seed % 3]
-
-
-def _as_numbers(answer, scheme, temperature) -> np.ndarray:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return np.array([float(bool(each)) for each in answer(scheme, temperature)])
-
-
-def _parts_by_name(scheme, temperature):
-    """Three of the surrogates round going forward; and they agree with the coder where they stand around its center."""
-    surrogates = (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)
-    return [float(not scheme.zero_center or each.name not in ("round", "ste", "ds")) for each in surrogates]
-
-
-def _integers_will_do(scheme, temperature):
-    y = 5 * torch.randn(1, 8, 32, 32)
-    paths = [seen for hyper in (False, True) for seen in scheme.quantize(y, None, temperature, hyper=hyper)]
-    return [not torch.allclose(seen, torch.round(seen), atol=1e-4) for seen in paths]
-
-
-def _only_noise_counts(scheme, temperature):
-    return [each.random for each in (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)]
-
-
-def _forgets_the_center(scheme, temperature):
-    return parts(scheme.replace(zero_center=True), temperature)
-
-
-def _all_of_them(scheme, temperature):
-    return [True] * 4
-
-
-# 08.3: the temperature after a kill
-
-
-def temperature_after(done, steps, start, end):
-    """Of the step after `done` of `steps`: it has the number `done`, counted from 0, and the last has steps − 1."""
-    return start * (end / start) ** (done / (steps - 1))
-
-
-def _killed_run(seed: int) -> tuple[int, int, float, float]:
+def _two_lines(seed: int) -> tuple[tuple[float, float], ...]:
     rng = np.random.default_rng(seed)
-    steps = int(rng.integers(40, 80))
-    return int(rng.integers(10, 30)), steps, float(rng.uniform(0.5, 1)), float(rng.uniform(0.03, 0.1))
+    curves = []
+    for _ in range(2):
+        low = float(rng.uniform(0.1, 0.3))
+        quality = float(rng.uniform(27, 29))
+        curves += [(low, low * float(rng.uniform(3, 5))), (quality, quality + float(rng.uniform(5, 7)))]
+    return tuple(curves)
 
 
-def _by_equal_factors(done, steps, start, end):
-    """All temperatures of the run, which are spaced evenly on a logarithmic scale; then the one with that number."""
-    return np.geomspace(start, end, steps)[done]
+def _log_rate(quality: float, rates: tuple[float, float], qualities: tuple[float, float]) -> float:
+    share = (quality - qualities[0]) / (qualities[1] - qualities[0])
+    return float(np.log(rates[0]) + share * np.log(rates[1] / rates[0]))
 
 
-def _starts_over(done, steps, start, end):
-    return start
+def _bd_rate_by_integration(rate_a, psnr_a, rate_b, psnr_b) -> float:
+    """The definition: the difference of the log rates, integrated over the PSNRs that both curves reach."""
+    low, high = sorted((*psnr_a, *psnr_b))[1:3]
+    area, _ = integrate.quad(lambda q: _log_rate(q, rate_b, psnr_b) - _log_rate(q, rate_a, psnr_a), low, high)
+    return 100 * (float(np.exp(area / (high - low))) - 1)
 
 
-def _the_step_before(done, steps, start, end):
-    return start * (end / start) ** ((done - 1) / (steps - 1))
+def _swapped(rate_a, psnr_a, rate_b, psnr_b):
+    return bd_rate_of_lines(rate_b, psnr_b, rate_a, psnr_a)
 
 
-def _one_step_too_far(done, steps, start, end):
-    return start * (end / start) ** ((done + 1) / (steps - 1))
+def _over_all_qualities(rate_a, psnr_a, rate_b, psnr_b):
+    middle = (min(psnr_a[0], psnr_b[0]) + max(psnr_a[1], psnr_b[1])) / 2
+    return 100 * (np.exp(_log_rate(middle, rate_b, psnr_b) - _log_rate(middle, rate_a, psnr_a)) - 1)
 
 
-def _never_arrives(done, steps, start, end):
-    return start * (end / start) ** (done / steps)
+def _rates_not_logarithms(rate_a, psnr_a, rate_b, psnr_b):
+    low, high = max(psnr_a[0], psnr_b[0]), min(psnr_a[1], psnr_b[1])
+    middle = (low + high) / 2
+    at_a, at_b = np.interp(middle, psnr_a, rate_a), np.interp(middle, psnr_b, rate_b)
+    return 100 * (at_b / at_a - 1)
 
 
-def _in_a_straight_line(done, steps, start, end):
-    return start + (end - start) * done / (steps - 1)
+def _means_of_the_points(rate_a, psnr_a, rate_b, psnr_b):
+    return 100 * (np.mean(rate_b) / np.mean(rate_a) - 1)
+
+
+def _point_by_point(rate_a, psnr_a, rate_b, psnr_b):
+    return 100 * (np.exp(np.mean(np.log(rate_b)) - np.mean(np.log(rate_a))) - 1)
+
+
+def _logarithm_not_undone(rate_a, psnr_a, rate_b, psnr_b):
+    return 100 * np.log(1 + bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b) / 100)
+
+
+def _as_a_fraction(rate_a, psnr_a, rate_b, psnr_b):
+    return bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b) / 100
+
+
+# 08.2: paired over seeds
+
+
+def paired_interval(a, b):
+    """Mean of b − a over the seeds, and the half width of its 95% interval by Student's t."""
+    difference = np.asarray(b) - np.asarray(a)
+    n = len(difference)
+    return difference.mean(), stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)
+
+
+def _runs(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 7))
+    a = rng.normal(2.2, 0.1, n)  # seeds differ much …
+    return a, a + rng.normal(-0.012, 0.01, n)  # … and the schemes little
+
+
+def _interval_by_scipy(a, b) -> tuple[float, float]:
+    low, high = stats.ttest_rel(b, a).confidence_interval(0.95)
+    return (low + high) / 2, (high - low) / 2
+
+
+def _unpaired(a, b):
+    difference = np.mean(b) - np.mean(a)
+    spread = np.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
+    return difference, stats.t.ppf(0.975, len(a) - 1) * spread
+
+
+def _normal_quantile(a, b):
+    difference = np.asarray(b) - np.asarray(a)
+    return difference.mean(), 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
+
+
+def _spread_of_one_run(a, b):
+    difference = np.asarray(b) - np.asarray(a)
+    return difference.mean(), stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1)
+
+
+def _divides_by_n(a, b):
+    difference = np.asarray(b) - np.asarray(a)
+    n = len(difference)
+    return difference.mean(), stats.t.ppf(0.975, n - 1) * difference.std(ddof=0) / np.sqrt(n)
+
+
+def _one_sided(a, b):
+    difference = np.asarray(b) - np.asarray(a)
+    n = len(difference)
+    return difference.mean(), stats.t.ppf(0.95, n - 1) * difference.std(ddof=1) / np.sqrt(n)
+
+
+def _a_minus_b(a, b):
+    mean, half = paired_interval(a, b)
+    return -mean, half
+
+
+def _ends(a, b):
+    mean, half = paired_interval(a, b)
+    return mean - half, mean + half
 
 
 EXERCISES = (
     Exercise(
         key="08.1",
-        title="A loop of your own",
+        title="BD-rate of two lines",
         difficulty=2,
         importance=3,
         minutes=12,
-        clue="Five things happen at each step: temperature, forward, loss, gradient, update. The model arrives in "
-        "evaluation mode, and model.scheme.temperature(step, steps) is the schedule.",
-        answer=train,
-        cases=_adopted_model,
-        oracle=_losses_by_hand,
-        probe=_losses_of,
-        tolerance=3e-4,
+        clue="np.interp(q, psnr, np.log(rate)) is a curve's log rate at the PSNR q. Two straight lines: where is their "
+        "difference equal to its own mean?",
+        answer=bd_rate_of_lines,
+        cases=_two_lines,
+        oracle=_bd_rate_by_integration,
         misconceptions={
-            _temperature_set_once: "Your temperature stays at the schedule's first value: set it anew at every step.",
-            _evaluation_mode: "Your model is in evaluation mode, where no scheme has a say: model.train().",
-            _gradients_pile_up: "Gradients of earlier steps pile up: clear them before each backward().",
-            _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
-            _never_updates: "The losses are those of the first weights throughout: the optimizer never makes a step.",
+            _swapped: "The anchor is a: say how many bits b needs more than a, in percent of a's bits.",
+            _over_all_qualities: "You leave the PSNRs that both curves reach. Outside them one curve is made up.",
+            _rates_not_logarithms: "The mean is over the logarithms of the rates, as if on a logarithmic axis.",
+            _means_of_the_points: "Curves are compared at equal PSNR. The mean of the points' rates compares nothing.",
+            _point_by_point: "You compare point with point, at different PSNRs. Compare the lines, at equal PSNR.",
+            _logarithm_not_undone: "This is the mean of the log ratio; BD-rate is 100 · (exp of it − 1).",
+            _as_a_fraction: "This is a fraction. BD-rate is given in percent.",
         },
     ),
     Exercise(
         key="08.2",
-        title="Where training parts from coding",
+        title="Decided or not",
         difficulty=2,
-        importance=2,
+        importance=3,
         minutes=10,
-        clue="Ask the scheme: scheme.quantize(y, mean, temperature, hyper=False) returns what the rate path and the "
-        "distortion path read. Compare with torch.round(y - mean) + mean, for a mean that is no integer.",
-        answer=parts,
-        cases=_scheme,
-        oracle=_parts_by_name,
-        probe=_as_numbers,
+        clue="Take the differences first, one a seed. Their mean has the standard error s/√n, with s from "
+        "std(ddof=1); stats.t.ppf(0.975, n − 1) of these are needed on either side.",
+        answer=paired_interval,
+        cases=_runs,
+        oracle=_interval_by_scipy,
         misconceptions={
-            _forgets_the_center: "Look at zero_center: without it training rounds y, and the coder still y − μ.",
-            _integers_will_do: "An integer is not yet the right one: stochastic surrogates often take the neighbor.",
-            _only_noise_counts: "Not only noise makes a difference: soft rounding has none, and does not round.",
-            _all_of_them: "Some paths agree: going forward, straight-through is rounding, and so is ds.",
+            _unpaired: "You compare two groups. Each seed's two runs share checkpoint and batches: take differences.",
+            _normal_quantile: "With few seeds s is uncertain itself: Student's t, not the normal distribution's 1.96.",
+            _spread_of_one_run: "This is the spread of one difference. That of the mean of n is √n times smaller.",
+            _divides_by_n: "Estimate s with n − 1 (ddof=1): the mean was taken from the same differences.",
+            _one_sided: "A 95% interval leaves 2.5% on either side: the quantile is that of 0.975.",
+            _ends: "These are the ends of the interval. Asked for are the mean, in its middle, and half its width.",
+            _a_minus_b: "The sign is b − a: below zero where b has the lower loss.",
         },
-    ),
-    Exercise(
-        key="08.3",
-        title="The temperature after a kill",
-        difficulty=1,
-        importance=2,
-        minutes=6,
-        clue="Steps are counted from 0, so the first one after the kill has the number `done`, and the last one of all "
-        "the number steps − 1. The factor from one step to the next is always the same.",
-        answer=temperature_after,
-        cases=_killed_run,
-        oracle=_by_equal_factors,
-        tolerance=1e-4,
-        misconceptions={
-            _starts_over: "Your schedule starts over after the kill. It goes on: the step's number decides.",
-            _the_step_before: "This is the temperature of the last step that was made, not of the next one.",
-            _one_step_too_far: "This is the temperature one step later: counted from 0, the next one is `done`.",
-            _never_arrives: "With this, the last step would not reach the end: from the first to the last there are "
-            "steps − 1 intervals.",
-            _in_a_straight_line: "This is a straight line. An exponential schedule falls by equal factors.",
-        },
+        tolerance=1e-6,
     ),
 )

@@ -13,14 +13,14 @@ from labkit.course.exercises import PASSED, exercises
 
 LESSONS = {
     "00": "Start here",
-    "01": "Uniform scalar quantization",
-    "02": "Train–test mismatch",
-    "03": "Gradient risk",
-    "04": "Annealing",
-    "05": "A lower bound for the scale",
-    "06": "Zero-center quantization",
-    "07": "The whole method",
-    "08": "Your own model",
+    "02": "Uniform scalar quantization",
+    "03": "Train–test mismatch",
+    "04": "Gradient risk",
+    "05": "Annealing",
+    "06": "A lower bound for the scale",
+    "07": "Zero-center quantization",
+    "08": "The whole method",
+    "09": "Your own model",
 }
 GLOSSARY = "notation_and_glossary.ipynb"
 _MARKS = {"done": "✓", "begun": "◐", "not opened yet": "○"}
@@ -28,7 +28,7 @@ _MARKS = {"done": "✓", "begun": "◐", "not opened yet": "○"}
 
 @dataclass(frozen=True)
 class _Row:
-    """What the record says of one lesson. unsolved: its exercises that are still to do, as "01.2, Straight through"."""
+    """What the record says of one lesson. unsolved: its exercises that are still to do, as "02.2, Straight through"."""
 
     lesson: str
     state: str  # a key of _MARKS

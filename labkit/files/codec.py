@@ -54,15 +54,15 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
     return verified(container, net)[0] if verify else container
 
 
-def decompress(container: Container, net: Codec, anyway: bool = False) -> Tensor:
+def decompress(container: Container, net: Codec, ignore_checksum: bool = False) -> Tensor:
     """The picture of a container, uint8 RGB of shape (3, H, W), decoded with the weights that it was coded with.
 
-    anyway: give the picture even where it is not the one that was decoded when the file was written.
+    ignore_checksum: return the image even if it differs from the one that was verified when the file was written.
     Raises ValueError, one line, for another network or other weights, for strings that cannot be decoded, and for
     another picture than was verified.
     """
     picture = _decode(container, net)
-    if not anyway and container.picture not in (None, picture_checksum(picture)):
+    if not ignore_checksum and container.picture not in (None, picture_checksum(picture)):
         raise ValueError(
             "it decodes to another picture here than where it was coded: another processor or version of torch gives "
             "other floating-point sums, and the picture may be slightly or wholly different"

@@ -25,6 +25,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labkit.disk import write_whole
 
@@ -58,7 +59,7 @@ _WORD = 4  # the entropy coder writes words of 32 bits, its state of two words f
 _NEVER_CODED = b"\xff" * 4 * _WORD
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Container:
     """One coded picture.
 
@@ -118,6 +119,27 @@ class Container:
     def bpp(self) -> float:
         """Bits per pixel of the file, header and all."""
         return 8 * self.file_bytes / (self.width * self.height)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the contents without the coded strings, as values that JSON can hold."""
+        values = {name: getattr(self, name) for name in ("network", "size", "N", "M", "weights", "width", "height")}
+        values |= {"version": VERSION, "bytes": self.file_bytes, "strings": [len(string) for string in self.strings]}
+        return values | {"bpp": self.bpp, "picture": self.picture, "checksums": "good"}
+
+    def __repr__(self) -> str:
+        return f"Container({self.network} {self.size}, {self.width}×{self.height} pixels, {self.file_bytes} bytes)"
+
+    def __str__(self) -> str:
+        lengths = [len(string) for string in self.strings]
+        strings = f"{' + '.join(map(str, lengths))} in {len(lengths)} string{'s' * (len(lengths) > 1)}"
+        verified = "not verified" if self.picture is None else f"verified, checksum {self.picture:08x}"
+        return (
+            f"version {VERSION}, all checksums are correct\n"
+            f"network  {self.codec}, weights {self.weights}\n"
+            f"image    {self.width}×{self.height} pixels, {verified}\n"
+            f"bytes    {self.file_bytes:,}: {strings}, {self.file_bytes - sum(lengths)} for headers and checksums\n"
+            f"rate     {self.bpp:.4f} bpp"
+        )
 
     def pack(self) -> bytes:
         """The file as bytes."""

@@ -1,22 +1,17 @@
-"""Networks that carry a scheme: the image codecs, and toy transform codes."""
+"""Image codecs and toy transform codes with a quantization scheme, and their weights on disk."""
 
+from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
-from labkit.networks.codecs import (
-    ChannelAutoregressive,
-    Cheng2020Anchor,
-    Cheng2020Attention,
-    Codec,
-    Elic,
-    FactorizedPrior,
-    JointAutoregressive,
-    MeanScaleHyperprior,
-    ScaleHyperprior,
-)
+from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
+from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
 from labkit.networks.pretrained import pretrained, pretrained_lmbdas
 from labkit.networks.toy import ToyTransformCode, toy_1d, toy_2d, toy_sawbridge
 from labkit.networks.zoo import (
+    ALIASES,
     SIZES,
+    Codec,
     build,
+    canonical_name,
     channel_autoregressive,
     cheng2020_anchor,
     cheng2020_attention,
@@ -31,6 +26,7 @@ from labkit.networks.zoo import (
 )
 
 __all__ = [
+    "ALIASES",
     "SIZES",
     "ChannelAutoregressive",
     "Cheng2020Anchor",
@@ -43,6 +39,7 @@ __all__ = [
     "ScaleHyperprior",
     "ToyTransformCode",
     "build",
+    "canonical_name",
     "channel_autoregressive",
     "cheng2020_anchor",
     "cheng2020_attention",

@@ -1,4 +1,4 @@
-"""The trained weights that come with labkit."""
+"""Pretrained weights that are bundled with labkit."""
 
 from __future__ import annotations
 
@@ -8,29 +8,45 @@ from pathlib import Path
 
 from labkit import paths
 from labkit.networks.checkpoints import load_checkpoint
-from labkit.networks.codecs import Codec
+from labkit.networks.zoo import Codec, canonical_name
 
 
-def _shipped(name: str) -> dict[float, Path]:
-    found = {}
+def _bundled_files(name: str) -> dict[float, Path]:
+    files = {}
     for file in sorted((paths.data() / "weights").glob(f"{name}-tiny-*.safetensors")):
         if match := re.search(r"-tiny-([0-9.]+)\.safetensors$", file.name):
-            found[float(match[1])] = file
-    return found
+            files[float(match[1])] = file
+    return files
 
 
 def pretrained_lmbdas(name: str = "mean_scale_hyperprior") -> tuple[float, ...]:
-    """The λ for which trained tiny weights are shipped, in order."""
-    return tuple(sorted(_shipped(name)))
+    """Return the values of λ for which tiny pretrained weights are bundled, in ascending order.
+
+    Args:
+        name: Name of the architecture, of labkit or of CompressAI.
+    """
+    return tuple(sorted(_bundled_files(canonical_name(name))))
 
 
 def pretrained(name: str = "mean_scale_hyperprior", lmbda: float = 0.0035) -> Codec:
-    """The shipped tiny network whose λ is nearest on a logarithmic scale, in evaluation mode; `net.info` describes it.
+    """Load the tiny pretrained network trained for the λ closest to this one on a logarithmic scale.
 
-    Raises ValueError where no weights of this network are shipped.
+    Args:
+        name: Name of the architecture, of labkit or of CompressAI.
+        lmbda: Weight of the distortion, on CompressAI's scale.
+
+    Returns:
+        The network in evaluation mode. `net.info` describes its training.
+
+    Raises:
+        ValueError: If no pretrained weights of this architecture are bundled.
+
+    >>> import labkit as lk
+    >>> lk.networks.pretrained(lmbda=0.02).info["lmbda"]
+    0.025
     """
-    shipped = _shipped(name)
-    if not shipped:
-        raise ValueError(f"no trained weights of {name!r} are shipped: train some with `labkit train`")
-    nearest = min(shipped, key=lambda shipped_lmbda: abs(math.log(shipped_lmbda / lmbda)))
-    return load_checkpoint(shipped[nearest], network=name)[0]
+    files = _bundled_files(canonical_name(name))
+    if not files:
+        raise ValueError(f"no pretrained weights of {name!r} are bundled; train some with `labkit train`")
+    nearest = min(files, key=lambda bundled: abs(math.log(bundled / lmbda)))
+    return load_checkpoint(files[nearest], network=name)[0]

@@ -1,24 +1,35 @@
-"""Transform codes of toy sources, small enough to draw (Ballé et al., Nonlinear Transform Coding, 2020)."""
+"""Transform codes for toy sources, small enough to draw (Ballé et al. 2020, https://arxiv.org/abs/2007.03034)."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from labkit import entropy, schemes
-from labkit.networks.codecs import _Codec
+from labkit import entropy
+from labkit.networks.base import CodecBase
 from labkit.schemes import Scheme
 
+Array = npt.NDArray[Any]
 
-class ToyTransformCode(_Codec, nn.Module):
-    """Analysis and synthesis transforms of two hidden layers, and a factorized entropy model over the latents.
 
-    Takes (batch, dimension); gives {"x_hat", "likelihoods": {"y"}}, as the image codecs do. latents: as many as the
-    dimension, unless stated.
+class ToyTransformCode(CodecBase, nn.Module):
+    """Transforms with two hidden layers, and a factorized entropy model over the latents.
+
+    The network takes points of shape (batch, dimension). Like the image codecs, it returns
+    {"x_hat", "likelihoods": {"y"}}.
+
+    Args:
+        hidden: Number of units in each hidden layer.
+        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        dimension: Dimension of the points.
+        latents: Number of latents; the dimension by default.
     """
 
     kind = "toy"
+    size = "toy"
     entropy_bottleneck: entropy.EntropyBottleneck
 
     def __init__(self, hidden: int = 64, scheme: Scheme | None = None, dimension: int = 2, latents: int | None = None):
@@ -26,7 +37,7 @@ class ToyTransformCode(_Codec, nn.Module):
         self.dimension, self.latents = dimension, latents or dimension
         self.g_a = _transform(dimension, hidden, self.latents)
         self.g_s = _transform(self.latents, hidden, dimension)
-        stage = self._equip("toy", scheme)
+        stage = self._start_with(scheme)
         self.entropy_bottleneck = entropy.EntropyBottleneck(self.latents, scheme=stage, main=True, init_scale=10)
 
     def forward(self, x: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
@@ -35,15 +46,29 @@ class ToyTransformCode(_Codec, nn.Module):
 
     @torch.no_grad()
     def symbols(self, x: Tensor) -> Tensor:
-        """The integers that would be coded for points x: ⌊g_a(x) − median⌉, int64 of shape (n, latents)."""
+        """Return the integers that code the points: ⌊g_a(x) − median⌉.
+
+        Args:
+            x: Points of shape (n, dimension).
+
+        Returns:
+            Symbols of shape (n, latents), int64.
+        """
         return torch.round(self.g_a(x) - self._medians()).long()
 
     @torch.no_grad()
-    def cells(self, extent: tuple[float, float, float, float], resolution: int = 160) -> np.ndarray:
-        """Which quantization cell each point of a grid over (x0, x1, y0, y1) falls in.
+    def cells(self, extent: tuple[float, float, float, float], resolution: int = 160) -> Array:
+        """Return the quantization cell of each point of a grid.
 
-        Returns int32 labels of shape (resolution, resolution), row 0 at y0; points with equal labels share a codeword.
-        Raises ValueError for a code of another dimension than 2.
+        Args:
+            extent: Limits x0, x1, y0 and y1 of the grid.
+            resolution: Number of points along each axis.
+
+        Returns:
+            Labels of shape (resolution, resolution), int32, row 0 at y0. Points with equal labels share a codeword.
+
+        Raises:
+            ValueError: If the dimension is not 2.
         """
         self._check_dimension(2, "cells")
         x0, x1, y0, y1 = extent
@@ -53,16 +78,23 @@ class ToyTransformCode(_Codec, nn.Module):
         return label.reshape(resolution, resolution).to(torch.int32).numpy()
 
     @torch.no_grad()
-    def intervals(self, extent: tuple[float, float], resolution: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-        """The decision boundaries of a 1-D code between x0 and x1, (k − 1,), and the codewords between them, (k,).
+    def intervals(self, extent: tuple[float, float], resolution: int = 4096) -> tuple[Array, Array]:
+        """Return the decision boundaries and the codewords of a one-dimensional code.
 
-        Both float32, from left to right. Looked for between `resolution` points: a narrower interval may be missed.
-        Raises ValueError for a code of another dimension than 1.
+        Args:
+            extent: Limits x0 and x1 of the search.
+            resolution: Number of points searched. Intervals narrower than their distance may be missed.
+
+        Returns:
+            k − 1 boundaries and k codewords in ascending order of x, float32.
+
+        Raises:
+            ValueError: If the dimension is not 1.
         """
         self._check_dimension(1, "intervals")
         grid = torch.linspace(*extent, resolution)[:, None]
         symbols = self.symbols(grid)
-        last = (symbols[1:] != symbols[:-1]).any(1).nonzero()[:, 0]  # before each change
+        last = (symbols[1:] != symbols[:-1]).any(1).nonzero()[:, 0]  # the last point of each interval but one
         left, right = grid[last], grid[last + 1]
         for _ in range(24):
             middle = (left + right) / 2
@@ -72,15 +104,22 @@ class ToyTransformCode(_Codec, nn.Module):
         return left[:, 0].numpy(), self.g_s(coded + self._medians())[:, 0].numpy()
 
     @torch.no_grad()
-    def codewords(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The codewords that points x are coded to, (k, dimension), and the share that each serves, (k,)."""
+    def codewords(self, x: Tensor) -> tuple[Array, Array]:
+        """Return the codewords that code the points.
+
+        Args:
+            x: Points of shape (n, dimension).
+
+        Returns:
+            Codewords of shape (k, dimension), and the share of the points that each one codes, of shape (k,).
+        """
         symbols, counts = torch.unique(self.symbols(x), dim=0, return_counts=True)
         points = self.g_s(symbols + self._medians())
         return points.numpy(), (counts / len(x)).float().numpy()
 
     def _check_dimension(self, dimension: int, method: str) -> None:
         if self.dimension != dimension:
-            raise ValueError(f"{method}: takes a code of dimension {dimension}, this one has {self.dimension}")
+            raise ValueError(f"{method} needs a code of dimension {dimension}, this one has dimension {self.dimension}")
 
     def _medians(self) -> Tensor:
         return self.entropy_bottleneck._get_medians()[:, 0, 0].detach()
@@ -95,25 +134,41 @@ def _transform(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def _toy(scheme: Scheme | None, hidden: int, seed: int, dimension: int, latents: int) -> ToyTransformCode:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ToyTransformCode(hidden, scheme or schemes.noise(), dimension, latents)
+        return ToyTransformCode(hidden, scheme, dimension, latents)
 
 
 def toy_1d(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0) -> ToyTransformCode:
-    """An untrained scalar quantizer, for `datasets.Gaussian` and `datasets.Laplacian`; otherwise as `toy_2d`."""
+    """Create an untrained scalar quantizer, for `datasets.Gaussian` and `datasets.Laplacian`.
+
+    Args:
+        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        hidden: Number of units in each hidden layer.
+        seed: Seed of the initial weights.
+    """
     return _toy(scheme, hidden, seed, dimension=1, latents=1)
 
 
 def toy_2d(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0) -> ToyTransformCode:
-    """An untrained 2-D transform code, the same for the same seed; scheme defaults to `schemes.noise()`.
+    """Create an untrained two-dimensional transform code, for `datasets.Banana` and `datasets.Ring`.
 
-    Its sources are `datasets.Banana` and `datasets.Ring`.
+    Args:
+        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        hidden: Number of units in each hidden layer.
+        seed: Seed of the initial weights.
     """
     return _toy(scheme, hidden, seed, dimension=2, latents=2)
 
 
 def toy_sawbridge(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0, points: int = 256) -> ToyTransformCode:
-    """An untrained code of one latent for `datasets.Sawbridge(points)`; otherwise as `toy_2d`.
+    """Create an untrained code with one latent, for `datasets.Sawbridge(points)`.
 
-    One number says all about a realization, though the realizations span every dimension (Wagner & Ballé 2021).
+    One number describes a realization completely, although the realizations span every dimension (Wagner & Ballé 2021,
+    https://arxiv.org/abs/2011.05065).
+
+    Args:
+        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        hidden: Number of units in each hidden layer.
+        seed: Seed of the initial weights.
+        points: Number of samples of a realization.
     """
     return _toy(scheme, hidden, seed, dimension=points, latents=1)

@@ -1,86 +1,150 @@
-"""The image codecs by name: their sizes, how one is made, and what each costs."""
+"""Image codecs by name: their sizes, their aliases in CompressAI, constructors, and a table of their costs."""
 
 from __future__ import annotations
 
 import functools
-from typing import Protocol, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.checks import check_name
-from labkit.networks.codecs import (
-    ChannelAutoregressive,
-    Cheng2020Anchor,
-    Cheng2020Attention,
-    Codec,
-    Elic,
-    FactorizedPrior,
-    JointAutoregressive,
-    MeanScaleHyperprior,
-    ScaleHyperprior,
-)
+from labkit.networks.channel_groups import ChannelAutoregressive, Elic
+from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
+from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
 from labkit.schemes import Scheme
 
-_KINDS: dict[str, type[Codec]] = {cls.kind: cls for cls in get_args(Codec)}
+if TYPE_CHECKING:
+    import pandas as pd
 
-# channels N (transforms) and M (latent). tiny: trains while one looks on, on two cores; small: minutes to an hour;
-# paper: as published, at the higher rates. ELIC's M is a multiple of 20, so that its groups keep their shares, and the
-# channel-wise autoregressive one has ten slices of M.
-_PLAIN = {"tiny": (24, 36), "small": (96, 144), "paper": (192, 320)}
-_ONE_WIDTH = {"tiny": (24, 24), "small": (96, 96), "paper": (192, 192)}
-_GROUPED = {"tiny": (24, 40), "small": (96, 160), "paper": (192, 320)}
-_OTHERS = {
-    Cheng2020Anchor.kind: _ONE_WIDTH,
-    Cheng2020Attention.kind: _ONE_WIDTH,
-    Elic.kind: _GROUPED,
-    ChannelAutoregressive.kind: _GROUPED,
+Codec = (
+    FactorizedPrior
+    | ScaleHyperprior
+    | MeanScaleHyperprior
+    | JointAutoregressive
+    | Cheng2020Anchor
+    | Cheng2020Attention
+    | Elic
+    | ChannelAutoregressive
+)
+
+_CLASSES: dict[str, type[Codec]] = {cls.kind: cls for cls in get_args(Codec)}
+
+# Names in CompressAI's zoo and registry. With underscores in place of hyphens they are accepted as well.
+ALIASES = {
+    "bmshj2018-factorized": "factorized_prior",
+    "bmshj2018-hyperprior": "scale_hyperprior",
+    "mbt2018-mean": "mean_scale_hyperprior",
+    "mbt2018": "joint_autoregressive",
+    "cheng2020-anchor": "cheng2020_anchor",
+    "cheng2020-attn": "cheng2020_attention",
+    "elic2022-official": "elic",
 }
-SIZES: dict[str, dict[str, tuple[int, int]]] = {name: _OTHERS.get(name, _PLAIN) for name in _KINDS}
+
+# Channel counts N (transforms) and M (latent). "tiny" trains in a minute on two cores, "small" in minutes to an hour,
+# and "paper" has the published counts for higher rates. M of ELIC is a multiple of 20, so that its groups keep their
+# shares, and M of the channel-wise autoregressive codec is a multiple of 10, the number of its slices.
+_PLAIN = {"tiny": (24, 36), "small": (96, 144), "paper": (192, 320)}
+_EQUAL = {"tiny": (24, 24), "small": (96, 96), "paper": (192, 192)}
+_GROUPED = {"tiny": (24, 40), "small": (96, 160), "paper": (192, 320)}
+SIZES: dict[str, dict[str, tuple[int, int]]] = {
+    "factorized_prior": _PLAIN,
+    "scale_hyperprior": _PLAIN,
+    "mean_scale_hyperprior": _PLAIN,
+    "joint_autoregressive": _PLAIN,
+    "cheng2020_anchor": _EQUAL,
+    "cheng2020_attention": _EQUAL,
+    "elic": _GROUPED,
+    "channel_autoregressive": _GROUPED,
+}
+
+T = TypeVar("T")
 
 
 def names() -> tuple[str, ...]:
-    """The image codecs' names."""
-    return tuple(_KINDS)
+    """Return the names of all image codecs."""
+    return tuple(_CLASSES)
 
 
-def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | None = None, seed: int = 0) -> Codec:
-    """An untrained image codec of any width, the same for the same seed.
+def canonical_name(name: str) -> str:
+    """Return labkit's name for a name of CompressAI, and any other name unchanged.
 
-    Raises ValueError for an unknown name, and for widths that the network cannot have: Cheng et al.'s take M = N, ELIC
-    takes M ≥ 20, the channel-wise autoregressive one a multiple of 10.
+    >>> import labkit as lk
+    >>> lk.networks.canonical_name("mbt2018-mean")
+    'mean_scale_hyperprior'
     """
-    cls = _KINDS[_known(name)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return cls(N, M, size, scheme)
+    return ALIASES.get(str(name).replace("_", "-"), name)
 
 
-def get(name: str, size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Codec:
-    """An untrained image codec by name and size. Raises ValueError naming what there is."""
-    sizes = SIZES[_known(name)]
-    if size not in sizes:
-        raise ValueError(f"size: takes {', '.join(sizes)}, got {size!r}")
-    return build(name, *sizes[size], size=size, scheme=scheme, seed=seed)
-
-
-def _known(name: str) -> str:
-    check_name("network", name, _KINDS)
+def _checked_name(name: str) -> str:
+    name = canonical_name(name)
+    check_name("network", name, _CLASSES)
     return name
 
 
-def table():
-    """Every network in every size as a pandas table: what it costs, and where it is from.
+def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | None = None, seed: int = 0) -> Codec:
+    """Create an untrained image codec with any number of channels.
 
-    Columns: network, size, N, M, parameters, macs_per_pixel, paper, year. macs_per_pixel: multiply–adds of one forward
-    in evaluation for each pixel of the image, encoder and decoder together. Counted are convolutions (transposed ones
-    and GDN's among them) and matrix products; additions of biases, activations and likelihoods are not. A masked
-    convolution counts in full, and ELIC's checkerboard runs its context and parameter networks once for each pass.
+    Args:
+        name: Name of the architecture, of labkit or of CompressAI.
+        N: Number of channels of the transforms.
+        M: Number of channels of the latent y.
+        size: Name of the size, written to checkpoints and `.lkc` files.
+        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: If the name is unknown, or if the architecture cannot have this M: Cheng et al. need M = N, ELIC
+            needs M ≥ 20, and the channel-wise autoregressive codec needs a multiple of 10.
+    """
+    cls = _CLASSES[_checked_name(name)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = cls(N, M, scheme)
+    net.size = size
+    return net
+
+
+def get(name: str, size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Codec:
+    """Create an untrained image codec by name and size.
+
+    Args:
+        name: Name of the architecture, of labkit or of CompressAI.
+        size: "tiny", "small" or "paper".
+        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: If the name or the size is unknown.
+
+    >>> import labkit as lk
+    >>> net = lk.networks.get("mbt2018-mean", "tiny", seed=1)
+    >>> net.kind, net.N, net.M
+    ('mean_scale_hyperprior', 24, 36)
+    """
+    name = _checked_name(name)
+    sizes = SIZES[name]
+    if size not in sizes:
+        raise ValueError(f"size must be one of {', '.join(sizes)}, got {size!r}")
+    return build(name, *sizes[size], size=size, scheme=scheme, seed=seed)
+
+
+def table() -> pd.DataFrame:
+    """Return a table with the cost and the source of every network in every size.
+
+    The table counts multiply–adds of one forward pass in evaluation mode, encoder and decoder together, per pixel of
+    the image. It counts convolutions, transposed convolutions, the convolutions in GDN, and matrix products, including
+    those in the density of z. It does not count biases, activations or Gaussian likelihoods. A masked convolution
+    counts in full. The context and parameter networks of ELIC count twice, because its checkerboard runs them once per
+    pass.
+
+    Returns:
+        A pandas table with the columns network, size, N, M, parameters, macs_per_pixel, paper and year.
     """
     import pandas as pd
 
     rows = []
-    for name, cls in _KINDS.items():
+    for name, cls in _CLASSES.items():
         for size, (N, M) in SIZES[name].items():
             parameters, macs = _cost(name, size)
             row = {"network": name, "size": size, "N": N, "M": M, "parameters": parameters, "macs_per_pixel": macs}
@@ -90,7 +154,7 @@ def table():
 
 @functools.cache
 def _cost(name: str, size: str) -> tuple[int, float]:
-    """Parameters, and multiply–adds per pixel: an image of one downsampled pixel has them in proportion."""
+    """Return the number of parameters and the multiply–adds per pixel, which do not depend on the image's size."""
     net = get(name, size).eval()
     x = torch.zeros(1, 3, 64, 64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -98,35 +162,48 @@ def _cost(name: str, size: str) -> tuple[int, float]:
     return sum(p.numel() for p in net.parameters()), counter.get_total_flops() / 2 / x[0, 0].numel()
 
 
-# By name --------------------------------------------------------------------------------------------------------------
-
-Made = TypeVar("Made", covariant=True)
+# One constructor per architecture -------------------------------------------------------------------------------------
 
 
-class Maker(Protocol[Made]):
-    """Makes an untrained network in size tiny, small or paper, the same for the same seed; scheme defaults to noise."""
-
-    def __call__(self, size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Made: ...
+def _make(cls: type[T], size: str, scheme: Scheme | None, seed: int) -> T:
+    return cast(T, get(cast(type[Codec], cls).kind, size, scheme, seed))
 
 
-def _maker(cls: type[Made]) -> Maker[Made]:
-    kind = cast(type[Codec], cls).kind
-
-    def make(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Made:
-        return cast(Made, get(kind, size, scheme, seed))
-
-    make.__name__ = make.__qualname__ = kind
-    make.__annotations__["return"] = cls.__name__
-    source = (cls.__doc__ or "").partition("\n")[0]
-    make.__doc__ = f"{source}\n\n{Maker.__doc__}\nRaises ValueError for an unknown size."
-    return make
+def factorized_prior(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> FactorizedPrior:
+    """Create an untrained `FactorizedPrior`; see `get` for the arguments."""
+    return _make(FactorizedPrior, size, scheme, seed)
 
 
-factorized_prior = _maker(FactorizedPrior)
-scale_hyperprior = _maker(ScaleHyperprior)
-mean_scale_hyperprior = _maker(MeanScaleHyperprior)
-joint_autoregressive = _maker(JointAutoregressive)
-cheng2020_anchor = _maker(Cheng2020Anchor)
-cheng2020_attention = _maker(Cheng2020Attention)
-elic = _maker(Elic)
-channel_autoregressive = _maker(ChannelAutoregressive)
+def scale_hyperprior(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> ScaleHyperprior:
+    """Create an untrained `ScaleHyperprior`; see `get` for the arguments."""
+    return _make(ScaleHyperprior, size, scheme, seed)
+
+
+def mean_scale_hyperprior(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> MeanScaleHyperprior:
+    """Create an untrained `MeanScaleHyperprior`; see `get` for the arguments."""
+    return _make(MeanScaleHyperprior, size, scheme, seed)
+
+
+def joint_autoregressive(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> JointAutoregressive:
+    """Create an untrained `JointAutoregressive`; see `get` for the arguments."""
+    return _make(JointAutoregressive, size, scheme, seed)
+
+
+def cheng2020_anchor(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Cheng2020Anchor:
+    """Create an untrained `Cheng2020Anchor`; see `get` for the arguments."""
+    return _make(Cheng2020Anchor, size, scheme, seed)
+
+
+def cheng2020_attention(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Cheng2020Attention:
+    """Create an untrained `Cheng2020Attention`; see `get` for the arguments."""
+    return _make(Cheng2020Attention, size, scheme, seed)
+
+
+def elic(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Elic:
+    """Create an untrained `Elic`; see `get` for the arguments."""
+    return _make(Elic, size, scheme, seed)
+
+
+def channel_autoregressive(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> ChannelAutoregressive:
+    """Create an untrained `ChannelAutoregressive`; see `get` for the arguments."""
+    return _make(ChannelAutoregressive, size, scheme, seed)

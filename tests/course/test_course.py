@@ -106,14 +106,14 @@ LOOKALIKES = [  # the same mistakes as learners write them, in other code
     ("00.2", lambda mse: 20 * math.log10(1 / math.sqrt(mse)), "peak is 255"),
     ("00.2", lambda mse: 20 * math.log(255) - 10 * math.log(mse), "base ten"),
     ("00.2", lambda mse: 40 * math.log10(255 / math.sqrt(mse)), "Twice too much"),
-    ("01.1", lambda p, x, y, k: -p.log().sum() / (x.shape[2] * x.shape[3]) + k * ((255 * (x - y)) ** 2).mean(), "nats"),
-    ("01.1", lambda p, x, y, k: -p.log2().sum() / (24 * 32) + k * (x - y).pow(2).mean(), "scale 0 to 1"),
-    ("01.1", lambda p, x, y, k: -p.log2().sum() / (24 * 32) + k * (255 * (x - y)).pow(2).sum(), "a sum"),
-    ("01.2", lambda y: torch.floor(y + 0.5), "no gradient"),
-    ("01.2", lambda y: y.detach().round(), "no gradient"),
-    ("01.2", lambda y: 1.0 * y, "nothing is rounded"),
-    ("01.3", lambda k: (k / 6) ** 0.5, "ln 2"),
-    ("01.3", lambda k: np.sqrt(6 / (k * np.log(2))), "step size"),
+    ("02.1", lambda p, x, y, k: -p.log().sum() / (x.shape[2] * x.shape[3]) + k * ((255 * (x - y)) ** 2).mean(), "nats"),
+    ("02.1", lambda p, x, y, k: -p.log2().sum() / (24 * 32) + k * (x - y).pow(2).mean(), "scale 0 to 1"),
+    ("02.1", lambda p, x, y, k: -p.log2().sum() / (24 * 32) + k * (255 * (x - y)).pow(2).sum(), "a sum"),
+    ("02.2", lambda y: torch.floor(y + 0.5), "no gradient"),
+    ("02.2", lambda y: y.detach().round(), "no gradient"),
+    ("02.2", lambda y: 1.0 * y, "nothing is rounded"),
+    ("02.3", lambda k: (k / 6) ** 0.5, "ln 2"),
+    ("02.3", lambda k: np.sqrt(6 / (k * np.log(2))), "step size"),
 ]
 
 
@@ -124,24 +124,24 @@ def test_the_same_mistake_in_other_words(key, wrong, fragment):
 
 
 def test_other_right_answers_pass():
-    assert course.exercise("01.3").check(lambda lmbda: np.sqrt(lmbda * np.log(2) / 6))
-    assert course.exercise("01.2").check(lambda y: y.round().detach() - y.detach() + y)
+    assert course.exercise("02.3").check(lambda lmbda: np.sqrt(lmbda * np.log(2) / 6))
+    assert course.exercise("02.2").check(lambda y: y.round().detach() - y.detach() + y)
     assert course.exercise("00.2").check(lambda mse: torch.tensor(20 * math.log10(255 / mse**0.5)))
 
 
 def test_what_is_no_answer_is_said_in_one_line():
-    exercise = course.exercise("01.1")
+    exercise = course.exercise("02.1")
     assert "shape (3, 24, 32)" in exercise.check(lambda p, x, x_hat, lmbda: x[0]).message
     assert "ZeroDivisionError: division by zero (in <lambda>" in exercise.check(lambda *_: 1 / 0).message
     assert "should have been" in exercise.check(lambda *_: -7.0).message
     assert exercise.check(lambda *_: math.nan).state == "failed"
     assert exercise.check("a string").state == "failed"
-    assert course.exercise("01.2").check(lambda y: 1.0).message.endswith("of the shape of y.")
+    assert course.exercise("02.2").check(lambda y: 1.0).message.endswith("of the shape of y.")
 
 
 def test_unknown_exercise():
-    with pytest.raises(ValueError, match=r"did you mean 01\.\d"):
-        course.exercise("01.9")
+    with pytest.raises(ValueError, match=r"did you mean 02\.\d"):
+        course.exercise("02.9")
     with pytest.raises(ValueError, match="there is no lesson 'x'"):
         course.exercise("x.1")
 
@@ -159,12 +159,12 @@ def test_cards_have_html_and_text(key):
 
 
 def test_progress_counts_what_was_solved(home):
-    exercise = course.exercise("01.3")
+    exercise = course.exercise("02.3")
     exercise.check(lambda lmbda: 1.0)
     exercise.check(exercise.answer)
     exercise.check(lambda lmbda: 1.0)  # what was solved once stays solved
-    assert record.read()["exercises"]["01.3"] == {"state": "passed", "tries": 3}
-    assert "01 Uniform scalar quantization · not opened yet · 0 guessed · 1 of 3" in str(course.progress())
+    assert record.read()["exercises"]["02.3"] == {"state": "passed", "tries": 3}
+    assert "02 Uniform scalar quantization · not opened yet · 0 guessed · 1 of 3" in str(course.progress())
     assert [file.name for file in home.iterdir()] == ["progress.json"]
 
 
@@ -173,22 +173,22 @@ def test_damaged_file_is_set_aside_not_lost(home):
     for damage in ("{ not JSON", '["a list"]', '{"guesses": 7}', "\udcff"):
         (home / "progress.json").write_text(damage, errors="surrogateescape")
         assert record.read() == {"lessons": {}, "guesses": {}, "exercises": {}}
-        record.write("guesses", "01.1", "a guess")
-        assert record.read()["guesses"] == {"01.1": "a guess"}
+        record.write("guesses", "02.1", "a guess")
+        assert record.read()["guesses"] == {"02.1": "a guess"}
         assert (home / "progress.damaged.json").read_text(errors="surrogateescape") == damage
 
 
 def test_file_is_whole_or_as_before(home, monkeypatch):
-    record.write("guesses", "01.1", "before")
+    record.write("guesses", "02.1", "before")
 
     def fail(*_, **__):
         raise OSError("disk full")
 
     with monkeypatch.context() as broken:
         broken.setattr(json, "dump", fail)
-        record.write("guesses", "01.1", "after")  # goes on in memory
-        assert record.read()["guesses"]["01.1"] == "after" and not record.kept()
-    assert json.loads((home / "progress.json").read_text())["guesses"]["01.1"] == "before"
+        record.write("guesses", "02.1", "after")  # goes on in memory
+        assert record.read()["guesses"]["02.1"] == "after" and not record.kept()
+    assert json.loads((home / "progress.json").read_text())["guesses"]["02.1"] == "before"
     assert [file.name for file in home.iterdir()] == ["progress.json"]
 
 
@@ -202,38 +202,38 @@ def test_home_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_two_notebooks_keep_each_others_entries(home):
     record.write("guesses", "00.1", 4)
-    done = python("from labkit.course import record; record.write('guesses', '01.1', 'b')", LABKIT_HOME=str(home))
+    done = python("from labkit.course import record; record.write('guesses', '02.1', 'b')", LABKIT_HOME=str(home))
     assert done.returncode == 0, done.stderr
     record.write("lessons", "00", {})
-    assert record.read()["guesses"] == {"00.1": 4, "01.1": "b"}
+    assert record.read()["guesses"] == {"00.1": 4, "02.1": "b"}
 
 
 # Guesses
 
 
 def test_guess_is_recorded_and_found_again():
-    prediction = course.predict("01.1", "Which?", ["left", "right"])
-    assert prediction.guess is None and "You made no guess" in str(course.reveal("01.1", "left"))
+    prediction = course.predict("02.1", "Which?", ["left", "right"])
+    assert prediction.guess is None and "You made no guess" in str(course.reveal("02.1", "left"))
     prediction._control.value = "right"
-    again = course.predict("01.1", "Which?", ["left", "right"])
+    again = course.predict("02.1", "Which?", ["left", "right"])
     assert again._control.value == "right" and "Your guess: right" in again._said.value
-    assert "You guessed: right. The answer: left." in str(course.reveal("01.1", "left"))
-    assert "You guessed so." in str(course.reveal("01.1", "right"))
+    assert "You guessed: right. The answer: left." in str(course.reveal("02.1", "left"))
+    assert "You guessed so." in str(course.reveal("02.1", "right"))
 
 
 def test_guess_of_a_number():
-    prediction = course.predict("01.2", "How many?", low=0, high=300)
+    prediction = course.predict("02.2", "How many?", low=0, high=300)
     assert prediction.guess is None  # where the slider starts is no guess
     prediction._control.value = 80
-    assert str(course.reveal("01.2", 151, unit="cells")) == "You guessed 80 cells. The answer: 151 cells."
-    assert course.predict("01.2", "How many?", low=0, high=300)._control.value == 80
-    assert course.predict("01.2", "How many?", low=100, high=300)._control.value == 100  # no longer in range
+    assert str(course.reveal("02.2", 151, unit="cells")) == "You guessed 80 cells. The answer: 151 cells."
+    assert course.predict("02.2", "How many?", low=0, high=300)._control.value == 80
+    assert course.predict("02.2", "How many?", low=100, high=300)._control.value == 100  # no longer in range
 
 
 def test_prediction_shows_a_widget_and_a_text():
-    share = course.predict("07.2", "How much?", low=0.0, high=40.0)
+    share = course.predict("08.2", "How much?", low=0.0, high=40.0)
     assert (share._control.min, share._control.max, share._control.value) == (0.0, 40.0, 0.0)
-    bundle = course.predict("01.1", "Which?", ["left", "right"])._repr_mimebundle_()
+    bundle = course.predict("02.1", "Which?", ["left", "right"])._repr_mimebundle_()
     assert bundle["text/plain"] == "Which? (left / right)"
     assert "application/vnd.jupyter.widget-view+json" in bundle
 

@@ -1,51 +1,36 @@
-"""Lesson 05's exercises: the same mistakes in other words, other right answers, and a hand-made case."""
+"""Lesson 05's exercises: the mistakes that its messages are for, as learners write them."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
 
-from labkit import course
-from labkit.course import lesson_05, record
+from labkit import course, schedules
+from labkit.course import record
+
+LOOKALIKES = [
+    ("05.1", lambda p, a, b: (1 - p) * a + p * b, "straight line"),
+    ("05.1", lambda p, a, b: a**p * b ** (1 - p), "reversed"),
+    ("05.1", lambda p, a, b: a * math.exp(-p * math.log(b / a)), "This rises"),
+    ("05.1", lambda p, a, b: 10 ** ((1 - p) * math.log(a) + p * math.log(b)), "In one of the trials"),
+    ("05.1", lambda p, a, b: math.e ** (math.log10(a) + p * math.log10(b / a)), "logarithms are mixed"),
+    ("05.1", lambda p, a, b: math.log(a) + p * math.log(b / a), "Take exp"),
+    ("05.1", lambda p, a, b: (a - b) / math.exp(p) + b, "never comes"),
+    ("05.2", lambda tau: 0.5 * tau, "Twice too much"),
+    ("05.2", lambda tau: np.minimum(tau, 1), "at all"),
+    ("05.2", lambda tau: (tau / 4) / tau, "within reach"),
+    ("05.3", lambda budget: budget**0.5, "factor is missing"),
+    ("05.3", lambda budget: budget * 12, "Take the root"),
+    ("05.3", lambda budget: np.sqrt(budget / (1 / 6)), "excess over rounding is 1/12"),
+    ("05.3", lambda budget: budget / 0.25, "share of changed integers"),
+]
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(record, "_memory", None)
-
-
-def price(scale):
-    return -np.log2(special.ndtr(0.5 / scale) - special.ndtr(-0.5 / scale))
-
-
-def means(scales, extra, bound):
-    return (scales < bound).float().mean().item(), float(extra)
-
-
-LOOKALIKES = [
-    ("05.1", lambda b: -np.log(1 - 2 * stats.norm.cdf(-0.5 / b)), "nats"),
-    ("05.1", lambda b: -math.log2(NormalDist(0, b).cdf(0.5)), "both sides"),
-    ("05.1", lambda b: -math.log2(NormalDist(0, b).cdf(0.5) - 0.5), "one bit too many"),
-    ("05.1", lambda b: -math.log2(NormalDist(0, b).pdf(0)), "density"),
-    ("05.1", lambda b: -torch.distributions.Normal(0.0, b).log_prob(torch.tensor(0.0)) / math.log(2), "density"),
-    ("05.1", lambda b: -math.log2(1 - 2 * NormalDist(0, b).cdf(-1)), "from −1 to 1"),
-    ("05.1", lambda b: -math.log2(1 - 2 * NormalDist(0, b**0.5).cdf(-0.5)), "variance"),
-    ("05.1", lambda b: -np.log2(special.erf(1 / (2 * b))), "√2"),
-    ("05.2", lambda r: 0.5 / stats.norm.ppf(2**-r), "two tails"),
-    ("05.2", lambda r: 1 / stats.norm.ppf((1 + 2**-r) / 2), "factor 2"),
-    ("05.2", lambda r: 0.5 / stats.norm.ppf((1 + math.exp(-r)) / 2), "nats"),
-    ("05.2", lambda r: 0.5 / special.erfinv(2**-r), "√2"),
-    ("05.2", lambda r: 2 * stats.norm.ppf((1 + 2**-r) / 2), "larger bound"),
-    ("05.3", lambda s, b: means(s, (price(b) - price(s.numpy()))[s.numpy() < b].mean(), b), "over all latents"),
-    ("05.3", lambda s, b: means(s, price(b) * (s < b).sum() / len(s), b), "whole price"),
-    ("05.3", lambda s, b: means(s, price(b) - price(s.numpy()).mean(), b), "leaves them"),
-    ("05.3", lambda s, b: ((s > b).double().mean(), np.maximum(price(b) - price(s.numpy()), 0).mean()), "those below"),
-    ("05.3", lambda s, b: means(s, np.maximum(price(b) - price(s.numpy()), 0).sum(), b), "their number"),
-]
 
 
 @pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
@@ -55,18 +40,16 @@ def test_the_same_mistake_in_other_words(key, wrong, fragment):
 
 
 def test_other_right_answers_pass():
-    assert course.exercise("05.1").check(lambda b: price(b))
-    assert course.exercise("05.2").check(lambda r: 0.5 / stats.norm.ppf((1 + 2**-r) / 2))
-    assert course.exercise("05.2").check(lambda r: 0.5 / -torch.special.ndtri(torch.tensor((1 - 2**-r) / 2)))
-    right = course.exercise("05.3")
-    assert right.check(lambda s, b: np.array(means(s, np.maximum(price(b) - price(s.numpy()), 0).mean(), b)))
+    assert course.exercise("05.1").check(lambda p, a, b: math.exp((1 - p) * math.log(a) + p * math.log(b)))
+    assert course.exercise("05.1").check(lambda p, a, b: schedules.exponential(a, b)(round(1000 * p), 1001))
+    assert course.exercise("05.2").check(lambda tau: torch.tensor(0.25) * tau)
+    assert course.exercise("05.3").check(lambda budget: np.sqrt(12 * budget))
 
 
-def test_solutions_by_hand():
-    """At σ = ½ the bin reaches one standard deviation to either side: 68.27%."""
-    bits = -math.log2(0.682689492)
-    assert lesson_05.price_of_zero(0.5) == pytest.approx(bits, abs=1e-8)
-    assert lesson_05.bound_for(bits) == pytest.approx(0.5, abs=1e-8)
-    scales = torch.tensor([0.01, 0.01, 0.01, 2.0], dtype=torch.float64)  # three zeros that were free, one left alone
-    share, cost = lesson_05.cost_of_bound(scales, 0.5)
-    assert (share, cost) == (0.75, pytest.approx(0.75 * bits))
+def test_oracles_are_near_what_theory_says():
+    exercise = course.exercise("05.2")
+    assert abs(exercise.oracle(0.6) - 0.15) < 2e-4
+    exercise = course.exercise("05.3")
+    assert abs(exercise.oracle(0.03) - 0.6) < 3e-4
+    exercise = course.exercise("05.1")
+    assert abs(exercise.oracle(0.5, 0.8, 0.05) - 0.2) < 1e-6

@@ -1,12 +1,13 @@
-"""Lesson 07's exercises: the same mistakes in other words, and other right answers."""
+"""Lesson 07's exercises: the mistakes as learners write them, and right answers in other words."""
 
-import numpy as np
 import pytest
-from bjontegaard import bd_rate
-from scipy import stats
+import torch
 
 from labkit import course
-from labkit.course import record
+from labkit.course import exercises, record
+
+KEYS = list(exercises.exercises("07"))
+WRONG = [(key, wrong, message) for key in KEYS for wrong, message in course.exercise(key).misconceptions.items()]
 
 
 @pytest.fixture(autouse=True)
@@ -15,30 +16,34 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "_memory", None)
 
 
-def _interval(values, quantile=0.975, ddof=1):
-    n = len(values)
-    return np.mean(values), stats.t.ppf(quantile, n - 1) * np.std(values, ddof=ddof) / n**0.5
+def fixed(mean):
+    return mean.detach()
 
 
 LOOKALIKES = [
-    ("07.1", lambda ra, pa, rb, pb: bd_rate(rb, pb, ra, pa, method="pchip", min_overlap=0), "The anchor is a"),
-    ("07.1", lambda ra, pa, rb, pb: (rb[0] + rb[1]) / (ra[0] + ra[1]) * 100 - 100, "compares nothing"),
-    ("07.1", lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100, "in percent"),
+    ("07.1", lambda y, m, q: (q(y - m) + m, q(y)), "should have been"),
+    ("07.1", lambda y, m, q: [q(y)] * 2, "around 0"),
+    ("07.1", lambda y, m, q: (q(y - m) + m,) * 2, "nothing is stopped"),
+    ("07.1", lambda y, m, q: (q(y - fixed(m)) + fixed(m),) * 2, "partial"),
+    ("07.1", lambda y, m, q: (q(y - m) + m, m + q(y - m.data)), "1 instead of 1 − slope"),
+    ("07.1", lambda y, m, q: (q(y - m) + m, m.data + q(y - m)), "−slope instead"),
+    ("07.1", lambda y, m, q: (q(y - m) + m, q(y.detach() - m.detach()) + m.detach()), "Detach only μ"),
+    ("07.1", lambda y, m, q: (q(y - m), q(y - m.data)), "add μ back"),
+    ("07.1", lambda y, m, q: (q(y - m), q(y - m.data) + m.data), "For the rate"),
+    ("07.1", lambda y, m, q: (q(y - m.data) + m.data, q(y - m) + m), "wrong path"),
+    ("07.2", lambda t: (0, (1 - t) / t**0.5 / t**0.5 + 1), "mean square"),
+    ("07.2", lambda t: (0, ((1 - t) / t) ** 0.5), "standard deviation"),
+    ("07.2", lambda t: (t * (1 / t), (1 - t) / t), "1 − slope"),
+    ("07.2", lambda t: (0 * t, 0 * t), "slope 1 everywhere"),
+    ("07.3", lambda a, b: torch.var(b) / torch.var(a), "pooled"),
+    ("07.3", lambda a, b: torch.trace(torch.cov(a.T)) / torch.trace(torch.cov(b.T)), "upside down"),
+    ("07.3", lambda a, b: b.numpy().var(0).sum() / a.numpy().var(0).sum(), "n − 1"),
     (
-        "07.1",
-        lambda ra, pa, rb, pb: 100 * np.log1p(bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100),
-        "mean of the log",
+        "07.3",
+        lambda a, b: sum(row.numpy().var(ddof=1) for row in b) / sum(row.numpy().var(ddof=1) for row in a),
+        "from draw to draw",
     ),
-    (
-        "07.1",
-        lambda ra, pa, rb, pb: 100 * (stats.gmean(rb) / stats.gmean(ra) - 1),
-        "point with point",
-    ),
-    ("07.2", lambda a, b: stats.ttest_rel(b, a).confidence_interval(0.95), "ends of the interval"),
-    ("07.2", lambda a, b: _interval([x - y for x, y in zip(a, b, strict=True)]), "The sign is b − a"),
-    ("07.2", lambda a, b: _interval(b - a, quantile=0.95), "2.5% on either side"),
-    ("07.2", lambda a, b: _interval(b - a, ddof=0), "ddof=1"),
-    ("07.2", lambda a, b: ((b - a).mean(), 1.959964 * stats.sem(b - a)), "not the normal"),
+    ("07.3", lambda a, b: (torch.trace(torch.cov(b.T)) / torch.trace(torch.cov(a.T))) ** 0.5, "standard deviations"),
 ]
 
 
@@ -48,7 +53,30 @@ def test_the_same_mistake_in_other_words(key, wrong, fragment):
     assert verdict.state == "failed" and fragment in verdict.message
 
 
+@pytest.mark.parametrize(("key", "wrong", "message"), WRONG, ids=[f"{key}{wrong.__name__}" for key, wrong, _ in WRONG])
+def test_wrong_answer_gets_its_message(key, wrong, message):
+    verdict = course.exercise(key).check(wrong)
+    assert verdict.state == "failed" and verdict.message == message
+
+
 def test_other_right_answers_pass():
-    assert course.exercise("07.1").check(lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0))
-    assert course.exercise("07.2").check(lambda a, b: _interval(b - a))
-    assert course.exercise("07.2").check(lambda a, b: list(_interval(np.asarray(b) - a)))
+    def step_by_step(y, mean, surrogate):
+        rate = surrogate(y - mean).add(mean)
+        mean = mean.clone().detach()
+        return [rate, surrogate(y.sub(mean)).add(mean)]
+
+    assert course.exercise("07.1").check(step_by_step)
+    assert course.exercise("07.2").check(lambda t: torch.tensor([0.0, (1 - t) / t]))
+    assert course.exercise("07.3").check(lambda a, b: torch.trace(torch.cov(b.T)) / torch.trace(torch.cov(a.T)))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_solution_passes_and_stub_is_not_attempted(key):
+    exercise = course.exercise(key)
+    assert exercise.check(exercise.answer).state == "passed"
+    assert exercise.check(lambda *_: ...).state == "not attempted"
+
+
+def test_what_is_no_answer_is_said_in_one_line():
+    assert "two tensors" in course.exercise("07.1").check(lambda y, mean, surrogate: y).message
+    assert "shape" in course.exercise("07.3").check(lambda a, b: a.var(0)).message

@@ -120,7 +120,7 @@ def test_another_picture_than_the_verified_one_is_not_given_unless_asked_for(tra
     other = replace(container, picture=container.picture ^ 1)
     with pytest.raises(ValueError, match="it decodes to another picture here than where it was coded"):
         files.decompress(other, trained)
-    assert torch.equal(files.decompress(other, trained, anyway=True), files.decompress(container, trained))
+    assert torch.equal(files.decompress(other, trained, ignore_checksum=True), files.decompress(container, trained))
 
 
 def test_weights_and_network_are_compared_before_decoding(trained, photo):

@@ -87,7 +87,7 @@ def test_a_run_stops_after_its_seconds(images):
 
 def test_missing_weights_and_small_photographs_are_refused(images, monkeypatch, tmp_path):
     monkeypatch.setattr(lk.paths, "data", lambda: tmp_path)
-    with pytest.raises(ValueError, match="no trained weights of 'mean_scale_hyperprior' are shipped"):
+    with pytest.raises(ValueError, match="no pretrained weights of 'mean_scale_hyperprior' are bundled"):
         lk.live.CodecPanel(photos=images, test=images)
     small = lk.datasets.PhotoSet([torch.zeros(3, 200, 300, dtype=torch.uint8)], ["small"])
     with pytest.raises(ValueError, match="small is 300×200, too small"):

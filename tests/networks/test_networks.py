@@ -1,4 +1,4 @@
-"""Networks: sizes and seeds, a toy that can be drawn, and a latent that can be scaled."""
+"""Sizes and seeds of networks, drawings of a toy, and scaled latents."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ def test_paper_size_has_the_published_channels():
     assert (net.N, net.M) == (192, 320)
 
 
-def test_unknown_names_get_the_near_ones():
+def test_unknown_names_and_sizes_suggest_valid_ones():
     with pytest.raises(ValueError, match="did you mean mean_scale_hyperprior"):
         networks.get("mean_scale_hyperprio")
-    with pytest.raises(ValueError, match="size: takes tiny, small, paper, got 'huge'"):
+    with pytest.raises(ValueError, match="size must be one of tiny, small, paper, got 'huge'"):
         networks.factorized_prior("huge")
 
 
-def test_same_seed_same_network_and_the_global_state_is_left_alone():
+def test_the_seed_decides_the_weights_and_the_global_random_state_stays():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one, two = (networks.factorized_prior("tiny", seed=1).state_dict() for _ in range(2))
@@ -29,7 +29,7 @@ def test_same_seed_same_network_and_the_global_state_is_left_alone():
 
 
 def test_banana_has_the_moments_of_its_formula():
-    """Mean and covariance of the bent, turned, shifted Gaussian in closed form; five standard errors."""
+    """Compare with the closed-form mean and covariance, within five standard errors."""
     n = 200_000
     x = datasets.banana(n, torch.Generator().manual_seed(0)).double().numpy()
     c, s = np.cos(np.radians(240)), np.sin(np.radians(240))
@@ -41,7 +41,7 @@ def test_banana_has_the_moments_of_its_formula():
 
 
 def test_toy_learns_and_can_be_drawn():
-    """Retraining lowers the rounded test loss; cells, codewords and symbols tell one story."""
+    """Training lowers the rounded test loss, and cells, codewords and symbols agree."""
     net = networks.toy_2d(schemes.annealed(), seed=0)
     x = datasets.banana(4000, torch.Generator().manual_seed(9))
 
@@ -72,37 +72,37 @@ SCALABLE = ("factorized_prior", "joint_autoregressive", "mean_scale_hyperprior",
 
 @pytest.mark.parametrize("kind", SCALABLE)
 @pytest.mark.parametrize("gain", [0.4, 1.7])
-def test_scaled_latents_give_the_same_pictures_from_the_same_densities(kind, gain, monkeypatch):
-    """Without rounding: the same reconstruction, and y and all that its entropy model is told scaled by the gain."""
+def test_scaled_latents_give_the_same_images_from_the_same_densities(kind, gain, monkeypatch):
+    """Without rounding, the reconstruction stays the same, and all inputs of the entropy model of y scale."""
     monkeypatch.setattr(EntropyModel, "quantize", lambda self, inputs, mode, means=None: inputs)
     net, scaled = (networks.get(kind, "tiny", seed=6).double().eval() for _ in range(2))
-    for module in (net, scaled):  # a bound on σ is the one thing that does not scale
+    for module in (net, scaled):  # a bound on σ does not scale
         entropy.set_scheme(module, schemes.noise(scale_lower_bound=1e-6))
     scaled.scale_latents(gain)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
-        (x_hat, told), (x_hat_scaled, told_scaled) = (_seen(module, x) for module in (net, scaled))
+        (x_hat, inputs), (x_hat_scaled, inputs_scaled) = (_forward_with_inputs(module, x) for module in (net, scaled))
     torch.testing.assert_close(x_hat_scaled, x_hat, rtol=1e-9, atol=1e-9)
-    assert len(told) == len(told_scaled) == (1 if kind == "factorized_prior" else 3 - (kind == "scale_hyperprior"))
-    for before, after in zip(told, told_scaled, strict=True):
+    assert len(inputs) == len(inputs_scaled) == (1 if kind == "factorized_prior" else 3 - (kind == "scale_hyperprior"))
+    for before, after in zip(inputs, inputs_scaled, strict=True):
         torch.testing.assert_close(after, gain * before, rtol=1e-9, atol=1e-9)
 
 
-def _seen(net, x):
-    """The reconstruction, and what y's entropy model was given: y, and of a Gaussian one σ and, where there is, μ."""
-    told = []
+def _forward_with_inputs(net, x):
+    """Return the reconstruction and the inputs of the entropy model of y: y, then σ and μ if the model takes them."""
+    inputs = []
 
     def keep(_module, args, named):
-        told.extend(each for each in (*args, *named.values()) if isinstance(each, torch.Tensor))
+        inputs.extend(value for value in (*args, *named.values()) if isinstance(value, torch.Tensor))
 
     main = getattr(net, "gaussian_conditional", None) or net.entropy_bottleneck
     with main.register_forward_pre_hook(keep, with_kwargs=True):
-        return net(x)["x_hat"], told
+        return net(x)["x_hat"], inputs
 
 
 @pytest.mark.parametrize("gain", [0.02, 1.7, 40.0])
 def test_a_scaled_factorized_density_is_the_same_over_scaled_latents(gain):
-    """Its cumulative function at gain · y is what it was at y, so a bin counts as one 1/gain as wide did."""
+    """The cumulative function at gain · y equals the old one at y, so a bin covers 1/gain of its old width."""
     net = networks.factorized_prior("tiny", seed=6).double()
     bottleneck = net.entropy_bottleneck
     y = torch.linspace(-30, 30, 301, dtype=torch.float64).expand(net.M, 1, -1)
@@ -114,22 +114,24 @@ def test_a_scaled_factorized_density_is_the_same_over_scaled_latents(gain):
         after = bottleneck._logits_cumulative(gain * y, stop_gradient=True)
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
     assert bottleneck.quantiles[0, 0].tolist() == pytest.approx([-8 * gain, 0.7 * gain, 9 * gain])
-    assert not bottleneck._offset.numel()  # the coder's tables were of the old bins
+    assert not bottleneck._offset.numel()  # the tables of the old bins are dropped
 
 
-def test_a_network_says_whether_its_latents_scale():
+def test_scalable_tells_whether_latents_can_be_scaled():
     for kind in networks.names():
         net = networks.get(kind, "tiny")
         assert net.scalable == (kind in SCALABLE)
         if not net.scalable:
-            with pytest.raises(ValueError, match=f"scale_latents: {kind} has layers around y that cannot"):
+            with pytest.raises(
+                ValueError, match=f"scale_latents: {kind} has layers around y that cannot absorb a gain"
+            ):
                 net.scale_latents(2.0)
     with pytest.raises(ValueError, match="gain must be a positive finite number, got 0"):
         networks.factorized_prior("tiny").scale_latents(0)
 
 
 def test_scaling_the_latents_changes_nothing_but_the_quantization_step():
-    """Without rounding: the same reconstruction and z, and y, its mean and its scale multiplied by the gain."""
+    """Without rounding, the reconstruction and z stay; y, its mean and its scale are multiplied by the gain."""
     net, scaled = (networks.mean_scale_hyperprior("tiny", seed=6).eval() for _ in range(2))
     scaled.scale_latents(1.7)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Toy sources and their codes, against closed forms and the best scalar quantizers."""
+"""Toy sources and their codes, compared with closed forms and with the best scalar quantizers."""
 
 import math
 
@@ -27,7 +27,7 @@ def trained(net, source, lmbda, **settings):
 
 @torch.no_grad()
 def rounded(net, x, lmbda):
-    """The loss, the rate and the distortion with real rounding."""
+    """Return loss, rate and distortion with real rounding."""
     return [float(part) for part in training.rate_distortion(net.eval()(x), x, lmbda)]
 
 
@@ -35,8 +35,8 @@ def rounded(net, x, lmbda):
 
 
 @every_law
-def test_scalar_sources_have_their_laws(law):
-    """Kolmogorov–Smirnov against SciPy's distribution function; a correct one fails for one seed in a thousand."""
+def test_scalar_sources_follow_their_distributions(law):
+    """Kolmogorov–Smirnov test with SciPy's distribution function; a correct source fails for 0.1% of seeds."""
     x = SOURCES[law].draw(20_000, generator(0))
     assert x.shape == (20_000, 1) and x.dtype == torch.float32
     assert stats.kstest(x[:, 0].numpy(), LAWS[law].cdf).pvalue > 1e-3
@@ -45,13 +45,13 @@ def test_scalar_sources_have_their_laws(law):
 
 
 def test_ring_has_the_moments_of_its_formula():
-    """Mean 0, covariance (R² + σ²)/2 in each direction, E|x|⁴ of a Gaussian radius; five standard errors each."""
+    """Mean 0, variance (R² + σ²)/2 per axis, and E|x|⁴ of a Gaussian radius, within five standard errors."""
     n, radius, noise = 200_000, 2.0, 0.5
     x = datasets.Ring(radius, noise).draw(n, generator(0)).double().numpy()
     second = radius**2 + noise**2
     fourth = radius**4 + 6 * radius**2 * noise**2 + 3 * noise**4
     squared = (x**2).sum(1)
-    standard_error = math.sqrt(fourth / n)  # of any product of two coordinates, at most
+    standard_error = math.sqrt(fourth / n)  # upper bound for any product of two coordinates
     np.testing.assert_allclose(x.mean(0), 0, atol=5 * math.sqrt(second / 2 / n))
     np.testing.assert_allclose(x.T @ x / n, second / 2 * np.eye(2), atol=5 * standard_error)
     assert (squared**2).mean() == pytest.approx(fourth, abs=5 * (squared**2).std() / math.sqrt(n))
@@ -59,7 +59,7 @@ def test_ring_has_the_moments_of_its_formula():
 
 
 def test_sawbridge_has_the_covariance_of_the_brownian_bridge():
-    """min(s, t) − st, exactly, by averaging over a grid of U that the sample times part evenly; draws lie on it."""
+    """Averaging over a grid of U that the sample times divide evenly gives min(s, t) − st exactly."""
     source = datasets.Sawbridge(points=32)
     x = source.realize((torch.arange(6400) + 0.5) / 6400).double().numpy()
     t = (np.arange(32) + 0.5) / 32
@@ -75,7 +75,7 @@ def test_sawbridge_has_the_covariance_of_the_brownian_bridge():
 
 
 def moments(law, edges):
-    """Probability, mean and variance of each interval between edges, by the law's own integrals."""
+    """Return probability, mean and variance of each interval between edges, from closed-form integrals."""
     law, tails = LAWS[law], np.concatenate([[-30.0], edges, [30.0]])
     p = np.diff(law.cdf(tails))
     if law.dist.name == "norm":
@@ -92,13 +92,13 @@ def moments(law, edges):
 
 
 def lagrangian(law, edges, lmbda):
-    """Bits of the entropy plus λ times the error around the centroids."""
+    """Return the entropy in bits plus λ times the squared error around the centroids."""
     p, _, variance = moments(law, edges)
     return -(p * np.log2(p)).sum() + lmbda * (p * variance).sum()
 
 
 def best_uniform(law, lmbda):
-    """Entropy-coded uniform scalar quantization with centroids: the best step, an edge or a codeword at 0."""
+    """Return the loss of the best entropy-coded uniform quantizer with an edge or a codeword at 0."""
     losses = []
     for offset in (0.0, 0.5):
         edges = np.arange(-40, 41) + offset
@@ -110,8 +110,8 @@ def best_uniform(law, lmbda):
     return min(losses)
 
 
-def best_of_all(law, lmbda):
-    """Entropy-coded scalar quantization by the iteration of Chou, Lookabaugh & Gray 1989, from many starts."""
+def best_quantizer(law, lmbda):
+    """Return the loss of the best entropy-coded quantizer (Chou, Lookabaugh & Gray 1989) from many starts."""
     losses = []
     for step in np.linspace(0.4, 2.0, 9):
         for offset in (0.0, 0.5):
@@ -125,7 +125,7 @@ def best_of_all(law, lmbda):
 
 
 @every_law
-def test_the_oracle_agrees_with_quadrature(law):
+def test_closed_form_moments_agree_with_quadrature(law):
     edges, grid = np.array([-1.0, -0.2, 0.4, 1.5]), np.linspace(-20, 20, 400_001)
     weight = LAWS[law].pdf(grid) / LAWS[law].pdf(grid).sum()
     for k, (p, mean, variance) in enumerate(zip(*moments(law, edges), strict=True)):
@@ -137,26 +137,27 @@ def test_the_oracle_agrees_with_quadrature(law):
 
 
 @every_law
-def test_a_short_training_finds_an_almost_best_scalar_quantizer(law):
-    """Within 5% of the best uniform quantizer, below no quantizer: on quantiles, so that no sampling error enters.
+def test_a_short_training_finds_a_nearly_optimal_scalar_quantizer(law):
+    """The loss is within 5% of the best uniform quantizer's, and not below the best quantizer's.
 
-    100 000 equally likely points lose 1e-4 of the variance in the tails: 10 times this is allowed below the best.
+    The points are quantiles, so there is no sampling error. 100,000 equally likely points lose 1e-4 of the variance in
+    the tails; the test allows ten times as much below the best.
     """
     lmbda = 10.0
     net = trained(networks.toy_1d(schemes.annealed(), hidden=32), SOURCES[law], lmbda)
     x = torch.from_numpy(LAWS[law].ppf((np.arange(100_000) + 0.5) / 100_000)).float()[:, None]
     loss, _, _ = rounded(net, x, lmbda)
-    best = best_of_all(law, lmbda)
+    best = best_quantizer(law, lmbda)
     assert best <= best_uniform(law, lmbda) + 1e-9
     assert best - lmbda * 1e-3 < loss < 1.05 * best_uniform(law, lmbda)
 
-    boundaries, codewords = net.intervals((-6, 6))  # the picture tells the same story
+    boundaries, codewords = net.intervals((-6, 6))  # the drawing agrees
     assert boundaries.shape == (len(codewords) - 1,) and (np.diff(boundaries) > 0).all()
     inside = x[x[:, 0].abs() < 6]
     with torch.no_grad():
         x_hat = net(inside)["x_hat"][:, 0].numpy()
     drawn = codewords[np.searchsorted(boundaries, inside[:, 0].numpy())]
-    assert np.mean(np.abs(x_hat - drawn) > 1e-4) < 1e-4  # but at a boundary, to its last bits
+    assert np.mean(np.abs(x_hat - drawn) > 1e-4) < 1e-4  # except at boundaries, to their last bits
     points, shares = net.codewords(x)
     assert points.shape[1] == 1 and shares.sum() == pytest.approx(1, abs=1e-4)
 
@@ -164,10 +165,10 @@ def test_a_short_training_finds_an_almost_best_scalar_quantizer(law):
 # The sawbridge and the ring -------------------------------------------------------------------------------------------
 
 
-def test_a_short_training_comes_near_the_sawbridges_limit_and_never_below():
-    """Intervals of U, whose error Σ p²/6 is at least 2^(−H)/6; on a grid of U, so that no sampling error enters.
+def test_a_short_training_approaches_the_limit_of_the_sawbridge():
+    """Intervals of U have the error Σ p²/6, which is at least 2^(−H)/6; a grid of U avoids sampling errors.
 
-    With n samples of t, an interval of length p has p/6 · (1 − 1/(pn)²) at least: 1% for the ones of this code.
+    With n samples of t, the error of an interval of length p is at least p/6 · (1 − 1/(pn)²), 1% less for this code.
     """
     source, lmbda = datasets.Sawbridge(points=64), 40.0
     net = networks.toy_sawbridge(schemes.annealed(), points=64)
@@ -176,15 +177,17 @@ def test_a_short_training_comes_near_the_sawbridges_limit_and_never_below():
     _, rate, distortion = rounded(net, x, lmbda / 64)
     symbols, shares = net.symbols(x)[:, 0], net.codewords(x)[1].astype(float)
     entropy = -(shares * np.log2(shares)).sum()
-    assert len(shares) >= 4 and len(torch.unique_consecutive(symbols)) == len(shares)  # each symbol an interval of U
+    assert len(shares) >= 4 and len(torch.unique_consecutive(symbols)) == len(
+        shares
+    )  # each symbol codes one interval of U
     assert rate > entropy
     limit = (shares**2).sum() / 6
     assert limit >= 2**-entropy / 6 > 0.9 * limit
     assert 0.99 * limit < distortion / 64 < 1.25 * limit
 
 
-def test_a_code_of_the_ring_goes_round_it():
-    """A few bits reach every side: no codeword lies in the hole, and what they miss is far below the radius."""
+def test_codewords_of_the_ring_surround_its_center():
+    """Codewords lie on all sides, none lies inside the ring, and the error is far below the radius."""
     source = datasets.Ring()
     net = trained(networks.toy_2d(schemes.annealed()), source, 3.0)
     x = source.draw(4000, generator(9))
@@ -208,15 +211,15 @@ def test_a_code_of_the_ring_goes_round_it():
     ],
 )
 @torch.no_grad()
-def test_every_toy_takes_its_source(net, source, latents):
+def test_every_toy_codes_its_source(net, source, latents):
     x = source.draw(10, generator(0))
     output = net.eval()(x)
     assert output["x_hat"].shape == x.shape and output["likelihoods"]["y"].shape == (10, latents)
     assert net.symbols(x).shape == (10, latents) and net.symbols(x).dtype == torch.int64
 
 
-def test_what_needs_a_dimension_says_so():
-    with pytest.raises(ValueError, match="cells: takes a code of dimension 2, this one has 1"):
+def test_methods_for_another_dimension_are_refused():
+    with pytest.raises(ValueError, match="cells needs a code of dimension 2, this one has dimension 1"):
         networks.toy_1d().cells((-1, 1, -1, 1))
-    with pytest.raises(ValueError, match="intervals: takes a code of dimension 1, this one has 2"):
+    with pytest.raises(ValueError, match="intervals needs a code of dimension 1, this one has dimension 2"):
         networks.toy_2d().intervals((-1, 1))

@@ -1,4 +1,4 @@
-"""The shipped weights: small, documented, decoded exactly, and with real bits close to the estimate."""
+"""The pretrained weights are small and documented, decode exactly, and need about as many bits as estimated."""
 
 import csv
 import hashlib
@@ -19,34 +19,34 @@ FIGURES = json.loads((paths.data() / "weights" / "figures.json").read_text())
 def test_every_file_is_documented_and_small():
     assert set(FIGURES) == {file.name for file in WEIGHTS} and len(WEIGHTS) >= 2
     for file in WEIGHTS:
-        about = FIGURES[file.name]
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == about["sha256"]
+        card = FIGURES[file.name]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == card["sha256"]
         assert file.stat().st_size <= 2_000_000
         _, info = training.load_checkpoint(file)
-        steps = [int(re.search(r"--steps (\d+) ", command)[1]) for command in about["commands"]]
+        steps = [int(re.search(r"--steps (\d+) ", command)[1]) for command in card["commands"]]
         assert info["total_steps"] == sum(steps) >= 20_000 and info["steps"] == steps[-1]
-        assert all(f"--lmbda {info['lmbda']:g} " in command for command in about["commands"])
-        assert f"--seed {info['seed']} " in about["commands"][-1]
+        assert all(f"--lmbda {info['lmbda']:g} " in command for command in card["commands"])
+        assert f"--seed {info['seed']} " in card["commands"][-1]
 
 
-def test_pretrained_finds_the_nearest():
+def test_pretrained_loads_the_nearest_lmbda():
     lmbdas = networks.pretrained_lmbdas()
     assert len(lmbdas) >= 2
     for lmbda in lmbdas:
         assert networks.pretrained(lmbda=lmbda * 1.2).info["lmbda"] == lmbda
-    with pytest.raises(ValueError, match="no trained weights of 'factorized_prior' are shipped"):
+    with pytest.raises(ValueError, match="no pretrained weights of 'factorized_prior' are bundled"):
         networks.pretrained("factorized_prior")
 
 
 @pytest.fixture(scope="module", params=WEIGHTS, ids=lambda file: file.stem)
 def coded(request, test_photos):
-    """A shipped network, and its report on the test photographs."""
+    """A pretrained network and its report on the test photographs."""
     net, _ = training.load_checkpoint(request.param)
     return request.param, net, evaluation.evaluate(net, test_photos, progress=False)
 
 
 def test_real_bits_are_close_to_the_estimate(coded):
-    """|real − estimated| ≤ 1% + 8 bytes a string, for every photograph at 0.1 bpp and above."""
+    """|real − estimated| ≤ 1% + 8 bytes per string for every photograph of at least 0.1 bpp."""
     _, _, report = coded
     rows = [row for row in report.rows if row["bpp"] >= 0.1]
     assert len(rows) >= 6
@@ -55,19 +55,19 @@ def test_real_bits_are_close_to_the_estimate(coded):
         assert abs(row["bytes"] - estimate) <= 0.01 * estimate + 8 * row["strings"], row
 
 
-def test_decoding_gives_the_networks_own_rounded_reconstruction(coded, test_photos):
+def test_decoding_gives_the_reconstruction_of_the_evaluation_forward(coded, test_photos):
     _, net, _ = coded
     padded, _ = evaluation.evaluator.pad(test_photos[0][None], net.downsampling_factor)
     with torch.no_grad():
         assert torch.equal(net.decompress(**net.compress(padded))["x_hat"], net(padded)["x_hat"].clamp(0, 1))
 
 
-def test_figures_are_what_the_weights_give(coded):
-    """Within 0.5% in bytes and 0.02 dB: machines may round a latent differently."""
+def test_recorded_figures_are_those_of_the_weights(coded):
+    """The bounds are 0.5% in bytes and 0.02 dB, since machines may round a latent differently."""
     file, _, report = coded
     with open(paths.data() / "results" / f"{file.stem}.csv", newline="") as table:
-        shipped = list(csv.DictReader(table))
-    for row, before in zip(report.rows, shipped, strict=True):
+        recorded = list(csv.DictReader(table))
+    for row, before in zip(report.rows, recorded, strict=True):
         assert row["name"] == before["name"]
         assert math.isclose(row["bytes"], int(before["bytes"]), rel_tol=0.005, abs_tol=8)
         assert math.isclose(row["psnr"], float(before["psnr"]), abs_tol=0.02)
@@ -75,7 +75,7 @@ def test_figures_are_what_the_weights_give(coded):
         assert math.isclose(report.mean[name], value, rel_tol=0.005)
 
 
-def test_more_weight_on_distortion_costs_bits_and_buys_quality(test_photos):
+def test_a_larger_lmbda_costs_bits_and_raises_quality(test_photos):
     reports = [
         evaluation.evaluate(networks.pretrained(lmbda=lmbda), test_photos[:4], progress=False)
         for lmbda in networks.pretrained_lmbdas()
@@ -86,14 +86,14 @@ def test_more_weight_on_distortion_costs_bits_and_buys_quality(test_photos):
 
 
 def _over_the_bound(table):
-    """Rows at 0.1 bpp and above whose real bytes are more than 1% + 8 bytes a string away from the estimate."""
+    """Return rows of at least 0.1 bpp whose real bytes differ from the estimate by over 1% + 8 bytes per string."""
     estimate = table["estimated_bpp"] * table["height"] * table["width"] / 8
     over = (table["bytes"] - estimate).abs() > 0.01 * estimate + 8 * table["strings"]
     return table[over & (table["bpp"] >= 0.1)]
 
 
-def test_on_kodak_too_real_bits_are_close_to_the_estimate():
-    """As the table that comes along has it, of these weights."""
+def test_real_bits_are_close_to_the_estimate_on_kodak():
+    """Read the bundled table, and check that it is about the bundled weights."""
     table = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
     table = table[table["curve"] == "mean_scale_hyperprior tiny"]
     hashes = {training.weights_hash(networks.pretrained(lmbda=lmbda)) for lmbda in networks.pretrained_lmbdas()}
@@ -102,21 +102,21 @@ def test_on_kodak_too_real_bits_are_close_to_the_estimate():
 
 
 @pytest.mark.slow
-def test_the_kodak_table_is_what_the_weights_give(kodak):
-    """Within 0.5% in bytes, and the bound holds here as well. A machine may round a latent otherwise."""
-    shipped = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
-    shipped = shipped[shipped["curve"] == "mean_scale_hyperprior tiny"]
+def test_the_kodak_table_is_that_of_the_weights(kodak):
+    """Bytes agree within 0.5%, since machines may round a latent differently, and the bound holds here too."""
+    recorded = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
+    recorded = recorded[recorded["curve"] == "mean_scale_hyperprior tiny"]
     images = datasets.folder(kodak)
     for lmbda in networks.pretrained_lmbdas():
         table = evaluation.evaluate(networks.pretrained(lmbda=lmbda), images, progress=False).to_frame()
-        before = shipped[shipped["lmbda"] == lmbda].reset_index()
+        before = recorded[recorded["lmbda"] == lmbda].reset_index()
         assert _over_the_bound(table).empty
         assert (table["name"] == before["name"]).all()
         assert ((table["bytes"] / before["bytes"] - 1).abs() < 0.005).all()
 
 
 @pytest.mark.parametrize("lmbda, mean", [(0.0035, "5.0%"), (0.025, "5.2%")])
-def test_refined_results_are_of_these_weights_and_every_image_gained(lmbda, mean):
+def test_refined_results_are_of_these_weights_and_every_loss_fell(lmbda, mean):
     table = evaluation.read_table(paths.data() / "results" / f"kodak-refined-{lmbda:g}.csv")
     assert len(table) == 24 and (table["loss_after"] < table["loss_before"]).all()
     assert set(table["weights"]) == {training.weights_hash(networks.pretrained(lmbda=lmbda))}

@@ -1,6 +1,6 @@
-"""Every image codec: CompressAI's architecture, keys and bytes, trained with a scheme, and what it costs.
+"""Every image codec has the architecture, keys and bytes of CompressAI, trains with a scheme, and has known costs.
 
-CompressAI has no channel-wise autoregressive model: one written here, of CompressAI's layers, stands in its place.
+CompressAI has no channel-wise autoregressive model; the tests use one written here from CompressAI's layers.
 """
 
 import copy
@@ -10,6 +10,7 @@ import compressai.layers as layers
 import compressai.models as models
 import pytest
 import torch
+from compressai.registry import MODELS
 from torch import nn
 
 import labkit as lk
@@ -17,9 +18,9 @@ from labkit import entropy, networks, schemes, training
 
 
 class MinnenSingh(models.CompressionModel):
-    """Channel-wise autoregressive, which CompressAI has not: from the paper's text, the slices in a plain loop.
+    """The channel-wise autoregressive model, written from the text of the paper with a plain loop over slices.
 
-    The widths are those of the authors' code at M = 320, and in proportion elsewhere. Its keys are labkit's.
+    At M = 320 the channel counts are those of the authors' code, and other sizes scale them. Keys are those of labkit.
     """
 
     def __init__(self, N, M):
@@ -56,7 +57,7 @@ class MinnenSingh(models.CompressionModel):
         self.latent_codec = nn.ModuleDict({"y": y, "hyper": nn.ModuleDict(hyper)})
 
     def decoded(self, z_hat, coded):
-        """ŷ, where `coded(k, gaussian, σ, μ)` is slice k before the latent residual prediction."""
+        """Return ŷ; `coded(k, gaussian, σ, μ)` returns slice k before latent residual prediction."""
         branches, parts = self.latent_codec["hyper"]["h_s"], self.latent_codec["y"]["latent_codec"]
         means, scales, slices = branches["means"](z_hat), branches["scales"](z_hat), []
         for k, part in enumerate(parts.values()):
@@ -69,7 +70,7 @@ class MinnenSingh(models.CompressionModel):
 
     def forward(self, x):
         y, likelihoods = self.g_a(x), []
-        z_hat, of_z = self.latent_codec["hyper"]["entropy_bottleneck"](self.latent_codec["hyper"]["h_a"](y))
+        z_hat, z_likelihood = self.latent_codec["hyper"]["entropy_bottleneck"](self.latent_codec["hyper"]["h_a"](y))
 
         def coded(k, gaussian, sigma, mu):
             y_hat, likelihood = gaussian(y.chunk(10, 1)[k], sigma, means=mu)
@@ -77,19 +78,22 @@ class MinnenSingh(models.CompressionModel):
             return y_hat
 
         x_hat = self.g_s(self.decoded(z_hat, coded))
-        return {"x_hat": x_hat, "likelihoods": {"y": torch.cat(likelihoods, 1), "z": of_z}}
+        return {"x_hat": x_hat, "likelihoods": {"y": torch.cat(likelihoods, 1), "z": z_likelihood}}
 
     def compress(self, x):
         y, strings, bottleneck = self.g_a(x), [], self.latent_codec["hyper"]["entropy_bottleneck"]
         z = self.latent_codec["hyper"]["h_a"](y)
-        of_z, size = bottleneck.compress(z), z.shape[2:]
+        z_string, size = bottleneck.compress(z), z.shape[2:]
 
         def coded(k, gaussian, sigma, mu):
             strings.append(gaussian.compress(y.chunk(10, 1)[k], gaussian.build_indexes(sigma), mu))
             return gaussian.decompress(strings[-1], gaussian.build_indexes(sigma), means=mu)
 
-        self.decoded(bottleneck.decompress(of_z, size), coded)
-        return {"strings": [*strings, of_z], "shape": {"y": [part[0].shape for part in y.chunk(10, 1)], "hyper": size}}
+        self.decoded(bottleneck.decompress(z_string, size), coded)
+        return {
+            "strings": [*strings, z_string],
+            "shape": {"y": [part[0].shape for part in y.chunk(10, 1)], "hyper": size},
+        }
 
     def decompress(self, strings, shape):
         z_hat = self.latent_codec["hyper"]["entropy_bottleneck"].decompress(strings[-1], shape["hyper"])
@@ -124,13 +128,13 @@ def flat(output):
 
 
 def differences(a, b):
-    """The names of the outputs in which a and b differ."""
+    """Return the names of the outputs in which a and b differ."""
     return {key for key, value in flat(b).items() if not torch.equal(flat(a)[key], value)}
 
 
 @torch.no_grad()
 def spread(model):
-    """Scale the analysis transforms' last layers, so that latents cover several integers."""
+    """Scale the last layers of the analysis transforms so that latents cover several integers."""
     for path, part in model.eval().named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
             last = [layer for layer in part if isinstance(layer, nn.Conv2d)][-1]
@@ -147,7 +151,7 @@ _built = {}
 
 @pytest.fixture
 def theirs(name):
-    """CompressAI's own tiny model, with tables, medians off zero, and latents that spread over several integers."""
+    """CompressAI's tiny model with tables, medians other than zero, and latents that cover several integers."""
     if name not in _built:
         torch.manual_seed(3)
         model = THEIRS[name](*networks.SIZES[name]["tiny"]).eval()
@@ -171,8 +175,8 @@ def ours_like(name, theirs, scheme=None):
 
 @every_network
 @torch.no_grad()
-def test_state_dicts_fit_both_ways_and_evaluation_is_bit_for_bit(name, theirs):
-    """Tables and all: the same outputs, strings and decoded images; and back into a new model of CompressAI's."""
+def test_state_dicts_fit_both_ways_and_evaluation_is_identical(name, theirs):
+    """Outputs, strings and decoded images agree, also after loading the weights back into CompressAI's model."""
     ours = ours_like(name, theirs)
     back = THEIRS[name](ours.N, ours.M).eval()
     back.load_state_dict(ours.state_dict())
@@ -189,8 +193,8 @@ def test_state_dicts_fit_both_ways_and_evaluation_is_bit_for_bit(name, theirs):
 
 
 @every_network
-def test_paper_size_is_the_published_model(name):
-    """CompressAI's class with its published widths has the same keys, shapes and number of parameters."""
+def test_paper_size_has_the_published_shapes(name):
+    """CompressAI's class with the published channel counts has the same keys, shapes and parameter count."""
     N, M = (192, 192) if name.startswith("cheng") else (192, 320)
     model = models.Elic2022Official() if name == "elic" else THEIRS[name](N, M)
     net = networks.get(name, "paper")
@@ -202,14 +206,14 @@ def test_paper_size_is_the_published_model(name):
 
 @every_network
 @torch.no_grad()
-def test_decoding_sees_the_latent_that_the_encoder_saw(name, theirs, monkeypatch):
-    """The latent that reaches the synthesis transform, against the encoder's, at another scale bound than 0.11."""
+def test_the_decoder_reconstructs_the_latent_of_the_encoder(name, theirs, monkeypatch):
+    """Compare the latents at the input of the synthesis transform, with a scale bound other than 0.11."""
     with pytest.warns(UserWarning, match="scale bound") if name != "factorized_prior" else pytest.MonkeyPatch.context():
         net = ours_like(name, theirs, schemes.noise(scale_lower_bound=0.3))
     net.update()
     x, encoders, decoded = image(1, 64, 128), [], []
     if name in SEQUENTIAL:
-        code = net._compress_ar  # works on ŷ in place, with a border of two
+        code = net._compress_ar  # it works on ŷ in place, with a border of two
         monkeypatch.setattr(net, "_compress_ar", lambda y_hat, *rest: (code(y_hat, *rest), encoders.append(y_hat))[0])
     coded = net.compress(x)
     handle = net.g_s.register_forward_pre_hook(lambda _module, inputs: decoded.append(inputs[0].clone()))
@@ -219,7 +223,7 @@ def test_decoding_sees_the_latent_that_the_encoder_saw(name, theirs, monkeypatch
         expected = encoders[0][..., 2:-2, 2:-2]
     elif name == "elic":
         expected = coded["y_hat"]
-    else:  # what the evaluation forward hands to the synthesis transform
+    else:  # the input of the synthesis transform in the evaluation forward
         handle = net.g_s.register_forward_pre_hook(lambda _module, inputs: encoders.append(inputs[0].clone()))
         net(x)
         handle.remove()
@@ -233,11 +237,11 @@ every_size = pytest.mark.parametrize("size", ["tiny", "small", pytest.param("pap
 
 @every_size
 @every_network
-def test_after_a_training_step_every_size_decodes_what_it_rounded(name, size, train_photos, monkeypatch):
-    """Bit for bit the evaluation forward's reconstruction, or what the encoder's own latent gives.
+def test_every_size_decodes_its_rounded_latents_after_a_training_step(name, size, train_photos, monkeypatch):
+    """The decoded image equals the reconstruction of the evaluation forward, or that of the encoder's latent.
 
-    The second for those coded one pixel after the other, and for ELIC, whose forward is CompressAI's: it predicts the
-    means in one pass where coding takes two, so they may differ in their last bits.
+    The second applies to codecs that code pixel by pixel, and to ELIC. The forward of ELIC predicts the means in one
+    pass and its coder in two, so they may differ in their last bits.
     """
     net = networks.get(name, size, schemes.mixed(), seed=2)
     spread(net)
@@ -248,7 +252,7 @@ def test_after_a_training_step_every_size_decodes_what_it_rounded(name, size, tr
     net.update()
     x, latents = train_photos[1][None, :, :64, :64], []
     with torch.no_grad():
-        if name in SEQUENTIAL:  # works on ŷ in place, with a border of two
+        if name in SEQUENTIAL:  # it works on ŷ in place, with a border of two
             code = net._compress_ar
             keep = lambda y_hat, *rest: (code(y_hat, *rest), latents.append(y_hat[..., 2:-2, 2:-2]))[0]  # noqa: E731
             monkeypatch.setattr(net, "_compress_ar", keep)
@@ -269,8 +273,8 @@ def test_after_a_training_step_every_size_decodes_what_it_rounded(name, size, tr
 @pytest.mark.slow
 @every_network
 @torch.no_grad()
-def test_a_published_checkpoint_loads_and_codes_as_it_did(name):
-    """The paper's widths: the state dict of CompressAI's class, tables and all, in labkit's network."""
+def test_a_checkpoint_of_compressai_loads_and_codes_identically(name):
+    """Load a state dict with tables, of CompressAI's class in the published size."""
     torch.manual_seed(3)
     model = THEIRS[name](*networks.SIZES[name]["paper"])
     spread(model)
@@ -283,7 +287,7 @@ def test_a_published_checkpoint_loads_and_codes_as_it_did(name):
     assert net.compress(x)["strings"] == coded["strings"] and sum(len(group[0]) for group in coded["strings"]) > 200
 
 
-def test_networks_are_made_from_a_state_dict_as_compressai_makes_them():
+def test_from_state_dict_works_as_in_compressai():
     for cls, model in (
         (networks.ChannelAutoregressive, MinnenSingh(24, 40)),
         (networks.Cheng2020Anchor, models.Cheng2020Anchor(24)),
@@ -317,8 +321,8 @@ def test_the_scheme_reaches_every_carrier(name):
 
 @every_network
 @torch.no_grad()
-def test_each_path_is_random_where_its_surrogate_is_and_nowhere_else(name, theirs):
-    """Two forwards of training from different seeds: what differs is what reads noise."""
+def test_each_path_is_random_exactly_if_its_surrogate_is(name, theirs):
+    """Outputs of training forwards with different seeds differ exactly if they depend on noise."""
     net = ours_like(name, theirs)
     x, latents = image(2), {"y", "z"} if name != "factorized_prior" else {"y"}
     seen = {}
@@ -333,8 +337,8 @@ def test_each_path_is_random_where_its_surrogate_is_and_nowhere_else(name, their
 
 
 @every_network
-def test_training_is_the_adopted_models(name, theirs):
-    """The same outputs from the same seed as CompressAI's own model after `adopt`; gradients alike."""
+def test_training_equals_training_of_the_adopted_model(name, theirs):
+    """With the same seed, outputs and gradients equal those of CompressAI's model after `adopt`."""
     scheme = schemes.annealed()
     net = ours_like(name, theirs, scheme)
     x, outputs = image(2), []
@@ -342,7 +346,7 @@ def test_training_is_the_adopted_models(name, theirs):
         torch.manual_seed(5)
         outputs.append(model.train()(x))
         training.rate_distortion(outputs[-1], x, 0.01).total.backward()
-    for key, value in flat(outputs[1]).items():  # Cheng et al.'s strided skips sum in another order
+    for key, value in flat(outputs[1]).items():  # the strided skips of Cheng et al. sum in another order
         torch.testing.assert_close(flat(outputs[0])[key], value, rtol=1e-4, atol=1e-6, msg=key)
     for (key, ours), other in zip(net.named_parameters(), theirs.parameters(), strict=True):
         if other.grad is not None:
@@ -352,7 +356,7 @@ def test_training_is_the_adopted_models(name, theirs):
 
 @every_network
 def test_a_few_steps_lower_the_loss(name):
-    """On one fixed batch with one fixed draw of noise, which training has not seen in that form."""
+    """Measure on one fixed batch with fixed noise, which training does not use in this form."""
     net = networks.get(name, "tiny", schemes.mixed(), seed=1)
     photos = lk.datasets.photos("train")[:4]
     batch = photos.crops(4, 64, torch.Generator().manual_seed(9))
@@ -368,7 +372,7 @@ def test_a_few_steps_lower_the_loss(name):
 
 
 def test_chengs_strided_skips_train_in_the_channels_last_layout():
-    """Gradients of the analysis transform, as the trainer lays it out, against CompressAI's in the plain layout."""
+    """Compare gradients in the channels-last layout with those of CompressAI in the default layout."""
     torch.manual_seed(0)
     model = models.Cheng2020Anchor(24).train()
     net = networks.cheng2020_anchor().train()
@@ -384,7 +388,7 @@ def test_chengs_strided_skips_train_in_the_channels_last_layout():
 
 @every_network
 @torch.no_grad()
-def test_checkpoints_go_round(name, theirs, tmp_path):
+def test_checkpoints_survive_a_round_trip(name, theirs, tmp_path):
     scheme = schemes.annealed()
     net = ours_like(name, theirs, scheme)
     training.save_checkpoint(net, tmp_path / "net.safetensors", lmbda=0.01)
@@ -409,46 +413,66 @@ def test_table_has_a_row_for_each_network_and_size():
 
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])
 def test_multiply_adds_of_the_factorized_prior_by_hand(size):
-    """Four 5×5 layers each way, on grids of 1/4 to 1/256 of the pixels; GDN's N×N; 66 for each latent's likelihood."""
+    """Count four 5×5 layers each way on 1/4 to 1/256 of the pixels, N×N for GDN, and 66 per likelihood."""
     N, M = networks.SIZES["factorized_prior"][size]
     one_way = 25 * (3 * N / 4 + N * N / 16 + N * N / 64 + N * M / 256) + N * N * (1 / 4 + 1 / 16 + 1 / 64)
-    likelihood = 2 * (1 * 3 + 3 * 3 + 3 * 3 + 3 * 3 + 3 * 1)  # the distribution function at both ends of a bin
+    likelihood = 2 * (1 * 3 + 3 * 3 + 3 * 3 + 3 * 3 + 3 * 1)  # the cumulative function at both ends of a bin
     row = networks.table().set_index(["network", "size"]).loc[("factorized_prior", size)]
     assert row["macs_per_pixel"] == pytest.approx(2 * one_way + likelihood * M / 256, rel=1e-12)
 
 
 @every_network
-def test_a_function_of_its_name_makes_each_network(name):
+def test_each_network_has_a_constructor_of_its_name(name):
     make = getattr(networks, name)
     net, same = make("tiny", seed=4), networks.get(name, "tiny", seed=4)
     assert type(net) is type(same) and net.kind == make.__name__ == name and net.downsampling_factor in (16, 64)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
     assert list(inspect.signature(make).parameters) == ["size", "scheme", "seed"]
-    assert make.__doc__.startswith(type(net).__doc__.partition("\n")[0]) and net.scheme == schemes.noise()
+    assert net.scheme == schemes.noise()
+
+
+@pytest.mark.parametrize("alias, name", networks.ALIASES.items())
+def test_names_of_compressai_are_accepted(alias, name, tmp_path):
+    for spelling in (alias, alias.replace("-", "_")):
+        net, same = networks.get(spelling, seed=4), networks.get(name, seed=4)
+        assert net.kind == name and training.weights_hash(net) == training.weights_hash(same)
+        assert networks.build(spelling, 40, 40).kind == name
+        training.save_checkpoint(net, tmp_path / "net.safetensors")
+        _, info = training.load_checkpoint(tmp_path / "net.safetensors", network=spelling)
+        assert info["network"] == name
+        with pytest.raises(ValueError, match="does not fit"):
+            training.load_checkpoint(tmp_path / "net.safetensors", network="mbt2018" if name == "elic" else "elic")
+        assert networks.pretrained_lmbdas(spelling) == networks.pretrained_lmbdas(name)
+
+
+def test_aliases_are_those_of_compressais_zoo_and_registry():
+    for alias, name in networks.ALIASES.items():
+        assert MODELS[alias] in type(networks.get(name)).__mro__
+    assert networks.pretrained("mbt2018-mean").kind == "mean_scale_hyperprior"
 
 
 @pytest.mark.parametrize(
     "wrong, near",
     [("elik", "elic"), ("cheng2020_atention", "cheng2020_attention"), ("joint", "joint_autoregressive")],
 )
-def test_unknown_names_get_the_near_ones(wrong, near):
+def test_unknown_names_suggest_similar_ones(wrong, near):
     for make in (networks.get, lambda name: networks.build(name, 24, 40)):
         with pytest.raises(ValueError, match=f"unknown network '{wrong}'; did you mean {near}"):
             make(wrong)
 
 
-def test_widths_that_a_network_cannot_have_are_refused():
-    with pytest.raises(ValueError, match=r"M: .* M = N = 24; got 36"):
+def test_impossible_channel_counts_are_refused():
+    with pytest.raises(ValueError, match=r"M must equal N = 24 .*, got 36"):
         networks.build("cheng2020_anchor", 24, 36)
-    with pytest.raises(ValueError, match=r"M: takes 20 channels or more, .*; got 19"):
+    with pytest.raises(ValueError, match=r"M must be an integer ≥ 20 .*, got 19"):
         networks.build("elic", 24, 19)
-    with pytest.raises(ValueError, match=r"M: takes a multiple of 10, .*; got 36"):
+    with pytest.raises(ValueError, match=r"M must be a multiple of 10, .*, got 36"):
         networks.build("channel_autoregressive", 24, 36)
     assert networks.build("elic", 24, 36).latent_codec["y"].groups == [1, 1, 3, 7, 24]
 
 
 @every_network
 @torch.no_grad()
-def test_the_shape_that_decoding_needs_follows_from_the_images_size(name, theirs):
+def test_coded_shape_follows_from_the_size_of_the_image(name, theirs):
     net = ours_like(name, theirs)
     assert net.compress(image(1, 128, 64))["shape"] == net.coded_shape(128, 64)

@@ -108,7 +108,7 @@ def test_settings_are_those_of_the_train_command():
         ("lmbda = 1\nsteps = 1\nscheme = 'nois'", "unknown scheme 'nois'; did you mean noise?"),
         ("lmbda = 1\nsteps = 1\nscheme = 'a'\n[schemes.a]\npreset = 'noise'\nshare = 1", "scheme a: share: no field"),
         ("lmbda = 1\nsteps = 1\nlr = 'cosine:1'", "schedule 'cosine:1'"),
-        ("lmbda = 1\nsteps = 1\nsize = 'huge'", "size: takes tiny, small, paper, got 'huge'"),
+        ("lmbda = 1\nsteps = 1\nsize = 'huge'", "size must be one of tiny, small, paper, got 'huge'"),
         ("lmbda = 1\nsteps = 1\nnetwork = 'toy_2d'\ncrop = 64", "unknown setting of toy_2d 'crop'"),
         ("lmbda = 1\nsteps = 1\nnetwork = 'toy_2d'\nsource = 'gaussian'", "unknown source of toy_2d 'gaussian'"),
         ("lmbda = 1\nsteps = 1\ncompile = 'yes'", "compile: takes true or false"),
@@ -172,6 +172,13 @@ def test_a_start_counts_by_its_weights(tmp_path):
         name(network="factorized_prior", start=one, size="small")
     with pytest.raises(ValueError, match="holds a factorized_prior, not a scale_hyperprior"):
         name(network="scale_hyperprior", start=one)
+
+
+def test_names_of_compressai_give_the_same_runs():
+    run, alias = (
+        sweep("out", {**CODEC, "network": each}).runs()[0] for each in ("factorized_prior", "bmshj2018-factorized")
+    )
+    assert (run.name, run.settings) == (alias.name, alias.settings)
 
 
 def test_a_larger_grid_has_the_runs_of_the_smaller():

@@ -160,7 +160,7 @@ def test_damaged_and_foreign_checkpoints_get_one_clear_line(checkpoint, tmp_path
     for name, content in cases.items():
         bad = tmp_path / f"{name}.safetensors"
         bad.write_bytes(content)
-        with pytest.raises(ValueError, match="is damaged or no safetensors file") as error:
+        with pytest.raises(ValueError, match="is damaged or not a safetensors file") as error:
             training.load_checkpoint(bad)
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="holds a mean_scale_hyperprior, not a factorized_prior"):
@@ -172,7 +172,7 @@ def test_damaged_and_foreign_checkpoints_get_one_clear_line(checkpoint, tmp_path
 
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(2)}, foreign)
-    with pytest.raises(ValueError, match="is no labkit checkpoint"):
+    with pytest.raises(ValueError, match="is not a labkit checkpoint"):
         training.load_checkpoint(foreign)
     info = {"network": "factorized_prior", "size": "tiny", "channels": [24, 36], "scheme": schemes.noise().to_dict()}
     save_file({"a": torch.zeros(2)}, foreign, metadata={"format": "labkit-network-1", "info": json.dumps(info)})

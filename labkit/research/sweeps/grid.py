@@ -174,12 +174,12 @@ class Sweep:
     def _run(self, given: dict[str, Any], trunk: str | None = None) -> Run:
         from labkit import networks, schedules, training
 
-        network = given.get("network", _EVERY["network"])
+        network = networks.canonical_name(given.get("network", _EVERY["network"]))
         check_name("network", network, [*networks.names(), *TOYS])
         defaults = _TOY if network in TOYS else _CODEC
         for name in given:
             check_name(f"setting of {network}", name, defaults)
-        settings = {**defaults, **given}
+        settings = {**defaults, **given, "network": network}
         for name in ("lmbda", "steps"):
             if settings[name] is ...:
                 raise ValueError(f"{name}: has to be among the settings or in the grid")
@@ -293,7 +293,7 @@ def _checked_codec(settings: dict[str, Any], given: dict[str, Any]) -> dict[str,
         settings["size"] = size
     elif settings["size"] not in networks.SIZES[settings["network"]]:
         sizes = ", ".join(networks.SIZES[settings["network"]])
-        raise ValueError(f"size: takes {sizes}, got {settings['size']!r}")
+        raise ValueError(f"size must be one of {sizes}, got {settings['size']!r}")
     folders = images(settings, "test")
     test = [_listing(folder) for folder in folders]
     if len({folder.name for folder in folders}) < len(folders):

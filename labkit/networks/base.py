@@ -1,0 +1,101 @@
+"""The part that all networks of labkit share: a name, a quantization scheme, and latents that can be scaled."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from labkit import entropy, schemes
+from labkit.checks import check_positive
+from labkit.schemes import QuantizationScheme, Scheme, first_stage
+
+
+class CodecBase:
+    """Attributes and methods that labkit adds to a model of CompressAI.
+
+    Attributes:
+        kind: Name of the architecture, as `networks.get` takes it.
+        paper: Authors and title of the paper.
+        year: Year of the paper.
+        N: Number of channels of the transforms.
+        M: Number of channels of the latent y.
+        size: Name of the size, "tiny", "small" or "paper", or "custom" for other channel counts.
+        scheme: Quantization scheme used in training.
+        info: Description of the weights, as `save_checkpoint` wrote it; empty for a new network.
+    """
+
+    kind: ClassVar[str]
+    paper: ClassVar[str]
+    year: ClassVar[int]
+    # Names of the convolutions that output y or the parameters of its Gaussian, and of those that take y as input.
+    _y_outputs: ClassVar[tuple[str, ...]] = ()
+    _y_inputs: ClassVar[tuple[str, ...]] = ()
+    N: int
+    M: int
+    size: str = "custom"
+    scheme: Scheme
+    info: dict[str, Any]
+
+    def _start_with(self, scheme: Scheme | None) -> QuantizationScheme:
+        """Store the scheme, and return the stage that the entropy modules start with."""
+        self.info = {}
+        self.scheme = scheme or schemes.noise()
+        return first_stage(self.scheme)
+
+    def _add_hyperprior(self, scheme: Scheme | None) -> None:
+        """Add labkit's entropy modules to a model with a hyperprior of N channels and one Gaussian model."""
+        stage = self._start_with(scheme)
+        self.entropy_bottleneck = entropy.EntropyBottleneck(self.N, scheme=stage)
+        self.gaussian_conditional = entropy.GaussianConditional(None, scheme=stage)
+
+    def coded_shape(self, height: int, width: int) -> Any:
+        """Return the `shape` that `compress` returns and `decompress` takes.
+
+        Args:
+            height: Height of the padded image in pixels.
+            width: Width of the padded image in pixels.
+        """
+        return torch.Size((height // 64, width // 64))
+
+    def set_scheme(self, scheme: Scheme) -> None:
+        """Train with another scheme from now on.
+
+        Args:
+            scheme: The new scheme. Coder tables that start at a different scale lower bound are dropped.
+        """
+        assert isinstance(self, nn.Module)
+        self.scheme = scheme
+        entropy.set_scheme(self, first_stage(scheme))
+
+    @property
+    def scalable(self) -> bool:
+        """True if `scale_latents` works, that is, if only convolutions output and take y."""
+        return bool(self._y_outputs)
+
+    @torch.no_grad()
+    def scale_latents(self, gain: float) -> None:
+        """Multiply the latent y by a gain, and divide it again in all layers that take y as input.
+
+        The entropy model follows, and z stays the same. Only the quantization step changes, to 1/gain of its value. At
+        high rates the best step is proportional to 1/√λ, since the distortion is step²/12. Scaling a network trained
+        for λ₀ by √(λ/λ₀) therefore brings it most of the way to λ.
+
+        Args:
+            gain: Positive factor.
+
+        Raises:
+            ValueError: If the gain is not positive, or if the network is not `scalable`.
+        """
+        check_positive(gain=gain)
+        if not self.scalable:
+            raise ValueError(f"scale_latents: {self.kind} has layers around y that cannot absorb a gain")
+        assert isinstance(self, nn.Module)
+        for name in self._y_outputs:
+            layer: Any = self.get_submodule(name)
+            layer.weight *= gain
+            layer.bias *= gain
+        for name in self._y_inputs:
+            layer = self.get_submodule(name)
+            layer.weight /= gain

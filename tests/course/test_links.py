@@ -1,0 +1,89 @@
+"""Links between notebooks lead somewhere, and every lesson number agrees with the lesson that it stands for."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+
+from labkit import course, paths
+
+NOTEBOOKS = sorted(file.name for file in paths.lessons().glob("*.ipynb"))
+NUMBERS = list(course.LESSONS)
+LINK = re.compile(r"\]\(([^)#\s:]*\.ipynb)?(#[^)\s]*)?\)")
+TITLED = re.compile(
+    r"(?<![\d.])(\d\d),? \[\*?([^\]]*?)\*?\]\((\d\d)_\w+\.ipynb\)|\[(\d\d) ([^\]]+)\]\((\d\d)_\w+\.ipynb\)"
+)
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def prose(name: str) -> str:
+    notebook = nbformat.read(paths.lessons() / name, 4)
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def headings(name: str) -> list[str]:
+    found = re.findall(r"^#+ (.+)$", prose(name), flags=re.M)
+    return [re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda part: part[1] or "", text).strip() for text in found]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_link_leads_somewhere(name):
+    for file, fragment in LINK.findall(prose(name)):
+        target = file or name
+        assert (paths.lessons() / target).is_file(), f"{name}: there is no {target}"
+        if fragment:  # JupyterLab's rule: the heading's text, blanks as hyphens, nothing else changed
+            anchors = [heading.replace(" ", "-") for heading in headings(target)]
+            assert unquote(fragment[1:]) in anchors, f"{name}: {target} has no {fragment}"
+
+
+def test_links_are_found():
+    line = "[a](02_b.ipynb) [c](notation_and_glossary.ipynb#bits-per-pixel) [d](#e) [f](https://example.org/g.ipynb)"
+    assert LINK.findall(line) == [("02_b.ipynb", ""), ("notation_and_glossary.ipynb", "#bits-per-pixel"), ("", "#e")]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_number_beside_a_title_is_the_number_of_that_lesson(name):
+    text = re.sub(r"\*\*(\d\d)\*\*", r"\1", prose(name))
+    for found in TITLED.findall(text):
+        number, title, target = found[:3] if found[0] else found[3:]
+        assert number == target and course.LESSONS[number] == title, f"{name}: {found}"
+    for number, target in re.findall(r"\[(?:lesson )?(\d\d)\]\((\d\d)_\w+\.ipynb\)", text):
+        assert number == target, f"{name}: [{number}] leads to {target}"
+
+
+def test_numbers_beside_titles_are_found():
+    line = "It: 03, [*A–b*](03_a.ipynb). → [04 C d](04_c.ipynb), 05 [E](06_e.ipynb), [06](06_e.ipynb)"
+    assert [[part for part in found if part] for found in TITLED.findall(line)] == [
+        ["03", "A–b", "03"],
+        ["04", "C d", "04"],
+        ["05", "E", "06"],
+    ]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_lesson_and_exercise_that_prose_names_exists(name):
+    text = prose(name)
+    ranges = [number for pair in re.findall(r"[Ll]essons (\d\d) (?:to|and) (\d\d)", text) for number in pair]
+    assert set(re.findall(r"[Ll]esson (\d\d)", text) + ranges) <= set(NUMBERS)
+    assert set(re.findall(r"[Ll]esson (\d)\b", text)) == set()
+    titles = {key for file in NOTEBOOKS for key in re.findall(r"### Exercise (\d\d\.\d) ", prose(file))}
+    assert set(re.findall(r"[Ee]xercise (\d\d\.\d)", text)) <= titles
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_lesson_names_its_title_and_its_neighbors(number):
+    (name,) = [each for each in NOTEBOOKS if each.startswith(f"{number}_")]
+    opening = prose(name).split("## ")[0]
+    assert opening.startswith(f"# {number} · {course.LESSONS[number]}\n")
+    place = NUMBERS.index(number)
+    for words, neighbor in (("Before it", NUMBERS[:place][-1:]), ("After it", NUMBERS[place + 1 : place + 2])):
+        assert re.findall(rf"{words}: (\d\d), ", opening) == neighbor
+    cells = nbformat.read(paths.lessons() / name, 4).cells
+    assert all(cell.id.startswith(f"{number}-") for cell in cells)
+
+
+def test_the_readme_lists_the_lessons():
+    rows = re.findall(r"^\| (\d\d) ([^|]+?) \|", README.read_text(encoding="utf-8"), flags=re.M)
+    assert rows == [(number, title[0].lower() + title[1:]) for number, title in course.LESSONS.items()]
