@@ -1,7 +1,7 @@
 """The live-run engine: it trains in the background, always for the newest request, and stops at once.
 
 A *job* is a generator function. It takes a request, yields a *view* after each training step, and returns its result. A
-view is a function without arguments that renders what there is to show. The engine calls a view only if it is going to
+view is a function without arguments that renders one frame. The engine calls a view only if it is going to
 publish it, so a fast loop spends no time on frames that nobody can see.
 
     def job(request):

@@ -148,11 +148,11 @@ def test_tradeoff_weights_the_error(panel):
 
 
 def test_settings_out_of_range_are_refused(panel):
-    with pytest.raises(ValueError, match="surrogate: got 'sua', takes 'aun', 'ste', 'sr'"):
+    with pytest.raises(ValueError, match=r"surrogate must be one of 'aun', 'ste', 'sr', .*, got 'sua'"):
         panel.run(60, surrogate="sua")
-    with pytest.raises(ValueError, match="batch_size: got 5, takes 1, 4"):
+    with pytest.raises(ValueError, match=r"batch_size must be one of 1, 4, .*, got 5"):
         panel.run(60, batch_size=5)
-    with pytest.raises(ValueError, match="not a setting"):
+    with pytest.raises(ValueError, match="unknown setting"):
         panel.run(60, step=1.0)
 
 
