@@ -43,7 +43,6 @@ SURROGATES_IMPORT = {"surrogates", "checks", "disk"}  # surrogates can be copied
 KNOWN_CIRCLES = [
     {"labkit.course.exercises", "labkit.course.overview"},
     {"labkit.evaluation.curves", "labkit.evaluation.evaluator"},
-    {"labkit.schemes", "labkit.schemes.description", "labkit.schemes.presets", "labkit.schemes.scheme"},
 ]
 KNOWN_LONG = {"evaluation/curves.py", "analysis/scale_bound.py"}
 

@@ -14,48 +14,92 @@ from labkit.schemes.scheme import QuantizationScheme, Scheme, TwoStages
 from labkit.surrogates import Surrogate
 
 
-def _preset(rate: str | Surrogate, distortion: str | Surrogate, hyper: tuple[str, str] | None = None, /, **fields: Any):
+def _preset(
+    rate: str | Surrogate, distortion: str | Surrogate, hyper: tuple[str, str] | None = None, /, **fields: Any
+) -> QuantizationScheme:
     hyper_rate, hyper_distortion = hyper or (rate, distortion)
     paths = {"rate": rate, "distortion": distortion, "hyper_rate": hyper_rate, "hyper_distortion": hyper_distortion}
-    return QuantizationScheme(**{**paths, **fields})  # type: ignore[arg-type]  # names become surrogates there
+    return QuantizationScheme(**{**paths, **fields})  # the scheme looks names up
 
 
 def noise(**fields: Any) -> QuantizationScheme:
-    """Additive uniform noise on both paths, one draw for both (Ballé et al. 2017): CompressAI's own training law.
+    """Additive uniform noise (AUN) on both paths (Ballé et al., 2017, https://arxiv.org/abs/1611.01704).
 
-    With one exception: its autoregressive models draw a second time for y's rate. Each latent's law is the same.
+    CompressAI trains with this noise. Its autoregressive models draw the noise of the rate a second time, though; the
+    distribution of each latent is the same.
+
+    Args:
+        **fields: Other fields of `QuantizationScheme`.
     """
     return _preset("aun", "aun", **fields)
 
 
 def straight_through(**fields: Any) -> QuantizationScheme:
-    """Straight-through rounding on both paths (Theis et al. 2017)."""
+    """Rounding with the straight-through estimator (STE) on both paths.
+
+    Source: Theis et al., 2017, https://arxiv.org/abs/1703.00395.
+
+    Args:
+        **fields: Other fields of `QuantizationScheme`.
+    """
     return _preset("ste", "ste", **fields)
 
 
 def mixed(**fields: Any) -> QuantizationScheme:
-    """Noise for the rate, straight-through rounding for the reconstruction (Minnen & Singh 2020)."""
+    """Additive uniform noise for the rate and straight-through rounding for the reconstruction.
+
+    Source: Minnen & Singh, 2020, https://arxiv.org/abs/2007.08739.
+
+    Args:
+        **fields: Other fields of `QuantizationScheme`.
+    """
     return _preset("aun", "ste", **fields)
 
 
 def soft_rounding(temperature: float | Schedule = 0.2, **fields: Any) -> QuantizationScheme:
-    """Soft rounding with noise between, r(s(y) + u), on both paths (Agustsson & Theis 2020)."""
+    """Soft rounding before and after additive noise, r(s(y) + u), on both paths.
+
+    Source: Agustsson & Theis, 2020, https://arxiv.org/abs/2006.09952.
+
+    Args:
+        temperature: Temperature τ = 1/α; the identity for large τ, rounding for small τ.
+        **fields: Other fields of `QuantizationScheme`.
+    """
     soft = surrogates.get("soft", noise=True)
     return _preset(soft, soft, temperature=temperature, **fields)
 
 
 def gumbel(temperature: float | Schedule = 0.5, **fields: Any) -> QuantizationScheme:
-    """Stochastic Gumbel annealing on both paths (Yang, Bamler & Mandt 2020)."""
+    """Stochastic Gumbel annealing on both paths (Yang, Bamler & Mandt, 2020, https://arxiv.org/abs/2006.04240).
+
+    Args:
+        temperature: Temperature τ of the Gumbel-softmax.
+        **fields: Other fields of `QuantizationScheme`.
+    """
     return _preset("sga", "sga", temperature=temperature, **fields)
 
 
 def universal_ds(temperature: float | Schedule = 0.2, **fields: Any) -> QuantizationScheme:
-    """Universal quantization for the rate, derivative substitution for the reconstruction (Tsubota & Aizawa 2023)."""
+    """Universal quantization for the rate and derivative substitution for the reconstruction.
+
+    Source: Tsubota & Aizawa, 2023, https://arxiv.org/abs/2303.00587.
+
+    Args:
+        temperature: Temperature τ of the soft rounding that supplies the derivative.
+        **fields: Other fields of `QuantizationScheme`.
+    """
     return _preset("uq", "ds", temperature=temperature, **fields)
 
 
 def soft_then_hard(share: float = 0.8, **fields: Any) -> TwoStages:
-    """Noise, then rounding with the analysis side frozen (Guo et al. 2021)."""
+    """Additive uniform noise first, then rounding with the analysis side frozen.
+
+    Source: Guo et al., 2021, https://arxiv.org/abs/2104.05168.
+
+    Args:
+        share: Fraction of the training steps that belong to the first stage.
+        **fields: Other fields of `QuantizationScheme`, for both stages.
+    """
     return TwoStages(noise(**fields), straight_through(**fields), share)
 
 
@@ -66,13 +110,18 @@ def annealed(
     stop_gradient: bool = True,
     **fields: Any,
 ) -> QuantizationScheme:
-    """The course's method, after Zhang, Li & Liu 2023: noise for the rate, stochastic uniform annealing for the
-    reconstruction, zero-center with partial stop-gradient, and a chosen scale lower bound.
+    """The method that the course teaches, after Zhang, Li & Liu, 2023, https://arxiv.org/abs/2309.17051.
 
-    temperature: from 1, stochastic rounding, toward 0, rounding; a number, or a schedule such as
-    `schedules.exponential(0.5, 0.05)`. gradient: slope of the rounding, "identity" or "expected"; relaxed: a ramp with
-    its exact slope instead (both in `surrogates.StochasticUniformAnnealing`). stop_gradient: μ is a constant on the
-    path to the reconstruction. fields: others of `QuantizationScheme`, above all scale_lower_bound.
+    It uses additive uniform noise for the rate and stochastic uniform annealing for the reconstruction. The latent is
+    quantized around its mean with a partial stop-gradient, and the scale lower bound is a free choice.
+
+    Args:
+        temperature: Temperature τ, from stochastic rounding at 1 to rounding at 0; a number, or a schedule such as
+            `schedules.exponential(0.5, 0.05)`.
+        gradient: Derivative of the rounding, "identity" or "expected".
+        relaxed: Use a ramp with its exact derivative instead of rounding.
+        stop_gradient: Treat μ as a constant on the path to the reconstruction.
+        **fields: Other fields of `QuantizationScheme`, above all `scale_lower_bound`.
     """
     sua = surrogates.get("sua", gradient=gradient, relaxed=relaxed)
     return _preset("aun", sua, ("aun", "ste"), temperature=temperature, stop_gradient=stop_gradient, **fields)
@@ -94,20 +143,28 @@ _PRESETS: dict[str, Callable[..., Scheme]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The presets' names."""
+    """Return the names of the presets."""
     return tuple(_PRESETS)
 
 
 def get(name: str, **fields: Any) -> Scheme:
-    """A preset by name, with fields changed; one of two stages gives them to both.
+    """Make a preset by name.
 
-    Every preset takes a temperature, whether or not its surrogates have one. Raises ValueError for an unknown name
-    (with the near matches) or field.
+    Args:
+        name: One of `names()`.
+        **fields: Arguments of the preset and fields of `QuantizationScheme`; a scheme of two stages applies them to
+            both. Every preset accepts a temperature, even if its surrogates do not use it.
+
+    Raises:
+        ValueError: If the name or a field is unknown. The message suggests similar names.
+
+    Example:
+        >>> import labkit as lk
+        >>> lk.schemes.get("mixed", scale_lower_bound=0.2)
+        QuantizationScheme(distortion=ste, hyper_distortion=ste, scale_lower_bound=0.2)
     """
     check_name("scheme", name, _PRESETS)
     known = {f.name for f in dataclasses.fields(QuantizationScheme)} | set(inspect.signature(_PRESETS[name]).parameters)
-    if unknown := sorted(set(fields) - known):
-        raise ValueError(
-            f"{unknown[0]}: no field of scheme {name!r} (there are {', '.join(sorted(known - {'fields'}))})"
-        )
+    for field in fields:
+        check_name("field", field, sorted(known - {"fields"}), where=f"scheme {name}")
     return _PRESETS[name](**fields)

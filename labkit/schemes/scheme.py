@@ -1,11 +1,11 @@
-"""Quantization schemes: which surrogate stands on which path of a codec.
+"""Quantization schemes: which surrogate is used on which path of a codec.
 
-A learned codec quantizes in several places, and the literature mixes surrogates between them. In training
+A learned codec quantizes in several places, and the literature combines different surrogates. In training
 
     y ─┬─ rate surrogate ────────► entropy model ─► bits
        └─ distortion surrogate ──► synthesis transform ─► reconstruction
 
-and the same two paths for the hyper-latent. At test time a scheme has no say: the codec rounds.
+and the hyper-latent has the same two paths. At test time the codec rounds, whatever the scheme is.
 """
 
 from __future__ import annotations
@@ -19,28 +19,39 @@ import torch
 from torch import Tensor
 
 from labkit import surrogates
+from labkit.checks import check_name
 from labkit.schedules import Schedule, constant
-from labkit.schemes.description import SchemeDescription
+from labkit.schemes.description import SchemeDescription, StageDescription
 from labkit.surrogates import Surrogate
 
 Noise = tuple[Tensor | None, Tensor | None]  # of the rate path and of the distortion path
 PATHS = ("rate", "distortion", "hyper_rate", "hyper_distortion")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantizationScheme:
-    """Where each surrogate stands in training.
+    """The surrogate of each path, and how the latent is quantized in training.
 
-    rate, distortion: surrogate (or its short name) of the latent that the entropy model scores, and of the one that
-        the synthesis transform reads; hyper_rate, hyper_distortion: the same for the hyper-latent.
-    zero_center: quantize y − μ and add μ back; false quantizes y itself. Coding is always ⌊y − μ⌉ + μ.
-    stop_gradient: with zero_center, μ is a constant on the distortion path, so the reconstruction error sends no
-        gradient into the network that predicts μ; the rate still does.
-    scale_lower_bound: lower bound on σ, in training and in the coder's tables.
-    shared_noise: one draw of noise serves both paths, or each its own.
-    temperature: a number, or a schedule over training.
+    Attributes:
+        rate: Surrogate for the latent that the entropy model scores; the short name of a surrogate is accepted.
+        distortion: Surrogate for the latent that the synthesis transform reads.
+        hyper_rate: Surrogate for the hyper-latent that the entropy model scores.
+        hyper_distortion: Surrogate for the hyper-latent that the hyper-synthesis transform reads.
+        zero_center: True quantizes y − μ and adds μ back; False quantizes y itself. The coder always uses ⌊y − μ⌉ + μ.
+        stop_gradient: With zero_center, treat μ as a constant on the distortion path, so that the reconstruction error
+            sends no gradient into the network that predicts μ. The rate still does.
+        scale_lower_bound: Lower bound on σ, in training and in the coder's tables.
+        shared_noise: True uses one draw of noise for both paths; False draws noise for each path.
+        temperature: Schedule over the training; a number is accepted.
 
-    Raises ValueError naming the field, what it got and what it takes.
+    Raises:
+        ValueError: If a field has an invalid value. The message names the field.
+
+    Example:
+        >>> import labkit as lk
+        >>> scheme = lk.schemes.QuantizationScheme(distortion="ste", temperature=0.5)
+        >>> scheme
+        QuantizationScheme(distortion=ste, temperature=0.5)
     """
 
     rate: Surrogate = field(default_factory=lambda: surrogates.get("aun"))
@@ -62,20 +73,39 @@ class QuantizationScheme:
                 except ValueError as error:
                     raise ValueError(f"{path}: {error}") from None
             elif not isinstance(value, Surrogate):
-                raise ValueError(f"{path}: takes a surrogate or its name, got {value!r}")
+                raise ValueError(f"{path} must be a surrogate or the name of one, got {value!r}")
         for name in ("zero_center", "stop_gradient", "shared_noise"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: takes True or False, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         bound = self.scale_lower_bound
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < 256:
-            raise ValueError(f"scale_lower_bound: takes a number between 0 and 256, got {bound!r}")
+            raise ValueError(f"scale_lower_bound must be a number between 0 and 256, got {bound!r}")
         if self.stop_gradient and not self.zero_center:
-            raise ValueError("stop_gradient: needs zero_center=True, since only then μ is on the distortion path")
+            raise ValueError("stop_gradient requires zero_center=True: μ is on the distortion path only then")
         if not isinstance(self.temperature, Schedule):
             object.__setattr__(self, "temperature", as_schedule(self.temperature))
 
+    def __repr__(self) -> str:
+        default = QuantizationScheme()
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changed = (f"{name}={value}" for name, value in values.items() if value != getattr(default, name))
+        return f"QuantizationScheme({', '.join(changed)})"
+
+    def __str__(self) -> str:
+        return str(self.describe())
+
     def draw(self, y: Tensor, generator: torch.Generator | None = None, hyper: bool = False) -> Noise:
-        """Noise of both paths for latents like y: with `shared_noise` one draw for both, where both take that shape."""
+        """Draw the noise of both paths.
+
+        Args:
+            y: Latents of any shape.
+            generator: Source of the noise.
+            hyper: Use the hyper paths.
+
+        Returns:
+            The noise of the rate path and of the distortion path. With `shared_noise` they are the same tensor, if both
+            surrogates take noise of the same shape. A path without noise has None.
+        """
         rate, distortion = self._pair(hyper)
         noise = rate.draw(y, generator)
         if self.shared_noise and rate.random and distortion.random and rate.noise_shape(y) == distortion.noise_shape(y):
@@ -88,13 +118,24 @@ class QuantizationScheme:
     def quantize_rate(
         self, y: Tensor, mean: Tensor | None, temperature: float | Tensor, noise: Noise, hyper: bool = False
     ) -> Tensor:
-        """ỹ for the entropy model: the surrogate of y − μ, plus μ, or of y itself without `zero_center`."""
+        """Return ỹ for the entropy model.
+
+        Args:
+            y: Latents of any shape.
+            mean: Mean μ, broadcastable to the shape of y, or None.
+            temperature: Temperature τ.
+            noise: Result of `draw`.
+            hyper: Use the hyper paths.
+
+        Returns:
+            The surrogate of y − μ, plus μ; or the surrogate of y itself, without `zero_center`.
+        """
         return _around(self._pair(hyper)[0], y, mean if self.zero_center else None, temperature, noise[0])
 
     def quantize_distortion(
         self, y: Tensor, mean: Tensor | None, temperature: float | Tensor, noise: Noise, hyper: bool = False
     ) -> Tensor:
-        """ỹ for the synthesis transform, likewise; with `stop_gradient` μ is a constant there."""
+        """Return ỹ for the synthesis transform, as `quantize_rate` does; with `stop_gradient`, μ is a constant here."""
         center = mean if self.zero_center else None
         if center is not None and self.stop_gradient:
             center = center.detach()
@@ -110,10 +151,19 @@ class QuantizationScheme:
         noise: Noise | None = None,
         hyper: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """What training puts in place of ŷ: ỹ for the rate and ỹ for the distortion, both of y's shape.
+        """Return the two latents that training uses in place of ŷ.
 
-        y: latents, any shape, floating; mean: μ, of a shape that broadcasts to y's, or None; noise: what `draw` gave,
-        or None for a new draw from `generator`. One tensor serves both paths where surrogate, noise and center agree.
+        Args:
+            y: Latents of any shape, floating-point.
+            mean: Mean μ, broadcastable to the shape of y, or None.
+            temperature: Temperature τ.
+            generator: Source of the noise.
+            noise: Result of `draw`, used instead of a new draw.
+            hyper: Use the hyper paths.
+
+        Returns:
+            ỹ for the rate and ỹ for the distortion, both of the shape of y. They are the same tensor if surrogate,
+            noise and center of both paths agree.
         """
         noise = self.draw(y, generator, hyper) if noise is None else noise
         rate, distortion = self._pair(hyper)
@@ -124,15 +174,29 @@ class QuantizationScheme:
         return y_rate, self.quantize_distortion(y, mean, temperature, noise, hyper)
 
     def describe(self) -> SchemeDescription:
-        """Which surrogate stands where: text when printed, a table and a data-flow picture in a notebook."""
-        return SchemeDescription([("", self)])
+        """Describe the scheme: text when printed, a table and a data-flow diagram in a notebook."""
+        return SchemeDescription([self._stage()])
+
+    def _stage(self, title: str = "") -> StageDescription:
+        center = "y − μ is quantized and μ is added back" if self.zero_center else "y itself is quantized, not y − μ"
+        if self.stop_gradient:
+            center += "; on the distortion path μ is a constant, so the reconstruction error sends no gradient into it"
+        notes = [
+            f"center: {center}",
+            f"scale: σ ≥ {self.scale_lower_bound:g}, in training and in the coder's tables",
+            f"noise: {'one draw for both paths' if self.shared_noise else 'one draw for each path'}",
+            f"temperature: {self.temperature}",
+            "at test time: ⌊y − μ⌉ + μ on both paths, whatever the scheme",
+        ]
+        surrogates_of_paths = {path: getattr(self, path) for path in PATHS}
+        return StageDescription(surrogates_of_paths, self.zero_center, self.stop_gradient, notes, title)
 
     def replace(self, **changes: Any) -> QuantizationScheme:
-        """The same scheme with some fields changed, checked again."""
+        """Return the same scheme with other values for some fields."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary that JSON can hold; `from_dict` makes the scheme from it again."""
+        """Return the scheme as a dictionary for JSON, which `from_dict` reads."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for path in PATHS:
             plain[path] = {"name": plain[path].name, **dataclasses.asdict(plain[path])}
@@ -141,10 +205,16 @@ class QuantizationScheme:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> QuantizationScheme:
-        """The scheme that `to_dict` wrote. Raises ValueError for a field that no scheme has."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(plain) - known):
-            raise ValueError(f"{unknown[0]}: no field of a scheme (there are {', '.join(sorted(known))})")
+        """Make the scheme that `to_dict` wrote.
+
+        Args:
+            plain: Dictionary of fields.
+
+        Raises:
+            ValueError: If a field is unknown or has an invalid value.
+        """
+        for name in plain:
+            check_name("field", name, (f.name for f in dataclasses.fields(cls)), where="scheme")
         values = dict(plain)
         for path in PATHS:
             if isinstance(values.get(path), dict):
@@ -164,10 +234,18 @@ def _around(
 
 @dataclass(frozen=True)
 class TwoStages:
-    """One scheme for the first `share` of the training steps, another for the rest, with the analysis side frozen.
+    """One scheme for the first part of the training and another for the rest, with the analysis side frozen.
 
-    The second stage quantizes hard: nothing random is left, and the synthesis transform and the entropy model settle on
-    what they will read at test time (Guo et al., Soft then Hard, 2021). Both schemes have one scale lower bound.
+    The second stage quantizes hard. Nothing is random there, and the synthesis transform and the entropy model adapt to
+    the latents that they will read at test time (Guo et al., 2021, https://arxiv.org/abs/2104.05168).
+
+    Attributes:
+        first: Scheme of the first stage.
+        second: Scheme of the second stage, with the same scale lower bound.
+        share: Fraction of the training steps that belong to the first stage.
+
+    Raises:
+        ValueError: If the share is not between 0 and 1, or the scale lower bounds differ.
     """
 
     first: QuantizationScheme
@@ -176,17 +254,21 @@ class TwoStages:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise ValueError(f"share: takes a fraction between 0 and 1, got {self.share!r}")
+            raise ValueError(f"share must be a number between 0 and 1, got {self.share!r}")
         if self.first.scale_lower_bound != self.second.scale_lower_bound:
-            raise ValueError("second: both stages take the same scale_lower_bound, the coder's tables start there")
+            raise ValueError("both stages must have the same scale_lower_bound, since the coder's tables start there")
+
+    def __str__(self) -> str:
+        return str(self.describe())
 
     def describe(self) -> SchemeDescription:
-        """Both stages, one below the other."""
-        second = f"then, for the remaining {1 - self.share:.0%}, with the analysis side frozen"
-        return SchemeDescription([(f"for the first {self.share:.0%} of the steps", self.first), (second, self.second)])
+        """Describe both stages, one below the other."""
+        first = self.first._stage(f"for the first {self.share:.0%} of the steps")
+        second = self.second._stage(f"for the remaining {1 - self.share:.0%}, with the analysis side frozen")
+        return SchemeDescription([first, second])
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary, for `from_dict`."""
+        """Return both stages as a dictionary for JSON, which `from_dict` reads."""
         return {"first": self.first.to_dict(), "second": self.second.to_dict(), "share": self.share}
 
 
@@ -194,17 +276,24 @@ Scheme = QuantizationScheme | TwoStages
 
 
 def first_stage(scheme: Scheme) -> QuantizationScheme:
-    """The scheme that training starts with: the first of two stages, or the scheme itself."""
+    """Return the scheme that training starts with: the first of two stages, or the scheme itself."""
     return scheme.first if isinstance(scheme, TwoStages) else scheme
 
 
 def last_stage(scheme: Scheme) -> QuantizationScheme:
-    """What training ends with: the second of two stages, or the scheme itself."""
+    """Return the scheme that training ends with: the second of two stages, or the scheme itself."""
     return scheme.second if isinstance(scheme, TwoStages) else scheme
 
 
 def from_dict(plain: dict[str, Any]) -> Scheme:
-    """The scheme, of one stage or two, whose `to_dict` gave this."""
+    """Make the scheme, of one or two stages, that `to_dict` wrote.
+
+    Args:
+        plain: Dictionary of fields.
+
+    Raises:
+        ValueError: If a field is unknown or has an invalid value.
+    """
     if "first" not in plain:
         return QuantizationScheme.from_dict(plain)
     stages = {name: QuantizationScheme.from_dict(plain[name]) for name in ("first", "second")}
@@ -212,11 +301,16 @@ def from_dict(plain: dict[str, Any]) -> Scheme:
 
 
 def as_schedule(temperature: float | Schedule) -> Schedule:
-    """A number as a constant schedule; a schedule as it is. Raises ValueError for anything else."""
+    """Return a number as a constant schedule, and a schedule unchanged.
+
+    Args:
+        temperature: Positive number or schedule.
+
+    Raises:
+        ValueError: If the temperature is neither.
+    """
     if isinstance(temperature, Schedule):
         return temperature
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
-        raise ValueError(f"temperature: takes a positive number or a schedule, got {temperature!r}")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature: must be positive and finite, got {temperature!r}")
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a positive finite number or a schedule, got {temperature!r}")
     return constant(float(temperature))

@@ -106,8 +106,14 @@ def test_settings_are_those_of_the_train_command():
         ("steps = 1\n[grid]\nlmbda = [1, -1]", "lmbda must be a positive finite number, got -1"),
         ("lmbda = 1\nsteps = 2.5", "steps must be an integer"),
         ("lmbda = 1\nsteps = 1\nscheme = 'nois'", "unknown scheme 'nois'; did you mean noise?"),
-        ("lmbda = 1\nsteps = 1\nscheme = 'a'\n[schemes.a]\npreset = 'noise'\nshare = 1", "scheme a: share: no field"),
-        ("lmbda = 1\nsteps = 1\nlr = 'cosine:1'", "schedule 'cosine:1'"),
+        (
+            "lmbda = 1\nsteps = 1\nscheme = 'a'\n[schemes.a]\npreset = 'noise'\nshare = 1",
+            "scheme noise: unknown field 'share'",
+        ),
+        (
+            "lmbda = 1\nsteps = 1\nlr = 'cosine:1'",
+            "a schedule must be a number or KIND:START:END",
+        ),
         ("lmbda = 1\nsteps = 1\nsize = 'huge'", "size must be one of tiny, small, paper, got 'huge'"),
         ("lmbda = 1\nsteps = 1\nnetwork = 'toy_2d'\ncrop = 64", "unknown setting of toy_2d 'crop'"),
         ("lmbda = 1\nsteps = 1\nnetwork = 'toy_2d'\nsource = 'gaussian'", "unknown source of toy_2d 'gaussian'"),

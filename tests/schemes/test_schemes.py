@@ -1,4 +1,4 @@
-"""Schemes: what they take, and what labkit's entropy modules make of them."""
+"""Schemes: their fields and presets, and how the entropy models apply them."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ SURROGATES = [*surrogates.names()]
 
 
 def gaussian(scheme, n=4096, sigma=0.7, seed=0):
-    """A Gaussian module in training mode with latents, scales and means that ask for a gradient."""
+    """Return a Gaussian module in training mode, with latents, scales and means that require gradients."""
     g = torch.Generator().manual_seed(seed)
     module = entropy.GaussianConditional(scheme=scheme).train()
     module.generator = torch.Generator().manual_seed(seed + 1)
@@ -38,12 +38,12 @@ def test_presets_round_trip_through_json(name):
     "fields, message",
     [
         ({"rate": "anu"}, r"rate: unknown surrogate 'anu'; did you mean aun"),
-        ({"distortion": 3}, "distortion: takes a surrogate or its name, got 3"),
-        ({"zero_center": 1}, "zero_center: takes True or False, got 1"),
-        ({"scale_lower_bound": 0}, "scale_lower_bound: takes a number between 0 and 256, got 0"),
-        ({"temperature": -1}, "temperature: must be positive and finite, got -1"),
-        ({"temperature": "hot"}, "temperature: takes a positive number or a schedule, got 'hot'"),
-        ({"zero_center": False, "stop_gradient": True}, "stop_gradient: needs zero_center=True"),
+        ({"distortion": 3}, "distortion must be a surrogate or the name of one, got 3"),
+        ({"zero_center": 1}, "zero_center must be True or False, got 1"),
+        ({"scale_lower_bound": 0}, "scale_lower_bound must be a number between 0 and 256, got 0"),
+        ({"temperature": -1}, "temperature must be a positive finite number or a schedule, got -1"),
+        ({"temperature": "hot"}, "temperature must be a positive finite number or a schedule, got 'hot'"),
+        ({"zero_center": False, "stop_gradient": True}, "stop_gradient requires zero_center=True"),
     ],
 )
 def test_bad_fields_are_named(fields, message):
@@ -54,14 +54,14 @@ def test_bad_fields_are_named(fields, message):
 def test_unknown_preset_and_field_are_named():
     with pytest.raises(ValueError, match="unknown scheme 'anneal'; did you mean annealed"):
         schemes.get("anneal")
-    with pytest.raises(ValueError, match="tempreature: no field of scheme 'annealed'"):
+    with pytest.raises(ValueError, match="scheme annealed: unknown field 'tempreature'; did you mean temperature"):
         schemes.get("annealed", tempreature=1)
 
 
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("name", SURROGATES)
 def test_gradient_of_the_reconstruction_with_respect_to_the_mean(name, stop):
-    """With stop-gradient exactly zero, for every surrogate; without it one minus the surrogate's slope."""
+    """It is zero with stop-gradient, for every surrogate, and one minus the surrogate's slope without it."""
     scheme = schemes.noise(temperature=0.4).replace(distortion=surrogates.get(name), stop_gradient=stop)
     module, y, scales, means = gaussian(scheme)
     output, _ = module(y, scales, means)
@@ -74,7 +74,7 @@ def test_gradient_of_the_reconstruction_with_respect_to_the_mean(name, stop):
 
 @pytest.mark.parametrize("stop, shared", list(itertools.product([False, True], [False, True])))
 def test_paths_follow_the_scheme(stop, shared):
-    """Rate path: likelihood of aun around μ, in NumPy; distortion path: sua around μ, fed the same or another draw."""
+    """The rate path agrees with the likelihood of aun around μ in NumPy, and the distortion path with sua around μ."""
     scheme = schemes.annealed(temperature=0.5, stop_gradient=stop, shared_noise=shared)
     module, y, scales, means = gaussian(scheme)
     output, likelihood = module(y, scales, means)
@@ -83,7 +83,7 @@ def test_paths_follow_the_scheme(stop, shared):
     v_distortion = v if shared else torch.rand(y.shape, generator=g).numpy()
     y, scales, means = (t.detach().double().numpy() for t in (y, scales, means))
     expected = np.round(y - means + 0.5 * (v_distortion - 0.5)) + means
-    assert np.mean(np.abs(output.detach().numpy() - expected) > 1e-4) < 1e-3  # float32 may round a tie the other way
+    assert np.mean(np.abs(output.detach().numpy() - expected) > 1e-4) < 1e-3  # float32 may round a tie differently
     from scipy.stats import norm
 
     noisy = y - means + v - 0.5
@@ -99,11 +99,11 @@ def test_without_zero_center_the_latent_itself_is_quantized():
 
 
 def test_noise_preset_has_compressais_training_law():
-    """Same mean and variance of the output, same mean bits, from CompressAI's own modules; five standard errors."""
+    """Means and variances of outputs and mean bits agree with CompressAI's modules within five standard errors."""
     n = 60_000
     ours, y, scales, means = gaussian(schemes.noise(), n)
     theirs = GaussianConditional(None).train()
-    torch.manual_seed(99)  # another stream than y came from
+    torch.manual_seed(99)  # another stream than that of y
     results = []
     for module in (ours, theirs):
         output, likelihood = module(y, scales, means)
@@ -136,13 +136,13 @@ def test_evaluation_is_compressais_own_and_the_table_starts_at_the_bound(bound):
 def test_gradient_passes_the_scale_bound_only_upwards():
     module = entropy.GaussianConditional(scheme=schemes.straight_through(scale_lower_bound=0.5)).train()
     scales = torch.full((1, 1, 1, 2), 0.2, requires_grad=True)
-    y = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2)  # a zero wants a smaller σ, a three wants a larger one
+    y = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2)  # a smaller σ suits the zero, a larger one suits the three
     _, likelihood = module(y, scales)
     (gradient,) = torch.autograd.grad(-likelihood.log2().sum(), scales)
     assert gradient[..., 0] == 0 and gradient[..., 1] < 0
 
 
-def test_loading_a_state_dict_keeps_the_schemes_bound_and_says_so():
+def test_loading_a_state_dict_keeps_the_schemes_bound_and_warns():
     theirs = GaussianConditional(None)  # bound 0.11
     ours = entropy.GaussianConditional(scheme=schemes.noise(scale_lower_bound=0.3))
     with pytest.warns(UserWarning, match=r"^the scheme's scale bound 0\.3 replaces the bound 0\.11 of the state dict$"):
@@ -152,7 +152,7 @@ def test_loading_a_state_dict_keeps_the_schemes_bound_and_says_so():
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 4)])
 def test_entropy_bottleneck_scores_as_compressai_does(shape):
-    """Fed the same values, the training likelihood is CompressAI's evaluation likelihood."""
+    """For the same values the training likelihood is CompressAI's evaluation likelihood."""
     torch.manual_seed(0)
     theirs = EntropyBottleneck(3).eval()
     ours = entropy.EntropyBottleneck(3, scheme=schemes.straight_through())
@@ -160,18 +160,18 @@ def test_entropy_bottleneck_scores_as_compressai_does(shape):
     with torch.no_grad():
         ours.quantiles[:, 0, 1] = theirs.quantiles[:, 0, 1] = torch.tensor([0.3, -0.2, 0.0])
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 4
-    for mode in (ours.train(), ours.eval()):  # straight-through training rounds around the median, as coding does
+    for mode in (ours.train(), ours.eval()):  # straight-through training rounds around the median, as the coder does
         for a, b in zip(mode(x), theirs(x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_two_stages_share_one_bound():
-    with pytest.raises(ValueError, match="both stages take the same scale_lower_bound"):
+def test_two_stages_must_have_the_same_bound():
+    with pytest.raises(ValueError, match="both stages must have the same scale_lower_bound"):
         schemes.TwoStages(schemes.noise(), schemes.straight_through(scale_lower_bound=0.3))
 
 
 @pytest.mark.parametrize("name", schemes.names())
-def test_every_preset_takes_a_temperature_and_a_bound_in_all_its_stages(name):
+def test_every_preset_accepts_a_temperature_and_a_bound_for_all_its_stages(name):
     falling = schedules.exponential(0.5, 0.05)
     scheme = schemes.get(name, temperature=falling, scale_lower_bound=0.3)
     stages = [scheme] if isinstance(scheme, QuantizationScheme) else [scheme.first, scheme.second]
@@ -179,20 +179,20 @@ def test_every_preset_takes_a_temperature_and_a_bound_in_all_its_stages(name):
 
 
 @pytest.mark.parametrize("shape", schedules.SHAPES)
-def test_a_shape_goes_between_two_values_or_stays_at_the_first(shape):
-    made = schedules.between(shape, 0.5, 0.1)
-    assert made == (schedules.constant(0.5) if shape == "constant" else getattr(schedules, shape)(0.5, 0.1))
-    assert (made(0, 9), made(8, 9)) == pytest.approx((0.5, 0.5 if shape == "constant" else 0.1))
+def test_between_makes_a_schedule_of_each_shape(shape):
+    schedule = schedules.between(shape, 0.5, 0.1)
+    assert schedule == (schedules.constant(0.5) if shape == "constant" else getattr(schedules, shape)(0.5, 0.1))
+    assert (schedule(0, 9), schedule(8, 9)) == pytest.approx((0.5, 0.5 if shape == "constant" else 0.1))
 
 
-def test_schedules():
+def test_values_of_each_kind_of_schedule():
     assert [schedules.linear(1, 0.5)(i, 3) for i in range(3)] == [1, 0.75, 0.5]
     assert schedules.exponential(1.0, 0.01)(1, 3) == pytest.approx(0.1)
     assert schedules.cosine(2, 1)(1, 3) == pytest.approx(1.5)
     assert schedules.constant(0.3)(7, 9) == 0.3 and schedules.linear(1, 2)(0, 1) == 1
 
 
-def test_delayed_exponential_is_that_of_stochastic_gumbel_annealing():
+def test_delayed_exponential_is_the_schedule_of_stochastic_gumbel_annealing():
     """τ = min(τ_max, exp(−c(t − t₀)) τ_max) with c = 10⁻³, t₀ = 700, τ_max = 0.5 over 2,001 steps."""
     steps, t = 2001, np.arange(2001)
     expected = 0.5 * np.exp(-1e-3 * np.maximum(0, t - 700))
@@ -200,12 +200,12 @@ def test_delayed_exponential_is_that_of_stochastic_gumbel_annealing():
     np.testing.assert_allclose([schedule(int(step), steps) for step in t], expected, rtol=1e-12)
 
 
-def test_piecewise_joins_its_points_and_jumps_where_shares_are_equal():
+def test_a_piecewise_schedule_joins_its_points_and_jumps_at_equal_fractions():
     shares, values = [0, 0.25, 0.75, 1], [1.0, 0.5, 0.4, 0.1]
     schedule = schedules.piecewise(*zip(shares, values, strict=True))
     steps = 81
-    got = [schedule(step, steps) for step in range(steps)]
-    np.testing.assert_allclose(got, np.interp(np.linspace(0, 1, steps), shares, values), rtol=1e-12)
+    actual = [schedule(step, steps) for step in range(steps)]
+    np.testing.assert_allclose(actual, np.interp(np.linspace(0, 1, steps), shares, values), rtol=1e-12)
     jump = schedules.piecewise((0, 1), (0.5, 1), (0.5, 0.2), (1, 0.2))
     assert [jump(step, 5) for step in range(5)] == [1, 1, 0.2, 0.2, 0.2] and (jump.start, jump.end) == (1, 0.2)
     assert schemes.from_dict(json.loads(json.dumps(schemes.annealed(temperature=jump).to_dict()))).temperature == jump
@@ -228,21 +228,24 @@ def test_schedules_are_read_from_text(text, schedule):
     "make, message",
     [
         (lambda: schedules.between("linaer", 1, 2), "unknown schedule 'linaer'; did you mean linear"),
-        (lambda: schedules.linear(0, 1), "start: a schedule takes positive finite values, got 0"),
-        (lambda: schedules.Schedule("step", 1, 2), "kind: a schedule is one of"),
+        (lambda: schedules.linear(0, 1), "start must be a positive finite number, got 0"),
+        (lambda: schedules.Schedule("step", 1, 2), "unknown kind of schedule 'step'; did you mean"),
         (
             lambda: schedules.Schedule("linear", 1, 2, points=((0, 1), (1, 2))),
-            "points: a piecewise schedule takes them",
+            "points must be given for a piecewise schedule, and for no other",
         ),
-        (lambda: schedules.piecewise((0, 1), (0.5, 2)), "points: shares of the training rise from 0 to 1"),
-        (lambda: schedules.piecewise((0, 1), (1, -2)), "end: a schedule takes positive finite values, got -2"),
-        (lambda: schedules.piecewise(), "points: a piecewise schedule takes"),
-        (lambda: schedules.delayed_exponential(delay=1), "delay: takes a share of the training"),
-        (lambda: schedules.parse("fast"), "schedule 'fast': takes a number or KIND:START:END"),
-        (lambda: schedules.parse("linear:1"), "schedule 'linear:1': takes a number or KIND:START:END"),
+        (lambda: schedules.piecewise((0, 1), (0.5, 2)), "the fractions in points must increase from 0 to 1"),
+        (lambda: schedules.piecewise((0, 1), (1, -2)), "end must be a positive finite number, got -2"),
+        (lambda: schedules.piecewise(), "points must be pairs"),
+        (lambda: schedules.delayed_exponential(delay=1), "delay must be a fraction"),
+        (
+            lambda: schedules.parse("fast"),
+            "a schedule must be a number or KIND:START:END, .*, got 'fast'",
+        ),
+        (lambda: schedules.parse("linear:1"), "a schedule must be a number or KIND:START:END, .*, got 'linear:1'"),
     ],
 )
-def test_bad_schedules_get_one_clear_line(make, message):
+def test_a_bad_schedule_raises_a_clear_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -253,19 +256,27 @@ def test_a_schedule_prints_itself_as_a_table():
 
 
 @pytest.mark.parametrize("name", schemes.names())
-def test_describe_names_every_path_as_text_and_as_a_picture(name):
+def test_the_description_names_every_path_in_text_and_diagram(name):
     scheme = schemes.get(name, scale_lower_bound=0.2)
     if isinstance(scheme, schemes.TwoStages):
         text, html = str(scheme.describe()), scheme.describe()._repr_html_()
         assert str(scheme.first.describe()) in text and str(scheme.second.describe()) in text and "80%" in html
         return
     text, html = str(scheme.describe()), scheme.describe()._repr_html_()
-    picture = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])  # well-formed, or this raises
-    words = [element.text for element in picture.iter() if element.text]
+    diagram = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])  # well-formed, or this raises
+    labels = [element.text for element in diagram.iter() if element.text]
     for path in schemes.PATHS:
-        one = getattr(scheme, path)
+        surrogate = getattr(scheme, path)
         row = next(line for line in text.splitlines() if line.startswith(path.replace("_", "-") + " "))
-        assert one.name in row and one.forward in row and one.derivative in row
-        assert any(word.startswith(one.name) for word in words)
+        assert surrogate.name in row and surrogate.forward in row and surrogate.derivative in row
+        assert any(label.startswith(surrogate.name) for label in labels)
     assert "σ ≥ 0.2" in text and "σ ≥ 0.2" in html
-    assert ("no gradient" in text) == ("+ μ, constant" in words) == scheme.stop_gradient
+    assert ("no gradient" in text) == ("+ μ, constant" in labels) == scheme.stop_gradient
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_repr_is_one_short_line_and_print_gives_the_description(name):
+    scheme = schemes.get(name, scale_lower_bound=0.2)
+    assert str(scheme) == str(scheme.describe())
+    assert "scale_lower_bound=0.2" in repr(scheme) and "\n" not in repr(scheme)
+    assert repr(scheme.describe()) == f"SchemeDescription({'2 stages' if name == 'soft_then_hard' else '1 stage'})"

@@ -221,7 +221,7 @@ class Sweep:
             chosen = schemes.get(fields.pop("preset"), **fields)
         except ValueError as error:
             raise ValueError(f"scheme {name}: {error}") from None
-        stage = chosen.first if isinstance(chosen, schemes.TwoStages) else chosen
+        stage = schemes.first_stage(chosen)
         return chosen.to_dict(), str(stage.temperature), stage.scale_lower_bound
 
 
