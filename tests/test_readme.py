@@ -1,4 +1,4 @@
-"""The README's example runs as it stands, and its two lines are the ones that CI runs."""
+"""The examples in the README run, and CI runs its two commands."""
 
 import re
 import shlex
@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
         (4, r"^\['"),
     ],
 )
-def test_the_examples_run(number, shown, tmp_path):
+def test_an_example_runs(number, shown, tmp_path):
     example = blocks("python")[number]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -38,11 +38,11 @@ def test_the_examples_run(number, shown, tmp_path):
     assert re.search(shown, done.stdout, re.MULTILINE), done.stdout
 
 
-def test_every_example_is_run():
+def test_every_example_has_a_test():
     assert len(blocks("python")) == 5
 
 
-def test_the_files_and_commands_are_understood(tmp_path, monkeypatch):
+def test_the_toml_files_and_commands_are_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, file in zip(("run.toml", "sweep.toml"), blocks("toml"), strict=True):
         Path(name).write_text(file)
@@ -52,12 +52,14 @@ def test_the_files_and_commands_are_understood(tmp_path, monkeypatch):
         main.commands[name].make_context(name, arguments)
 
 
-def test_two_lines():
+def test_the_two_commands():
     (lines,) = blocks("bash")
     install, test = lines.strip().splitlines()
     assert install.endswith("&& .venv/bin/labkit lessons") and test == ".venv/bin/python -m pytest -n 2 --dist loadfile"
 
 
-def test_every_picture_and_file_it_names_is_there():
-    for path in [*re.findall(r"!\[[^]]+\]\(([^)]+)\)", README), "data/photographs/sources.csv", "data/weights"]:
+def test_every_image_and_linked_file_exists():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
+    assert len(links) >= 5
+    for path in [*links, "data/photographs/sources.csv", "data/weights"]:
         assert (ROOT / path).exists(), path
