@@ -48,7 +48,7 @@ def test_training_needs_neither_jupyter_nor_plotly():
 
 def test_train_then_evaluate(tmp_path):
     out = tmp_path / "run.safetensors"
-    scheme = ["--network", "factorized_prior", "--scheme", "annealed", "--temperature", "exponential:1:0.1"]
+    scheme = ["--network", "bmshj2018-factorized", "--scheme", "annealed", "--temperature", "exponential:1:0.1"]
     short = ["--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu"]
     done = labkit("train", *scheme, *short, "--out", out)
     assert done.exit_code == 0, done.output
