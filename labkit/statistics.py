@@ -92,6 +92,16 @@ def bootstrap_indices(n: int, resamples: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).integers(n, size=(resamples, n))
 
 
+def check_confidence(confidence: float) -> None:
+    """Check a nominal coverage.
+
+    Raises:
+        ValueError: If confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be a number between 0 and 1, got {confidence}")
+
+
 def percentile_ends(values: Array, confidence: float = CONFIDENCE) -> Array:
     """Return both ends of a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
 
@@ -108,8 +118,7 @@ def percentile_ends(values: Array, confidence: float = CONFIDENCE) -> Array:
     Raises:
         ValueError: If confidence is not between 0 and 1.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be a number between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     tail = (1 - confidence) / 2
     return np.quantile(values, [tail, 1 - tail], axis=0, method="nearest")
 

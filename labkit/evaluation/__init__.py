@@ -1,21 +1,15 @@
-"""Metrics, real bitstreams and files, rate–distortion curves, classical codecs, refinement of latents."""
+"""Metrics, real bitstreams, rate–distortion curves, classical codecs, and refinement of latents."""
 
 from labkit.evaluation.classical import classical, classical_names
-from labkit.evaluation.curves import (
-    Interval,
-    bd_psnr,
-    bd_rate,
-    bd_rate_interval,
-    curve,
-    describe,
-    plot,
-    read_table,
-    save_table,
-    to_frame,
-)
-from labkit.evaluation.evaluator import Report, evaluate, reconstruct, rounded_losses, surrogate_losses
+from labkit.evaluation.curves import bd_psnr, bd_rate, bd_rate_interval, curve, describe
+from labkit.evaluation.evaluator import evaluate, reconstruct, rounded_losses, surrogate_losses
+from labkit.evaluation.latents import replaced_latents
 from labkit.evaluation.metrics import decibels, ms_ssim, psnr
-from labkit.evaluation.refinement import Coding, Refined, refine, refine_all, replaced_latents
+from labkit.evaluation.plots import plot
+from labkit.evaluation.refinement import Coding, Refined, refine, refine_all
+from labkit.evaluation.report import Report, to_frame
+from labkit.evaluation.tables import read_table, save_table
+from labkit.statistics import Interval
 
 __all__ = [
     "Coding",

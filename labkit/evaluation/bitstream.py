@@ -1,8 +1,11 @@
-"""Where the bits of a bitstream go: the model's estimate, the coder's tables, the coder, and its flush.
+"""Where the bits of a bitstream go: the model's estimate, the tables, the coder, and its final state.
 
-An entropy coder never reaches the estimate. It codes with integer tables of 16 bits, one of 64 scales for each latent
-and an escape for what lies outside (table); its arithmetic is finite (coder); and at the end of every string it writes
-out its state (flush).
+A real entropy coder needs more bits than the model estimates, for three reasons:
+
+- table: It codes with 16-bit integer tables, with one of 64 scales for each latent, and with an escape for latents
+  outside the table.
+- coder: Its arithmetic has finite precision.
+- flush: It writes its whole state at the end of every string.
 """
 
 from __future__ import annotations
@@ -16,12 +19,20 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from torch import Tensor, nn
 
-_STATE, _LOWEST = 64, 31  # CompressAI's rANS: bits of its state, and log₂ of the smallest value that it may have
-_DIGIT = 4  # bits of a digit of an escaped value; the number of digits comes before them, as one more
+_STATE, _LOWEST = 64, 31  # CompressAI's rANS coder: bits of its state, and log₂ of the state's smallest value
+_DIGIT = 4  # bits of one digit of an escaped value; one more such number before it counts the digits
 
 
 class Split(NamedTuple):
-    """Bits of one image: real = estimate + table + coder + flush."""
+    """Bits of one image: real = estimate + table + coder + flush.
+
+    Attributes:
+        real: Bits of all strings.
+        estimate: Bits according to the model's likelihoods.
+        table: Additional bits due to the integer tables.
+        coder: Additional bits due to the finite precision of the coder.
+        flush: Additional bits for the final states.
+    """
 
     real: int
     estimate: float
@@ -31,7 +42,7 @@ class Split(NamedTuple):
 
 
 class _Coded(NamedTuple):
-    """What one call of an entropy model coded; scales and indexes of a Gaussian one."""
+    """Symbols coded by one call of an entropy model, with the scales and table indexes of a Gaussian model."""
 
     symbols: Tensor
     scales: Tensor | None
@@ -39,18 +50,22 @@ class _Coded(NamedTuple):
 
 
 class Recording:
-    """What the entropy models of a network were given to code."""
+    """Symbols that the entropy models of a network have coded; see `recorded`."""
 
     def __init__(self) -> None:
         self.coded: dict[EntropyModel, list[_Coded]] = {}
 
     @torch.no_grad()
     def split(self, strings: Sequence[bytes]) -> Split:
-        """Where the bits of the strings went, that were coded while this was recorded, of a single image."""
+        """Return where the bits of the strings went.
+
+        Args:
+            strings: All strings of a single image, coded during the recording.
+        """
         real = 8 * sum(map(len, strings))
         estimate, tables = 0.0, 0.0
-        for model, parts in self.coded.items():
-            for symbols, scales, indexes in parts:
+        for model, calls in self.coded.items():
+            for symbols, scales, indexes in calls:
                 if scales is not None:
                     _, likelihood = model(symbols.to(scales.dtype), scales, training=False)
                 else:
@@ -65,7 +80,14 @@ class Recording:
 
 @contextmanager
 def recorded(net: nn.Module) -> Iterator[Recording]:
-    """Record what a network's entropy models are given while it compresses; the network itself stays as it is."""
+    """Record the symbols that the entropy models of a network code inside the block.
+
+    Args:
+        net: Image codec, which is restored at the end of the block.
+
+    Yields:
+        The recording, which fills when the network compresses.
+    """
     recording = Recording()
     models = [module for module in net.modules() if isinstance(module, EntropyBottleneck | GaussianConditional)]
     try:
@@ -80,48 +102,55 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
 
 
 def _listen(model: Any, coded: list[_Coded]) -> None:
-    """Every architecture asks for the tables' indexes first, then for the symbols: here both are noted in passing."""
+    """Wrap two methods of a model; every architecture calls `build_indexes` before it quantizes to symbols."""
     quantize = model.quantize
     latest: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]  # scales and indexes
 
-    def noting_symbols(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        outputs = quantize(inputs, mode, means)
+    def quantize_and_record(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        outputs: Tensor = quantize(inputs, mode, means)
         if mode == "symbols":
             coded.append(_Coded(outputs, *latest[0]))
         return outputs
 
-    model.quantize = noting_symbols
+    model.quantize = quantize_and_record
     if isinstance(model, GaussianConditional):
         build_indexes = model.build_indexes
 
-        def noting_scales(scales: Tensor) -> Tensor:
-            indexes = build_indexes(scales)
+        def build_and_record(scales: Tensor) -> Tensor:
+            indexes: Tensor = build_indexes(scales)
             latest[0] = (scales, indexes)
             return indexes
 
-        model.build_indexes = noting_scales
+        model.build_indexes = build_and_record
 
 
 def table_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> float:
-    """Bits that the symbols cost an ideal coder with the model's integer tables, escapes included."""
+    """Return the bits that an ideal coder needs with the model's integer tables, including escapes.
+
+    Args:
+        model: Entropy model with tables.
+        symbols: Integers to code.
+        indexes: Index of the table for each symbol, of the same shape.
+    """
     symbols, indexes = symbols.reshape(-1).long(), indexes.reshape(-1).long()
     value = symbols - model._offset[indexes]
-    escape = model._cdf_length[indexes].long() - 2  # the table's last entry stands for whatever lies outside it
+    escape = model._cdf_length[indexes].long() - 2  # the last entry of a table stands for all values outside
     outside = (value < 0) | (value >= escape)
-    table, place = model._quantized_cdf.reshape(-1), indexes * model._quantized_cdf.size(1)
-    place += torch.where(outside, escape, value)
-    count = (table[place + 1] - table[place]).double()
-    bits = (model.entropy_coder_precision - torch.log2(count)).sum().item()
+    table, position = model._quantized_cdf.reshape(-1), indexes * model._quantized_cdf.size(1)
+    position += torch.where(outside, escape, value)
+    count = (table[position + 1] - table[position]).double()
+    bits = float((model.entropy_coder_precision - torch.log2(count)).sum())
     escaped = torch.where(value < 0, -2 * value - 1, 2 * (value - escape))[outside]
     digits = sum(math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist())
     return bits + _DIGIT * (len(escaped) + digits)
 
 
 def flush_bits(string: bytes) -> float:
-    """Bits that ending a string cost: the state is written whole, whatever information it holds at the end."""
+    """Return the bits wasted at the end of a string, where the coder writes its state whatever information it holds."""
     state = int.from_bytes(string[: _STATE // 8], "little")
     return _STATE - (math.log2(state) - _LOWEST)
 
 
 def _medians(model: Any, like: Tensor) -> Tensor:
-    return model._extend_ndims(model._get_medians().detach(), like.dim() - 2)
+    medians: Tensor = model._extend_ndims(model._get_medians().detach(), like.dim() - 2)
+    return medians

@@ -1,4 +1,4 @@
-"""The codecs that people know, through Pillow, on the same images: JPEG, WebP, JPEG 2000, AVIF."""
+"""Classical codecs on the same images, through Pillow: JPEG, WebP, JPEG 2000 and AVIF."""
 
 from __future__ import annotations
 
@@ -15,36 +15,34 @@ from torch import Tensor
 
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
-from labkit.evaluation.evaluator import Report
+from labkit.evaluation.report import Report
 from labkit.progress import progress_bar
 
 
 @dataclass(frozen=True)
-class _Classical:
-    format: str  # Pillow's
-    feature: str  # what Pillow was built with
-    quality: str  # the option that sets the rate
-    qualities: tuple[float, ...]  # from few bits to many
+class _Codec:
+    format: str  # Pillow's name of the format
+    feature: str  # Pillow's name of the library that writes it
+    quality_option: str
+    qualities: tuple[float, ...]  # from low to high rate
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# Color is coded at full resolution where there is a choice: PSNR over RGB is what everything here is compared by.
+# Color is coded at full resolution if the codec can, because every comparison here uses the PSNR of RGB.
 _CODECS = {
-    "jpeg": _Classical(
-        "JPEG", "jpg", "quality", (5, 10, 20, 35, 50, 65, 80, 90, 95), {"optimize": True, "subsampling": 0}
-    ),
-    "webp": _Classical("WEBP", "webp", "quality", (0, 10, 25, 40, 55, 70, 80, 90, 95), {"method": 6}),
-    "jpeg2000": _Classical(
+    "jpeg": _Codec("JPEG", "jpg", "quality", (5, 10, 20, 35, 50, 65, 80, 90, 95), {"optimize": True, "subsampling": 0}),
+    "webp": _Codec("WEBP", "webp", "quality", (0, 10, 25, 40, 55, 70, 80, 90, 95), {"method": 6}),
+    "jpeg2000": _Codec(
         "JPEG2000", "jpg_2000", "quality_layers", (24, 26, 28, 30, 32, 34, 36, 38, 42), {"irreversible": True, "mct": 1}
     ),
-    "avif": _Classical(
+    "avif": _Codec(
         "AVIF", "avif", "quality", (5, 15, 25, 35, 45, 55, 65, 75, 85), {"speed": 6, "subsampling": "4:4:4"}
     ),
 }
 
 
 def classical_names() -> tuple[str, ...]:
-    """The classical codecs that this Pillow can write."""
+    """Return the names of the classical codecs that the installed Pillow can write."""
     return tuple(name for name, codec in _CODECS.items() if features.check(codec.feature))
 
 
@@ -54,34 +52,45 @@ def classical(
     qualities: Sequence[float] | None = None,
     progress: bool | None = None,
 ) -> list[Report]:
-    """Code every image with a classical codec at every quality; one Report a quality, from few bits to many.
+    """Code all images with a classical codec at several qualities.
 
-    images: a PhotoSet, or (3, H, W) tensors in [0, 1], taken to 8 bits. codec: jpeg, webp, jpeg2000 or avif; qualities:
-    of Pillow's scale, 0 to 100, but for jpeg2000 the PSNR in dB that is aimed at; None is a range from coarse to fine.
-    bytes is the whole file as written, headers included, since a decoder needs them; the estimate and what follows
-    from it are NaN. Color is coded at full resolution, but for WebP, which has half resolution only.
+    Color is coded at full resolution, except by WebP, which only has half resolution. The rows count the bytes of the
+    whole file including headers, because a decoder needs them. The estimated rate and the values derived from it are
+    NaN.
 
-    Raises ValueError for an unknown codec, and for one that this Pillow cannot write.
+    Args:
+        images: A PhotoSet, or images of shape (3, H, W) in [0, 1], which are rounded to 8 bits.
+        codec: "jpeg", "webp", "jpeg2000" or "avif".
+        qualities: Pillow's quality from 0 to 100 or, for jpeg2000, the PSNR to reach in dB. The default ranges from
+            low to high rates.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Returns:
+        One report for each quality.
+
+    Raises:
+        ValueError: If the codec is unknown, or if the installed Pillow cannot write it.
     """
     if codec not in _CODECS:
-        raise ValueError(f"codec: takes one of {', '.join(_CODECS)}, got {codec!r}")
-    one = _CODECS[codec]
-    if not features.check(one.feature):
+        raise ValueError(f"codec must be one of {', '.join(_CODECS)}, got {codec!r}")
+    chosen = _CODECS[codec]
+    if not features.check(chosen.feature):
         raise ValueError(f"codec: Pillow {__version__} was built without {codec}")
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
     reports = []
-    chosen = one.qualities if qualities is None else qualities
-    for quality in progress_bar(chosen, unit="quality", progress=progress):
-        rows = [_row(name, image, one, quality) for name, image in zip(names, images, strict=True)]
+    for quality in progress_bar(
+        chosen.qualities if qualities is None else qualities, unit="quality", progress=progress
+    ):
+        rows = [_row(name, image, chosen, quality) for name, image in zip(names, images, strict=True)]
         reports.append(Report(rows, {"codec": codec, "quality": quality, "pillow": __version__}))
     return reports
 
 
-def _row(name: str, image: Tensor, codec: _Classical, quality: float) -> dict[str, Any]:
+def _row(name: str, image: Tensor, codec: _Codec, quality: float) -> dict[str, Any]:
     x = metrics.eight_bits(image.cpu())
     pixels = (x * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     options = dict(codec.options)
-    if codec.quality == "quality_layers":
+    if codec.quality_option == "quality_layers":
         options |= {"quality_mode": "dB", "quality_layers": [quality]}
     else:
         options["quality"] = int(quality)

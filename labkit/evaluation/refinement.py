@@ -1,14 +1,14 @@
-"""Latents refined for one image, after training: the encoder searches, the decoder stays as it is.
+"""Refinement of latents for one image after training: the encoder searches, and the decoder stays as it is.
 
-A trained encoder maps an image to latents in one pass, which are seldom the best for that image. With all weights
-fixed, the latents themselves descend the rate–distortion loss, through a surrogate that its temperature anneals to
-rounding (Yang, Bamler & Mandt, Improving Inference for Neural Image Compression, 2020):
+A trained encoder maps an image to latents in one pass, and these are seldom the best ones for the image. Refinement
+keeps all weights fixed and lets the latents descend the rate–distortion loss, through a surrogate whose temperature
+anneals to rounding (Yang, Bamler & Mandt 2020, https://arxiv.org/abs/2006.04240):
 
     image ─► g_a ─► y ─► h_a ─► z      once, then      y, z ─► surrogate ─┬─► entropy model ─► bits ─┬─► loss
                                                         ▲                 └─► g_s ─► distortion ─────┘    │
                                                         └───────────────────── Adam ◄─────────────────────┘
 
-The stream is an ordinary one: CompressAI's own `compress` writes it, told other latents, and any decoder reads it.
+CompressAI's own `compress` writes the stream with the refined latents, and every decoder reads it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,56 +28,77 @@ from labkit import entropy, schedules, schemes, surrogates
 from labkit.checks import check_at_least, check_positive
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
-from labkit.evaluation.curves import save_table
 from labkit.evaluation.evaluator import pad
+from labkit.evaluation.latents import Latents, replaced_latents, transforms_of
+from labkit.evaluation.tables import save_table
+from labkit.networks import weights_hash
 from labkit.progress import progress_bar
 from labkit.schedules import Schedule
 from labkit.state_guard import device_of, preserved_state, seed_noise
 from labkit.surrogates import Surrogate
-from labkit.training import rate_distortion, weights_hash
+from labkit.training import rate_distortion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STEPS = 200
 LEARNING_RATE = 0.03
 TEMPERATURE = schedules.delayed_exponential(0.5, 0.1, 0.35)
 PATIENCE = 10
-CHECK_EVERY = 10  # steps from one measurement of the rounded loss to the next
-
-Latents = tuple[Tensor, Tensor | None]  # y, and z where the network has a hyperprior
+CHECK_EVERY = 10  # number of steps between measurements of the rounded loss
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Coding:
-    """An image as coded: the stream, the 8-bit picture that decoding it gives, and what both come to.
+    """A coded image: the stream, the decoded image, and their rate and distortion.
 
-    strings, shape: what `net.decompress` takes; picture: uint8, (3, H, W), without padding; bytes: of all strings; bpp:
-    by the image's own pixels; psnr: in dB, of the picture; loss: bpp + λ · 255² · MSE of the picture.
+    Attributes:
+        strings: Strings for `net.decompress`.
+        shape: Shape for `net.decompress`.
+        image: Decoded image without padding, uint8 of shape (3, H, W).
+        bytes: Total length of the strings.
+        bpp: Bits per pixel of the original image.
+        psnr: PSNR of the decoded image in dB.
+        loss: bpp + λ · 255² · MSE of the decoded image.
     """
 
     strings: list[list[bytes]]
     shape: Any
-    picture: Tensor
+    image: Tensor
     bytes: int
     bpp: float
     psnr: float
     loss: float
 
+    def __repr__(self) -> str:
+        return f"Coding({self})"
 
-@dataclass(frozen=True, eq=False)
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes, {self.bpp:.4f} bpp, {self.psnr:.2f} dB, loss {self.loss:.4f}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Refined:
-    """What refinement came to, in real bytes.
+    """Result of a refinement, in real bytes.
 
-    before, after: the image coded with the encoder's own latents, and with the refined ones, or once more `before`
-    where those are no better in real bytes; y, z: the latents of `after`, as `replaced_latents` takes them; history:
-    a pandas table (step, temperature, surrogate_loss, rounded_loss), where step 0 is the encoder's own result and
-    rounded_loss is NaN at steps that did not measure it; steps: how many were run; stopped: "steps", "patience" or
-    "interrupted".
+    Attributes:
+        before: The image coded with the latents of the encoder.
+        after: The image coded with the refined latents, or `before` if their loss in real bytes is not lower.
+        y: Latent y of `after`.
+        z: Latent z of `after`, or None if the network has no hyperprior.
+        history: Table with the columns step, temperature, surrogate_loss and rounded_loss. Step 0 is the result of the
+            encoder. rounded_loss is NaN at steps that did not measure it.
+        steps: Number of steps.
+        stopped: Reason for the end of the search: "steps", "patience" or "interrupted".
+        surrogate: Name of the surrogate.
+        lmbda: Weight of the distortion in the loss.
     """
 
     before: Coding
     after: Coding
     y: Tensor
     z: Tensor | None
-    history: Any
+    history: pd.DataFrame
     steps: int
     stopped: str
     surrogate: str
@@ -87,25 +106,29 @@ class Refined:
 
     @property
     def improved(self) -> bool:
-        """Whether the refined latents are the ones in `after`."""
+        """True if `after` uses the refined latents."""
         return self.after is not self.before
 
     @property
     def coded(self) -> dict[str, Any]:
-        """The stream as `compress` returns one: {"strings", "shape"}."""
+        """The stream as `net.compress` returns it: {"strings", "shape"}."""
         return {"strings": self.after.strings, "shape": self.after.shape}
 
+    def __repr__(self) -> str:
+        saving = 1 - self.after.loss / self.before.loss
+        return f"Refined({self.before.bytes} → {self.after.bytes} bytes, loss reduced by {saving:.2%})"
+
     def __str__(self) -> str:
-        reason = {"steps": "", "patience": ", no better any more", "interrupted": ", interrupted"}[self.stopped]
+        reasons = {"steps": "", "patience": ", then no further improvement", "interrupted": ", then interrupted"}
+        reason = reasons[self.stopped]
         lines = [f"{self.steps} steps of {self.surrogate} at λ = {self.lmbda:g}{reason}"]
-        for label, one in (("before", self.before), ("after", self.after)):
-            lines.append(
-                f"{label:<6}  {one.bytes:>8} bytes  {one.bpp:>7.4f} bpp  {one.psnr:>6.2f} dB  loss {one.loss:.4f}"
-            )
+        for label, coding in (("before", self.before), ("after", self.after)):
+            size, quality = f"{coding.bytes:>8} bytes  {coding.bpp:>7.4f} bpp", f"{coding.psnr:>6.2f} dB"
+            lines.append(f"{label:<6}  {size}  {quality}  loss {coding.loss:.4f}")
         if self.improved:
             lines[-1] += f" ({self.after.loss / self.before.loss - 1:+.2%})"
         else:
-            lines[-1] += " (the encoder's own latents: the refined ones are no better in real bytes)"
+            lines[-1] += " (latents of the encoder, since the refined ones are not better in real bytes)"
         return "\n".join(lines)
 
 
@@ -122,29 +145,40 @@ def refine(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Refined:
-    """Search better latents for one image, with the network as it is, and code them in real bytes.
+    """Search for better latents of one image without changing the network, and code them in real bytes.
 
-    net: any of labkit's image codecs or an adopted CompressAI model; its weights stay fixed and it is handed back as it
-    was. Its transforms are found by their names, g_a and (where there is one) h_a. image: (3, H, W) in [0, 1] of any
-    size; sides are padded by their edges to what the network needs, distortion counts over the image's own pixels, bits
-    count whole. lmbda: of the loss, bits per pixel + λ · 255² · MSE; None is the one in `net.info`. surrogate: on both
-    paths of y and of z, zero-centered as coding is, with one draw for both paths; "sga" (Yang, Bamler & Mandt 2020),
-    "ssl" (SGA+, Perugachi-Diaz et al. 2024), "sua" or any other. steps: of Adam, on y and z. lr: its first learning
-    rate, which falls to zero along a cosine. temperature: a number or a schedule over the steps. patience: stop after
-    so many checks in a row, one every ten steps, whose rounded loss was no better than the best so far. seed: of the
-    noise.
+    The search keeps the latents with the least rounded loss, starting from those of the encoder, and codes them at the
+    end. If they are not better in real bytes, the latents of the encoder are used. The rounded loss is that of the
+    evaluation forward. Autoregressive models round y there and y − μ in coding, so their rounded loss is an estimate,
+    and the real bytes decide. Ctrl-C ends the search but not the call: the best latents so far are coded.
 
-    The best latents in rounded loss are kept, the encoder's own among them, and coded at the end; where they need more
-    in real bytes the encoder's own stay. The rounded loss is that of the evaluation forward. Autoregressive models
-    round y there and y − μ as they code, so for them it is an estimate, and the real bytes decide. Ctrl-C ends the
-    search, not the call: what is best so far is coded, and `stopped` says so.
+    The default temperatures follow Yang, Bamler & Mandt (2020, https://arxiv.org/abs/2006.04240), who use
+    min(½, exp(−0.001 t)) over 2,000 steps. This is ½ for 35% of the steps and then falls exponentially, here to 0.1
+    instead of 0.14. Their learning rate is constant at 0.005. A tenth of their steps needs a larger learning rate, and
+    it must fall, because surrogates with integer outputs would otherwise jump around the best latents until the end.
 
-    The default temperatures are the schedule of Yang, Bamler & Mandt (min(½, exp(−0.001 t)) over 2,000 steps, which is
-    ½ for 35% of them and then falls exponentially, here to 0.1 in place of 0.14). Their learning rate is 0.005 all the
-    way; a tenth of their steps takes a larger one, which falls, since surrogates with integer outputs would jump about
-    the best latents to the end.
+    Args:
+        net: An image codec of labkit or an adopted CompressAI model; it is restored afterwards. Its transforms must be
+            named g_a and, if it has a hyperprior, h_a.
+        image: Image of shape (3, H, W) in [0, 1] of any size. Sides are padded to the multiple that the network needs.
+            The distortion counts the original pixels, the rate all bits.
+        lmbda: Weight of the distortion in bits per pixel + λ · 255² · MSE; by default the λ in `net.info`.
+        surrogate: Surrogate or its name, used on both paths of y and z around the centers of coding, with one draw for
+            both paths. "sga" is stochastic Gumbel annealing (Yang, Bamler & Mandt 2020), "ssl" is SGA+
+            (Perugachi-Diaz et al. 2024, https://arxiv.org/abs/2401.17789).
+        steps: Number of steps of Adam on y and z.
+        lr: Initial learning rate, which falls to zero along a cosine.
+        temperature: A number, or a schedule over the steps.
+        patience: Number of measurements without improvement after which the search stops. The rounded loss is measured
+            every ten steps.
+        seed: Seed of the noise.
+        progress: Whether to show a progress bar; by default only on a terminal.
 
-    Raises ValueError naming the argument, what it got and what it takes.
+    Returns:
+        The image coded before and after the search, the latents, and the history of the search.
+
+    Raises:
+        ValueError: If an argument is invalid, or if the network is not an image codec with a scheme.
     """
     if isinstance(surrogate, str):
         try:
@@ -152,19 +186,19 @@ def refine(
         except ValueError as error:
             raise ValueError(f"surrogate: {error}") from None
     elif not isinstance(surrogate, Surrogate):
-        raise ValueError(f"surrogate: takes a surrogate or its name, got {surrogate!r}")
+        raise ValueError(f"surrogate must be a surrogate or its name, got {surrogate!r}")
     if not isinstance(net, nn.Module) or not entropy.carriers(net):
         raise ValueError(
-            f"net: {type(net).__name__} carries no scheme: take one of labkit's networks, or `labkit.adopt` it"
+            f"net: {type(net).__name__} carries no scheme; use a network of labkit, or call `labkit.adopt` first"
         )
     if missing := [name for name in ("compress", "decompress", "update") if not hasattr(net, name)]:
-        raise ValueError(f"net: {type(net).__name__} has no {missing[0]}: takes an image codec")
-    _transforms(net)
+        raise ValueError(f"net must be an image codec, but {type(net).__name__} has no method {missing[0]}")
+    transforms_of(net)
     _check_image(image)
     if lmbda is None:
         lmbda = getattr(net, "info", {}).get("lmbda")
         if lmbda is None:
-            raise ValueError("lmbda: the network does not say which λ it was trained for, so one is needed")
+            raise ValueError("lmbda is required, because net.info does not contain the λ of the training")
     check_positive(lmbda=lmbda, lr=lr)
     check_at_least(0, steps=steps, seed=seed)
     check_at_least(1, patience=patience)
@@ -179,7 +213,7 @@ def refine(
         for parameter in net.parameters():
             parameter.requires_grad_(False)
         net.eval()
-        net.update()  # type: ignore[operator]  # CompressAI's, which makes coder tables where there are none
+        net.update()  # type: ignore[operator]  # CompressAI's method creates missing coder tables
         start = problem.start()
         before = problem.code(start)
         _put_everywhere(net, surrogate)
@@ -198,12 +232,21 @@ def refine(
     return Refined(before, after, y, z, table, len(history) - 1, stopped, str(surrogate), float(lmbda))
 
 
-def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None, **settings: Any):
-    """Refine every image of a set; one row an image, as a pandas table, which is written anew to `table` after each.
+def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None, **settings: Any) -> pd.DataFrame:
+    """Refine every image of a set.
 
-    Columns: name, height, width, then bytes, bpp, psnr and loss before and after (see `Coding`), saving (the share of
-    the loss that went), steps, stopped, seconds, surrogate, lmbda, seed, the weights' hash. settings: as `refine` takes
-    them. Ctrl-C ends the image at hand, and the set.
+    Ctrl-C ends the search for the current image, and then the call.
+
+    Args:
+        net: An image codec of labkit or an adopted CompressAI model.
+        images: Photographs of any size.
+        table: File to rewrite after each image, .csv or .parquet.
+        **settings: Further arguments of `refine`.
+
+    Returns:
+        A table with one row for each image: name, height and width; bytes, bpp, psnr and loss before and after (see
+        `Coding`); saving, the share of the loss that was saved; steps, stopped, seconds, surrogate, lmbda, seed, and
+        the hash of the weights.
     """
     import pandas as pd
 
@@ -214,12 +257,12 @@ def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None
             start = time.perf_counter()
             refined = refine(net, image, **settings)
             row: dict[str, Any] = {"name": name, "height": image.size(1), "width": image.size(2)}
-            for label, one in (("before", refined.before), ("after", refined.after)):
-                row |= {f"{key}_{label}": getattr(one, key) for key in ("bytes", "bpp", "psnr", "loss")}
+            for label, coding in (("before", refined.before), ("after", refined.after)):
+                row |= {f"{key}_{label}": getattr(coding, key) for key in ("bytes", "bpp", "psnr", "loss")}
             row |= {"saving": 1 - refined.after.loss / refined.before.loss}
             row |= {"steps": refined.steps, "stopped": refined.stopped, "seconds": time.perf_counter() - start}
-            about = {"surrogate": refined.surrogate, "lmbda": refined.lmbda, "seed": settings.get("seed", 0)}
-            rows.append(row | about | {"weights": weights})
+            search = {"surrogate": refined.surrogate, "lmbda": refined.lmbda, "seed": settings.get("seed", 0)}
+            rows.append(row | search | {"weights": weights})
             bar.update()
             if table:
                 save_table(pd.DataFrame(rows), table)
@@ -228,52 +271,8 @@ def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None
     return pd.DataFrame(rows)
 
 
-@contextmanager
-def replaced_latents(net: nn.Module, y: Tensor, z: Tensor | None = None) -> Iterator[None]:
-    """Inside, whatever the network reads, its analysis transform g_a gives y and its hyper-analysis h_a gives z.
-
-    Neither transform is run. y, z: of the shapes that the transforms give for what the network is called with; with z
-    None h_a works on y as usual. `with replaced_latents(net, y, z): coded = net.compress(x)` codes them, and training
-    and evaluation forwards take them likewise, gradients included.
-
-    Raises ValueError for a network without one g_a, or given a z without one h_a.
-    """
-    g_a, h_a = _transforms(net)
-    if z is not None and h_a is None:
-        raise ValueError(f"z: {type(net).__name__} has no hyper-analysis transform h_a whose output it could replace")
-    with ExitStack() as stack:
-        stack.enter_context(_giving(g_a, y))
-        if h_a is not None and z is not None:
-            stack.enter_context(_giving(h_a, z))
-        yield
-
-
-@contextmanager
-def _giving(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """The module's `forward` gives this output; as an attribute of the instance it comes before the class's own."""
-    own = vars(module).get("forward")
-    module.forward = lambda *_, **__: output  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own  # type: ignore[method-assign]
-
-
-def _transforms(net: nn.Module) -> tuple[nn.Module, nn.Module | None]:
-    """g_a, and h_a where there is one: in CompressAI's latent codecs it lies further down."""
-    found: dict[str, list[nn.Module]] = {"g_a": [], "h_a": []}
-    for path, module in net.named_modules():
-        found.get(path.rpartition(".")[2], []).append(module)
-    for name, modules in found.items():
-        if len(modules) > 1 or (name == "g_a" and not modules):
-            raise ValueError(f"net: needs one module named {name}, {type(net).__name__} has {len(modules)}")
-    return found["g_a"][0], next(iter(found["h_a"]), None)
-
-
 def _put_everywhere(net: nn.Module, surrogate: Surrogate) -> None:
-    """One surrogate everywhere, around what coding rounds around; the bounds on σ, and coder tables, stay."""
+    """Use one surrogate on all paths, around the centers of coding; bounds on σ and coder tables stay."""
     paths: dict[str, Any] = dict.fromkeys(schemes.PATHS, surrogate)
     for carrier in entropy.carriers(net):
         carrier.scheme = dataclasses.replace(
@@ -282,7 +281,7 @@ def _put_everywhere(net: nn.Module, surrogate: Surrogate) -> None:
 
 
 class _Problem:
-    """One image and a network: its latents, their loss under the surrogate and rounded, and their coding."""
+    """The latents of one image: their loss with the surrogate, their loss with rounding, and their coding."""
 
     def __init__(self, net: nn.Module, image: Tensor, lmbda: float):
         self.net, self.lmbda = net, lmbda
@@ -291,62 +290,65 @@ class _Problem:
 
     @torch.no_grad()
     def start(self) -> Latents:
-        """The encoder's own latents."""
-        seen: list[Tensor] = []
-        modules = [module for module in _transforms(self.net) if module is not None]
-        handles = [m.register_forward_hook(lambda _module, _inputs, y: seen.append(y.clone())) for m in modules]
+        """Return the latents of the encoder."""
+        outputs: list[Tensor] = []
+        modules = [module for module in transforms_of(self.net) if module is not None]
+        handles = [m.register_forward_hook(lambda _module, _inputs, y: outputs.append(y.clone())) for m in modules]
         try:
             self.net(self.padded)
         finally:
             for handle in handles:
                 handle.remove()
-        return seen[0], seen[1] if len(seen) > 1 else None
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def surrogate_loss(self, latents: Latents) -> Tensor:
-        """The training forward's loss, a 0-d tensor that back-propagates into the latents."""
+        """Return the loss of the training forward, a 0-d tensor with gradients for the latents."""
         self.net.train()
         for module in self.net.modules():
-            # what decodes is the network as it evaluates: only quantization is to be as in training
+            # The decoder uses the evaluation mode of all layers, so only quantization may be in training mode.
             if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
                 module.eval()
         return self._loss(latents)
 
     @torch.no_grad()
     def rounded_loss(self, latents: Latents) -> float:
-        """The evaluation forward's loss."""
+        """Return the loss of the evaluation forward."""
         self.net.eval()
         return self._loss(latents).item()
 
     def _loss(self, latents: Latents) -> Tensor:
         with replaced_latents(self.net, *latents):
             output = self.net(self.padded)
-        x_hat = F.pad(output["x_hat"], self.unpadding).clamp(0, 1)  # as `decompress` clamps it
+        x_hat = F.pad(output["x_hat"], self.unpadding).clamp(0, 1)  # like `decompress`
         return rate_distortion({**output, "x_hat": x_hat}, self.image, self.lmbda).total
 
     @torch.no_grad()
     def code(self, latents: Latents) -> Coding:
-        """Real bytes, by CompressAI's own coder, and the 8-bit picture that the network decodes from them."""
+        """Code latents with CompressAI's coder and decode the 8-bit image again."""
         net: Any = self.net.eval()
         with replaced_latents(net, *latents):
             coded = net.compress(self.padded)
         strings, shape = coded["strings"], coded["shape"]
         decoded = F.pad(net.decompress(strings, shape)["x_hat"], self.unpadding)[0]
-        picture = (decoded * 255).round().to(torch.uint8)
+        decoded_image = (decoded * 255).round().to(torch.uint8)
         size = sum(len(string) for group in strings for string in group)
-        bpp = 8 * size / picture[0].numel()
-        error = torch.mean((picture.double() - 255 * self.image[0].double()) ** 2).item()
-        psnr = metrics.psnr(picture.double() / 255, self.image[0])
-        return Coding(strings, shape, picture.cpu(), size, bpp, psnr, bpp + self.lmbda * error)
+        bpp = 8 * size / decoded_image[0].numel()
+        error = torch.mean((decoded_image.double() - 255 * self.image[0].double()) ** 2).item()
+        psnr = metrics.psnr(decoded_image.double() / 255, self.image[0])
+        return Coding(strings, shape, decoded_image.cpu(), size, bpp, psnr, bpp + self.lmbda * error)
 
 
 def _descend(
     problem: _Problem, start: Latents, steps: int, lr: float, schedule: Schedule, patience: int, bar: Any
 ) -> tuple[Latents, list[tuple[int, float, float, float]], str]:
-    """The best latents in rounded loss (`start` itself where none is better), the history, and why it stopped."""
+    """Return the latents with the least rounded loss, the history, and the reason for the end.
+
+    If no latents are better, the result is the same object as `start`.
+    """
     y, z = (None if latent is None else latent.clone().requires_grad_() for latent in start)
     assert y is not None
     optimizer = torch.optim.Adam([latent for latent in (y, z) if latent is not None], lr=lr)
-    best, least, since = start, problem.rounded_loss(start), 0
+    best, least, checks_since_best = start, problem.rounded_loss(start), 0
     history = [(0, math.nan, math.nan, least)]
     first = least
     try:
@@ -361,14 +363,14 @@ def _descend(
             rounded = math.nan
             if step % CHECK_EVERY == 0 or step == steps:
                 rounded = problem.rounded_loss((y, z))
-                since += 1
+                checks_since_best += 1
                 if rounded < least:
-                    kept = (y.detach().clone(), None if z is None else z.detach().clone())
-                    best, least, since = kept, rounded, 0
+                    best = (y.detach().clone(), None if z is None else z.detach().clone())
+                    least, checks_since_best = rounded, 0
                 bar.set_postfix_str(f"loss {least / first - 1:+.1%}", refresh=False)
             history.append((step, temperature, loss.item(), rounded))
             bar.update()
-            if since == patience:
+            if checks_since_best == patience:
                 return best, history, "patience"
     except KeyboardInterrupt:
         return best, history, "interrupted"
@@ -378,9 +380,9 @@ def _descend(
 def _check_image(image: Any) -> None:
     if not isinstance(image, Tensor) or not image.is_floating_point():
         kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"image: takes a floating-point tensor of shape (3, H, W) in [0, 1], got {kind}")
+        raise ValueError(f"image must be a floating-point tensor of shape (3, H, W) in [0, 1], got {kind}")
     if image.dim() != 3 or image.size(0) != 3 or not image.numel():
-        raise ValueError(f"image: takes shape (3, H, W), got {tuple(image.shape)}")
+        raise ValueError(f"image must have the shape (3, H, W), got {tuple(image.shape)}")
     least, most = image.min().item(), image.max().item()
     if not (least >= 0 and most <= 1):
-        raise ValueError(f"image: takes values in [0, 1], got some in [{least:g}, {most:g}]")
+        raise ValueError(f"image must have values in [0, 1], got values in [{least:g}, {most:g}]")

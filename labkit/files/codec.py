@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from labkit import networks
 from labkit.evaluation.evaluator import pad
-from labkit.evaluation.refinement import Latents, replaced_latents
+from labkit.evaluation.latents import Latents, replaced_latents
 from labkit.files.container import HASH_DIGITS, Container
 from labkit.networks import Codec
 from labkit.training import weights_hash

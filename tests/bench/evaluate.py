@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from labkit import datasets, networks, paths
 from labkit.disk import write_whole
-from labkit.evaluation.evaluator import Report, evaluate
+from labkit.evaluation import Report, evaluate
 
 _ALONE = "from tests.bench import evaluate; evaluate._alone({!r}, {!r}, {!r})"
 

@@ -1,6 +1,5 @@
-"""Curves: BD-rate and BD-PSNR against integrals done otherwise, intervals that cover, plots, tables that come back."""
+"""BD-rate and BD-PSNR agree with other integrals, and intervals cover the truth as often as they should."""
 
-import json
 import math
 import warnings
 
@@ -9,14 +8,13 @@ import pandas as pd
 import pytest
 from scipy import integrate, stats
 
-from labkit import theme
 from labkit.evaluation import Report, curves
 
 RATES, QUALITIES = np.array([0.1, 0.25, 0.5, 1.0, 1.6]), np.array([27.0, 30.2, 33.0, 36.1, 38.0])
 
 
 def reports(bpp, psnr, codec="jpeg", ms_ssim=None, names=None):
-    """A curve from (points, images) arrays."""
+    """Return a curve from arrays of shape (points, images)."""
     bpp, psnr = np.atleast_2d(bpp), np.atleast_2d(psnr)
     ms_ssim = np.full(bpp.shape, 0.9) if ms_ssim is None else np.atleast_2d(ms_ssim)
     names = [f"{i:02}" for i in range(bpp.shape[1])] if names is None else names
@@ -34,26 +32,26 @@ def reports(bpp, psnr, codec="jpeg", ms_ssim=None, names=None):
 
 
 def population(generator, images, shift=1.0, spread=0.05):
-    """Anchor and test on the same images, whose hardness varies much; test needs `shift` of the bits, about."""
-    hard = np.exp(0.6 * generator.standard_normal(images))
-    better = 2 * generator.standard_normal(images)
+    """Return anchor and test on the same images of very different rates; test needs about `shift` of the bits."""
+    rate = np.exp(0.6 * generator.standard_normal(images))
+    offset = 2 * generator.standard_normal(images)
     ratio = shift * (1 + spread * generator.standard_normal(images))
-    anchor = reports(RATES[:, None] * hard, QUALITIES[:, None] + better)
-    test = reports(RATES[:, None] * hard * ratio, QUALITIES[:, None] + better, "avif")
+    anchor = reports(RATES[:, None] * rate, QUALITIES[:, None] + offset)
+    test = reports(RATES[:, None] * rate * ratio, QUALITIES[:, None] + offset, "avif")
     return anchor, test
 
 
-# BD-rate and BD-PSNR
+# BD-rate and BD-PSNR -------------------------------------------------------------------------------------------------
 
 
-def test_a_curve_against_itself_gives_exactly_zero():
+def test_a_curve_compared_with_itself_gives_exactly_zero():
     assert curves.bd_rate((RATES, QUALITIES), (RATES, QUALITIES)) == 0
     assert curves.bd_psnr((RATES, QUALITIES), (RATES, QUALITIES)) == 0
     anchor, _ = population(np.random.default_rng(0), 6)
     assert curves.bd_rate(anchor, anchor) == 0 and curves.bd_psnr(anchor, anchor) == 0
 
 
-def test_ten_percent_more_bits_are_ten_percent():
+def test_ten_percent_more_bits_give_a_bd_rate_of_ten_percent():
     anchor, more = (RATES, QUALITIES), (1.1 * RATES, QUALITIES)
     assert curves.bd_rate(anchor, more) == pytest.approx(10, abs=1e-9)
     assert curves.bd_rate(more, anchor) == pytest.approx(100 / 1.1 - 100, abs=1e-9)
@@ -62,7 +60,7 @@ def test_ten_percent_more_bits_are_ten_percent():
 
 @pytest.mark.parametrize("points", [2, 3, 6])
 def test_log_rates_linear_in_psnr_have_a_closed_form(points):
-    """log₁₀ r = a + b q. The mean difference over [q₀, q₁] is that at the middle; so it is for PSNR over log r."""
+    """With log₁₀ r = a + b q, the mean difference over an interval is the difference at its middle."""
     (a, b), (c, d) = (-4.0, 0.11), (-4.6, 0.12)
     first, second = np.linspace(28, 40, points), np.linspace(29, 42, points)
     anchor, test = (10 ** (a + b * first), first), (10 ** (c + d * second), second)
@@ -75,7 +73,7 @@ def test_log_rates_linear_in_psnr_have_a_closed_form(points):
 
 
 def fritsch_butland(x, y):
-    """The monotone piecewise cubic from its own formulas: harmonic means of slopes inside, three points at the ends."""
+    """Return the monotone piecewise cubic: harmonic means of slopes inside, three-point formulas at the ends."""
     h, slope = np.diff(x), np.diff(y) / np.diff(x)
     inner = [
         (h[i] * 2 + h[i - 1] + h[i] + 2 * h[i - 1])
@@ -110,7 +108,7 @@ def mean_difference(anchor, test):
     return area / (high - low)
 
 
-def test_piecewise_curves_against_numerical_integration():
+def test_piecewise_curves_agree_with_numerical_integration():
     test_rates, test_qualities = np.array([0.08, 0.2, 0.55, 1.3]), np.array([26.5, 31.0, 34.9, 38.6])
     logs, test_logs = np.log10(RATES), np.log10(test_rates)
     anchor, test = (RATES, QUALITIES), (test_rates, test_qualities)
@@ -120,30 +118,30 @@ def test_piecewise_curves_against_numerical_integration():
     assert curves.bd_psnr(anchor, test) == pytest.approx(expected, abs=1e-8)
 
 
-def test_exchanging_the_curves_inverts_the_ratio_and_order_does_not_matter():
+def test_exchanging_curves_inverts_the_ratio_and_the_order_of_points_is_free():
     anchor, test = (RATES, QUALITIES), (RATES * 0.9, QUALITIES + 0.4)
-    there, back = curves.bd_rate(anchor, test), curves.bd_rate(test, anchor)
-    assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, abs=1e-12) and there < 0 < back
+    forward, backward = curves.bd_rate(anchor, test), curves.bd_rate(test, anchor)
+    assert (1 + forward / 100) * (1 + backward / 100) == pytest.approx(1, abs=1e-12) and forward < 0 < backward
     assert curves.bd_psnr(anchor, test) == pytest.approx(-curves.bd_psnr(test, anchor), abs=1e-12)
-    mixed = [3, 0, 2, 4, 1]
-    assert curves.bd_rate((RATES[mixed], QUALITIES[mixed]), test) == there
+    shuffled = [3, 0, 2, 4, 1]
+    assert curves.bd_rate((RATES[shuffled], QUALITIES[shuffled]), test) == forward
 
 
 def test_reports_are_averaged_before_they_are_compared():
     anchor, test = population(np.random.default_rng(1), 7, 0.8)
     pairs = [
         (
-            [np.mean([row["bpp"] for row in report.rows]) for report in one],
-            [np.mean([row["psnr"] for row in report.rows]) for report in one],
+            [np.mean([row["bpp"] for row in report.rows]) for report in curve],
+            [np.mean([row["psnr"] for row in report.rows]) for report in curve],
         )
-        for one in (anchor, test)
+        for curve in (anchor, test)
     ]
     assert curves.bd_rate(anchor, test) == pytest.approx(curves.bd_rate(*pairs), abs=1e-9)
     shuffled = [Report(report.rows[::-1], report.info) for report in test]
     assert curves.bd_rate(anchor, shuffled) == pytest.approx(curves.bd_rate(anchor, test), abs=1e-9)
 
 
-def test_overlap_is_warned_of_and_refused():
+def test_small_overlaps_cause_warnings_and_errors():
     line = np.linspace(0, 1, 4)
 
     def at(low, high):
@@ -152,18 +150,18 @@ def test_overlap_is_warned_of_and_refused():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         curves.bd_rate(at(30, 40), at(31, 41))  # 9 of 11
-    with pytest.warns(UserWarning, match="64% of their qualities.*anchor's are 30 to 40, test's 31 to 44"):
+    with pytest.warns(UserWarning, match="64% of their qualities.*anchor are 30 to 40, those of test 31 to 44"):
         curves.bd_rate(at(30, 40), at(31, 44))  # 9 of 14
     with pytest.warns(UserWarning, match="20% of their qualities"):  # a short curve within a long one
         curves.bd_rate(at(30, 40), at(33, 35))
     with pytest.warns(UserWarning, match="15% of their"):  # 2.6 of 10 of the shorter one, 2.6 of 17.4 in all
         curves.bd_rate(at(30, 40), at(37.4, 47.4))
     for low in (37.6, 40, 45):
-        with pytest.raises(ValueError, match="30 to 40, test's") as error:
+        with pytest.raises(ValueError, match="30 to 40, those of test") as error:
             curves.bd_rate(at(30, 40), at(low, low + 10))
-        assert "\n" not in str(error.value) and "qualities in common" in str(error.value)
+        assert "\n" not in str(error.value) and "of the qualities" in str(error.value)
     anchor = at(30, 40)
-    with pytest.raises(ValueError, match=r"20% *: *anchor's are 0\.1 to 1, test's 0\.631 to 6\.31"):
+    with pytest.raises(ValueError, match=r"20%: those of anchor are 0\.1 to 1, those of test 0\.631 to 6\.31"):
         curves.bd_psnr(anchor, (anchor[0] * 10**0.8, anchor[1]))
     with pytest.warns(UserWarning, match="43% of their rates"):  # 0.6 of 1.4 decades
         curves.bd_psnr(anchor, (anchor[0] * 10**0.4, anchor[1]))
@@ -172,22 +170,22 @@ def test_overlap_is_warned_of_and_refused():
 @pytest.mark.parametrize(
     "rates, qualities, message",
     [
-        ([0.1], [30], "two points and more, got 1"),
+        ([0.1], [30], "at least two points, got 1"),
         ([0.1, 0.2], [30], "as many rates as qualities"),
-        ([0.1, 0.0, 0.4], [30, 28, 34], r"rates above 0, got 0 bpp, point 2"),
-        ([0.1, -0.2, 0.4], [30, 28, 34], r"rates above 0, got -0\.2 bpp, point 2"),
-        ([0.1, 0.2, math.nan], [30, 31, 34], "finite values.*point 3"),
-        ([0.1, 0.2, 0.4], [30, math.inf, 34], "finite values, got inf at 0.2 bpp, point 2"),
+        ([0.1, 0.0, 0.4], [30, 28, 34], r"rates must be positive, got 0 bpp, point 2"),
+        ([0.1, -0.2, 0.4], [30, 28, 34], r"rates must be positive, got -0\.2 bpp, point 2"),
+        ([0.1, 0.2, math.nan], [30, 31, 34], "values must be finite.*point 3"),
+        ([0.1, 0.2, 0.4], [30, math.inf, 34], "values must be finite, got inf at 0.2 bpp, point 2"),
         (
             [0.1, 0.2, 0.4],
             [30, 34, 33],
-            "rises with the rate, got 33 at 0.4 bpp, point 3, after 34 at 0.2 bpp, point 2",
+            "must rise with the rate, got 33 at 0.4 bpp, point 3, after 34 at 0.2 bpp, point 2",
         ),
-        ([0.1, 0.2, 0.4], [30, 30, 33], "rises with the rate.*point 2, after"),
-        ([0.1, 0.1, 0.4], [30, 31, 33], "rises with the rate.*point 2, after"),
+        ([0.1, 0.2, 0.4], [30, 30, 33], "must rise with the rate.*point 2, after"),
+        ([0.1, 0.1, 0.4], [30, 31, 33], "must rise with the rate.*point 2, after"),
     ],
 )
-def test_what_is_no_curve_is_refused(rates, qualities, message):
+def test_points_that_form_no_curve_are_refused(rates, qualities, message):
     good = (RATES, QUALITIES)
     for function in (curves.bd_rate, curves.bd_psnr):
         with pytest.raises(ValueError, match="test: .*" + message):
@@ -203,36 +201,36 @@ def test_different_images_are_refused_and_named():
     for function in (curves.bd_rate, curves.bd_psnr, curves.bd_rate_interval):
         with pytest.raises(ValueError, match=r"test, avif quality 10: .*lacks 01 \(200×300\), 02 .* and 2 more"):
             function(anchor, fewer)
-        with pytest.raises(ValueError, match="has, of no other, 01"):
+        with pytest.raises(ValueError, match="alone has 01"):
             function(fewer, anchor)
     other_size = [Report([{**row, "height": 201} for row in report.rows], report.info) for report in test]
     with pytest.raises(ValueError, match=r"lacks 00 \(200×300\)"):
         curves.bd_rate(anchor, other_size)
-    with pytest.raises(ValueError, match="same images everywhere"):
+    with pytest.raises(ValueError, match="about the same images"):
         curves.curve([*anchor[:2], fewer[2]])
-    with pytest.raises(ValueError, match="differ in name"):
+    with pytest.raises(ValueError, match="image names must differ"):
         curves.curve([Report(anchor[0].rows * 2, {})])
-    with pytest.raises(ValueError, match="metric: takes one of psnr, ms_ssim, ms_ssim_db, got 'vmaf'"):
+    with pytest.raises(ValueError, match="metric must be one of psnr, ms_ssim, ms_ssim_db, got 'vmaf'"):
         curves.bd_rate(anchor, test, "vmaf")
 
 
-def test_images_too_small_for_ms_ssim():
+def test_images_too_small_for_ms_ssim_do_not_count():
     similarity = np.linspace(0.8, 0.99, 5)[:, None] * np.ones(3)
     similarity[:, 1] = math.nan
-    some = reports(RATES[:, None] * [1, 5, 2], QUALITIES[:, None] * np.ones(3), ms_ssim=similarity)
-    with pytest.raises(ValueError, match="anchor: takes images that have ms_ssim_db at every point, but 01 has none"):
-        curves.bd_rate(some, some, "ms_ssim_db")
-    frame = curves.curve(some, "ms_ssim")
+    curve = reports(RATES[:, None] * [1, 5, 2], QUALITIES[:, None] * np.ones(3), ms_ssim=similarity)
+    with pytest.raises(ValueError, match="anchor: all images need ms_ssim_db at every point, but 01 has none"):
+        curves.bd_rate(curve, curve, "ms_ssim_db")
+    frame = curves.curve(curve, "ms_ssim")
     assert list(frame["images"]) == [2] * 5
     assert np.allclose(frame["bpp"], 1.5 * RATES) and np.allclose(frame["quality"], similarity[:, 0])
     with pytest.raises(ValueError, match="no image has ms_ssim"):
         curves.curve(reports([0.1], [30], ms_ssim=[math.nan]), "ms_ssim")
 
 
-# Intervals
+# Intervals -----------------------------------------------------------------------------------------------------------
 
 
-def test_one_image_has_intervals_of_no_width():
+def test_intervals_of_one_image_have_width_zero():
     anchor, test = population(np.random.default_rng(3), 1, 0.9)
     frame = curves.curve(anchor)
     for name in ("bpp", "quality"):
@@ -241,48 +239,53 @@ def test_one_image_has_intervals_of_no_width():
     assert interval.low == interval.estimate == interval.high == curves.bd_rate(anchor, test)
 
 
-def test_curve_holds_the_means_from_few_bits_to_many():
+def test_curve_holds_the_means_sorted_by_rate():
     generator = np.random.default_rng(4)
     similarity = 1 - 10 ** -generator.uniform(1, 2, (5, 8))
-    some = reports(generator.uniform(1, 2, (5, 8)), generator.uniform(30, 40, (5, 8)), ms_ssim=similarity)
-    frame, in_decibels = curves.curve(some), curves.curve(some, "ms_ssim_db")
-    means = {key: np.array([np.mean([row[key] for row in one.rows]) for one in some]) for key in ("bpp", "psnr")}
+    measured = reports(generator.uniform(1, 2, (5, 8)), generator.uniform(30, 40, (5, 8)), ms_ssim=similarity)
+    frame, in_decibels = curves.curve(measured), curves.curve(measured, "ms_ssim_db")
+    rows = {key: [[row[key] for row in report.rows] for report in measured] for key in ("bpp", "psnr")}
+    means = {key: np.mean(values, axis=1) for key, values in rows.items()}
     order = np.argsort(means["bpp"])
     assert np.allclose(frame["bpp"], means["bpp"][order]) and np.allclose(frame["quality"], means["psnr"][order])
     assert np.allclose(in_decibels["quality"], -10 * np.log10(1 - similarity[order].mean(axis=1)))
     assert list(frame["setting"]) == [f"quality {10 * (i + 1)}" for i in order] and set(frame["codec"]) == {"jpeg"}
     for name in ("bpp", "quality"):
         assert (frame[f"{name}_low"] < frame[name]).all() and (frame[name] < frame[f"{name}_high"]).all()
-    pd.testing.assert_frame_equal(frame, curves.curve(some))
-    assert not curves.curve(some, seed=1).equals(frame)
+    pd.testing.assert_frame_equal(frame, curves.curve(measured))
+    assert not curves.curve(measured, seed=1).equals(frame)
 
 
-def test_an_image_without_loss_makes_the_mean_infinite_and_no_more():
+def test_a_lossless_image_makes_the_mean_infinite_but_no_value_nan():
     frame = curves.curve(reports([[1.0, 2.0]], [[40.0, math.inf]]))
     assert frame["quality"][0] == frame["quality_high"][0] == math.inf and frame["quality_low"][0] == 40
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.5])
-def test_intervals_of_means_cover_the_truth_as_often_as_they_say(confidence):
-    """400 times 40 Gaussian images. The percentile interval's own coverage is that of z · √(1 − 1/n) with t of n − 1
-    degrees; the count then lies outside these bounds once in 10⁵ times a side."""
+def test_intervals_of_means_have_their_nominal_coverage(confidence):
+    """Draw 40 Gaussian images 400 times.
+
+    A percentile interval covers the truth as often as z · √(1 − 1/n) does for Student's t with n − 1 degrees of
+    freedom. On each side, the count lies outside the bounds with a probability of 10⁻⁵.
+    """
     generator, images, times, true = np.random.default_rng(5), 40, 400, 35.0
     hits = 0
     for time in range(times):
-        some = reports(np.ones(images), true + generator.standard_normal(images))
-        row = curves.curve(some, confidence=confidence, resamples=400, seed=time).iloc[0]
+        points = reports(np.ones(images), true + generator.standard_normal(images))
+        row = curves.curve(points, confidence=confidence, resamples=400, seed=time).iloc[0]
         hits += row["quality_low"] <= true <= row["quality_high"]
     z = stats.norm.ppf((1 + confidence) / 2) * math.sqrt(1 - 1 / images)
-    covers = 1 - 2 * stats.t.sf(z, images - 1)
-    assert abs(covers - confidence) < 0.02
-    assert stats.binom.ppf(1e-5, times, covers) <= hits <= stats.binom.isf(1e-5, times, covers)
+    coverage = 1 - 2 * stats.t.sf(z, images - 1)
+    assert abs(coverage - confidence) < 0.02
+    assert stats.binom.ppf(1e-5, times, coverage) <= hits <= stats.binom.isf(1e-5, times, coverage)
 
 
 def test_intervals_of_bd_rate_cover_the_truth():
-    """120 times 30 images; E[test's rate] is 0.9 of anchor's at equal quality, so that the true BD-rate is −10%.
+    """Draw 30 images 120 times; test needs 0.9 of the bits on average, so the true BD-rate is −10%.
 
-    A ratio of means on skewed images covers somewhat less than 80%: between 70% and 82%, with bounds that a count of
-    either leaves once in 10⁴ times."""
+    A ratio of means on skewed images covers the truth in slightly less than 80% of cases. The bounds are those of
+    70% and 82%, each exceeded with a probability of 10⁻⁴.
+    """
     generator, times = np.random.default_rng(6), 120
     hits = 0
     for time in range(times):
@@ -292,8 +295,8 @@ def test_intervals_of_bd_rate_cover_the_truth():
     assert stats.binom.ppf(1e-4, times, 0.70) <= hits <= stats.binom.isf(1e-4, times, 0.82)
 
 
-def test_points_that_change_places_in_a_resample_are_put_in_order():
-    """Two images, of which one alone makes the second point the better: by hand, each pair of images once."""
+def test_points_that_change_places_in_a_resample_are_sorted():
+    """There are two images, and for one of them the second point has the lower quality."""
     bpp = np.array([[0.4, 0.4], [0.6, 0.6], [0.9, 0.9]])
     psnr = np.array([[30.0, 33.0], [29.0, 36.0], [34.0, 37.0]])
     anchor, test = reports(bpp, psnr), reports(0.9 * bpp, psnr)
@@ -304,7 +307,7 @@ def test_points_that_change_places_in_a_resample_are_put_in_order():
 
 
 def test_the_resamples_are_paired():
-    """Images differ much in rate and the codecs' ratio hardly: drawn separately, they give a wide interval."""
+    """Images differ much in rate, and the ratio of the codecs varies little, so unpaired resamples vary more."""
     anchor, test = population(np.random.default_rng(7), 24, 0.9)
     paired = curves.bd_rate_interval(anchor, test, resamples=200)
     generator = np.random.default_rng(8)
@@ -324,7 +327,7 @@ def test_the_resamples_are_paired():
     assert paired.high - paired.low < 0.2 * (high - low)
 
 
-def test_interval_repeats_with_its_seed_and_prints_itself():
+def test_intervals_depend_on_the_seed_and_print_their_confidence():
     anchor, test = population(np.random.default_rng(9), 8, 0.9)
     one = curves.bd_rate_interval(anchor, test, resamples=60)
     assert one == curves.bd_rate_interval(anchor, test, resamples=60)
@@ -332,13 +335,13 @@ def test_interval_repeats_with_its_seed_and_prints_itself():
     assert str(one).endswith("at 95%") and str(one).startswith(f"{one.estimate:+.2f} [")
     narrow = curves.bd_rate_interval(anchor, test, confidence=0.3, resamples=60)
     assert narrow.high - narrow.low < one.high - one.low
-    with pytest.raises(ValueError, match="confidence: takes a number between 0 and 1, got 95"):
+    with pytest.raises(ValueError, match="confidence must be a number between 0 and 1, got 95"):
         curves.bd_rate_interval(anchor, test, confidence=95)
-    with pytest.raises(ValueError, match="resamples: takes 1 and more, got 0"):
+    with pytest.raises(ValueError, match="resamples must be an integer ≥ 1, got 0"):
         curves.curve(anchor, resamples=0)
 
 
-# Text
+# Text -----------------------------------------------------------------------------------------------------------------
 
 
 def test_describe_names_every_point_and_compares_each_curve_with_the_anchor():
@@ -365,9 +368,9 @@ def test_describe_names_every_point_and_compares_each_curve_with_the_anchor():
     compared = {line.split(" against ")[0].removeprefix("BD-rate of "): line for line in lines[-4:]}
     against = " against first, in percent: "
     assert compared["a tenth more"].endswith(f"{against}+10.00 [+10.00, +10.00] at 95%")
-    assert "] at 95% (the curves have 45% of their qualities in common: " in compared["above"]  # 5 dB of 11
-    assert f"{against}none: anchor, test: take curves with 25%" in compared["far above"]
-    assert compared["a point"].endswith(f"{against}none: test: takes two points and more, got 1")
+    assert "] at 95% (the curves share 45% of their qualities: " in compared["above"]  # 5 dB of 11
+    assert f"{against}none: anchor, test: the curves must share 25%" in compared["far above"]
+    assert compared["a point"].endswith(f"{against}none: test: expected at least two points, got 1")
 
     swapped = curves.describe({name: group[name] for name in ("first", "a tenth more")}, anchor="a tenth more")
     assert swapped.splitlines()[-1].endswith(" of first against a tenth more, in percent: -9.09 [-9.09, -9.09] at 95%")
@@ -375,134 +378,7 @@ def test_describe_names_every_point_and_compares_each_curve_with_the_anchor():
     for metric in ("ms_ssim", "ms_ssim_db"):
         head, line, *_ = curves.describe({"alone": group["first"]}, metric).splitlines()
         assert "MS-SSIM (dB)" in head and f" {-10 * np.log10(0.09):.2f}  10.00–10.97" in line
-    with pytest.raises(ValueError, match="anchor: takes one of first, above, got 'second'"):
+    with pytest.raises(ValueError, match="anchor must be one of first, above, got 'second'"):
         curves.describe({name: group[name] for name in ("first", "above")}, anchor="second")
-    with pytest.raises(ValueError, match="metric: takes one of psnr, ms_ssim, ms_ssim_db, got 'ssim'"):
+    with pytest.raises(ValueError, match="metric must be one of psnr, ms_ssim, ms_ssim_db, got 'ssim'"):
         curves.describe(group, "ssim")
-
-
-# Plots
-
-
-def test_plot_of_one_report_and_of_one_curve():
-    anchor, _ = population(np.random.default_rng(10), 4)
-    for given, points in ((anchor[2], anchor[2:3]), (anchor[::-1], anchor)):
-        figure = curves.plot(given)
-        dots, line = figure.data[:-1], figure.data[-1]
-        assert len(dots) == len(points) and all(dot.mode == "markers" and dot.opacity < 0.5 for dot in dots)
-        drawn = {tuple(dot.x): tuple(dot.y) for dot in dots}
-        for report in points:
-            rows = report.rows
-            assert drawn[tuple(row["bpp"] for row in rows)] == tuple(row["psnr"] for row in rows)
-        assert sum(bool(dot.showlegend) for dot in dots) == 1
-        frame = curves.curve(points)
-        assert np.allclose(line.x, frame["bpp"]) and np.allclose(line.y, frame["quality"])
-        assert [list(one) for one in line.customdata] == [["jpeg", setting] for setting in frame["setting"]]
-
-
-def test_plot_of_several_curves_tells_them_apart_without_color():
-    anchor, test = population(np.random.default_rng(11), 4)
-    group = {f"codec {i}": (anchor, test)[i % 2] for i in range(9)}
-    figure = curves.plot(group)
-    assert [line.name for line in figure.data] == list(group)  # and no dots
-    assert all(line.mode == "lines+markers" for line in figure.data)
-    looks = {(line.line.color, line.line.dash, line.marker.symbol) for line in figure.data}
-    assert len(looks) == len(group)
-    first = figure.data[: len(theme.COLORS)]
-    assert len({line.line.dash for line in first}) == len({line.marker.symbol for line in first}) == len(first)
-    assert "bits per pixel" in figure.layout.xaxis.title.text and figure.layout.yaxis.title.text == "PSNR (dB)"
-    for shown in ("customdata[0]", "customdata[1]", "bpp", "dB"):
-        assert shown in figure.data[0].hovertemplate
-
-
-def test_plot_of_ms_ssim_is_in_decibels():
-    some = reports([[0.5, 0.7]], [[30, 31]], ms_ssim=[[0.9, 0.99]])
-    some[0].info = {"network": "elic", "lmbda": 0.0035}
-    for metric in ("ms_ssim", "ms_ssim_db"):
-        dots, line = curves.plot(some, metric).data
-        assert np.allclose(dots.y, [10, 20]) and np.allclose(line.y, -10 * np.log10(0.055))
-    assert list(line.customdata[0]) == ["elic", "λ = 0.0035"]
-    assert curves.plot(some, "ms_ssim").layout.yaxis.title.text == "MS-SSIM (dB)"
-    for nothing in ([], {}, {"a": []}):
-        with pytest.raises(ValueError, match="takes one and more"):
-            curves.plot(nothing)
-
-
-# Tables
-
-
-@pytest.fixture
-def several():
-    anchor, test = population(np.random.default_rng(12), 3)
-    anchor[0].info |= {"lmbda": None, "scheme": {"rate": "aun", "channels": [1, 2]}, "pillow": "12.0", "psnr": "mean"}
-    anchor[1].info |= {"seed": 2**60 + 1, "compiled": True, "note": 'a "b", c\nd', "mixed": 1}
-    anchor[2].info |= {"mixed": "two", "compiled": False}
-    anchor[0].rows[1]["ms_ssim"], anchor[0].rows[2]["psnr"] = math.nan, math.inf
-    for row in anchor[0].rows:
-        row["bytes"] = 12
-    return {"one": anchor, "two": test}
-
-
-def test_one_row_an_image_and_operating_point(several):
-    frame = curves.to_frame(several)
-    assert len(frame) == 2 * 5 * 3 and list(frame["curve"].unique()) == ["one", "two"]
-    assert json.loads(frame["scheme"][0]) == {"rate": "aun", "channels": [1, 2]}
-    assert frame["info_psnr"][0] == "mean" and frame["psnr"][0] == several["one"][0].rows[0]["psnr"]
-    assert "lmbda" not in frame and set(frame["mixed"].dropna()) == {"1", "two"}
-    assert "curve" not in curves.to_frame(several["one"]) and len(curves.to_frame(several["one"][0])) == 3
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV"])
-def test_tables_come_back_as_they_were(several, suffix, tmp_path):
-    path = tmp_path / f"table{suffix}"
-    everything = curves.to_frame(several)
-    plain = pd.DataFrame(
-        {
-            "name": ["007", "nan", ""],
-            "count": [2**62, -1, 0],
-            "whole": [1.0, 2.0, 1e300],
-            "value": [0.1, math.nan, math.inf],
-            "yes": [True, False, True],
-            "none": [math.nan] * 3,
-        }
-    )
-    for frame in (everything, plain, curves.curve(several["two"])):
-        curves.save_table(frame, path)
-        again = curves.read_table(path)
-        assert list(again) == list(frame)
-        for column in frame:
-            assert again[column].isna().equals(frame[column].isna())
-            known = frame[column].notna()
-            before, after = frame[column][known].tolist(), again[column][known].tolist()
-            assert before == after and list(map(type, before)) == list(map(type, after))
-            assert frame[column].dtype == again[column].dtype
-    curves.save_table(several, path)
-    assert len(curves.read_table(path)) == 30
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_table_that_fails_leaves_the_old_one(several, tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    curves.save_table(several["one"], path)
-    before = path.read_bytes()
-    monkeypatch.setattr(curves, "_cell", lambda value: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        curves.save_table(several["two"], path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_tables_that_cannot_be_read_get_one_clear_line(tmp_path):
-    (tmp_path / "other.csv").write_text("name,bpp\nkodim01,0.5\n")
-    assert curves.read_table(tmp_path / "other.csv")["name"][0] == "kodim01"
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
-    (tmp_path / "empty.csv").write_bytes(b"")
-    (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00\n\n")
-    for name in ("bad.parquet", "empty.csv", "bad.csv"):
-        with pytest.raises(ValueError, match="cannot be read as a table") as error:
-            curves.read_table(tmp_path / name)
-        assert "\n" not in str(error.value) and name in str(error.value)
-    with pytest.raises(ValueError, match="there is no such file"):
-        curves.read_table(tmp_path / "absent.csv")
-    for function in (curves.read_table, lambda path: curves.save_table(reports([1], [30]), path)):
-        with pytest.raises(ValueError, match=r"ends in \.csv or \.parquet, got .*table\.xlsx"):
-            function(tmp_path / "table.xlsx")

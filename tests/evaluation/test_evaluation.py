@@ -1,4 +1,4 @@
-"""Real bitstreams: counted right, decoded exactly, close to the estimate."""
+"""Real bitstreams are counted correctly, decode exactly, and are close to the estimate."""
 
 import math
 
@@ -22,13 +22,13 @@ def photo(height, width, seed=0):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-# the autoregressive ones round y itself in forward and y − μ in coding, as CompressAI's do
+# Like CompressAI's, autoregressive networks round y in the forward pass and y − μ in coding.
 WITHOUT_CONTEXT = [name for name in networks.names() if not name.startswith(("joint", "cheng"))]
 
 
 @pytest.mark.parametrize("name", WITHOUT_CONTEXT)
 @pytest.mark.parametrize("bound", [0.11, 0.3])
-def test_decoding_gives_the_networks_own_rounded_reconstruction(name, bound):
+def test_decoding_gives_the_reconstruction_of_the_evaluation_forward(name, bound):
     net = networks.get(name, "tiny", schemes.noise(scale_lower_bound=bound), seed=2).eval()
     net.update(update_quantiles=True)
     x = photo(64, 128)[None]
@@ -38,7 +38,7 @@ def test_decoding_gives_the_networks_own_rounded_reconstruction(name, bound):
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (64, 64), (200, 170)])
-def test_any_size_is_padded_and_counted_by_its_own_pixels(net, height, width):
+def test_any_size_is_padded_and_counted_by_its_original_pixels(net, height, width):
     image = photo(height, width)
     report = evaluation.evaluate(net, [image], progress=False)
     (row,) = report.rows
@@ -56,7 +56,7 @@ def test_any_size_is_padded_and_counted_by_its_own_pixels(net, height, width):
 
 @pytest.mark.parametrize("name", networks.names())
 def test_every_bit_is_accounted_for(name):
-    """Estimate, tables and flush add up to the bytes: the coder's arithmetic is under a bit a string."""
+    """Estimate, tables and flush add up to the bytes, because the coder itself needs under 0.1 bits per string."""
     net = networks.get(name, "tiny", seed=4)
     (row,) = evaluation.evaluate(net, [photo(100, 140)], progress=False).rows
     parts = [row[f"{part}_bpp"] for part in ("estimated", "table", "coder", "flush")]
@@ -67,7 +67,7 @@ def test_every_bit_is_accounted_for(name):
 
 @pytest.mark.parametrize("name", [*WITHOUT_CONTEXT, "pretrained"])
 def test_the_estimate_is_the_likelihood_of_the_evaluation_forward(name):
-    """With trained weights as well, whose scales lie above the bound."""
+    """Test pretrained weights too, whose scales lie above the bound."""
     net = networks.pretrained() if name == "pretrained" else networks.get(name, "tiny", seed=4).eval()
     image = datasets.photos("test")[0][:, :64, :128]
     (row,) = evaluation.evaluate(net, [image], progress=False).rows
@@ -77,14 +77,14 @@ def test_the_estimate_is_the_likelihood_of_the_evaluation_forward(name):
     assert row["estimated_bpp"] * 64 * 128 == pytest.approx(bits, rel=1e-5)
 
 
-def test_table_bits_are_what_the_coder_writes():
-    """Symbols in the tables and far outside, alone in a string: the coder's bytes, less what ending it costs."""
+def test_table_bits_are_those_of_the_coder():
+    """Compare with the bytes of the coder minus the flush, for symbols in the tables and far outside."""
     model = networks.mean_scale_hyperprior("tiny").gaussian_conditional
     model.update_scale_table(compressai.models.base.get_scale_table())
     generator = torch.Generator().manual_seed(0)
     indexes = torch.randint(64, (5000,), generator=generator)
     spread = model.scale_table[indexes]
-    for stretch in (0.5, 1.0, 30.0):  # at 30 most lie outside
+    for stretch in (0.5, 1.0, 30.0):  # at 30 most symbols lie outside
         symbols = (stretch * spread * torch.randn(5000, generator=generator)).round().int()
         tables = (model._quantized_cdf, model._cdf_length, model._offset)
         string = RansEncoder().encode_with_indexes(symbols.tolist(), indexes.tolist(), *(t.tolist() for t in tables))
@@ -92,7 +92,7 @@ def test_table_bits_are_what_the_coder_writes():
         assert bitstream.table_bits(model, symbols, indexes) == pytest.approx(expected, abs=0.5)
 
 
-def test_recording_leaves_the_network_as_it_was(net):
+def test_recording_restores_the_network(net):
     before = {module: dict(vars(module)) for module in net.modules()}
     with pytest.raises(KeyError), bitstream.recorded(net):
         raise KeyError
@@ -102,9 +102,9 @@ def test_recording_leaves_the_network_as_it_was(net):
 
 
 def test_bytes_and_quality_are_those_of_compressais_own_evaluation():
-    """The same bytes, PSNR to 1e-4 dB, MS-SSIM to 1e-5, on test photographs (none needs padding)."""
+    """Bytes are equal, PSNR agrees to 1e-4 dB and MS-SSIM to 1e-5, on test photographs that need no padding."""
     threads = torch.get_num_threads()
-    from compressai.utils.eval_model import __main__ as theirs  # sets one thread as it is imported
+    from compressai.utils.eval_model import __main__ as theirs  # its import sets one thread
 
     torch.set_num_threads(threads)
     net = networks.pretrained()
@@ -113,23 +113,23 @@ def test_bytes_and_quality_are_those_of_compressais_own_evaluation():
     for file in sorted(folder.iterdir())[:3]:
         photos = datasets.PhotoSet([datasets.load_image(file)], [file.name])
         (row,) = evaluation.evaluate(net, photos, progress=False).rows
-        their = theirs.inference(net, theirs.read_image(file))
-        assert row["bytes"] == round(their["bpp"] * row["width"] * row["height"] / 8)
-        assert row["psnr"] == pytest.approx(their["psnr-rgb"], abs=1e-4)
-        assert row["ms_ssim"] == pytest.approx(their["ms-ssim-rgb"], abs=1e-5)
+        reference = theirs.inference(net, theirs.read_image(file))
+        assert row["bytes"] == round(reference["bpp"] * row["width"] * row["height"] / 8)
+        assert row["psnr"] == pytest.approx(reference["psnr-rgb"], abs=1e-4)
+        assert row["ms_ssim"] == pytest.approx(reference["ms-ssim-rgb"], abs=1e-5)
 
 
-# Pictures and reports -------------------------------------------------------------------------------------------------
+# Images and reports ---------------------------------------------------------------------------------------------------
 
 
-def test_padding_repeats_the_edge_and_comes_off_again():
+def test_padding_can_be_removed_again():
     x = photo(70, 130)[None]
     padded, unpadding = pad(x, 64)
     assert padded.shape[-2:] == (128, 192)
     assert torch.equal(torch.nn.functional.pad(padded, unpadding), x)
 
 
-def test_metrics_against_numpy():
+def test_metrics_agree_with_numpy():
     a, b = photo(180, 200, 1), photo(180, 200, 2)
     mse = np.mean((a.double().numpy() - b.double().numpy()) ** 2)
     assert evaluation.psnr(a, b) == pytest.approx(-10 * np.log10(mse))
@@ -147,11 +147,14 @@ def test_rounded_losses_agree_with_the_coded_images(net):
     ((rate, distortion),) = evaluation.rounded_losses(net, photos)
     row = evaluation.evaluate(net, photos, progress=False).rows[0]
     assert rate == pytest.approx(row["estimated_bpp"])
-    assert 10 * math.log10(255**2 / distortion) == pytest.approx(row["psnr"], abs=0.01)  # before 8 bits, and after
+    # Only the second is measured after rounding to 8 bits.
+    assert 10 * math.log10(255**2 / distortion) == pytest.approx(
+        row["psnr"], abs=0.01
+    )  # one before rounding to 8 bits, one after
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_goes_back_to_its_mode_even_where_an_image_fails(training):
+def test_the_mode_of_the_network_is_restored_even_after_an_error(training):
     net = networks.factorized_prior("tiny").train(training)
     assert evaluation.evaluate(net, [photo(64, 64)], progress=False).rows
     assert {module.training for module in net.modules()} == {training}
@@ -160,7 +163,7 @@ def test_the_network_goes_back_to_its_mode_even_where_an_image_fails(training):
     assert {module.training for module in net.modules()} == {training}
 
 
-def test_report_as_table_text_and_plot(net, tmp_path):
+def test_report_becomes_a_table_text_and_a_plot(net, tmp_path):
     report = evaluation.evaluate(net, [photo(64, 64), photo(64, 96)], progress=False)
     frame = report.to_frame()
     assert len(frame) == 2 and report.mean["bpp"] == pytest.approx(frame["bpp"].mean())
@@ -171,15 +174,16 @@ def test_report_as_table_text_and_plot(net, tmp_path):
         and max(map(len, str(report).splitlines())) < 100
         and "<table" in report._repr_html_()
     )
+    assert repr(report) == f"Report(2 images, mean {report.mean['bpp']:.4f} bpp, {report.mean['psnr']:.2f} dB)"
     report.save(tmp_path / "r.csv")
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
     for column in ("weights", "device", "threads", "labkit", "torch", "compressai", "python", "network"):
         assert frame[column].nunique() == 1
-    figure = report.plot()
+    figure = evaluation.plot(report)
     assert list(figure.data[0].x) == list(frame["bpp"]) and figure.data[-1].x[0] == pytest.approx(report.mean["bpp"])
 
 
-def test_images_that_cannot_be_read_get_one_clear_line(tmp_path):
+def test_unreadable_images_cause_errors_of_one_line(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
     with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image") as error:
         datasets.folder(tmp_path)
@@ -193,7 +197,7 @@ def test_images_that_cannot_be_read_get_one_clear_line(tmp_path):
         datasets.folder(tmp_path)
 
 
-def test_transparency_is_laid_on_white(tmp_path):
+def test_transparent_pixels_are_blended_with_white(tmp_path):
     from PIL import Image
 
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")

@@ -1,4 +1,4 @@
-"""Refined latents: found by exact gradients, coded in ordinary streams, never worse, and the network left as it was."""
+"""Refinement has exact gradients, writes ordinary streams, never makes the loss worse, and restores the network."""
 
 import copy
 import math
@@ -13,21 +13,22 @@ import labkit as lk
 from labkit import entropy, evaluation, networks, schedules, schemes
 from labkit.evaluation import refinement
 from labkit.evaluation.evaluator import pad
-from labkit.evaluation.refinement import refine, replaced_latents
+from labkit.evaluation.latents import replaced_latents
+from labkit.evaluation.refinement import refine
 from labkit.state_guard import seed_noise
 
-SHIPPED = (0.0035, 0.025)
+LMBDAS = (0.0035, 0.025)
 
 
 def photo(height=64, width=64, seed=0):
-    """Smooth, so that an untrained network's latents are no mere noise."""
+    """Return a smooth image, so that the latents of an untrained network are not only noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 8, 8, generator=generator)
     return nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
 
 
-@pytest.fixture(scope="module", params=SHIPPED)
-def shipped(request):
+@pytest.fixture(scope="module", params=LMBDAS)
+def pretrained(request):
     return networks.pretrained("mean_scale_hyperprior", lmbda=request.param)
 
 
@@ -38,12 +39,12 @@ def trained():
 
 @pytest.fixture(scope="module")
 def crop(test_photos):
-    """A part of a bundled photograph that training has not seen."""
+    """Return a part of a bundled photograph that training has not seen."""
     return test_photos[0][:, :128, :128]
 
 
-def livelier(net):
-    """An untrained network whose latents spread over a few integers, its tables made."""
+def with_spread_latents(net):
+    """Scale an untrained network so that its latents cover a few integers, and create its tables."""
     for path, part in net.named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
             last = [layer for layer in part if isinstance(layer, nn.Conv2d)][-1]
@@ -59,7 +60,7 @@ def livelier(net):
 
 
 class WithDropout(models.MeanScaleHyperprior):
-    """A user's own network, whose synthesis transform drops out and normalizes in training."""
+    """A user's network whose synthesis transform contains dropout and batch normalization."""
 
     def __init__(self):
         super().__init__(8, 12)
@@ -83,14 +84,14 @@ MAKERS = {
 WITHOUT_CONTEXT = ["factorized_prior", "scale_hyperprior", "mean_scale_hyperprior", "elic", "adopted with dropout"]
 
 
-def everything(net):
-    """All that a network is, by value."""
+def complete_state(net):
+    """Return the complete state of a network by value."""
     net_state = {key: value.clone() for key, value in net.state_dict().items()}
     carried = [(c.scheme, c.generator, float(c.temperature)) for c in entropy.carriers(net)]
     flags = [module.training for module in net.modules()]
-    own = [(sorted(vars(module)), len(module._forward_hooks)) for module in net.modules()]
+    attributes = [(sorted(vars(module)), len(module._forward_hooks)) for module in net.modules()]
     weights = [(p.requires_grad, p.grad is None) for p in net.parameters()]
-    return net_state, carried, flags, own, weights
+    return net_state, carried, flags, attributes, weights
 
 
 def assert_same(before, after):
@@ -99,13 +100,13 @@ def assert_same(before, after):
     assert before[1:] == after[1:]
 
 
-# Latents put in place -------------------------------------------------------------------------------------------------
+# Replaced latents -----------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_replaced_latents_are_what_the_forward_and_the_coder_read():
-    """Against CompressAI's modules called one by one, with latents that no image has."""
-    net = livelier(networks.mean_scale_hyperprior(seed=1))
+def test_forward_and_coder_use_replaced_latents():
+    """Compare with CompressAI's modules called one by one, on latents that no image has."""
+    net = with_spread_latents(networks.mean_scale_hyperprior(seed=1))
     x, generator = photo()[None], torch.Generator().manual_seed(5)
     y, z = 3 * torch.randn(1, 36, 4, 4, generator=generator), 2 * torch.randn(1, 24, 1, 1, generator=generator)
     ran = []
@@ -130,7 +131,7 @@ def test_replaced_latents_are_what_the_forward_and_the_coder_read():
         assert net.compress(x)["strings"][1] == net.entropy_bottleneck.compress(net.h_a(y))
 
 
-def test_replaced_latents_come_off_again_also_after_an_error_and_when_nested():
+def test_replaced_latents_end_with_the_block_also_after_errors_and_when_nested():
     net = networks.elic()
     h_a = net.latent_codec["hyper"].h_a
     first, second = torch.zeros(1), torch.ones(1)
@@ -142,7 +143,7 @@ def test_replaced_latents_come_off_again_also_after_an_error_and_when_nested():
     assert "forward" not in vars(net.g_a) and "forward" not in vars(h_a)
 
 
-# What descends --------------------------------------------------------------------------------------------------------
+# Gradients and losses -------------------------------------------------------------------------------------------------
 
 
 def problem_of(net, image, surrogate, temperature=0.4, lmbda=0.01):
@@ -155,10 +156,13 @@ def problem_of(net, image, surrogate, temperature=0.4, lmbda=0.01):
 
 @pytest.mark.parametrize("surrogate", ["aun", "sga", "ssl", "soft"])
 @pytest.mark.parametrize("name", ["factorized_prior", "scale_hyperprior", "mean_scale_hyperprior"])
-def test_gradients_against_finite_differences(name, surrogate):
-    """Along random directions of y and of z in float64, under one draw of noise; σ is kept above its bound, below
-    which CompressAI's gradient is by intent not the derivative. Of z, the rate of y through μ and σ is the most."""
-    net = livelier(MAKERS[name]()).double()
+def test_gradients_agree_with_finite_differences(name, surrogate):
+    """Compare along random directions of y and z in float64, with one draw of noise.
+
+    σ stays above its bound, since below it CompressAI's gradient deliberately differs from the derivative. The gradient
+    of z mostly comes from the rate of y through μ and σ.
+    """
+    net = with_spread_latents(MAKERS[name]()).double()
     if name != "factorized_prior":
         last = [layer for layer in net.h_s if isinstance(layer, nn.Conv2d)][-1]
         last.bias.data[: net.M] += 2
@@ -176,21 +180,21 @@ def test_gradients_against_finite_differences(name, surrogate):
         (gradient,) = torch.autograd.grad(loss((leaf, start[1]) if i == 0 else (start[0], leaf)), leaf)
         for _ in range(3):
             direction = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
-            at = []
+            losses = []
             for sign in (1, -1):
                 moved = list(start)
                 moved[i] = start[i] + sign * 1e-6 * direction
-                at.append(loss(tuple(moved)).item())
-            slope = (at[0] - at[1]) / 2e-6
+                losses.append(loss(tuple(moved)).item())
+            slope = (losses[0] - losses[1]) / 2e-6
             assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-7)
             assert slope != 0
 
 
 @pytest.mark.parametrize("name", WITHOUT_CONTEXT)
 @torch.no_grad()
-def test_under_rounding_itself_the_surrogate_loss_is_the_rounded_one(name):
-    """The surrogate stands where coding rounds, around μ and the medians, and nothing else is as in training."""
-    net = livelier(MAKERS[name]())
+def test_with_rounding_as_surrogate_both_losses_are_equal(name):
+    """The surrogate works around μ and the medians like coding, and all other layers are in evaluation mode."""
+    net = with_spread_latents(MAKERS[name]())
     for module in net.modules():
         if isinstance(module, entropy.EntropyBottleneck):
             module.quantiles[:, :, 1] += 0.3
@@ -201,8 +205,8 @@ def test_under_rounding_itself_the_surrogate_loss_is_the_rounded_one(name):
     assert problem.surrogate_loss(start).item() != pytest.approx(rounded, rel=1e-5)
 
 
-def test_the_rounded_loss_counts_own_pixels_and_whole_bits(trained, test_photos):
-    """Step 0 of the history, against the evaluator's rounded losses, which are computed apart."""
+def test_the_rounded_loss_counts_original_pixels_and_all_bits(trained, test_photos):
+    """Compare step 0 of the history with the rounded losses of the evaluator, which are computed separately."""
     image = test_photos[0][:, :70, :100]
     photos = lk.datasets.PhotoSet([(image * 255).round().to(torch.uint8)], ["one"])
     ((rate, distortion),) = evaluation.rounded_losses(trained, photos)
@@ -210,18 +214,18 @@ def test_the_rounded_loss_counts_own_pixels_and_whole_bits(trained, test_photos)
     assert len(history) == 1 and history["rounded_loss"][0] == pytest.approx(rate + 0.01 * distortion, rel=1e-5)
 
 
-# What comes out -------------------------------------------------------------------------------------------------------
+# Results --------------------------------------------------------------------------------------------------------------
 
 
 def check_coding(net, image, coding, lmbda):
-    """Decoded by the network as it is, counted and measured in NumPy."""
+    """Decode with the unchanged network, and count and measure with NumPy."""
     with torch.no_grad():
         net.eval().update()
         _, unpadding = pad(image[None], getattr(net, "downsampling_factor", 64))
         decoded = nn.functional.pad(net.decompress(coding.strings, coding.shape)["x_hat"], unpadding)[0]
-    picture = np.round(decoded.numpy() * 255).astype(np.uint8)
-    assert np.array_equal(coding.picture.numpy(), picture) and coding.picture.shape == image.shape
-    error = np.mean((picture.astype(np.float64) - 255 * image.double().numpy()) ** 2)
+    decoded_image = np.round(decoded.numpy() * 255).astype(np.uint8)
+    assert np.array_equal(coding.image.numpy(), decoded_image) and coding.image.shape == image.shape
+    error = np.mean((decoded_image.astype(np.float64) - 255 * image.double().numpy()) ** 2)
     size = sum(len(string) for group in coding.strings for string in group)
     assert coding.bytes == size and coding.bpp == pytest.approx(8 * size / (image.shape[1] * image.shape[2]))
     assert coding.loss == pytest.approx(coding.bpp + lmbda * error, rel=1e-9)
@@ -229,8 +233,8 @@ def check_coding(net, image, coding, lmbda):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_architecture_is_refined_and_decoded_by_the_network_as_it_is(name):
-    net = livelier(MAKERS[name]())
+def test_every_architecture_is_refined_and_decoded_by_the_unchanged_network(name):
+    net = with_spread_latents(MAKERS[name]())
     image = photo()
     refined = refine(net, image, lmbda=0.05, steps=3, lr=0.05)
     assert refined.steps == 3 and refined.stopped == "steps" and len(refined.history) == 4
@@ -246,16 +250,16 @@ def test_every_architecture_is_refined_and_decoded_by_the_network_as_it_is(name)
 
 
 @pytest.mark.parametrize("surrogate", ["sga", "ssl", "sua"])
-def test_real_bytes_get_better_with_shipped_weights(shipped, surrogate, crop):
-    """By 3.5% at least, after 60 steps; 4.8% to 6.4% over two seeds when this was written."""
-    refined = refine(shipped, crop, surrogate=surrogate, steps=60)
-    assert refined.improved and refined.lmbda == shipped.info["lmbda"]
+def test_the_loss_in_real_bytes_falls_with_pretrained_weights(pretrained, surrogate, crop):
+    """60 steps save at least 3.5%; two seeds saved 4.8% to 6.4% when this was written."""
+    refined = refine(pretrained, crop, surrogate=surrogate, steps=60)
+    assert refined.improved and refined.lmbda == pretrained.info["lmbda"]
     assert refined.after.loss < 0.965 * refined.before.loss
-    check_coding(shipped, crop, refined.after, refined.lmbda)
+    check_coding(pretrained, crop, refined.after, refined.lmbda)
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (100, 37)])
-def test_odd_sizes(trained, height, width, crop):
+def test_any_size_can_be_refined(trained, height, width, crop):
     image = crop[:, :height, :width]
     refined = refine(trained, image, steps=10)
     for coding in (refined.before, refined.after):
@@ -263,7 +267,7 @@ def test_odd_sizes(trained, height, width, crop):
     assert refined.after.loss <= refined.before.loss
 
 
-def test_zero_steps_give_what_compress_gives(trained, crop):
+def test_zero_steps_give_the_stream_of_compress(trained, crop):
     refined = refine(trained, crop, steps=0)
     with torch.no_grad():
         coded = trained.compress(crop[None])
@@ -271,8 +275,8 @@ def test_zero_steps_give_what_compress_gives(trained, crop):
     assert not refined.improved and refined.steps == 0
 
 
-def test_the_best_latents_on_the_way_are_the_ones_coded(trained, crop):
-    """Heated halfway, the loss goes down and up again: the evaluation forward of y and z is the history's least."""
+def test_the_best_latents_of_the_search_are_coded(trained, crop):
+    """Heating after half of the steps makes the loss fall and rise again; y and z have the least loss."""
     heated = schedules.piecewise((0, 0.05), (0.5, 0.05), (0.5, 4.0), (1, 4.0))
     refined = refine(trained, crop[:, :64, :64], surrogate="sua", lr=0.1, steps=60, temperature=heated)
     problem = refinement._Problem(trained, crop[:, :64, :64], 0.025)
@@ -282,29 +286,29 @@ def test_the_best_latents_on_the_way_are_the_ones_coded(trained, crop):
     assert refined.improved
 
 
-def test_latents_that_only_seem_better_are_not_taken(trained, crop, monkeypatch):
-    """Where the estimate is wrong, as it can be for autoregressive models, real bytes decide."""
+def test_latents_that_are_not_better_in_real_bytes_are_not_used(trained, crop, monkeypatch):
+    """Real bytes decide if the estimate is wrong, as it can be for autoregressive models."""
     losses = iter(range(10, 0, -1))
     monkeypatch.setattr(refinement._Problem, "rounded_loss", lambda self, latents: float(next(losses)))
     refined = refine(trained, crop[:, :64, :64], lr=5.0, steps=10)
     assert not refined.improved and refined.after is refined.before
-    assert "no better in real bytes" in str(refined)
+    assert "not better in real bytes" in str(refined)
     with torch.no_grad():
         assert trained.compress(crop[None, :, :64, :64])["strings"] == refined.after.strings
         assert torch.equal(refined.y, trained.g_a(crop[None, :, :64, :64]))
 
 
-# When it stops, and what it leaves ------------------------------------------------------------------------------------
+# End of the search and state afterwards -------------------------------------------------------------------------------
 
 
-def test_it_stops_after_so_many_checks_without_improvement(trained, crop):
-    """Rounding has derivative zero: nothing ever moves. Then an improvement, which starts the count again."""
+def test_the_search_stops_when_patience_is_exhausted(trained, crop):
+    """Rounding has derivative zero, so the latents never change."""
     refined = refine(trained, crop[:, :64, :64], surrogate="round", steps=100, patience=2)
     assert (refined.stopped, refined.steps, refined.improved) == ("patience", 20, False)
     assert refined.history["rounded_loss"].dropna().nunique() == 1
 
 
-def test_improvements_start_the_count_again(trained, crop, monkeypatch):
+def test_improvements_restart_the_count_of_measurements(trained, crop, monkeypatch):
     losses = iter([9, 9, 8, 8, 8, 7, 7, 7, 7, 6])
     monkeypatch.setattr(refinement._Problem, "rounded_loss", lambda self, latents: float(next(losses)))
     refined = refine(trained, crop[:, :64, :64], steps=200, patience=3)
@@ -332,7 +336,7 @@ def test_interrupting_keeps_the_best_so_far(trained, crop, monkeypatch):
     check_coding(trained, image, refined.after, 0.025)
 
 
-def test_seeds_repeat(trained, crop):
+def test_the_seed_decides_the_search(trained, crop):
     image = crop[:, :64, :64]
     first, again, other = (refine(trained, image, steps=10, seed=seed) for seed in (1, 1, 2))
     assert first.coded == again.coded and first.history.equals(again.history)
@@ -342,15 +346,15 @@ def test_seeds_repeat(trained, crop):
 @pytest.mark.parametrize(
     "name", ["mean_scale_hyperprior", "joint_autoregressive", "adopted checkerboard", "adopted with dropout"]
 )
-def test_the_network_is_as_before(name):
+def test_the_network_is_restored(name):
     net = MAKERS[name]().train()  # no coder tables yet
     next(net.parameters()).requires_grad_(False)
     lk.adopt(net, schemes.annealed(scale_lower_bound=0.2))
     entropy.set_generator(net, torch.Generator())
-    image, before, state = photo(), everything(net), torch.get_rng_state()
-    with torch.no_grad():  # what surrounds the call has no say
+    image, before, state = photo(), complete_state(net), torch.get_rng_state()
+    with torch.no_grad():  # the surrounding gradient mode has no effect
         refine(net, image, lmbda=0.05, steps=3)
-    assert_same(before, everything(net))
+    assert_same(before, complete_state(net))
     assert torch.equal(torch.get_rng_state(), state)
 
     calls = []
@@ -364,10 +368,10 @@ def test_the_network_is_as_before(name):
     with pytest.raises(RuntimeError, match="in the middle"):
         refine(net, image, lmbda=0.05, steps=3)
     handle.remove()
-    assert_same(before, everything(net))
+    assert_same(before, complete_state(net))
 
 
-def test_history_says_what_happened(trained, crop):
+def test_history_records_losses_and_temperatures(trained, crop):
     refined = refine(trained, crop[:, :64, :64], steps=25)
     history = refined.history
     assert list(history["step"]) == list(range(26))
@@ -376,15 +380,17 @@ def test_history_says_what_happened(trained, crop):
     schedule = refinement.TEMPERATURE
     assert list(history["temperature"][1:]) == [schedule(step, 25) for step in range(25)]
     assert f"{refined.after.loss / refined.before.loss - 1:+.2%}" in str(refined) and str(refined).count("\n") == 2
+    for shown in (repr(refined), repr(refined.before), str(refined.after)):
+        assert len(shown) < 100 and "\n" not in shown
 
 
-def test_the_image_may_be_noise_or_flat(trained):
+def test_noise_and_flat_images_can_be_refined(trained):
     for image in (torch.zeros(3, 64, 64), torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))):
         refined = refine(trained, image, steps=10)
         assert refined.after.loss <= refined.before.loss < math.inf
 
 
-# Refused --------------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 IMAGE = torch.zeros(3, 64, 64)
 
@@ -392,12 +398,12 @@ IMAGE = torch.zeros(3, 64, 64)
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"image": np.zeros((3, 8, 8))}, "image: takes a floating-point tensor .*, got ndarray"),
-        ({"image": IMAGE.to(torch.uint8)}, r"image: takes a floating-point tensor .*, got torch\.uint8"),
-        ({"image": IMAGE[None]}, r"image: takes shape \(3, H, W\), got \(1, 3, 64, 64\)"),
-        ({"image": IMAGE[:, :0]}, r"image: takes shape \(3, H, W\), got \(3, 0, 64\)"),
-        ({"image": IMAGE + 2}, r"image: takes values in \[0, 1\], got some in \[2, 2\]"),
-        ({"image": IMAGE / 0}, r"image: takes values in \[0, 1\], got some in \[nan, nan\]"),
+        ({"image": np.zeros((3, 8, 8))}, "image must be a floating-point tensor .*, got ndarray"),
+        ({"image": IMAGE.to(torch.uint8)}, r"image must be a floating-point tensor .*, got torch\.uint8"),
+        ({"image": IMAGE[None]}, r"image must have the shape \(3, H, W\), got \(1, 3, 64, 64\)"),
+        ({"image": IMAGE[:, :0]}, r"image must have the shape \(3, H, W\), got \(3, 0, 64\)"),
+        ({"image": IMAGE + 2}, r"image must have values in \[0, 1\], got values in \[2, 2\]"),
+        ({"image": IMAGE / 0}, r"image must have values in \[0, 1\], got values in \[nan, nan\]"),
         ({"lmbda": 0}, "lmbda must be a positive finite number, got 0"),
         ({"lmbda": math.inf}, "lmbda must be a positive finite number, got inf"),
         ({"lr": "fast"}, "lr must be a positive finite number, got 'fast'"),
@@ -406,15 +412,15 @@ IMAGE = torch.zeros(3, 64, 64)
         ({"patience": 0}, "patience must be an integer ≥ 1, got 0"),
         ({"seed": -3}, "seed must be an integer ≥ 0, got -3"),
         ({"surrogate": "sgaa"}, "surrogate: unknown surrogate 'sgaa'; did you mean sga"),
-        ({"surrogate": 3}, "surrogate: takes a surrogate or its name, got 3"),
+        ({"surrogate": 3}, "surrogate must be a surrogate or its name, got 3"),
         ({"temperature": 0}, "temperature: must be positive and finite, got 0"),
-        ({"net": models.FactorizedPrior(4, 4)}, "net: FactorizedPrior carries no scheme: .*adopt"),
-        ({"net": networks.toy_2d()}, "net: ToyTransformCode has no compress: takes an image codec"),
+        ({"net": models.FactorizedPrior(4, 4)}, "net: FactorizedPrior carries no scheme; .*adopt"),
+        ({"net": networks.toy_2d()}, "net must be an image codec, but ToyTransformCode has no method compress"),
         ({"net": nn.Conv2d(3, 3, 1)}, "net: Conv2d carries no scheme"),
-        ({"net": networks.factorized_prior(), "lmbda": None}, "lmbda: the network does not say"),
+        ({"net": networks.factorized_prior(), "lmbda": None}, "lmbda is required"),
     ],
 )
-def test_bad_input_gets_one_line_that_names_it(changes, message):
+def test_invalid_arguments_cause_errors_of_one_line(changes, message):
     arguments = {"net": networks.factorized_prior(), "image": IMAGE, "lmbda": 0.01, "steps": 1, **changes}
     net, image = arguments.pop("net"), arguments.pop("image")
     with pytest.raises(ValueError, match=message) as error:
@@ -422,12 +428,12 @@ def test_bad_input_gets_one_line_that_names_it(changes, message):
     assert "\n" not in str(error.value)
 
 
-def test_latents_need_a_place():
+def test_latents_need_transforms_to_replace():
     net = networks.factorized_prior()
     with pytest.raises(ValueError, match="z: FactorizedPrior has no"), replaced_latents(net, IMAGE, IMAGE):
         pass
     with (
-        pytest.raises(ValueError, match="needs one module named g_a, ModuleList has 2"),
+        pytest.raises(ValueError, match="net must have one module named g_a, but ModuleList has 2"),
         replaced_latents(nn.ModuleList([net, copy.deepcopy(net)]), IMAGE),
     ):
         pass

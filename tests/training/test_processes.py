@@ -138,7 +138,7 @@ def test_the_commands_run_under_torchrun(tmp_path):
     assert done.stdout.count("2 steps in") == 1
     photos = Path(__file__).parents[2] / "data" / "photographs" / "test"
     done = torchrun("--no-python", labkit, "evaluate", out, "--data", photos)
-    assert done.returncode == 0 and done.stdout.count("all coded in") == 1, done.stderr[-3000:]
+    assert done.returncode == 0 and done.stdout.count("encoding took") == 1, done.stderr[-3000:]
     done = torchrun("--no-python", labkit, "train", *options, "--batch-size", "3", "--fresh")
     assert done.returncode != 0
     assert "batch_size: 2 processes have equal parts of a batch, got 3" in done.stderr and "Error" not in done.stdout

@@ -1,0 +1,65 @@
+"""Replace the latents of a network by others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+Latents = tuple[Tensor, Tensor | None]  # y, and z if the network has a hyperprior
+
+
+@contextmanager
+def replaced_latents(net: nn.Module, y: Tensor, z: Tensor | None = None) -> Iterator[None]:
+    """Replace the latents of a network inside the block: g_a outputs y, and h_a outputs z, for every input.
+
+    Neither transform runs. Training and evaluation forwards use the given latents, including their gradients, and
+    `with replaced_latents(net, y, z): coded = net.compress(x)` codes them.
+
+    Args:
+        net: Network with one analysis transform g_a and at most one hyper-analysis transform h_a.
+        y: Output of g_a, of the shape that it has for the inputs of the network.
+        z: Output of h_a. With None, h_a works on y as usual.
+
+    Raises:
+        ValueError: If the network has no g_a, or if z is given and it has no h_a.
+    """
+    g_a, h_a = transforms_of(net)
+    if z is not None and h_a is None:
+        raise ValueError(f"z: {type(net).__name__} has no hyper-analysis transform h_a whose output could be replaced")
+    with ExitStack() as stack:
+        stack.enter_context(_replaced_output(g_a, y))
+        if h_a is not None and z is not None:
+            stack.enter_context(_replaced_output(h_a, z))
+        yield
+
+
+@contextmanager
+def _replaced_output(module: nn.Module, output: Tensor) -> Iterator[None]:
+    """Replace the output of a module; an attribute of the instance takes precedence over the method of the class."""
+    forward = vars(module).get("forward")
+    module.forward = lambda *_, **__: output  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+        if forward is not None:
+            module.forward = forward  # type: ignore[method-assign]
+
+
+def transforms_of(net: nn.Module) -> tuple[nn.Module, nn.Module | None]:
+    """Return the analysis transform g_a of a network, and its hyper-analysis transform h_a or None.
+
+    In CompressAI's latent codecs, h_a lies in a submodule.
+
+    Raises:
+        ValueError: If the network has no g_a, or several modules of one of these names.
+    """
+    transforms: dict[str, list[nn.Module]] = {"g_a": [], "h_a": []}
+    for path, module in net.named_modules():
+        transforms.get(path.rpartition(".")[2], []).append(module)
+    for name, modules in transforms.items():
+        if len(modules) > 1 or (name == "g_a" and not modules):
+            raise ValueError(f"net must have one module named {name}, but {type(net).__name__} has {len(modules)}")
+    return transforms["g_a"][0], next(iter(transforms["h_a"]), None)
