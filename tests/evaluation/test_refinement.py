@@ -413,7 +413,7 @@ IMAGE = torch.zeros(3, 64, 64)
         ({"seed": -3}, "seed must be an integer ≥ 0, got -3"),
         ({"surrogate": "sgaa"}, "surrogate: unknown surrogate 'sgaa'; did you mean sga"),
         ({"surrogate": 3}, "surrogate must be a surrogate or its name, got 3"),
-        ({"temperature": 0}, "temperature: must be positive and finite, got 0"),
+        ({"temperature": 0}, "temperature must be a positive finite number or a schedule, got 0"),
         ({"net": models.FactorizedPrior(4, 4)}, "net: FactorizedPrior carries no scheme; .*adopt"),
         ({"net": networks.toy_2d()}, "net must be an image codec, but ToyTransformCode has no method compress"),
         ({"net": nn.Conv2d(3, 3, 1)}, "net: Conv2d carries no scheme"),
