@@ -694,7 +694,8 @@ def test_labkits_trainer_trains_an_adopted_model(name, widths, stages, train_pho
     for _ in range(2):
         torch.manual_seed(0)
         model = lk.adopt(getattr(models, name)(*widths), scheme)
-        run = lk.train(model, train_photos[:2], lmbda=0.01, steps=4, crop=64, batch_size=2, progress=False)
+        settings = {"lmbda": 0.01, "steps": 4, "crop": 64, "batch_size": 2, "lr": 1e-3, "precision": "float32"}
+        run = lk.train(model, train_photos[:2], **settings, progress=False)
         losses.append([step.loss for step in run.history])
     assert losses[0] == losses[1] and all(map(math.isfinite, losses[0])) and len(losses[0]) == 4
     assert run.history[1].temperature == pytest.approx(0.5 * 0.2 ** (1 / 3))

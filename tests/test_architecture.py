@@ -16,7 +16,7 @@ MOST_LINES = 400
 
 # A module imports from its own room and from the rooms above it. Rooms that share a line may import from each other.
 ORDER = (
-    ("disk", "checks", "paths", "theme", "seeds", "progress", "statistics", "first_edition"),
+    ("disk", "checks", "paths", "theme", "seeds", "progress", "statistics", "first_edition", "defaults"),
     ("surrogates",),
     ("schedules",),
     ("schemes",),

@@ -29,7 +29,15 @@ def test_a_graphed_training_ends_where_the_same_steps_end(monkeypatch, network, 
     def trained():
         net = networks.get(network, "tiny", schemes.get(scheme), 0)
         run = training.train(
-            net, datasets.photos("train"), steps=STEPS, lmbda=0.01, crop=64, lr=1e-3, device="cuda", progress=False
+            net,
+            datasets.photos("train"),
+            steps=STEPS,
+            lmbda=0.01,
+            crop=64,
+            lr=1e-3,
+            device="cuda",
+            precision="float32",
+            progress=False,
         )
         return run.to_frame()[["rate", "distortion", "norm"]].to_numpy()
 

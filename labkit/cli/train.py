@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from labkit import first_edition
+from labkit import defaults, first_edition
 from labkit.cli.options import parse_schedule, read_toml_defaults
 
 
@@ -20,9 +20,9 @@ def _present_name(option: str) -> str:
 
 @click.command(context_settings={"token_normalize_func": _present_name})
 @click.argument("config", type=click.Path(path_type=Path), required=False, is_eager=True, callback=read_toml_defaults)
-@click.option("--network", default="mean_scale_hyperprior", help="Network, by its name in labkit or in CompressAI.")
-@click.option("--size", default="tiny", help="Size of the network: tiny, small or paper.")
-@click.option("--scheme", default="mixed", help="Quantization scheme, a preset of labkit.schemes.")
+@click.option("--network", default=defaults.NETWORK, help="Name of the network, as in labkit.networks.table().")
+@click.option("--size", default=defaults.SIZE, help="Size of the network: tiny, small or paper.")
+@click.option("--scheme", default=defaults.SCHEME, help="Quantization scheme, a preset of labkit.schemes.")
 @click.option(
     "--temperature", help="Temperature of the surrogates: a number or KIND:START:END.  [default: from the scheme]"
 )
@@ -30,25 +30,39 @@ def _present_name(option: str) -> str:
 @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
 @click.option("--lmbda", type=float, required=True, help="Weight λ of the distortion, on CompressAI's scale.")
 @click.option("--steps", type=int, required=True, help="Number of optimizer steps.")
-@click.option("--batch-size", type=int, default=4, help="Number of crops per step.")
-@click.option("--crop", type=int, default=256, help="Side of the square training crops, in pixels.")
-@click.option("--permute-colors", is_flag=True, help="Permute the color channels of half of the crops.")
-@click.option("--lr", default="cosine:8e-4:1e-5", help="Learning rate of Adam: a number or KIND:START:END.")
-@click.option("--clip", type=float, default=1.0, help="Largest norm of the gradient.")
+@click.option("--batch-size", type=int, default=defaults.BATCH_SIZE, help="Number of crops per step.")
+@click.option("--crop", type=int, default=defaults.CROP, help="Side of the square training crops, in pixels.")
 @click.option(
-    "--ema", type=float, help="Decay of the moving average of the weights that the checkpoint gets.  [default: none]"
+    "--permute-colors",
+    is_flag=True,
+    default=defaults.PERMUTE_COLORS,
+    help="Permute the color channels of half of the crops.",
 )
-@click.option("--seed", type=int, default=0, help="Seed of the initial weights, the crops and the noise.")
-@click.option("--device", help="Device, such as cpu or cuda.  [default: cuda if available]")
+@click.option("--lr", default=defaults.LR, help="Learning rate of Adam: a number or KIND:START:END.")
+@click.option("--clip", type=float, default=defaults.CLIP, help="Largest norm of the gradient.")
+@click.option(
+    "--ema",
+    type=float,
+    default=defaults.EMA,
+    help="Decay of the moving average of the weights that the checkpoint gets.  [default: none]",
+)
+@click.option("--seed", type=int, default=defaults.SEED, help="Seed of the initial weights, the crops and the noise.")
+@click.option("--device", default=defaults.DEVICE, help="Device, such as cpu or cuda.  [default: cuda if available]")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
+    default=defaults.PRECISION,
     help="Precision of the transforms.  [default: the faster one on this device]",
 )
-@click.option("--compile", is_flag=True, help="Compile the transforms with torch.compile.")
-@click.option("--threads", type=int, help="Number of CPU threads.  [default: chosen by timing]")
+@click.option("--compile", is_flag=True, default=defaults.COMPILE, help="Compile the transforms with torch.compile.")
 @click.option(
-    "--workers", type=int, help="Number of processes that read images.  [default: chosen by the size of the data]"
+    "--threads", type=int, default=defaults.THREADS, help="Number of CPU threads.  [default: chosen by timing]"
+)
+@click.option(
+    "--workers",
+    type=int,
+    default=defaults.WORKERS,
+    help="Number of processes that read images.  [default: chosen by the size of the data]",
 )
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from.  [default: random weights]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
@@ -56,7 +70,12 @@ def _present_name(option: str) -> str:
 @click.option(
     "--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard event files.  [default: none]"
 )
-@click.option("--save-every", type=float, default=60.0, help="Seconds between the states that a run can resume from.")
+@click.option(
+    "--save-every",
+    type=float,
+    default=defaults.SAVE_EVERY,
+    help="Seconds between the states that a run can resume from.",
+)
 @click.option("--fresh", is_flag=True, help="Start from step 0 and overwrite the files of an earlier run.")
 def train(
     config: Path | None,
@@ -67,8 +86,6 @@ def train(
     scale_lower_bound: float | None,
     data: str | None,
     lr: str,
-    device: str | None,
-    precision: str | None,
     start: Path | None,
     out: Path,
     log: Path | None,
@@ -82,12 +99,8 @@ def train(
     """
     # OpenMP reads this when torch loads. Threads that wait without spinning leave their cores to other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import torch
-
     from labkit import datasets, networks, schemes, training
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    precision = precision or training.native_precision(device)
     fields = {
         "temperature": parse_schedule(temperature) if temperature else None,
         "scale_lower_bound": scale_lower_bound,
@@ -99,7 +112,7 @@ def train(
     else:
         net = networks.get(network, size, quantization, seed=settings["seed"])
     source = datasets.training_images(data) if data else datasets.photos("train")
-    settings |= {"lr": parse_schedule(lr), "device": device, "precision": precision}
-    run = training.train(net, source, out=out, log=log or out.with_suffix(".csv"), **settings)
+    log = log or out.with_suffix(".csv")
+    run = training.train(net, source, lr=parse_schedule(lr), out=out, log=log, **settings)
     if training.processes.ranks()[0] == 0:
         click.echo(f"{out}: {run}")

@@ -197,6 +197,8 @@ class AdoptionPanel(PlotPanel):
             crop=_CROP,
             lr=schedules.constant(1e-3),
             seed=self._seed,
+            device="cpu",
+            precision="float32",
         ):
             losses.append(step.loss)
             if len(losses) % _MEASURE_EVERY == 0 and len(losses) < self._steps:

@@ -107,6 +107,7 @@ class ToyPanel(RetrainingPanel):
             batch_size=1024,
             lr=schedules.cosine(1e-2, 5e-4),
             seed=self._seed,
+            device="cpu",
         ):
             losses.append(step.loss)
             yield view

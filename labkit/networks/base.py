@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from labkit import entropy, schemes
+from labkit import defaults, entropy, schemes
 from labkit.checks import check_positive
 from labkit.schemes import QuantizationScheme, Scheme, first_stage
 
@@ -41,7 +41,7 @@ class CodecBase:
     def _start_with(self, scheme: Scheme | None) -> QuantizationScheme:
         """Store the scheme, and return the stage that the entropy modules start with."""
         self.info = {}
-        self.scheme = scheme or schemes.noise()
+        self.scheme = scheme or schemes.get(defaults.SCHEME)
         return first_stage(self.scheme)
 
     def _add_hyperprior(self, scheme: Scheme | None) -> None:

@@ -53,7 +53,7 @@ class Elic(_GroupedCodec, _compressai.Elic2022Official):
     Args:
         N: Number of channels of the transforms.
         M: Number of channels of the latent y, at least 20.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
 
     Raises:
         ValueError: If M is below 20.
@@ -96,7 +96,7 @@ class ChannelAutoregressive(_GroupedCodec, _compressai.base.SimpleVAECompression
     Args:
         N: Number of channels of the transforms.
         M: Number of channels of the latent y, a multiple of 10.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
 
     Raises:
         ValueError: If M is not a positive multiple of 10.

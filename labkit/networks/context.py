@@ -26,7 +26,7 @@ class JointAutoregressive(adoption.AdoptedJointAutoregressive, CodecBase):
     Args:
         N: Number of channels of the transforms.
         M: Number of channels of the latent y.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
     """
 
     kind = "joint_autoregressive"
@@ -47,7 +47,7 @@ class Cheng2020Anchor(_compressai.Cheng2020Anchor, adoption.AdoptedJointAutoregr
     Args:
         N: Number of channels of the transforms and of the latent y.
         M: Must be N or None; the latent has as many channels as the transforms.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
 
     Raises:
         ValueError: If M differs from N.
@@ -74,7 +74,7 @@ class Cheng2020Attention(_compressai.Cheng2020Attention, adoption.AdoptedJointAu
     Args:
         N: Number of channels of the transforms and of the latent y.
         M: Must be N or None; the latent has as many channels as the transforms.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
 
     Raises:
         ValueError: If M differs from N.

@@ -22,7 +22,7 @@ class FactorizedPrior(CodecBase, _compressai.FactorizedPrior):
     Args:
         N: Number of channels of the transforms.
         M: Number of channels of the latent y.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
     """
 
     kind = "factorized_prior"
@@ -56,7 +56,7 @@ class ScaleHyperprior(CodecBase, _compressai.ScaleHyperprior):
     Args:
         N: Number of channels of the transforms.
         M: Number of channels of the latent y.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
     """
 
     kind = "scale_hyperprior"
@@ -78,7 +78,7 @@ class MeanScaleHyperprior(CodecBase, _compressai.MeanScaleHyperprior):
     Args:
         N: Number of channels of the transforms.
         M: Number of channels of the latent y.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
     """
 
     kind = "mean_scale_hyperprior"

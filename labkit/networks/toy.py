@@ -23,7 +23,7 @@ class ToyTransformCode(CodecBase, nn.Module):
 
     Args:
         hidden: Number of units in each hidden layer.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
         dimension: Dimension of the points.
         latents: Number of latents; the dimension by default.
     """
@@ -141,7 +141,7 @@ def toy_1d(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0) -> Toy
     """Create an untrained scalar quantizer, for `datasets.Gaussian` and `datasets.Laplacian`.
 
     Args:
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
         hidden: Number of units in each hidden layer.
         seed: Seed of the initial weights.
     """
@@ -152,7 +152,7 @@ def toy_2d(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0) -> Toy
     """Create an untrained two-dimensional transform code, for `datasets.Banana` and `datasets.Ring`.
 
     Args:
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
         hidden: Number of units in each hidden layer.
         seed: Seed of the initial weights.
     """
@@ -166,7 +166,7 @@ def toy_sawbridge(scheme: Scheme | None = None, hidden: int = 64, seed: int = 0,
     https://arxiv.org/abs/2011.05065).
 
     Args:
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
         hidden: Number of units in each hidden layer.
         seed: Seed of the initial weights.
         points: Number of samples of a realization.

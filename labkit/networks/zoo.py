@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.checks import check_name
+from labkit.defaults import SIZE
 from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
@@ -90,7 +91,7 @@ def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | N
         N: Number of channels of the transforms.
         M: Number of channels of the latent y.
         size: Name of the size, written to checkpoints and `.lkc` files.
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
         seed: Seed of the initial weights.
 
     Raises:
@@ -105,13 +106,13 @@ def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | N
     return net
 
 
-def get(name: str, size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Codec:
+def get(name: str, size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> Codec:
     """Create an untrained image codec by name and size.
 
     Args:
         name: Name of the architecture, of labkit or of CompressAI.
         size: "tiny", "small" or "paper".
-        scheme: Quantization scheme for training; `schemes.noise()` by default.
+        scheme: Quantization scheme for training; `schemes.mixed()` by default.
         seed: Seed of the initial weights.
 
     Raises:
@@ -169,41 +170,41 @@ def _make(cls: type[T], size: str, scheme: Scheme | None, seed: int) -> T:
     return cast(T, get(cast(type[Codec], cls).kind, size, scheme, seed))
 
 
-def factorized_prior(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> FactorizedPrior:
+def factorized_prior(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> FactorizedPrior:
     """Create an untrained `FactorizedPrior`; see `get` for the arguments."""
     return _make(FactorizedPrior, size, scheme, seed)
 
 
-def scale_hyperprior(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> ScaleHyperprior:
+def scale_hyperprior(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> ScaleHyperprior:
     """Create an untrained `ScaleHyperprior`; see `get` for the arguments."""
     return _make(ScaleHyperprior, size, scheme, seed)
 
 
-def mean_scale_hyperprior(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> MeanScaleHyperprior:
+def mean_scale_hyperprior(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> MeanScaleHyperprior:
     """Create an untrained `MeanScaleHyperprior`; see `get` for the arguments."""
     return _make(MeanScaleHyperprior, size, scheme, seed)
 
 
-def joint_autoregressive(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> JointAutoregressive:
+def joint_autoregressive(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> JointAutoregressive:
     """Create an untrained `JointAutoregressive`; see `get` for the arguments."""
     return _make(JointAutoregressive, size, scheme, seed)
 
 
-def cheng2020_anchor(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Cheng2020Anchor:
+def cheng2020_anchor(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> Cheng2020Anchor:
     """Create an untrained `Cheng2020Anchor`; see `get` for the arguments."""
     return _make(Cheng2020Anchor, size, scheme, seed)
 
 
-def cheng2020_attention(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Cheng2020Attention:
+def cheng2020_attention(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> Cheng2020Attention:
     """Create an untrained `Cheng2020Attention`; see `get` for the arguments."""
     return _make(Cheng2020Attention, size, scheme, seed)
 
 
-def elic(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> Elic:
+def elic(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> Elic:
     """Create an untrained `Elic`; see `get` for the arguments."""
     return _make(Elic, size, scheme, seed)
 
 
-def channel_autoregressive(size: str = "tiny", scheme: Scheme | None = None, seed: int = 0) -> ChannelAutoregressive:
+def channel_autoregressive(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> ChannelAutoregressive:
     """Create an untrained `ChannelAutoregressive`; see `get` for the arguments."""
     return _make(ChannelAutoregressive, size, scheme, seed)

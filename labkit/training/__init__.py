@@ -3,10 +3,13 @@
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.fine_tuning import fine_tune
 from labkit.training.losses import Loss, rate_distortion
+from labkit.training.precision import native_precision
 from labkit.training.run import TrainingRun, train
+from labkit.training.settings import Settings
 from labkit.training.stacks import StackRun, train_stack
+from labkit.training.steps import Step
 from labkit.training.threads import Threads
-from labkit.training.trainer import Settings, Step, Training, native_precision, stream
+from labkit.training.trainer import Training, stream
 
 __all__ = [
     "Loss",

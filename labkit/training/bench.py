@@ -28,8 +28,9 @@ from tqdm.auto import tqdm
 from labkit import datasets, networks, paths, schemes
 from labkit.disk import write_whole
 from labkit.training import trainer
+from labkit.training.settings import Settings
 from labkit.training.threads import Threads, cores, keep_memory
-from labkit.training.trainer import Settings, Training
+from labkit.training.trainer import Training
 
 LMBDA, LEARNING_RATE = 0.01, 1e-4
 Way = Generator[None, None, None]

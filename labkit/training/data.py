@@ -1,4 +1,4 @@
-"""Batches that depend on the seed and the step alone: a run that was stopped goes on with those it would have seen."""
+"""Batches that depend only on the seed and the step, so that a resumed run gets the batches it would have had."""
 
 from __future__ import annotations
 
@@ -16,36 +16,52 @@ from labkit.datasets import ImageFiles, PhotoSet
 from labkit.training import processes
 from labkit.training.threads import cores
 
-DATA, NOISE = 0, 1  # streams of random numbers: one step draws from each, and none shifts another
+DATA, NOISE = 0, 1  # streams of random numbers; draws from one do not shift the other
 
 
 class Points(Protocol):
-    """An endless supply of points, such as `datasets.Banana`."""
+    """A source of points, such as `datasets.Banana`."""
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """n points, of shape (n, d)."""
+        """Return n points as a tensor of shape (n, d)."""
 
 
 Images: TypeAlias = PhotoSet | ImageFiles
 Source: TypeAlias = Images | Points
-Handed: TypeAlias = Tensor | np.ndarray | str
+Loaded: TypeAlias = Tensor | np.ndarray | str  # crops, or the message of an error
 
 
 def generator_for(seed: int, step: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one step and stream, DATA or NOISE, as it stands before the first draw. See `reseed`."""
+    """Return a new generator for one step and stream, as `reseed` sets it.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of the step, counted from 0.
+        stream: DATA or NOISE.
+        device: Device of the generator.
+    """
     return reseed(torch.Generator(device), seed, step, stream)
 
 
 def reseed(generator: torch.Generator, seed: int, step: int, stream: int) -> torch.Generator:
-    """Put a generator where `generator_for` has it, and return it.
+    """Seed a generator for one step and stream, and return it.
 
-    NumPy's SeedSequence mixes the three numbers, so that neighboring seeds and steps have nothing in common. Torch
-    takes 32 bits of its result on a CPU, 64 on a GPU: in a million steps about a hundred pairs share their draws on a
-    CPU. Raises ValueError naming the number that is negative.
+    NumPy's SeedSequence mixes the three numbers, so that neighboring seeds and steps are unrelated. Torch uses 32 bits
+    of the result on a CPU and 64 on a GPU. On a CPU, about a hundred pairs among a million steps share their draws.
+
+    Args:
+        generator: Generator to seed in place.
+        seed: Seed of the run.
+        step: Number of the step, counted from 0.
+        stream: DATA or NOISE.
+
+    Raises:
+        ValueError: If a number is negative.
     """
     check_at_least(0, seed=seed, step=step, stream=stream)
-    mixed = np.random.SeedSequence([stream, step, seed])  # the seed last: of two words, it would else shift the step
-    return generator.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
+    # A seed of two words would shift the numbers after it, so the seed comes last
+    sequence = np.random.SeedSequence([stream, step, seed])
+    return generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def batches(
@@ -61,38 +77,53 @@ def batches(
     workers: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Generator[Tensor, None, None]:
-    """The batches of the steps `first` to `steps` − 1, float32 on `device`: crops (n, 3, crop, crop), or points (n, d).
+    """Return an iterator over the batches of the steps `first` to `steps` − 1.
 
-    part: (k, m) gives the k-th of m equal parts of each batch, what one of m processes trains on.
+    A PhotoSet is moved to the device, and crops are cut there. ImageFiles are decoded ahead of time by worker
+    processes, which start immediately and end when the generator is closed or garbage-collected. The batches are the
+    same in both cases and for every number of workers.
 
-    A PhotoSet is moved to the device, and crops are cut there. ImageFiles are decoded ahead of time by `workers`
-    processes (None: one fewer than the cores that fall to each process of torchrun, at least 1 and at most 4; 0: by
-    this process, when they are due), started at once, and ended when the generator is closed or dropped. The batches
-    are the same in every case.
+    Args:
+        source: Photographs or points.
+        first: Number of the first step, counted from 0.
+        steps: Number of steps in the run.
+        batch_size: Number of crops or points per batch, over all processes.
+        crop: Side of the crops in pixels.
+        permute_colors: True puts the color channels of half of the crops in a random order.
+        seed: Seed of the run.
+        device: Device of the batches.
+        workers: Number of processes that decode ImageFiles. None takes one fewer than the cores per torchrun process,
+            at least 1 and at most 4. 0 decodes in this process, when a batch is needed.
+        part: (k, m) yields the k-th of m equal parts of each batch, as process k of m trains on it.
 
-    Raises ValueError at once for a picture too small and for a batch that has no m equal parts, and when it is met for
-    a damaged file, naming it; ChildProcessError where a worker is killed.
+    Returns:
+        An iterator over float32 tensors: crops of shape (n, 3, crop, crop) with values in [0, 1], or points (n, d).
+
+    Raises:
+        ValueError: If an image is smaller than the crops, if the batch cannot be split into m equal parts, or, while
+            iterating, if an image file is damaged.
+        ChildProcessError: While iterating, if a worker was killed.
     """
     check_at_least(0, first=first, seed=seed, workers=workers or 0)
     check_at_least(1, batch_size=batch_size, crop=crop)
     if batch_size % part[1]:
-        raise ValueError(f"batch_size: {part[1]} processes have equal parts of a batch, got {batch_size}")
+        raise ValueError(f"batch_size must be a multiple of the {part[1]} processes, got {batch_size}")
     device = torch.device(device)
     if isinstance(source, ImageFiles):
         source.check_crop(crop)
-        drawn = _Batches(source, batch_size, crop, permute_colors, seed, part)
+        numbered = _Batches(source, batch_size, crop, permute_colors, seed, part)
         workers = max(1, min(4, cores() // processes.local_world_size() - 1)) if workers is None else workers
-        return _loaded(iter(_loader(drawn, range(first, steps), workers, device)), device)
+        return _loaded(iter(_loader(numbered, range(first, steps), workers, device)), device)
     if isinstance(source, PhotoSet):
         source.check_crop(crop)
-        drawn = _Batches(source.to(device), batch_size, crop, permute_colors, seed, part)
-        return (_floats(drawn.cut(step)) for step in range(first, steps))
+        numbered = _Batches(source.to(device), batch_size, crop, permute_colors, seed, part)
+        return (_floats(numbered.cut(step)) for step in range(first, steps))
     draws = (source.draw(batch_size, generator_for(seed, step, DATA)) for step in range(first, steps))
     return (points.chunk(part[1])[part[0]].to(device) for points in draws)
 
 
 class _Batches(Dataset[Any]):
-    """Batches by number of step, as uint8: a quarter of what a worker would have to hand over in float32."""
+    """Batches by number of the step, as uint8, because workers transfer a quarter of the bytes of float32."""
 
     def __init__(
         self,
@@ -110,16 +141,16 @@ class _Batches(Dataset[Any]):
         batch_size, crop, permute_colors, part = self.settings
         return self.source.crops_uint8(batch_size, crop, generator_for(self.seed, step, DATA), permute_colors, part)
 
-    def __getitem__(self, step: int) -> Handed:
-        """What a worker hands over: the batch, or what is wrong with a file, which DataLoader would raise as a page."""
+    def __getitem__(self, step: int) -> Loaded:
+        """Return the batch or an error message; DataLoader would turn an exception into a page of text."""
         try:
             crops = self.cut(step)
         except ValueError as error:
-            return str(error)  # as an exception it could bring a traceback with it, whose frames keep the workers alive
+            return str(error)  # the traceback of an exception would keep the workers alive
         try:
             return crops if get_worker_info() is None else crops.share_memory_()
-        except RuntimeError:  # containers have little shared memory; left to DataLoader, the parent would wait forever
-            return crops.numpy()  # travels through a pipe
+        except RuntimeError:  # shared memory is scarce in containers; without this, the parent would wait forever
+            return crops.numpy()  # goes through a pipe
 
 
 def _loader(dataset: _Batches, steps: range, workers: int, device: torch.device) -> DataLoader:
@@ -128,47 +159,47 @@ def _loader(dataset: _Batches, steps: range, workers: int, device: torch.device)
         batch_size=None,
         sampler=steps,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # for seeds that nothing here uses, and else drawn from torch's own generator
+        generator=torch.Generator(),  # without it, DataLoader would advance torch's global generator
         pin_memory=device.type == "cuda",
     )
 
 
-def _as_it_is(handed: Any) -> Any:
-    return handed
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; what it ends is the parent's to say.
+    """Ignore Ctrl-C, which reaches every process of a terminal; the parent decides what to end.
 
-    DataLoader has set one torch thread before this: a forked process that used more would wait for threads that exist
-    in its parent only.
+    DataLoader has set one torch thread before this call. A forked process with more threads would wait for threads that
+    exist only in its parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _loaded(found: Iterator[Handed], device: torch.device) -> Generator[Tensor, None, None]:
+def _loaded(received: Iterator[Loaded], device: torch.device) -> Generator[Tensor, None, None]:
     try:
-        while (handed := _next(found)) is not None:
-            if isinstance(handed, str):
-                raise ValueError(handed)
-            yield _floats(torch.as_tensor(handed).to(device, non_blocking=True))
+        while (batch := _next(received)) is not None:
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            yield _floats(torch.as_tensor(batch).to(device, non_blocking=True))
     finally:
-        del found  # its workers end with it, while the frame would live on in the traceback of an error
+        del received  # ends the workers; otherwise the traceback of an error would keep them alive
 
 
-def _next(found: Iterator[Handed]) -> Handed | None:
+def _next(received: Iterator[Loaded]) -> Loaded | None:
     try:
-        return next(found, None)
+        return next(received, None)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         message = " ".join(str(error).split())
         raise ChildProcessError(
-            f"a process that reads images was lost, perhaps for want of memory: {message}"
+            f"a process that reads images was killed, perhaps because memory ran out: {message}"
         ) from None
 
 
 def _floats(crops: Tensor) -> Tensor:
-    return crops.float().div_(255)  # in place: another batch of float32 costs more than the division
+    return crops.float().div_(255)  # in place, because allocating another float32 batch costs more than dividing

@@ -47,6 +47,8 @@ def fine_tune(
         permute_colors=True,
         lr=LEARNING_RATE,
         seed=seed,
+        device="cpu",
+        precision="float32",
     ):
         yield step.loss
         if time.perf_counter() > deadline:

@@ -1,4 +1,4 @@
-"""A training step on a GPU as one CUDA graph: launching a small network's many kernels takes longer than they do."""
+"""A training step on a GPU as a CUDA graph: launching a small network's kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -7,40 +7,46 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps made as they are first: they choose algorithms and make the optimizer's state
+WARM_UP = 3  # steps that run normally, in which algorithms are chosen and the optimizer's state is created
 
 
 class Graphed:
-    """A step, captured after its first calls and replayed from then on: the same kernels on the same numbers.
+    """A step that is captured after its first calls and then replayed: the same kernels on the same numbers.
 
-    step: takes a batch, always of one shape, changes tensors in place, and gives a tensor; it reads nothing back from
-    the GPU. generator: whose draws it makes; a replay draws from where the generator stands, as the step itself would.
+    Args:
+        step: Function from a batch to a tensor. It changes tensors in place and reads nothing back from the GPU. All
+            batches have the same shape.
+        generator: Generator of the step's random numbers. A replay draws what the step would draw.
     """
 
     def __init__(self, step: Callable[[Tensor], Tensor], generator: torch.Generator):
         self.step, self.generator, self.calls = step, generator, 0
-        self.stream = torch.cuda.Stream(generator.device)  # a capture takes another than the default one
+        self.stream = torch.cuda.Stream(generator.device)  # the default stream cannot be captured
+
+    def __repr__(self) -> str:
+        return f"Graphed({'captured' if self.calls > WARM_UP else f'warm-up step {self.calls} of {WARM_UP}'})"
 
     def __call__(self, batch: Tensor) -> Tensor:
+        """Return the step's result for a batch."""
         self.calls += 1
         if self.calls <= WARM_UP:
-            return self._aside(lambda: self.step(batch))
+            return self._on_stream(lambda: self.step(batch))
         if self.calls == WARM_UP + 1:
             self.batch = batch.clone()
             self.graph = torch.cuda.CUDAGraph()
             self.graph.register_generator_state(self.generator)
-            # this runs nothing; thread_local: a thread that pins the next batch in memory may go on meanwhile
+            # The capture runs nothing. thread_local lets another thread pin the next batch in memory meanwhile.
             with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.given = self.step(self.batch)
+                self.result = self.step(self.batch)
         self.batch.copy_(batch)
         self.graph.replay()
-        return self.given.clone()
+        return self.result.clone()
 
-    def _aside(self, make: Callable[[], Tensor]) -> Tensor:
-        """On the stream of the capture, between what comes before and what comes after on the present one."""
-        present = torch.cuda.current_stream(self.stream.device)
-        self.stream.wait_stream(present)
+    def _on_stream(self, function: Callable[[], Tensor]) -> Tensor:
+        """Call a function on the stream of the capture, in order with the current stream."""
+        current = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            given = make()
-        present.wait_stream(self.stream)
-        return given
+            result = function()
+        current.wait_stream(self.stream)
+        return result

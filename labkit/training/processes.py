@@ -1,4 +1,4 @@
-"""Several processes that train one network together, as torchrun starts them. One process is the usual case."""
+"""Several processes that train one network together, as torchrun starts them. Usually there is one process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
 
-PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # labkit's names, and Fabric's
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # our names and Fabric's
+Item = TypeVar("Item")
 
 
 def ranks() -> tuple[int, int]:
-    """The number of this process and how many there are: 0 of 1, unless torchrun started it."""
+    """Return the rank of this process and the number of processes: (0, 1) unless torchrun started it."""
     if not (distributed.is_available() and distributed.is_torchelastic_launched()):
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -28,44 +29,55 @@ def local_world_size() -> int:
     return int(os.environ["LOCAL_WORLD_SIZE"]) if ranks()[1] > 1 else 1
 
 
-def device(name: str) -> torch.device:
-    """The device of that name; of cuda, each process of a machine has its own.
+def default_device() -> str:
+    """Return `cuda` if torch finds a GPU, and `cpu` otherwise."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
-    Raises ValueError for a name that torch does not know, and for a GPU that is not there.
+
+def device(name: str | None = None) -> torch.device:
+    """Return a torch device. Under torchrun, every process of a machine gets a GPU of its own.
+
+    Args:
+        name: Name of the device; None means `default_device()`.
+
+    Raises:
+        ValueError: If torch does not know the device, or if it is a GPU that torch does not find.
     """
     try:
-        found = torch.device(name)
+        place = torch.device(name or default_device())
     except RuntimeError:
-        raise ValueError(f"device: takes cpu, cuda or cuda:N, got {name!r}") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: torch finds no GPU for {name!r}; cpu is there")
-    if found.type == "cuda" and ranks()[1] > 1:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch finds no GPU; use device='cpu'")
+    if place.type == "cuda" and ranks()[1] > 1:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return found
+    return place
 
 
 def fabric(device: torch.device, precision: str = "float32", changing: bool = False) -> Fabric:
-    """Fabric on this process's device, joined to the other processes where there are any.
+    """Return Lightning Fabric for this process, connected to the other processes if there are any.
 
-    changing: the parameters that are trained change on the way.
+    Args:
+        device: Device of this process.
+        precision: "float32" or "bfloat16".
+        changing: True if the set of trained parameters changes during training.
     """
     with quiet():
         if ranks()[1] == 1:
             devices: Any = [device.index or 0] if device.type == "cuda" else 1
             return Fabric(accelerator=device.type, devices=devices, precision=PRECISIONS[precision])
-        strategy = DDPStrategy(find_unused_parameters=changing)
         local = local_world_size()
-        found = Fabric(
-            accelerator=device.type, devices=local, num_nodes=ranks()[1] // local, strategy=strategy,
-            precision=PRECISIONS[precision],
+        connected = Fabric(
+            accelerator=device.type, devices=local, num_nodes=ranks()[1] // local, precision=PRECISIONS[precision],
+            strategy=DDPStrategy(find_unused_parameters=changing),
         )  # fmt: skip
-        found.launch()
-        return found
+        connected.launch()
+        return connected
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Fabric announces itself, and on a GPU what torch could be told of its precision: in a sweep, for every run."""
+    """Silence Fabric's notices, which it would otherwise print for every run of a sweep."""
     logger = logging.getLogger("lightning_fabric")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -75,16 +87,19 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def gathered(own: list[Any]) -> list[Any]:
-    """The items of all processes, in turn: the first one's first, the second's first, …, each process's second, ….
+def gathered(items: list[Item]) -> list[Item]:
+    """Return the items of all processes in turn: each process's first item, then each process's second, and so on.
 
-    Every process calls this, and gets all of them. They go from one process to another by pickle.
+    Every process must call this function, and every process gets all items. They travel by pickle.
+
+    Args:
+        items: Items of this process.
     """
     count = ranks()[1]
     if count == 1:
-        return own
+        return items
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
     parts: list[Any] = [None] * count
-    distributed.all_gather_object(parts, own)
+    distributed.all_gather_object(parts, items)
     return [parts[i % count][i // count] for i in range(sum(map(len, parts)))]

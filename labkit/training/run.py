@@ -1,141 +1,174 @@
-"""A long run: progress, threads, a log, and files to go on from when it is stopped."""
+"""A long training run: progress, number of threads, log, and files from which it resumes."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from labkit import defaults
 from labkit.checks import check_at_least, check_positive
-from labkit.disk import write_whole
 from labkit.networks import ToyTransformCode
 from labkit.progress import progress_bar
+from labkit.schedules import Schedule
 from labkit.training import processes, states
 from labkit.training.data import Source
+from labkit.training.logs import History, Log, read_rows
+from labkit.training.settings import Settings
+from labkit.training.steps import Step
 from labkit.training.threads import Threads, cores
-from labkit.training.trainer import LOOK_EVERY, Network, Settings, Step, Training
+from labkit.training.trainer import Network, Training
 
-SAVING = 0.02  # share of a run's time that saving may take: where it takes long, it is done less often
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-class History(Sequence[Step]):
-    """The steps of a run, in 72 bytes each: a run of a million keeps them all."""
-
-    def __init__(self, steps: int):
-        self.steps, self._values = steps, array("d")
-
-    def extend(self, rows: Iterable[Sequence[float]]) -> None:
-        """Add steps, each as `Step.row` gives it."""
-        for row in rows:
-            self._values.extend(row)
-
-    def __len__(self) -> int:
-        return len(self._values) // len(Step.COLUMNS)
-
-    @overload
-    def __getitem__(self, index: int) -> Step: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Step]: ...
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        width = len(Step.COLUMNS)
-        start = range(len(self))[index] * width
-        return Step.from_row(self._values[start : start + width], self.steps)
+SAVING = 0.02  # largest share of a run's time that is spent on saving; slow saves happen less often
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainingRun:
-    """A training run.
+    """A finished training run.
 
-    history: its steps; those that an earlier process made are there if it kept a log. seconds: that the run took, over
-    all its parts. threads: of torch, that the last step was made with; None where an earlier process made it.
+    Attributes:
+        net: The trained network.
+        settings: Settings of the run, as JSON can hold them.
+        seconds: Duration of the run, over all its parts if it was resumed.
+        threads: Number of torch threads at the end; None if an earlier process made all steps.
+        history: The steps. Steps of an earlier process are included if the run kept a log.
     """
 
     net: Network
     settings: dict[str, Any]
     seconds: float
     threads: int | None
-    history: History = field(repr=False)
+    history: History
+
+    def __repr__(self) -> str:
+        loss = f", loss {self.history[-1].loss:.4g}" if self.history else ""
+        return f"{type(self).__name__}({type(self.net).__name__}, {self.settings['steps']} steps{loss})"
 
     @property
     def waited(self) -> float:
-        """Share of the time of its steps in which there was no batch yet."""
+        """Share of the steps' time that was spent waiting for batches."""
         seconds = sum(step.seconds for step in self.history)
         return sum(step.waited for step in self.history) / seconds if seconds else 0.0
 
     def __str__(self) -> str:
+        threads = f" with {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ", made earlier"
+        text = f"{self.settings['steps']} steps in {self.seconds:.0f} s{threads}"
         last = self.history[-max(1, len(self.history) // 20) :]
-        means = {name: sum(getattr(step, name) for step in last) / max(1, len(last)) for name in Step.COLUMNS[1:4]}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-        how = f" with {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ", made before"
-        made = f"{self.settings['steps']} steps in {self.seconds:.0f} s{how}"
         if not last:
-            return made
-        return f"{made}, {self.waited:.1%} of it waiting for data; over the last {len(last)}: {told}"
+            return text
+        means = [f"{name} {sum(getattr(step, name) for step in last) / len(last):.4g}" for name in Step.COLUMNS[1:4]]
+        return f"{text}, {self.waited:.1%} of it waiting for data; means of the last {len(last)}: {', '.join(means)}"
 
-    def to_frame(self):
-        """The history as a pandas table, one row a step."""
-        import pandas as pd
-
-        return pd.DataFrame([step.row() for step in self.history], columns=list(Step.COLUMNS))
+    def to_frame(self) -> pd.DataFrame:
+        """Return the history as a pandas table with one row per step."""
+        return self.history.to_frame()
 
 
 def train(
     net: Network,
     source: Source,
     *,
+    lmbda: float,
+    steps: int,
+    batch_size: int = defaults.BATCH_SIZE,
+    crop: int = defaults.CROP,
+    permute_colors: bool = defaults.PERMUTE_COLORS,
+    lr: float | str | Schedule = defaults.LR,
+    clip: float = defaults.CLIP,
+    ema: float | None = defaults.EMA,
+    seed: int = defaults.SEED,
+    device: str | None = defaults.DEVICE,
+    precision: str | None = defaults.PRECISION,
+    compile: bool = defaults.COMPILE,
+    workers: int | None = defaults.WORKERS,
+    threads: int | None = defaults.THREADS,
     out: str | Path | None = None,
     log: str | Path | None = None,
-    save_every: float = 60.0,
-    fresh: bool = False,
-    threads: int | None = None,
     tensorboard: str | Path | None = None,
+    save_every: float = defaults.SAVE_EVERY,
+    fresh: bool = False,
     progress: bool | None = None,
-    **settings: Any,
 ) -> TrainingRun:
-    """Train `net` in place and, given `out`, write a checkpoint at the end, and meanwhile what to go on from.
+    """Train a network in place.
 
-    source: photographs (`datasets.PhotoSet`, `datasets.ImageFiles`) or points. settings: see `training.Settings`; lmbda
-    and steps are required.
+    With `out`, the run writes a checkpoint at the end, and on the way the file OUT.part. If a run was interrupted or
+    killed, the same call resumes it from OUT.part and gives the same numbers as a run without a stop.
 
-    out: a run that was stopped or killed goes on from OUT.part when the same call is made again, and ends with the same
-    numbers, to the bit on a CPU with the same number of threads; a finished one is read, not made again. fresh: start
-    over. save_every: seconds between two states in OUT.part, more where writing one takes more than 2% of that.
-    log: CSV file that gets a row for each step. tensorboard: folder for TensorBoard, where it is installed. threads: on
-    a CPU; None chooses by measuring (see `training.Threads`), which may turn out otherwise another time. progress: True
-    or False; None shows the bar on a terminal or in a notebook only.
+    Under torchrun every process makes this call with the same arguments. The processes train together (see
+    `labkit.training.Training`), and the first one writes. `out` must be a path that all of them can read. A different
+    number of processes can resume the run.
 
-    Under torchrun every process makes this call, with the same arguments: they train together (see `Training`), and the
-    first one writes. `out` lies where all find it, and may be gone on with by another number of processes.
+    Args:
+        net: One of labkit's networks, or a CompressAI model that `labkit.adopt` gave a scheme.
+        source: Photographs (`datasets.PhotoSet` or `datasets.ImageFiles`), or points such as `datasets.Banana()`.
+        lmbda: Weight of the distortion, on CompressAI's scale (λ · 255² · MSE for images).
+        steps: Number of optimizer steps.
+        batch_size: Number of crops or points per step, over all processes.
+        crop: Side of the training crops in pixels.
+        permute_colors: True trains with a random order of the color channels in half of the crops.
+        lr: Learning rate of Adam: a number, a schedule, or a schedule as text such as "cosine:8e-4:1e-5".
+        clip: Largest gradient norm; longer gradients are scaled down to it.
+        ema: Decay of an exponential moving average of the weights, which the network ends with. None has no average.
+        seed: Seed for batches and quantization noise.
+        device: Name of a torch device. None takes a GPU if there is one.
+        precision: "float32" or "bfloat16", for the transforms. None takes the one in which a resumed run was begun, and
+            otherwise for images the faster one (see `labkit.training.native_precision`), for points float32.
+        compile: True compiles the transforms with `torch.compile`, which needs a C++ compiler and about a minute.
+        workers: Number of processes that read images, if the images do not fit into memory. None chooses.
+        threads: Number of torch threads on a CPU. None chooses by timing steps.
+        out: Checkpoint to write.
+        log: CSV file to which each step adds a row.
+        tensorboard: Folder for TensorBoard.
+        save_every: Seconds from one save of OUT.part to the next.
+        fresh: True starts over, and overwrites what `out` holds.
+        progress: True shows a progress bar, False does not; None shows it on a terminal and in a notebook.
 
-    Ctrl-C ends the run after the step at hand, saves it, and raises KeyboardInterrupt. Raises ValueError for a bad
-    setting, for images too small, for files that cannot be written and for an `out` of another run; FloatingPointError
-    when loss or gradient are no longer finite, with the last state kept.
+    Returns:
+        The run, with its history and settings.
+
+    Raises:
+        ValueError: If a setting is out of range, if an image is smaller than the crops, if a file cannot be written, or
+            if `out` belongs to another run.
+        FloatingPointError: If the loss or the gradient is no longer finite. OUT.part keeps the last saved state.
+        KeyboardInterrupt: After Ctrl-C, when the current step is done and saved.
+
+    >>> import labkit as lk
+    >>> run = lk.train(lk.networks.toy_2d(), lk.datasets.Banana(), lmbda=1.0, steps=3, batch_size=64, threads=1)
+    >>> len(run.history)
+    3
     """
     if out is not None and isinstance(net, ToyTransformCode):
-        raise ValueError("out: the toy is trained in two seconds and has no checkpoint")
+        raise ValueError("out must be None for a toy: toys train in seconds and have no checkpoints")
     check_positive(save_every=save_every)
     check_at_least(1, threads=1 if threads is None else threads)
-    training = Training(net, source, Settings(**settings))
-    total, history = training.settings.steps, History(training.settings.steps)
+    if precision is None and out is not None and not fresh:
+        precision = states.stored(Path(out)).get("precision")
+    settings = Settings(
+        lmbda=lmbda, steps=steps, batch_size=batch_size, crop=crop, permute_colors=permute_colors, lr=lr, clip=clip,
+        ema=ema, seed=seed, device=device, precision=precision, compile=compile, workers=workers,
+    )  # fmt: skip
+    training, history = Training(net, source, settings), History(steps)
+    described = training.settings.to_dict()
     files = states.Files(training, out, fresh) if out is not None else None
     first, earlier, begun = training.step, files.seconds if files else 0.0, time.perf_counter()
     if files and files.finished:
-        history.extend(_rows(log, total))
-        return TrainingRun(net, training.settings.to_dict(), earlier, None, history)
+        history.extend(read_rows(log, steps))
+        return TrainingRun(net, described, earlier, None, history)
     rank, count = processes.ranks()
-    if torch.device(training.settings.device).type != "cpu":
+    if training.fabric.device.type != "cpu":
         threads = threads or torch.get_num_threads()
-    elif count > 1:  # timing steps would find out how long the others take
+    elif count > 1:  # timing steps would measure how long the other processes take
         threads = threads or max(1, cores() // processes.local_world_size())
     if rank:
         log = tensorboard = None
@@ -143,7 +176,7 @@ def train(
     due = begun + save_every
 
     def save(files: states.Files) -> float:
-        """Write what the run goes on from, the log first, and say when that is due again."""
+        """Write the log and then the state; return the time at which the next save is due."""
         table.flush()
         start = time.perf_counter()
         files.save(earlier + start - begun)
@@ -151,135 +184,58 @@ def train(
         return end + max(save_every, (end - start) / SAVING)
 
     with (
-        _Log(log, tensorboard, history, first) as table,
+        Log(log, tensorboard, history, first) as table,
         Threads(threads) as chosen,
         _stop_requests() as stop,
-        progress_bar(total=total, initial=first, unit="step", progress=progress, leave=True) as bar,
-        closing(training.__iter__()) as steps,
+        progress_bar(total=steps, initial=first, unit="step", progress=progress, leave=True) as bar,
+        closing(training.__iter__()) as iterator,
     ):
         try:
             if files:
-                due = save(files)  # at once: a folder that takes no file says so now
-            for step in steps:
+                due = save(files)  # a folder that cannot be written is reported before the first step
+            for step in iterator:
                 chosen.timed(step.seconds)
                 table.add(step)
-                bar.set_postfix_str(table.words, refresh=False)
+                bar.set_postfix_str(table.status, refresh=False)
                 bar.update()
-                if stop.is_set() and step.step < total and rank == 0:  # the others are in the next step already
+                if stop.is_set() and step.step < steps and rank == 0:  # the others have begun the next step already
                     if files:
                         save(files)
-                    raise KeyboardInterrupt(f"stopped after step {step.step} of {total}")
+                    raise KeyboardInterrupt(f"stopped after step {step.step} of {steps}")
                 if files and time.perf_counter() > due:
                     due = save(files)
             table.flush()
         except (FloatingPointError, KeyboardInterrupt) as reason:
             if files:
-                reason.args = (f"{reason.args[0] if reason.args else 'stopped'}; {files.kept}",)
+                reason.args = (f"{reason.args[0] if reason.args else 'stopped'}; {files.resumable}",)
             raise
         except RuntimeError:
             if rank and stop.is_set():
-                raise KeyboardInterrupt("stopped with the first process") from None
+                raise KeyboardInterrupt("stopped together with the first process") from None
             raise
-    run = TrainingRun(net, training.settings.to_dict(), earlier + time.perf_counter() - begun, chosen.number, history)
+    run = TrainingRun(net, described, earlier + time.perf_counter() - begun, chosen.number, history)
     if files:
         files.finish(run.seconds)
     return run
 
 
-class _Log:
-    """Steps on their way into the history, the CSV file and TensorBoard: at once on a CPU, in bundles elsewhere."""
-
-    def __init__(self, path: str | Path | None, board: str | Path | None, history: History, first: int):
-        self.path, self.history, self.waiting, self.words = path, history, list[Step](), ""
-        self.file: Any = None
-        self.board: Any = _tensorboard(board, first) if board is not None else None
-        if path is not None:
-            history.extend(_rows(path, first))
-            lines = [",".join(Step.COLUMNS), *(_line(step) for step in history)]
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, "".join(f"{line}\n" for line in lines).encode())
-            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed in __exit__)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def add(self, step: Step) -> None:
-        """Take a step, which on an accelerator may not have been made yet."""
-        self.waiting.append(step)
-        if step.ready or len(self.waiting) == LOOK_EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        """Raises FloatingPointError for a step that is not finite, ValueError where the file cannot be written."""
-        waiting, self.waiting = self.waiting, []
-        for step in waiting:
-            step.check()
-            self.history.extend([list(step.row().values())])
-            for name, value in step.row().items() if self.board else ():
-                self.board.add_scalar(name, value, step.step)
-            self.words = f"loss {step.loss:.3f}"
-        if self.file:
-            try:
-                self.file.writelines(f"{_line(step)}\n" for step in waiting)
-                self.file.flush()
-            except OSError as error:
-                raise ValueError(f"{self.path} cannot be written: {error.strerror}") from None
-
-    def __exit__(self, *_: object) -> None:
-        for writer in (self.file, self.board):
-            with suppress(OSError):  # `flush` has said it
-                if writer:
-                    writer.close()
-
-
-def _line(step: Step) -> str:
-    return ",".join(repr(value) for value in step.row().values())
-
-
-def _rows(path: str | Path | None, last: int) -> list[list[float]]:
-    """The rows of a log up to a step; none of a file that is no log.
-
-    A process that was killed may have left half a line, and steps that will be made again.
-    """
-    try:
-        head, *lines = Path(path).read_text(encoding="utf-8").splitlines() if path and last else [""]
-    except (OSError, ValueError):
-        return []
-    rows: list[list[float]] = []
-    for line in lines if head == ",".join(Step.COLUMNS) else []:
-        values = line.split(",")
-        follows = values[0] == str(int(rows[-1][0]) + 1) if rows else values[0].isdigit()
-        if len(values) != len(Step.COLUMNS) or not follows or int(values[0]) > last:
-            break
-        rows.append([float(value) for value in values])
-    return rows
-
-
-def _tensorboard(folder: str | Path, first: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("tensorboard: takes the package of that name, which is not installed") from None
-    return SummaryWriter(str(folder), purge_step=first + 1)
-
-
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, or by a request to end, so that a step is made to its end; the second one acts as usual."""
-    asked = threading.Event()
+    """Yield an event that Ctrl-C or SIGTERM sets, so that a step is completed; a second signal acts as usual."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, _: Any) -> None:
-        asked.set()
-        signal.signal(number, before[number])
+    def request(number: int, _: FrameType | None) -> None:
+        requested.set()
+        signal.signal(number, handlers[number])
 
-    for number in before:
-        signal.signal(number, ask)
+    for number in handlers:
+        signal.signal(number, request)
     try:
-        yield asked
+        yield requested
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

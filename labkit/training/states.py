@@ -1,7 +1,7 @@
-"""A training on disk, half done: what a run that was killed goes on from.
+"""The state of an unfinished run on disk, from which a killed run resumes.
 
-One safetensors file beside the checkpoint that the run will end in, named as it is with `.part` behind: every tensor
-that a step changes, and in its header, as JSON, the step and what the run is (`identity`).
+It is one safetensors file next to the checkpoint that the run will end in, with `.part` added to its name. The file
+holds every tensor that a step changes. Its header holds, as JSON, the step and the identity of the run (`identity`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 
+from labkit import first_edition
 from labkit.datasets import ImageFiles, PhotoSet
 from labkit.disk import write_whole
 from labkit.networks import checkpoints
@@ -21,82 +22,120 @@ from labkit.training import data, processes
 from labkit.training.trainer import Training
 
 FORMAT = "labkit-training-1"
-FREE = ("device", "workers", "compile")  # settings that say where and how, not what: a run may go on with others
+FREE = ("device", "workers", "compile")  # settings that a resumed run may change, since they do not name the result
 
 
 class Files:
-    """The checkpoint that a run will end in, OUT, and what it goes on from meanwhile, OUT.part.
+    """The files of a run: the checkpoint OUT that it ends in, and OUT.part, from which it resumes.
 
-    Puts `training` back to where OUT.part has it, or gives its network the weights of OUT where that is this run's
-    already. fresh: does neither. about: what the run is, as JSON holds it; seconds: that it has taken so far; finished:
-    OUT was there.
+    If OUT.part exists, `training` is put back to its state. If only OUT exists, the run is finished, and its network
+    gets the weights of OUT. Of several processes all read and the first one writes.
 
-    Of several processes all read, and the first one writes: OUT lies where all of them find it.
+    Args:
+        training: The run, before its first step.
+        out: Checkpoint of the run.
+        fresh: True ignores both files and removes OUT.part.
 
-    Raises ValueError where OUT or OUT.part are another run's, and for a file that is damaged.
+    Attributes:
+        seconds: Time that the run has taken so far.
+        finished: True if OUT holds this run's result.
+
+    Raises:
+        ValueError: If OUT or OUT.part belongs to another run, or is damaged.
     """
 
     def __init__(self, training: Training, out: str | Path, fresh: bool = False):
         self.training, self.out, self.seconds, self.finished = training, Path(out), 0.0, False
-        self.part = self.out.with_name(f"{self.out.name}.part")
-        self.about, self.saved = identity(training), 0
+        self.part, self.identity, self.saved = part(self.out), identity(training), 0
         self.writes = processes.ranks()[0] == 0
         self.out.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             if self.writes:
                 self.part.unlink(missing_ok=True)
         elif self.part.exists():
-            self.seconds = self._same(self.part, read(self.part))["seconds"]
+            self.seconds = self._same(self.part)["seconds"]
             load(training, self.part)
             self.saved = training.step
         elif self.out.exists():
-            there = checkpoints.read_info(self.out)
-            self.seconds = self._same(self.out, there)["seconds"]
-            checkpoints.load_weights(training.net, self.out)
-            training.net.info, self.finished = there, True
+            self.seconds = self._same(self.out)["seconds"]
+            training.net.info = checkpoints.load_weights(training.net, self.out)
             training.net.eval()
-        training.fabric.barrier()  # until all have read what the first may write now
+            self.finished = True
+        training.fabric.barrier()  # the first process writes only after all have read
 
-    def _same(self, path: Path, there: dict[str, Any]) -> dict[str, Any]:
-        words = {"trained_on": "other images", "started_from": "other first weights", "scheme": "another scheme"}
-        names = [name for name, value in self.about.items() if value != there.get(name)]
+    def __repr__(self) -> str:
+        return f"Files({str(self.out)!r}, {'finished' if self.finished else f'step {self.saved}'})"
+
+    def _same(self, path: Path) -> dict[str, Any]:
+        """Return what a file says about its run, if it is this run."""
+        found = stored(self.out)
+        texts = {"trained_on": "other images", "started_from": "other first weights", "scheme": "another scheme"}
+        names = [name for name, value in self.identity.items() if value != found.get(name)]
         if names:
-            told = ", ".join(words.get(name) or f"{name} {there.get(name)}, not {self.about[name]}" for name in names)
+            differences = [texts.get(name, f"{name} {found.get(name)}, not {self.identity[name]}") for name in names]
             raise ValueError(
-                f"{path} is another run's ({told}): name another file to write, or start afresh, which overwrites it"
+                f"{path} is another run's ({', '.join(differences)}): choose another output file, "
+                "or start afresh (fresh=True, --fresh), which overwrites it"
             )
-        return there
+        return found
 
     @property
-    def kept(self) -> str:
-        """In words, what would be gone on from."""
-        return f"{self.part} keeps step {self.saved}: the same call or command goes on from there"
+    def resumable(self) -> str:
+        """A sentence about the state from which the run would resume."""
+        return f"{self.part} keeps step {self.saved}: the same call or command resumes from there"
 
     def save(self, seconds: float) -> None:
-        """Write what the run goes on from after so many seconds. Raises ValueError naming the file, with `kept`."""
+        """Write OUT.part.
+
+        Args:
+            seconds: Time that the run has taken so far.
+
+        Raises:
+            ValueError: If the file cannot be written. The message says from which step the run can resume.
+        """
         try:
             if self.writes:
-                save(self.training, self.part, {**self.about, "seconds": seconds})
+                save(self.training, self.part, {**self.identity, "seconds": seconds})
         except ValueError as error:
-            raise ValueError(f"{error}; {self.kept}" if self.part.exists() else str(error)) from None
+            raise ValueError(f"{error}; {self.resumable}" if self.part.exists() else str(error)) from None
         self.saved = self.training.step
 
     def finish(self, seconds: float) -> None:
-        """Write the checkpoint, coder tables included."""
+        """Write the checkpoint with its coder tables, and remove OUT.part.
+
+        Args:
+            seconds: Time that the run has taken.
+        """
         net: Any = self.training.net
         settings = self.training.settings
         net.update()
         total = getattr(net, "info", {}).get("total_steps", 0) + settings.steps
-        info = {**settings.to_dict(), **self.about, "seconds": seconds, "total_steps": total}
+        info = {**settings.to_dict(), **self.identity, "seconds": seconds, "total_steps": total}
         if self.writes:
             checkpoints.save_checkpoint(net, self.out, **info)
             self.part.unlink(missing_ok=True)
-        self.training.fabric.barrier()  # until the checkpoint is there for all
+        self.training.fabric.barrier()  # until all processes can read the checkpoint
         net.info = checkpoints.read_info(self.out)
 
 
+def part(out: Path) -> Path:
+    """Return the path of the unfinished run's state for a checkpoint."""
+    return out.with_name(f"{out.name}.part")
+
+
+def stored(out: Path) -> dict[str, Any]:
+    """Return what OUT.part, or else OUT, says about its run, with present names; empty if neither file exists.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if part(out).exists():
+        return read(part(out))
+    return first_edition.modern(checkpoints.read_info(out)) if out.exists() else {}
+
+
 def identity(training: Training) -> dict[str, Any]:
-    """What makes a run this run, as JSON holds it: settings, scheme, data, and the weights that it starts from."""
+    """Return what identifies a run, as JSON holds it: settings, scheme, data, and the weights that it starts from."""
     scheme: Any = training.net.scheme
     about = {
         **{name: value for name, value in training.settings.to_dict().items() if name not in FREE},
@@ -104,47 +143,65 @@ def identity(training: Training) -> dict[str, Any]:
         "trained_on": _data_hash(training.source),
         "started_from": checkpoints.weights_hash(training.net),
     }
-    return json.loads(json.dumps(about))
+    plain: dict[str, Any] = json.loads(json.dumps(about))
+    return plain
 
 
 def save(training: Training, path: Path, about: dict[str, Any]) -> None:
-    """Write a training's state, whole or not at all. Raises ValueError naming the file."""
+    """Write the state of a run, completely or not at all.
+
+    Args:
+        training: The run.
+        path: File to write.
+        about: Description of the run, as JSON can hold it.
+
+    Raises:
+        ValueError: If the file cannot be written.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in training.tensors().items()}
     metadata = {"format": FORMAT, "state": json.dumps({**about, "step": training.step})}
     write_whole(path, serialized(tensors, metadata))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` was given, and the step. Raises ValueError for a file that is damaged or something else."""
+    """Return the description that `save` was given, and the step, with present names.
+
+    Raises:
+        ValueError: If the file is damaged or is something else.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format', 'not stated')!r}")
-        return json.loads(metadata["state"])
+        return first_edition.modern(json.loads(metadata["state"]))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no training of labkit's to go on with: {error}") from None
+        raise ValueError(f"{path} does not hold an unfinished training run: {error}") from None
 
 
 def load(training: Training, path: Path) -> None:
-    """Put a training back to where `save` found it. Raises ValueError where the file does not fit."""
+    """Put a run back to the state that `save` wrote.
+
+    Raises:
+        ValueError: If the file holds the state of another network or optimizer.
+    """
     about, tensors = read(path), training.tensors()
     with safe_open(path, framework="pt") as file:
         if set(file.keys()) != set(tensors):
             raise ValueError(f"{path} does not fit: it holds other tensors than this network and its optimizer")
         for name, tensor in tensors.items():
-            stored = file.get_tensor(name)
-            if stored.shape != tensor.shape:
-                raise ValueError(f"{path} does not fit: {name} is {tuple(stored.shape)}, not {tuple(tensor.shape)}")
-            tensor.detach().copy_(stored)  # in place: the layout stays the training's
+            value = file.get_tensor(name)
+            if value.shape != tensor.shape:
+                raise ValueError(f"{path} does not fit: {name} is {tuple(value.shape)}, not {tuple(tensor.shape)}")
+            tensor.detach().copy_(value)  # in place, so that the memory format stays
     training.step = about["step"]
 
 
 def _data_hash(source: data.Source) -> str:
-    """Of the names of images and their sizes, in pixels where they are in memory and in bytes on the disk."""
-    about: list[tuple[str, Any]] = []
+    """Hash the images' names and sizes: in pixels for images in memory, in bytes for files."""
+    images: list[tuple[str, Any]] = []
     if isinstance(source, PhotoSet):
-        about = [(name, tuple(image.shape)) for name, image in zip(source.names, source.images, strict=True)]
+        images = [(name, tuple(image.shape)) for name, image in zip(source.names, source.images, strict=True)]
     elif isinstance(source, ImageFiles):
-        about = [(path.name, path.stat().st_size) for path in source.paths]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        images = [(path.name, path.stat().st_size) for path in source.paths]
+    return hashlib.sha256(json.dumps(images).encode()).hexdigest()

@@ -1,173 +1,64 @@
-"""The training loop. `Training` is all of it; `stream` iterates over it, `train` looks after a long run."""
+"""The training loop. `Training` contains it, `stream` iterates over it, and `labkit.train` manages a long run."""
 
 from __future__ import annotations
 
 import atexit
 import functools
-import math
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from labkit import entropy
-from labkit.checks import check_at_least, check_positive
+from labkit import defaults, entropy
 from labkit.networks import Codec, ToyTransformCode
 from labkit.schedules import Schedule
 from labkit.schemes import QuantizationScheme, TwoStages
 from labkit.training import data, processes
 from labkit.training.graphs import Graphed
 from labkit.training.losses import rate_distortion
+from labkit.training.settings import Settings
+from labkit.training.steps import Step
 from labkit.training.threads import keep_memory
 
 Network: TypeAlias = Codec | ToyTransformCode
 
-SOLVE_EVERY = 100  # steps between two solutions of the entropy bottleneck's quantiles
-WARM_UP = 50  # steps over which the learning rate rises: Adam's first steps move every weight by the whole rate
-LOOK_EVERY = 50  # steps between two looks at the loss on an accelerator, which would wait for each
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam keeps of a parameter
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train. Raises ValueError naming the field that is wrong.
-
-    lmbda: weight of the distortion, in CompressAI's scale. crop: side of the training crops, and permute_colors: half
-    of them with their colors in a random order, both for photographs (see `PhotoSet.crops`). lr: learning rate of
-    Adam, a number or a schedule. clip: largest gradient norm. ema: decay of an exponential moving average of the
-    weights, 0.999 for example, which the network is left with at the end; None keeps the last step's. precision: of
-    the transforms; the entropy model, quantization and loss are float32 throughout. compile: the transforms by
-    torch.compile, which takes a minute and a C++ compiler first. workers: processes that read pictures, where they are
-    too many for memory; None chooses.
-    """
-
-    lmbda: float
-    steps: int
-    batch_size: int = 4
-    crop: int = 256
-    permute_colors: bool = False
-    lr: float | Schedule = 1e-3
-    clip: float = 1.0
-    ema: float | None = None
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "float32"
-    compile: bool = False
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        check_positive(lmbda=self.lmbda, clip=self.clip)
-        check_at_least(1, steps=self.steps, batch_size=self.batch_size, crop=self.crop)
-        check_at_least(0, seed=self.seed, workers=self.workers or 0)
-        if not isinstance(self.lr, Schedule):
-            check_positive(lr=self.lr)
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema: takes a decay between 0 and 1, or None, got {self.ema!r}")
-        if self.precision not in processes.PRECISIONS:
-            raise ValueError(f"precision: takes {' or '.join(processes.PRECISIONS)}, got {self.precision!r}")
-        processes.device(self.device)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: a schedule as its text."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: str(value) if isinstance(value, Schedule) else value for name, value in values.items()}
-
-
-@dataclass
-class Step:
-    """What one training step showed: the surrogate's own loss, not the rounded one.
-
-    rate: bits per pixel (images) or per point; distortion: 255² · MSE (images) or squared distance; norm: of the
-    gradient, before it was clipped; seconds: of the step, and waited: the part in which there was no batch yet, both
-    as the CPU saw them. On an accelerator, reading loss, rate, distortion or norm waits until the step has been made.
-    """
-
-    step: int
-    steps: int
-    temperature: float
-    lr: float
-    seconds: float
-    waited: float
-    measured: Tensor | tuple[float, ...]
-
-    COLUMNS: ClassVar = ("step", "loss", "rate", "distortion", "norm", "temperature", "lr", "seconds", "waited")
-
-    @property
-    def ready(self) -> bool:
-        """True if reading the loss does not synchronize the device."""
-        return not isinstance(self.measured, Tensor) or not self.measured.is_cuda
-
-    def _read(self, index: int) -> float:
-        if isinstance(self.measured, Tensor):
-            self.measured = tuple(self.measured.tolist())
-        return self.measured[index]
-
-    @property
-    def loss(self) -> float:
-        return self._read(0)
-
-    @property
-    def rate(self) -> float:
-        return self._read(1)
-
-    @property
-    def distortion(self) -> float:
-        return self._read(2)
-
-    @property
-    def norm(self) -> float:
-        return self._read(3)
-
-    @property
-    def bpp(self) -> float:
-        """Rate in bits per pixel."""
-        return self.rate
-
-    @property
-    def psnr(self) -> float:
-        """PSNR in dB of the surrogate's reconstruction, for images."""
-        return 10 * math.log10(255**2 / self.distortion) if self.distortion > 0 else math.inf
-
-    def row(self) -> dict[str, float]:
-        """The step as a row of a table."""
-        return {name: getattr(self, name) for name in self.COLUMNS}
-
-    @classmethod
-    def from_row(cls, row: Sequence[float], steps: int) -> Step:
-        """The step of a row of so many steps' table."""
-        step, loss, rate, distortion, norm, temperature, lr, seconds, waited = row
-        return cls(int(step), steps, temperature, lr, seconds, waited, (loss, rate, distortion, norm))
-
-    def check(self) -> Step:
-        """This step. Raises FloatingPointError where its loss or gradient is not finite."""
-        for name in ("loss", "norm"):
-            if not math.isfinite(value := getattr(self, name)):
-                what = "loss" if name == "loss" else "gradient"
-                raise FloatingPointError(
-                    f"the {what} is {value} at step {self.step}: lower the learning rate, or clip more"
-                )
-        return self
+SOLVE_EVERY = 100  # steps from one solution for the entropy bottleneck's quantiles to the next
+WARM_UP = 50  # steps over which the learning rate rises, since Adam's first steps move every weight by the full rate
+LOOK_EVERY = 50  # steps from one check of the loss to the next on an accelerator, which each check synchronizes
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Adam's state of a parameter
 
 
 class Training:
-    """A network in training: iterate for one step after the other. Leave the loop, or close the iterator, to stop.
+    """A training run as an iterator: each item is a `Step`. Leave the loop or close the iterator to stop.
 
-    `net` is trained in place. Batch and noise of a step come from the seed and the step's number alone, so a training
-    that was stopped goes on from `tensors` and `step` as if it had never been. The processes of torchrun have equal
-    parts of each batch, and of the noise: together they make the steps that one process would make, but for the order
-    of their sums.
+    The network is trained in place. Batches and noise of a step depend only on the seed and the number of the step, so
+    a run that resumes from `tensors()` and `step` gives the same numbers as a run without a stop. Processes that
+    torchrun started each take an equal part of every batch and of its noise. Together they make the steps that one
+    process would make, up to the order of floating-point sums.
+
+    Args:
+        net: One of labkit's networks, or a CompressAI model that `labkit.adopt` gave a scheme.
+        source: Photographs, or points such as `datasets.Banana()`.
+        settings: Settings of the run.
+
+    Raises:
+        ValueError: If the network has no scheme, if an image is smaller than the crops, or if the device is missing.
     """
 
     def __init__(self, net: Network, source: data.Source, settings: Settings):
-        self.net, self.source, self.settings = net, source, settings
+        if not isinstance(getattr(net, "scheme", None), QuantizationScheme | TwoStages):
+            raise ValueError(
+                f"{type(net).__name__} carries no quantization scheme: call labkit.adopt(model, scheme) first"
+            )
+        images = isinstance(source, data.Images)
+        self.net, self.source, self.settings = net, source, settings.resolved(images)
         self.step = 0
-        two_stages = isinstance(net.scheme, TwoStages)
-        self.fabric = processes.fabric(processes.device(settings.device), settings.precision, changing=two_stages)
+        place, two_stages = processes.device(self.settings.device), isinstance(net.scheme, TwoStages)
+        self.fabric = processes.fabric(place, self.settings.precision or "float32", changing=two_stages)
         self.part = processes.ranks()
         device = self.fabric.device
         if isinstance(source, data.Images):
@@ -176,15 +67,18 @@ class Training:
             net.to(memory_format=self.layout)
         net.to(device)
         keep_memory()
-        self.parameters = [p for name, p in net.named_parameters() if p.requires_grad and not _is_quantile(name)]
+        self.parameters = [p for name, p in net.named_parameters() if p.requires_grad and not is_quantile(name)]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
+
+    def __repr__(self) -> str:
+        return f"Training({type(self.net).__name__}, step {self.step} of {self.settings.steps})"
 
     def __iter__(self) -> Generator[Step, None, None]:
         s, net = self.settings, self.net
         noise = torch.Generator(self.fabric.device)
         stage: QuantizationScheme | None = None
-        with closing(self._batches()) as batches, self._in_training_mode(noise) as (model, optimizer):
+        with closing(self.batches()) as batches, self.training_mode(noise) as (model, optimizer):
             while self.step < s.steps:
                 start = time.perf_counter()
                 batch = next(batches)
@@ -192,11 +86,11 @@ class Training:
                 data.reseed(noise, s.seed, self.step, data.NOISE)
                 if self.step % SOLVE_EVERY == 0:
                     entropy.solve_quantiles(net)
-                if stage is not (stage := self._stage()):  # the last step's, at first none
+                if stage is not (stage := self.enter_stage()):  # the first step, or the first one of a second stage
                     gradient = self._gradients(model, optimizer, noise)
                 temperature = stage.temperature(self.step, s.steps)
                 entropy.set_temperature(net, temperature)
-                rate = self.optimizer.param_groups[0]["lr"] = self._rate()
+                rate = self.optimizer.param_groups[0]["lr"] = self.learning_rate()
                 step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, gradient(batch))
                 if step.ready or step.step % LOOK_EVERY == 0:
                     step.check()
@@ -209,7 +103,8 @@ class Training:
             if s.ema:
                 torch._foreach_copy_([p.detach() for p in self.parameters], self.average)
 
-    def _batches(self) -> Generator[Tensor, None, None]:
+    def batches(self) -> Generator[Tensor, None, None]:
+        """Return the batches of the steps that are left."""
         s = self.settings
         return data.batches(
             self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
@@ -217,20 +112,19 @@ class Training:
             part=self.part,
         )  # fmt: skip
 
-    def _rate(self) -> float:
-        """The learning rate of the present step."""
-        lr, steps = self.settings.lr, self.settings.steps
-        return (lr(self.step, steps) if isinstance(lr, Schedule) else lr) * min(1.0, (self.step + 1) / WARM_UP)
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step, including warm-up."""
+        return self.settings.learning_rate(self.step) * min(1.0, (self.step + 1) / WARM_UP)
 
     def _gradients(self, model: nn.Module, optimizer: Any, noise: torch.Generator) -> Callable[[Tensor], Tensor]:
-        """What `_gradient` does with a batch, until parameters or scheme change; on a GPU as one graph."""
+        """Return `_gradient` for the present parameters and scheme, on a single GPU as a CUDA graph."""
         gradient = functools.partial(self._gradient, model, optimizer)
         graphed = noise.device.type == "cuda" and self.part[1] == 1 and not self.settings.compile
         return Graphed(gradient, noise) if graphed else gradient
 
-    @torch.enable_grad()  # the gradient mode is the thread's own, and a worker thread starts with its default
+    @torch.enable_grad()  # torch keeps the gradient mode per thread, and a worker thread starts with the default
     def _gradient(self, model: nn.Module, optimizer: Any, batch: Tensor) -> Tensor:
-        """Clipped gradients of a batch in the parameters; loss, rate, distortion and gradient norm as a (4,) tensor."""
+        """Give the parameters a batch's clipped gradients; return loss, rate, distortion and gradient norm, (4,)."""
         if batch.dim() == 4:
             batch = batch.contiguous(memory_format=self.layout)
         loss = rate_distortion(model(batch), batch, self.settings.lmbda)
@@ -239,8 +133,8 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         return torch.stack([*self.fabric.all_reduce(torch.stack([*loss]).detach()), norm.detach()])
 
-    def _stage(self) -> QuantizationScheme:
-        """The scheme of the present step. Where a second stage starts, or is gone on with, analysis is frozen."""
+    def enter_stage(self) -> QuantizationScheme:
+        """Return the scheme of the next step. When a second stage begins or resumes, freeze the analysis side."""
         scheme, net = self.net.scheme, self.net
         if not isinstance(scheme, TwoStages):
             return scheme
@@ -249,18 +143,25 @@ class Training:
         if entropy.carriers(net)[0].scheme != stage:
             entropy.set_scheme(net, stage)
         for path, part in net.named_modules():
-            if second and path.rpartition(".")[2] in ("g_a", "h_a"):  # latent codecs hold h_a further down
+            if second and path.rpartition(".")[2] in ("g_a", "h_a"):  # latent codecs hold h_a at a deeper level
                 part.requires_grad_(False)
         return stage
 
     @contextmanager
-    def _in_training_mode(self, noise: torch.Generator) -> Iterator[tuple[nn.Module, Any]]:
-        """The network and its optimizer as Fabric drives them; at the end, the network ready to be evaluated."""
+    def training_mode(self, noise: torch.Generator) -> Iterator[tuple[nn.Module, Any]]:
+        """Prepare the network for training, and for evaluation at the end of the block.
+
+        Args:
+            noise: Generator of the quantization noise.
+
+        Yields:
+            The network and its optimizer as Fabric wraps them.
+        """
         net = self.net.train()
         transforms = [part for path, part in net.named_children() if path in ("g_a", "g_s", "h_a", "h_s")]
         trained = [p for p in net.parameters() if p.requires_grad]
         for name, parameter in net.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and not _is_quantile(name))  # they are solved
+            parameter.requires_grad_(parameter.requires_grad and not is_quantile(name))  # quantiles are solved for
         benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         entropy.set_generator(net, noise, self.part)
         entropy.drop_tables(net)
@@ -268,8 +169,8 @@ class Training:
             for part in transforms if self.settings.compile else []:
                 part.compile()
             with processes.quiet():
-                driven = self.fabric.setup(net, self.optimizer)
-            yield driven
+                wrapped = self.fabric.setup(net, self.optimizer)
+            yield wrapped
         finally:
             torch.backends.cudnn.benchmark = benchmark
             for part in transforms:
@@ -281,57 +182,87 @@ class Training:
             net.eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step changes, by name: to look at, and to write other values to."""
-        found = {f"net.{name}": value for name, value in self.net.state_dict().items() if not _is_table(name)}
+        """Return every tensor that a step changes, by name, to save it or to overwrite it in place."""
+        tensors = {f"net.{name}": value for name, value in self.net.state_dict().items() if not is_table(name)}
         for i, parameter in enumerate(self.parameters):
-            if not self.optimizer.state[parameter]:  # as Adam's first step makes it
+            if not self.optimizer.state[parameter]:  # the state that Adam's first step would create
                 zeros = {name: torch.zeros_like(parameter) for name in MOMENTS[:2]}
                 self.optimizer.state[parameter] = {**zeros, "step": torch.zeros((), device=parameter.device)}
-            found |= {f"adam.{i}.{name}": self.optimizer.state[parameter][name] for name in MOMENTS}
-        return found | {f"average.{i}": value for i, value in enumerate(self.average)}
+            tensors |= {f"adam.{i}.{name}": self.optimizer.state[parameter][name] for name in MOMENTS}
+        return tensors | {f"average.{i}": value for i, value in enumerate(self.average)}
 
 
-def native_precision(device: str) -> str:
-    """bfloat16 where the device multiplies matrices of it, a GPU or a CPU with AMX; float32 elsewhere."""
-    if processes.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "bfloat16" if amx and amx() else "float32"
+def stream(
+    net: Network,
+    source: data.Source,
+    *,
+    lmbda: float,
+    steps: int,
+    batch_size: int = defaults.BATCH_SIZE,
+    crop: int = defaults.CROP,
+    permute_colors: bool = defaults.PERMUTE_COLORS,
+    lr: float | str | Schedule = defaults.LR,
+    clip: float = defaults.CLIP,
+    ema: float | None = defaults.EMA,
+    seed: int = defaults.SEED,
+    device: str | None = defaults.DEVICE,
+    precision: str | None = defaults.PRECISION,
+    compile: bool = defaults.COMPILE,
+    workers: int | None = defaults.WORKERS,
+) -> Generator[Step, None, None]:
+    """Train a network in place, one step for each item that is taken. Leave the loop or close the iterator to stop.
 
+    The same settings, machine and number of threads give the same numbers, if the precision is stated.
 
-def stream(net: Network, source: data.Source, **settings: Any) -> Generator[Step, None, None]:
-    """Train `net` in place, one step for each item taken; leave the loop, or close the iterator, to stop.
+    Args:
+        net: One of labkit's networks, or a CompressAI model that `labkit.adopt` gave a scheme.
+        source: Photographs, or points such as `datasets.Banana()`.
+        lmbda: See `Settings`, which describes this and all other arguments.
 
-    source: photographs, or points such as `datasets.Banana`. settings: see `Settings`; lmbda and steps are required.
-    Same seed, machine and threads: same numbers.
+    Returns:
+        An iterator over the measurements of each step.
 
-    Raises ValueError for a bad setting or an image too small, FloatingPointError when the loss is no longer finite.
+    Raises:
+        ValueError: If a setting is out of range, or an image is smaller than the crops.
+        FloatingPointError: While iterating, if the loss or the gradient is no longer finite.
+
+    >>> import labkit as lk
+    >>> toy = lk.networks.toy_2d()
+    >>> for step in lk.training.stream(toy, lk.datasets.Banana(), lmbda=1.0, steps=3, batch_size=64):
+    ...     print(step.step, step.loss > 0)
+    1 True
+    2 True
+    3 True
     """
-    steps = Training(net, source, Settings(**settings)).__iter__()
-    _streams.add(steps)
-    return steps
+    settings = Settings(
+        lmbda=lmbda, steps=steps, batch_size=batch_size, crop=crop, permute_colors=permute_colors, lr=lr, clip=clip,
+        ema=ema, seed=seed, device=device, precision=precision, compile=compile, workers=workers,
+    )  # fmt: skip
+    iterator = Training(net, source, settings).__iter__()
+    _streams.add(iterator)
+    return iterator
 
 
-_streams: weakref.WeakSet[Generator] = weakref.WeakSet()
+_streams: weakref.WeakSet[Generator[Step, None, None]] = weakref.WeakSet()
 
 
 @atexit.register
 def _close() -> None:
-    """A loop left open when Python ends would free its tensors after torch has gone, and abort the process."""
-    for steps in list(_streams):
-        with suppress(ValueError):  # it is being run, by a thread that ends with the process
-            steps.close()
+    """Close open iterators before torch is unloaded, since freeing their tensors later would abort the process."""
+    for iterator in list(_streams):
+        with suppress(ValueError):  # another thread runs it, and ends with the process
+            iterator.close()
 
 
 def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels-last, but not on a CPU with a strided 1×1 convolution, whose backward in torch 2.15 corrupts memory."""
+    """Return channels-last, except for strided 1×1 convolutions on a CPU: torch 2.15 corrupts memory in theirs."""
     strided = any(type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in net.modules())
     return torch.contiguous_format if strided and device.type == "cpu" else torch.channels_last
 
 
-def _is_quantile(name: str) -> bool:
+def is_quantile(name: str) -> bool:
     return name.endswith("quantiles")
 
 
-def _is_table(name: str) -> bool:
+def is_table(name: str) -> bool:
     return name.rpartition(".")[2] in ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")

@@ -26,8 +26,8 @@ def _train(out: Path, steps: int) -> None:
     net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=0)
     run.SAVING = 1.0
     run.train(
-        net, datasets.photos("train")[:8], lmbda=0.01, steps=steps, batch_size=2, crop=64, ema=0.99, out=out,
-        log=out.with_suffix(".csv"), save_every=INTERVAL, threads=1, progress=False,
+        net, datasets.photos("train")[:8], lmbda=0.01, steps=steps, batch_size=2, crop=64, ema=0.99,
+        precision="float32", out=out, log=out.with_suffix(".csv"), save_every=INTERVAL, threads=1, progress=False,
     )  # fmt: skip
 
 

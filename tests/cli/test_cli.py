@@ -48,7 +48,7 @@ def test_training_needs_neither_jupyter_nor_plotly():
 
 def test_train_then_evaluate(tmp_path):
     out = tmp_path / "run.safetensors"
-    scheme = ["--network", "bmshj2018-factorized", "--scheme", "annealed", "--temperature", "exponential:1:0.1"]
+    scheme = ["--network", "factorized_prior", "--scheme", "annealed", "--temperature", "exponential:1:0.1"]
     short = ["--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu"]
     done = labkit("train", *scheme, *short, "--out", out)
     assert done.exit_code == 0, done.output
@@ -168,7 +168,7 @@ def test_flags_override_a_toml_file(tmp_path):
 
     before = out.read_bytes()
     again = labkit("train", config, "--steps", 2, "--seed", 5)
-    assert again.exit_code == 0 and "made before" in again.output and out.read_bytes() == before
+    assert again.exit_code == 0 and "made earlier" in again.output and out.read_bytes() == before
     other = labkit("train", config, "--steps", 3, "--seed", 5)
     assert other.exit_code == 2 and "is another run's (steps 2, not 3)" in other.output and out.read_bytes() == before
     fresh = labkit("train", config, "--steps", 3, "--seed", 5, "--fresh")

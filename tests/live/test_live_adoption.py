@@ -95,7 +95,16 @@ def test_a_run_trains_a_copy(panel, run):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     steps = lk.training.stream(
-        model, lk.datasets.photos("train"), lmbda=adoption.LMBDA, steps=3, batch_size=2, crop=128, lr=1e-3, seed=0
+        model,
+        lk.datasets.photos("train"),
+        lmbda=adoption.LMBDA,
+        steps=3,
+        batch_size=2,
+        crop=128,
+        lr=1e-3,
+        seed=0,
+        device="cpu",
+        precision="float32",
     )
     losses = [step.loss for step in steps]
     torch.set_num_threads(threads)

@@ -379,7 +379,7 @@ def test_an_image_codec_is_trained_and_coded_and_a_failed_run_is_kept(tmp_path, 
     lr = schedules.cosine(8e-4, 1e-5)
     training.train(
         net, datasets.photos("train"), out=tmp_path / "alone.safetensors", lmbda=0.01, steps=2, batch_size=1, crop=64,
-        lr=lr, threads=1, progress=False,
+        lr=lr, precision="float32", threads=1, progress=False,
     )  # fmt: skip
     net, _ = training.load_checkpoint(tmp_path / "alone.safetensors")
     report = evaluation.evaluate(net, datasets.folder(pictures), progress=False)
@@ -403,7 +403,15 @@ def test_forks_start_from_their_trunk_and_fail_with_it(tmp_path, address, pictur
     assert table["trunk"].isna().tolist() == [True] * 2 + [False] * 4
 
     net = networks.factorized_prior("tiny", schemes.noise(), seed=0)
-    settings = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "permute_colors": True, "threads": 1, "progress": False}
+    settings = {
+        "lmbda": 0.01,
+        "batch_size": 1,
+        "crop": 64,
+        "permute_colors": True,
+        "precision": "float32",
+        "threads": 1,
+    }
+    settings["progress"] = False
     settings["source"] = datasets.training_images(paths.data() / "photographs" / "train")
     training.train(net, out=tmp_path / "trunk.safetensors", steps=3, lr=schedules.constant(1e-3), **settings)
     for run in forks:

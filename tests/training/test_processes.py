@@ -38,7 +38,8 @@ def train(case, folder, **more):
         net, source = networks.get(network, "tiny", scheme, seed=1), datasets.photos("train")[:3]
         settings = {"batch_size": 4, "crop": CROP, "permute_colors": True, "ema": 0.9}
         settings |= {"out": folder / f"{case}.safetensors", "log": folder / f"{case}.csv"}
-    run = training.train(net, source, lmbda=LMBDA, steps=STEPS, seed=3, threads=1, progress=False, **settings, **more)
+    settings |= {"lr": 1e-3, "precision": "float32", "threads": 1, "progress": False}
+    run = training.train(net, source, lmbda=LMBDA, steps=STEPS, seed=3, **settings, **more)
     weights = {name: value for name, value in net.state_dict().items() if value.is_floating_point()}
     return run, weights
 
@@ -47,8 +48,9 @@ def half_done(case, folder, steps=3):
     """OUT.part of a case, after so many steps of one process."""
     network, scheme = CASES[case]
     settings = training.Settings(
-        lmbda=LMBDA, steps=STEPS, seed=3, batch_size=4, crop=CROP, permute_colors=True, ema=0.9
-    )
+        lmbda=LMBDA, steps=STEPS, seed=3, batch_size=4, crop=CROP, permute_colors=True, ema=0.9, lr=1e-3,
+        precision="float32",
+    )  # fmt: skip
     net = networks.get(network, "tiny", scheme, seed=1)
     one = training.Training(net, datasets.photos("train")[:3], settings)
     files = states.Files(one, folder / f"{case}.safetensors")
@@ -141,7 +143,7 @@ def test_the_commands_run_under_torchrun(tmp_path):
     assert done.returncode == 0 and done.stdout.count("encoding took") == 1, done.stderr[-3000:]
     done = torchrun("--no-python", labkit, "train", *options, "--batch-size", "3", "--fresh")
     assert done.returncode != 0
-    assert "batch_size: 2 processes have equal parts of a batch, got 3" in done.stderr and "Error" not in done.stdout
+    assert "batch_size must be a multiple of the 2 processes, got 3" in done.stderr and "Error" not in done.stdout
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])

@@ -4,17 +4,26 @@ import json
 import math
 import os
 import signal
+from contextlib import suppress
 
 import compressai.models
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 
-from labkit import adoption, networks, schedules, schemes, training
-from labkit.training import states
+from labkit import adoption, first_edition, networks, schedules, schemes, training
+from labkit.training import precision, states
 
-SETTINGS = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "lr": schedules.cosine(1e-3, 1e-4), "threads": 1}
+SETTINGS = {
+    "lmbda": 0.01,
+    "batch_size": 1,
+    "crop": 64,
+    "lr": schedules.cosine(1e-3, 1e-4),
+    "precision": "float32",
+    "threads": 1,
+}
 SCHEMES = {
     "annealed": schemes.annealed(),
     "two stages": schemes.soft_then_hard(share=0.5),
@@ -33,7 +42,7 @@ def run(photos, out, steps=9, net=None, **settings):
 
 def stopped_after(monkeypatch, step):
     """As if the process had ended, without a word, after so many steps; its last save was two steps before that."""
-    add = training.run._Log.add
+    add = training.logs.Log.add
 
     def stop(log, seen):
         add(log, seen)
@@ -42,7 +51,7 @@ def stopped_after(monkeypatch, step):
 
     save = states.Files.save
     monkeypatch.setattr(states.Files, "save", lambda f, s: save(f, s) if f.training.step <= step - 2 else None)
-    monkeypatch.setattr(training.run._Log, "add", stop)
+    monkeypatch.setattr(training.logs.Log, "add", stop)
     monkeypatch.setattr(training.run, "SAVING", math.inf)  # save as often as is asked for
 
 
@@ -91,7 +100,7 @@ def test_a_finished_run_is_read_and_not_made_again(train_photos, tmp_path, monke
     assert out.read_bytes() == before and training.weights_hash(net) == training.weights_hash(first.net)
     assert not net.training and json.dumps(net.info) == json.dumps(first.net.info)
     assert [s.loss for s in again.history] == [s.loss for s in first.history] and again.threads is None
-    assert "9 steps in" in str(again) and "made before" in str(again)
+    assert "9 steps in" in str(again) and "made earlier" in str(again)
 
 
 def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_finished(train_photos, tmp_path, monkeypatch):
@@ -133,7 +142,7 @@ def test_another_run_is_not_overwritten_unless_it_is_asked_for(
     scheme = change.pop("scheme", schemes.annealed())
     net = networks.get("mean_scale_hyperprior", "tiny", scheme, seed=change.pop("net", 1))
     photos = train_photos[1:] if change.pop("photos", None) else train_photos
-    with pytest.raises(ValueError, match=rf"{lies.name} is another run's {message}: name another file"):
+    with pytest.raises(ValueError, match=rf"{lies.name} is another run's {message}: choose another output file"):
         run(photos, out, net=net, **change)
     assert lies.read_bytes() == before
     if not half_done:
@@ -217,10 +226,60 @@ def test_a_damaged_state_and_a_foreign_one_are_named(train_photos, tmp_path):
     out = tmp_path / "a.safetensors"
     for content in (b"", b"hello " * 100):
         (tmp_path / "a.safetensors.part").write_bytes(content)
-        with pytest.raises(ValueError, match=r"a.safetensors.part is no training of labkit's to go on with: ") as error:
+        with pytest.raises(ValueError, match=r"a.safetensors.part does not hold an unfinished training run: ") as error:
             run(train_photos, out)
         assert "\n" not in str(error.value)
         assert (tmp_path / "a.safetensors.part").read_bytes() == content
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_of_the_first_edition_is_resumed(finished, train_photos, tmp_path, monkeypatch):
+    """Its files call the setting permute_colors by an older name."""
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    settings = {"permute_colors": True, "save_every": 1e-9}
+    run(train_photos, whole, **settings)
+    with monkeypatch.context() as patch, suppress(Stopped):
+        if not finished:
+            stopped_after(patch, 6)
+        run(train_photos, out, **settings)
+    file = out if finished else states.part(out)
+    content = file.read_bytes()
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    (before,) = [old for old, present in first_edition.SETTINGS.items() if present == "permute_colors"]
+    old = {name: text.replace("permute_colors", before) for name, text in metadata.items()}
+    assert old != metadata
+    file.write_bytes(serialized(load_file(file), old))
+    monkeypatch.setattr(states, "load", passed(states.load, loads := []))
+    again = run(train_photos, out, **settings)
+    assert len(loads) == (not finished) and len(again.history) == 9
+    if finished:
+        assert file.read_bytes() != content and again.threads is None
+    else:
+        same(whole, out)
+
+
+def passed(function, calls):
+    """The same function, which notes its calls."""
+
+    def noting(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return noting
+
+
+def test_a_resumed_run_keeps_its_precision(train_photos, tmp_path, monkeypatch):
+    """The timing that chooses a precision may give another answer when the run is resumed."""
+    out = tmp_path / "a.safetensors"
+    monkeypatch.setattr(precision, "_faster_on_cpu", lambda: "bfloat16")
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stopped_after(patch, 4)
+        run(train_photos, out, precision=None, save_every=1e-9)
+    monkeypatch.setattr(precision, "_faster_on_cpu", lambda: "float32")
+    for _ in range(2):  # from the state, then from the checkpoint
+        assert run(train_photos, out, precision=None).settings["precision"] == "bfloat16"
+    assert run(train_photos, out, precision=None, fresh=True).settings["precision"] == "float32"
 
 
 @pytest.mark.parametrize("harm", ["half a line", "steps to come", "gone", "something else"])

@@ -9,12 +9,13 @@ import torch
 
 import labkit as lk
 from labkit import datasets, networks, schedules, schemes, training
+from labkit.training.stacked import StackedTraining
 
 # Equal but for the order in which float32 sums are made: of 1e-7 in a step, and Adam takes most of a step's size for
 # gradients that are all rounding. Measured over 30 steps: weights 1e-6, a row of the history 1e-5 of its value.
 WEIGHTS, SHARE = 1e-5, 1e-4
 BANANA = datasets.Banana()
-COMMON = {"steps": 12, "batch_size": 32, "threads": 1, "progress": False}
+COMMON = {"steps": 12, "batch_size": 32, "lr": 1e-3, "precision": "float32", "threads": 1, "progress": False}
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # pytest has filters of its own
 ANNEALED = schedules.exponential(1, 0.1)
 
@@ -80,12 +81,11 @@ def test_each_member_ends_where_it_ends_alone(made, schedule):
 def test_quantiles_are_solved_within_a_stack_as_alone(monkeypatch):
     """Straight-through rounding is around the medians, which move every few steps, here with a large learning rate."""
     monkeypatch.setattr(training.trainer, "SOLVE_EVERY", 4)
-    monkeypatch.setattr(training.stacks, "SOLVE_EVERY", 4)
     nets = toys(schemes.straight_through())
     nets[1].entropy_bottleneck.biases[-1].data.add_(3.0)  # its median is far from the others'
     each = [{"lmbda": lmbda} for lmbda in (1.0, 2.0, 4.0, 8.0)]
     single = alone(nets, each, lr=0.05)
-    assert_same(training.train_stack(nets, BANANA, each, lr=0.05, **COMMON), single, 1e-4, 1e-3)
+    assert_same(training.train_stack(nets, BANANA, each, **{**COMMON, "lr": 0.05}), single, 1e-4, 1e-3)
 
 
 def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
@@ -93,8 +93,8 @@ def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
     for i, net in enumerate(nets):  # a search ends sooner far from zero
         net.entropy_bottleneck.biases[-1].data.add_(torch.tensor([4.0, -2.0])[:, None, None] * i)
     single = copy.deepcopy(nets)
-    stack = training.stacks._Stack(nets, BANANA, [training.Settings(lmbda=1.0, steps=1)] * 4)
-    stack._solve_quantiles()
+    stack = StackedTraining(nets, BANANA, [training.Settings(lmbda=1.0, steps=1)] * 4)
+    stack.solve_quantiles()
     lk.entropy.solve_quantiles(torch.nn.ModuleList(single))
     solved = [net.entropy_bottleneck.quantiles for net in nets]
     assert all(torch.equal(a, b.entropy_bottleneck.quantiles) for a, b in zip(solved, single, strict=True))
@@ -125,7 +125,7 @@ def test_networks_that_differ_in_more_than_numbers_are_stacked_apart():
     each = [{"lmbda": 1.0 + i} for i in range(6)]
     single = alone(nets, each)
     runs = training.train_stack(nets, BANANA, each, **COMMON)
-    assert [run.how for run in runs] == ["stacked"] * 5 + ["in turn, since no other has its structure"]
+    assert [run.how for run in runs] == ["stacked"] * 5 + ["in turn, because no other network has its structure"]
     assert_same(runs, single)
     assert torch.equal(runs[5].net.g_a[0].weight, single[5].net.g_a[0].weight)
 
@@ -142,7 +142,7 @@ def test_a_member_that_diverges_leaves_the_others_as_they_were():
         assert bad[i].error is None and len(bad[i].history) == 12
         assert all(torch.equal(a[name], b[name]) for name in a)
     alone = training.train_stack(single[1:3], BANANA, each[1:3], how="in turn", **COMMON)
-    assert [run.how for run in alone] == ["in turn, as asked"] * 2
+    assert [run.how for run in alone] == ["in turn, as requested"] * 2
     assert alone[0].error is None and len(alone[0].history) == 12
     for run in (bad[2], alone[1]):
         assert isinstance(run.error, FloatingPointError) and len(run.history) == 1
@@ -172,18 +172,18 @@ def test_image_codecs_are_stacked_where_asked_and_measured_where_not(train_photo
     runs = training.train_stack(copy.deepcopy(nets), train_photos[:1], each, how="stacked", **settings)
     assert_same(runs, single)
     measured = training.train_stack(nets, train_photos[:1], each, **settings)
-    assert all(run.how == "stacked" or run.how.startswith("in turn, since stacked it takes") for run in measured)
+    assert all(run.how == "stacked" or run.how.startswith("in turn, because stacked it takes") for run in measured)
     assert_same(measured, single)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"how": "parallel"}, "how: takes auto, stacked, in turn, got 'parallel'"),
-        ({"each": EACH[:3]}, "each: takes settings for each of 4 networks, got 3"),
+        ({"how": "parallel"}, "unknown how 'parallel'; expected one of auto, stacked, in turn"),
+        ({"each": EACH[:3]}, "each must hold settings for each of the 4 networks, got 3"),
         (
             {"how": "stacked", "precision": "bfloat16"},
-            "how: takes a stack in float32, without compile and in one process only",
+            "how is 'stacked', but stacks are trained in float32, without compile, and in one process; use how='auto'",
         ),
         ({"each": [{"lmbda": -1.0}] * 4}, "lmbda must be a positive finite number, got -1.0"),
     ],
@@ -196,5 +196,5 @@ def test_bad_input(changes, message):
 
 def test_a_network_is_there_once():
     net = networks.toy_2d(hidden=8)
-    with pytest.raises(ValueError, match=r"^nets: takes each network once, it is trained in place$"):
+    with pytest.raises(ValueError, match=r"^nets must hold each network once, because it is trained in place$"):
         training.train_stack([net, net], BANANA, EACH[:2], **COMMON)

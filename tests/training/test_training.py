@@ -34,7 +34,9 @@ def test_every_preset_trains_and_the_same_seed_gives_the_same_numbers(scheme):
 def test_photographs_train_in_either_precision(train_photos):
     for precision in ("float32", "bfloat16"):
         net = networks.mean_scale_hyperprior("tiny", schemes.annealed())
-        steps = list(training.stream(net, train_photos[:4], lmbda=0.01, steps=20, batch_size=1, precision=precision))
+        steps = list(
+            training.stream(net, train_photos[:4], lmbda=0.01, steps=20, batch_size=1, lr=1e-3, precision=precision)
+        )
         assert steps[-1].loss < steps[0].loss
         assert not net.training and all(p.dtype == torch.float32 for p in net.parameters())
 
@@ -105,7 +107,7 @@ def test_loss_that_is_not_finite_ends_in_one_clear_line():
     [
         ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
         ({"lmbda": -1}, "lmbda must be a positive finite number, got -1"),
-        ({"precision": "half"}, "precision: takes float32 or bfloat16, got 'half'"),
+        ({"precision": "half"}, "precision must be float32 or bfloat16, got 'half'"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -307,7 +309,7 @@ def test_compiled_transforms_train_alike(train_photos):
     for compiled in (False, True):
         net = networks.get("factorized_prior", "tiny", schemes.mixed(), seed=2)
         keys = list(net.state_dict())
-        settings = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "compile": compiled}
+        settings = {"lmbda": 0.01, "batch_size": 1, "crop": 64, "lr": 1e-3, "precision": "float32", "compile": compiled}
         losses[compiled] = [step.loss for step in training.stream(net, train_photos[:1], steps=5, **settings)]
         assert list(net.state_dict()) == keys and net.g_a._compiled_call_impl is None
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)

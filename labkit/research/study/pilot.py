@@ -161,7 +161,7 @@ class Pilot:
         training.train(
             net, self.photos, out=self._file(name, "safetensors"), lmbda=lmbda, steps=steps, lr=lr, seed=seed,
             batch_size=self.grid.batch_size, crop=self.grid.crop, permute_colors=True,
-            precision=training.native_precision("cpu"), threads=torch.get_num_threads(), progress=False,
+            device="cpu", precision=training.native_precision("cpu"), threads=torch.get_num_threads(), progress=False,
         )  # fmt: skip
         return self._file(name, "safetensors")
 

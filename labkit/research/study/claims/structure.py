@@ -58,7 +58,13 @@ def _trained(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ]
     shared = {name: asked[name] for name in ("lmbda", "steps", "batch_size")}
     runs = training.train_stack(
-        nets, source, [{"seed": seed} for seed, _ in each], threads=1, lr=schedules.cosine(1e-2, 5e-4), **shared
+        nets,
+        source,
+        [{"seed": seed} for seed, _ in each],
+        threads=1,
+        device="cpu",
+        lr=schedules.cosine(1e-2, 5e-4),
+        **shared,
     )
     points = source.draw(POINTS, torch.Generator().manual_seed(1_000_000)).chunk(GROUPS)
     for (seed, temperature), run in zip(each, runs, strict=True):
