@@ -27,8 +27,7 @@ class _GroupedCodec(CodecBase):
     latent_codec: Any
 
     def _adopt_latent_codec(self, scheme: Scheme | None) -> None:
-        adoption.adopt(self.latent_codec, self._start_with(scheme))
-        del self.latent_codec.scheme  # `adopt` stores it there; the network has its own, which may change
+        adoption.attach_scheme(self.latent_codec, self._start_with(scheme))
 
     @property
     def downsampling_factor(self) -> int:

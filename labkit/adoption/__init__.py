@@ -1,0 +1,24 @@
+"""Give a CompressAI model a quantization scheme, in place, and take it out again."""
+
+from labkit.adoption.codecs import (
+    AdoptedCheckerboardLatentCodec,
+    AdoptedGaussianConditionalLatentCodec,
+    AdoptedHyperLatentCodec,
+    AdoptedJointAutoregressive,
+    AdoptedRasterScanLatentCodec,
+)
+from labkit.adoption.models import adopt, attach_scheme, check_adopted, release, set_temperature, summary
+
+__all__ = [
+    "AdoptedCheckerboardLatentCodec",
+    "AdoptedGaussianConditionalLatentCodec",
+    "AdoptedHyperLatentCodec",
+    "AdoptedJointAutoregressive",
+    "AdoptedRasterScanLatentCodec",
+    "adopt",
+    "attach_scheme",
+    "check_adopted",
+    "release",
+    "set_temperature",
+    "summary",
+]
