@@ -14,6 +14,7 @@ FOLDERS = ("labkit", "lessons", "data", "tests", ".ci", ".github")
 TEXT = {".cff", ".css", ".csv", ".ipynb", ".js", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ""}
 EXEMPT = {  # the names of the first edition, the dictionary of British spelling, and the tests of both
     Path("labkit/first_edition.py"),
+    Path("labkit/course/first_edition.py"),
     Path("tests/first_edition"),
     Path(".ci/american.txt"),
     Path("tests/cli/test_cli.py"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -41,7 +40,9 @@ def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path 
     installed = source.is_relative_to(Path(labkit.__file__).parent)
     target = folder or (Path("labkit-lessons") if installed else source)
     if target.resolve() != source:
-        click.echo(_lay_out(source, target))
+        from labkit.course.copies import copy_notebooks
+
+        click.echo(copy_notebooks(target))
     if folder is not None:
         return
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.root_dir", str(target.resolve())]
@@ -51,15 +52,3 @@ def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path 
         command += ["--allow-root"]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # this process becomes the server, so a signal that ends it ends the server
-
-
-def _lay_out(source: Path, target: Path) -> str:
-    target.mkdir(parents=True, exist_ok=True)
-    written, kept = 0, 0
-    for notebook in sorted(source.glob("*.ipynb")):
-        if (target / notebook.name).exists():
-            kept += 1
-        else:
-            shutil.copyfile(notebook, target / notebook.name)
-            written += 1
-    return f"{written} lessons written to {target}" + (f", {kept} that were there left as they are" if kept else "")

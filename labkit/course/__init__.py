@@ -1,18 +1,33 @@
-"""The course: what a lesson's cells call.
+"""The course: functions that the cells of a lesson call.
 
-    lk.course.start("02")                       # set-up: versions, device, data; warms what is slow on first use
-    lk.course.predict("02.1", "…?", ["a", "b"]) # the learner commits to a guess; lk.course.reveal("02.1", truth)
-    lk.course.exercise("02.1").check(answer)    # and .hint(), .solution()
-    lk.course.progress()                        # a map of what was done, kept in a local file
-    lk.course.results.method()                  # tables of trained networks that come with labkit
+    lk.course.start("scalar")                        # set-up: versions, device, data
+    lk.course.predict("scalar.gain", "…?", ["a", "b"])   # the learner guesses
+    lk.course.reveal("scalar.gain", truth)               # the guess beside the truth
+    lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
+    lk.course.progress()                             # a map of the course, from a local file
+    lk.course.results.method()                       # tables of trained networks
 
-An exercise lives in the module of its lesson (`lesson_02.py`): its check, its hint, and its solution as Python code.
+Lessons, predictions and exercises have words as keys. `exercises/` has a module for the exercises of each lesson.
 """
 
 from labkit.course import figures, results
 from labkit.course.exercises import Exercise, Verdict, exercise
-from labkit.course.guesses import predict, reveal
+from labkit.course.guesses import Prediction, predict, reveal
+from labkit.course.lessons import LESSONS, Lesson
 from labkit.course.opening import start
-from labkit.course.overview import LESSONS, progress
+from labkit.course.overview import progress
 
-__all__ = ["LESSONS", "Exercise", "Verdict", "exercise", "figures", "predict", "progress", "results", "reveal", "start"]
+__all__ = [
+    "LESSONS",
+    "Exercise",
+    "Lesson",
+    "Prediction",
+    "Verdict",
+    "exercise",
+    "figures",
+    "predict",
+    "progress",
+    "results",
+    "reveal",
+    "start",
+]

@@ -1,4 +1,4 @@
-"""Guesses: the learner commits to one before the lesson shows the answer."""
+"""Predictions: the learner guesses before the lesson shows the answer."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from labkit.course import record
+from labkit.course import first_edition, record
 from labkit.course.cards import Card, number
 
 
 class Prediction:
-    """A question and a control; the guess is recorded the moment it is made. Without one, nothing happens."""
+    """A question with a control that records the learner's guess as soon as it is made.
+
+    Attributes:
+        key: Key of the prediction, such as "mismatch.losses".
+        question: The question.
+        control: Widget that takes the guess: radio buttons for choices, or a slider for numbers.
+        widget: Widget that shows the question, the control and the recorded guess.
+    """
 
     def __init__(self, key: str, question: str, control: Any, choices: str) -> None:
         import ipywidgets
 
-        self.key, self.question, self._choices, self._control = key, question, choices, control
-        self._said = ipywidgets.HTML()
-        self._say()
-        control.observe(self._guessed, "value")
-        self.widget = ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(question)}</b>"), control, self._said])
+        self.key, self.question, self.control, self._choices = key, question, control, choices
+        self._status = ipywidgets.HTML()
+        self._show_status()
+        control.observe(self._record_guess, "value")
+        self.widget = ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(question)}</b>"), control, self._status])
 
     @property
     def guess(self) -> Any:
-        """What was guessed, in this session or an earlier one; None before that."""
+        """The guess of this session or an earlier one, or None."""
         return record.read()["guesses"].get(self.key)
 
-    @property
-    def control(self) -> Any:
-        """The widget that takes the guess: radio buttons over choices, or a slider over numbers."""
-        return self._control
-
-    def _guessed(self, change: dict[str, Any]) -> None:
+    def _record_guess(self, change: dict[str, Any]) -> None:
         if change["new"] is not None:
             record.write("guesses", self.key, change["new"])
-            self._say()
+            self._show_status()
 
-    def _say(self) -> None:
+    def _show_status(self) -> None:
         guess = self.guess
-        said = "No guess yet."
+        status = "No guess yet."
         if guess is not None:
-            said = f"Your guess: {escape(number(guess))} (recorded; you may still change it)."
-        self._said.value = f"<small>{said}</small>"
+            status = f"Your guess: {escape(number(guess))} (recorded; you can still change it)."
+        self._status.value = f"<small>{status}</small>"
 
     def __repr__(self) -> str:
         return f"{self.question} {self._choices}"
@@ -60,32 +62,49 @@ def predict(
     high: float = 1,
     step: float | None = None,
 ) -> Prediction:
-    """Ask for a guess: one of `choices`, or without them a number from `low` to `high`."""
+    """Ask the learner for a guess.
+
+    Args:
+        key: Key of the prediction, such as "mismatch.losses".
+        question: The question.
+        choices: Possible answers. Without choices, the answer is a number.
+        low: Smallest possible number.
+        high: Largest possible number.
+        step: Distance between possible numbers. The default is 1 for integers and a hundredth of the range otherwise.
+    """
     import ipywidgets
 
+    key = first_edition.present_key("guesses", key)
     before = record.read()["guesses"].get(key)
-    wide = {"description": "", "layout": {"width": "max-content"}}
+    style = {"description": "", "layout": {"width": "max-content"}}
     if choices is not None:
         value = before if before in choices else None
-        control: Any = ipywidgets.RadioButtons(options=list(choices), value=value, **wide)
+        control: Any = ipywidgets.RadioButtons(options=list(choices), value=value, **style)
         return Prediction(key, question, control, f"({' / '.join(choices)})")
-    whole = all(isinstance(each, int) for each in (low, high, step or 1))
-    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    integers = all(isinstance(bound, int) for bound in (low, high, step or 1))
+    slider = ipywidgets.IntSlider if integers else ipywidgets.FloatSlider
     start = before if isinstance(before, int | float) and low <= before <= high else low
-    control = kind(
-        value=start, min=low, max=high, step=step or (1 if whole else (high - low) / 100), continuous_update=False
+    control = slider(
+        value=start, min=low, max=high, step=step or (1 if integers else (high - low) / 100), continuous_update=False
     )
     return Prediction(key, question, control, f"({low:g} to {high:g})")
 
 
 def reveal(key: str, truth: Any, note: str = "", unit: str = "") -> Card:
-    """The guess beside the truth; a truth in words is one of the choices that `predict` gave."""
+    """Show the recorded guess beside the truth.
+
+    Args:
+        key: Key of the prediction.
+        truth: The right answer: a number, or one of the choices.
+        note: Sentence to show after the answer.
+        unit: Unit of a number.
+    """
     unit = f" {unit}" if unit else ""
-    guess = record.read()["guesses"].get(key)
+    guess = record.read()["guesses"].get(first_edition.present_key("guesses", key))
     if guess is None:
         verdict, accent = "You made no guess.", "plain"
     elif isinstance(truth, str):
-        verdict, accent = ("You guessed so.", "good") if guess == truth else (f"You guessed: {guess}.", "bad")
+        verdict, accent = ("Your guess was right.", "good") if guess == truth else (f"You guessed: {guess}.", "bad")
     else:
         verdict, accent = f"You guessed {number(guess)}{unit}.", "note"
     answer = f"The answer: {number(truth)}{unit}."

@@ -8,21 +8,30 @@ import time
 import warnings
 
 from labkit import __version__, paths
-from labkit.course import figures, record
+from labkit.course import figures, first_edition, record
+from labkit.course.lessons import lesson
 
 
-def start(lesson: str) -> None:
-    """Open a lesson: load and warm what is slow at first use, and say what this machine has.
+def start(key: str) -> None:
+    """Open a lesson: load slow modules, record the visit, and print versions, device and data.
 
-    Sets plotly's default template and renderer, and the number of torch threads, to what suits a live lesson. Seeds
-    nothing. Raises ValueError for a lesson that is not there.
+    It sets plotly's default template and renderer, and the number of torch threads. It sets no seed.
+
+    Args:
+        key: Key of the lesson, such as "mismatch". Notebooks of the first edition pass a number instead; a line then
+            says where the present notebook is.
+
+    Raises:
+        ValueError: If no lesson has this key.
     """
-    from labkit.course.overview import LESSONS
-
-    if lesson not in LESSONS:
-        raise ValueError(f"there is no lesson {lesson!r} (there are {', '.join(LESSONS)})")
-    began = time.perf_counter()
-    _warm()
+    present = lesson(first_edition.present_key("lessons", key))
+    started = time.perf_counter()
+    if present.key != key:
+        print(
+            f"This notebook is from the first edition. Its lesson is now {present}: run `labkit lessons --to FOLDER` "
+            "with a new folder to get the present notebooks. Your progress is kept."
+        )
+    _load_slow_modules()
     figures.use_template()
     import compressai
     import torch
@@ -33,21 +42,21 @@ def start(lesson: str) -> None:
     torch.set_num_threads(max(1, cores // 2))  # the browser needs the rest: two busy threads on two cores train slower
     device = f"GPU {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
     photographs = {split: len(list((paths.data() / "photographs" / split).glob("*.*"))) for split in ("train", "test")}
-    shipped = ", ".join(f"{lmbda:g}" for lmbda in networks.pretrained_lmbdas()) or "none"
-    opened = record.read()["lessons"].get(lesson) or {"opened": time.strftime("%Y-%m-%d")}
-    record.write("lessons", lesson, opened)
-    print(f"Lesson {lesson}: {LESSONS[lesson]}")
+    lmbdas = ", ".join(f"{lmbda:g}" for lmbda in networks.pretrained_lmbdas()) or "none"
+    visit = record.read()["lessons"].get(present.key) or {"opened": time.strftime("%Y-%m-%d")}
+    record.write("lessons", present.key, visit)
+    print(f"Lesson {present}")
     versions = f"torch {torch.__version__}, compressai {compressai.__version__}"
     print(f"labkit {__version__}, Python {platform.python_version()}, {versions}")
     print(f"{device}, {torch.get_num_threads()} torch thread(s) of {cores} cores")
-    print(f"{photographs['train']} training and {photographs['test']} test photographs; weights for λ = {shipped}")
-    print(f"ready in {time.perf_counter() - began:.1f} s")
+    print(f"{photographs['train']} training and {photographs['test']} test photographs; weights for λ = {lmbdas}")
+    print(f"ready in {time.perf_counter() - started:.1f} s")
 
 
-def _warm() -> None:
-    """Pay now for what would else stall the first slider move: imports, the first optimizer, the first chart."""
+def _load_slow_modules() -> None:
+    """Import modules and build the first optimizer and chart now, so that the first slider responds quickly."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*")  # an import of compressai's, nothing to act on
+        warnings.filterwarnings("ignore", message=".*torch.jit.*")  # from an import in compressai
         import compressai.models  # noqa: F401
     import plotly.graph_objects as go
     import torch

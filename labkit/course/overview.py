@@ -1,98 +1,85 @@
-"""A map of the course, and of what was done in it."""
+"""A map of the course with the learner's progress."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
-from labkit import paths
 from labkit.course import record
 from labkit.course.cards import Card
-from labkit.course.exercises import PASSED, exercises
+from labkit.course.exercises import Exercise, exercises, visible_number
+from labkit.course.exercises.base import PASSED
+from labkit.course.lessons import LESSONS, Lesson
 
-LESSONS = {
-    "00": "Start here",
-    "02": "Uniform scalar quantization",
-    "03": "Train–test mismatch",
-    "04": "Gradient risk",
-    "05": "Annealing",
-    "06": "A lower bound for the scale",
-    "07": "Zero-center quantization",
-    "08": "The whole method",
-    "09": "Your own model",
-}
 GLOSSARY = "notation_and_glossary.ipynb"
 _MARKS = {"done": "✓", "begun": "◐", "not opened yet": "○"}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What the record says of one lesson. unsolved: its exercises that are still to do, as "02.2, Straight through"."""
+    """One lesson on the map."""
 
-    lesson: str
+    lesson: Lesson
     state: str  # a key of _MARKS
-    guessed: int
+    guesses: int
     exercises: int
-    unsolved: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.lesson} {LESSONS[self.lesson]}"
+    unsolved: tuple[Exercise, ...]
 
     @property
     def cells(self) -> tuple[str, str, str]:
         solved = f"{self.exercises - len(self.unsolved)} of {self.exercises} exercises solved"
-        return self.state, f"{self.guessed} guessed", solved
+        return self.state, f"{self.guesses} guessed", solved
 
 
 def progress() -> Card:
-    """A map of the course: of each lesson its state, guesses made and exercises solved; and what comes next."""
+    """Return a map of the course: the state, guesses and solved exercises of each lesson, and what to do next."""
     done = record.read()
-    rows = [_row(lesson, done) for lesson in LESSONS]
-    where = f"Kept in {record.path()}."
-    if not record.kept():
-        where = f"{record.path()} cannot be written: kept until the kernel stops."
-    onward, link = _next(rows)
+    rows = [_row(lesson, done) for lesson in LESSONS.values()]
+    place = f"Recorded in {record.path()}."
+    if not record.is_saved():
+        place = f"{record.path()} cannot be written, so this record lasts until the kernel stops."
+    next_step, next_lesson = _next(rows)
     html = "".join(
-        f'<tr><td style="text-align:left">{_MARKS[row.state]} {_linked(row.name, row.lesson)}</td>'
+        f'<tr><td style="text-align:left">{_MARKS[row.state]} {_link(str(row.lesson), row.lesson)}</td>'
         + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row.cells)
         + "</tr>"
         for row in rows
     )
-    lines = [" · ".join([f"{_MARKS[row.state]} {row.name}", *row.cells]) for row in rows]
+    lines = [" · ".join([f"{_MARKS[row.state]} {row.lesson}", *row.cells]) for row in rows]
     return Card(
-        f"<b>The course so far</b><table>{html}</table><p>{_linked(onward, link) if link else escape(onward)}</p>"
-        f'<small><a href="{GLOSSARY}">Notation and glossary</a>. {escape(where)}</small>',
-        "\n".join([*lines, onward, where]),
+        f"<b>Your progress</b><table>{html}</table><p>{_link(next_step, next_lesson)}</p>"
+        f'<small><a href="{GLOSSARY}">Notation and glossary</a>. {escape(place)}</small>',
+        "\n".join([*lines, next_step, place]),
         "note",
     )
 
 
-def _row(lesson: str, done: dict[str, dict[str, Any]]) -> _Row:
-    mine = exercises(lesson)
-    unsolved = [each for key, each in mine.items() if done["exercises"].get(key, {}).get("state") != PASSED]
-    begun = "begun" if unsolved else "done"
+def _row(lesson: Lesson, done: record.Record) -> _Row:
+    members = exercises(lesson.key)
+    unsolved = [exercise for key, exercise in members.items() if done["exercises"].get(key, {}).get("state") != PASSED]
+    opened = "begun" if unsolved else "done"
     return _Row(
         lesson,
-        state=begun if lesson in done["lessons"] else "not opened yet",
-        guessed=sum(key.startswith(f"{lesson}.") for key in done["guesses"]),
-        exercises=len(mine),
-        unsolved=tuple(f"{each.key}, {each.title}" for each in unsolved),
+        state=opened if lesson.key in done["lessons"] else "not opened yet",
+        guesses=sum(key.startswith(f"{lesson.key}.") for key in done["guesses"]),
+        exercises=len(members),
+        unsolved=tuple(unsolved),
     )
 
 
-def _next(rows: list[_Row]) -> tuple[str, str]:
-    """What to do next, in words, and the lesson it is in (none at the end)."""
+def _next(rows: list[_Row]) -> tuple[str, Lesson | None]:
+    """Return a sentence about the next step, and its lesson (None if nothing is left)."""
     for row in rows:
         if row.state == "begun":
-            return f"Next: exercise {row.unsolved[0]}, in lesson {row.name}.", row.lesson
+            exercise = row.unsolved[0]
+            title = f"{visible_number(exercise)}, {exercise.title}"
+            return f"Next: exercise {title}, in lesson {row.lesson}.", row.lesson
         if row.state == "not opened yet":
-            return f"Next: lesson {row.name}.", row.lesson
-    return "Every lesson was opened, and every exercise solved.", ""
+            return f"Next: lesson {row.lesson}.", row.lesson
+    return "You have opened every lesson and solved every exercise.", None
 
 
-def _linked(text: str, lesson: str) -> str:
-    """Text as a link to the lesson's notebook, which lies beside the one that is open; plain where it is not there."""
-    notebook = next(paths.lessons().glob(f"{lesson}_*.ipynb"), None)
+def _link(text: str, lesson: Lesson | None) -> str:
+    """Return the text as a link to the lesson's notebook, or without a link if the notebook is missing."""
+    notebook = lesson and lesson.notebook
     return f'<a href="{escape(notebook.name)}">{escape(text)}</a>' if notebook else escape(text)

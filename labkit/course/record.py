@@ -1,7 +1,7 @@
-"""What a learner has done, in one small JSON file on their own machine.
+"""The learner's record: one small JSON file on the learner's machine.
 
-The file is ~/.local/share/labkit/progress.json (or under $LABKIT_HOME, or $XDG_DATA_HOME/labkit). It appears whole or
-not at all. A damaged file is set aside, not lost; where nothing can be written, the record lasts as long as the kernel.
+The file is ~/.local/share/labkit/progress.json, or lies in $LABKIT_HOME or $XDG_DATA_HOME/labkit. It is replaced as a
+whole. A damaged file is renamed, never deleted. If the file cannot be written, the record lasts until the kernel stops.
 """
 
 from __future__ import annotations
@@ -9,63 +9,99 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from labkit.disk import whole
+from labkit.course import first_edition
+from labkit.disk import whole, write_whole
 
 SECTIONS = ("lessons", "guesses", "exercises")
-_lock = threading.Lock()
-_memory: dict[str, dict[str, Any]] | None = None  # used from the moment that the file cannot be written
+Record = dict[str, dict[str, Any]]  # section → key → entry
+
+_lock = threading.RLock()
+_memory: Record | None = None  # the record, once the file could not be written
 
 
 def path() -> Path:
-    """The file that holds the record."""
+    """Return the path of the file."""
     if home := os.environ.get("LABKIT_HOME"):
         return Path(home) / "progress.json"
-    shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(shared).expanduser() / "labkit" / "progress.json"
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "labkit" / "progress.json"
 
 
-def kept() -> bool:
-    """False once the file could not be written."""
+def is_saved() -> bool:
+    """Return False once the file could not be written."""
     return _memory is None
 
 
-def read() -> dict[str, dict[str, Any]]:
-    """Everything recorded, by section and key. A missing, unreadable or damaged file reads as empty."""
-    if _memory is not None:
-        return _memory
-    record = _load(path()) or {}
-    return {section: record.get(section) or {} for section in SECTIONS}
+def read() -> Record:
+    """Return all entries, by section and key.
+
+    A file that is missing, unreadable or damaged gives an empty record. A record of the first edition is backed up as
+    progress.first-edition.json and rewritten with the present keys.
+    """
+    with _lock:
+        if _memory is not None:
+            return _memory
+        record = _load(path()) or {section: {} for section in SECTIONS}
+        if not first_edition.has_old_keys(record):
+            return record
+        translated = first_edition.translate(record)
+        with suppress(OSError, ValueError):  # if a file cannot be written, the next read translates again
+            _back_up(path())
+            _save(path(), translated)
+        return translated
 
 
-def write(section: str, key: str, value: Any) -> None:
-    """Record one value, leaving the others as they are in the file."""
+def write(section: str, key: str, entry: Any) -> None:
+    """Record one entry and keep all others.
+
+    Args:
+        section: One of `SECTIONS`.
+        key: Key of the entry.
+        entry: Value that JSON can represent.
+    """
     global _memory
     with _lock:
         record = read()
-        record[section] = {**record[section], key: value}
+        record[section] = {**record[section], key: entry}
         if _memory is not None:
             return
         try:
             _save(path(), record)
-        except (OSError, ValueError):  # of the folder, of the file
+        except (OSError, ValueError):  # from creating the folder, from writing the file
             _memory = record
 
 
-def _load(file: Path) -> dict[str, Any] | None:
+def _load(file: Path) -> Record | None:
+    """Return the record in a file, or None if the file is missing or damaged."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    sound = isinstance(record, dict) and all(isinstance(record.get(section, {}), dict) for section in SECTIONS)
-    return record if sound else None
+    if not isinstance(content, dict):
+        return None
+    record = {section: content.get(section, {}) for section in SECTIONS}
+    if not all(isinstance(entries, dict) for entries in record.values()):
+        return None
+    described = [*record["lessons"].values(), *record["exercises"].values()]
+    return record if all(isinstance(entry, dict) for entry in described) else None
 
 
-def _save(file: Path, record: dict[str, Any]) -> None:
+def _save(file: Path, record: Record) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and _load(file) is None:
         os.replace(file, file.with_suffix(".damaged.json"))
     with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1, sort_keys=True)
+
+
+def _back_up(file: Path) -> None:
+    """Copy a file of the first edition to a name that no other backup has."""
+    backup, count = file.with_suffix(".first-edition.json"), 1
+    while backup.exists() and backup.read_bytes() != file.read_bytes():
+        count += 1
+        backup = file.with_suffix(f".first-edition-{count}.json")
+    write_whole(backup, file.read_bytes())

@@ -22,15 +22,15 @@ FIRST = [
     "[two](01_two.ipynb), [outside](https://example.org/01_two.ipynb) and [this](#What-you-will-be-able-to-do).",
     "## What you will be able to do\n\n1. Read this.\n2. Follow a link.\n",
     "```\nimport os, sys\nimport plotly.graph_objects as go\nimport labkit as lk\nlk.course.figures.use_template()",
-    "```\nlk.course.predict('00.1', 'Which <b> is it?', ['the left', 'the right'])",
-    "```\nlk.course.predict('00.2', 'How many?', low=2, high=30)",
+    "```\nlk.course.predict('codec.choice', 'Which <b> is it?', ['the left', 'the right'])",
+    "```\nlk.course.predict('codec.size', 'How many?', low=2, high=30)",
     "```\nopen('made.txt', 'w').close()\nprint('one', flush=True)\nprint('w' * 9, file=sys.stderr)\nprint('two')",
     "```\ngo.Figure(go.Scatter(x=[1, 2], y=[3, 5], name='</script><b>'))",
     "**Figure 1.** A line that `rises` from [three](01_two.ipynb) to five, and says so in more than a few words.",
     "```\npanel = lk.live.ToyPanel(steps=20, temperature=0.04)\npanel",
     "```\nprint('Result:', panel.wait(60))",
-    "```\nlk.course.reveal('00.1', 'the left')",
-    "```\nlk.course.exercise('00.1')",
+    "```\nlk.course.reveal('codec.choice', 'the left')",
+    "```\nlk.course.exercise('codec.bpp')",
     "```\nlk.course.progress()",
 ]
 SECOND = ["# 01 · Two\n\nBack to [one](00_one.ipynb)."]
@@ -58,7 +58,7 @@ def course(tmp_path_factory):
 def site(course, tmp_path_factory):
     """The course exported, while a learner has a guess on record; nothing but the site may have changed."""
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("sites") / "site"
-    (home / "progress.json").write_text('{"guesses": {"00.1": "the right"}}')
+    (home / "progress.json").write_text('{"guesses": {"codec.choice": "the right"}}')
     before = {file: file.read_bytes() for place in (course, home) for file in place.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_HOME", str(home))
@@ -176,7 +176,7 @@ def test_outputs_are_what_a_reader_can_use(site):
     page = soup(site, "00_one")
     streams = [pre.text for pre in page.select(".output > pre")]
     assert streams[0] == "one\ntwo\n" and "wwww" not in page.text
-    (card,) = [card for card in page.select(".labkit-card") if "Exercise 00.1" in card.text]
+    (card,) = [card for card in page.select(".labkit-card") if "Exercise: Bits per pixel" in card.text]
     assert [fold.summary.text for fold in card.select("details")] == ["Hint", "Solution"]
     assert "course.progress" not in page.text and "printed" not in page.text
 

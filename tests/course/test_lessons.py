@@ -13,19 +13,20 @@ import nbformat
 import pytest
 
 from labkit import course, paths
-from labkit.course import exercises
+from labkit.course import first_edition
+from labkit.course.exercises import exercises, visible_number
 
-LESSONS = sorted(paths.lessons().glob("[0-9]*.ipynb"))
-NAMES = [lesson.stem for lesson in LESSONS]
-WORDS = {"00": (1000, 1500)}  # others: 1,500 to 2,500
+LESSONS = list(course.LESSONS.values())
+WORDS = {"codec": (1000, 1500)}  # others: 1,500 to 2,500
 MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS, MAX_SECONDS, MAX_MIB = 12, 125, 6, 2, 60, 2048
 PEAK = "import resource\n\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"  # MiB, on Linux
 FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plots\.")
 
 
-@pytest.fixture(params=LESSONS, ids=NAMES)
+@pytest.fixture(params=LESSONS, ids=str)
 def lesson(request):
-    return request.param.stem[:2], nbformat.read(request.param, 4)
+    """The key of a lesson and its notebook."""
+    return request.param.key, nbformat.read(request.param.notebook, 4)
 
 
 def code(notebook):
@@ -36,8 +37,9 @@ def prose(notebook):
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-def test_every_lesson_of_the_course_is_there():
-    assert [name[:2] for name in NAMES] == list(course.LESSONS)
+def test_every_lesson_has_a_notebook_and_every_notebook_a_lesson():
+    notebooks = sorted(paths.lessons().glob("[0-9]*.ipynb"))
+    assert [lesson.notebook for lesson in LESSONS] == notebooks
 
 
 def test_valid_and_stripped(lesson):
@@ -61,19 +63,19 @@ def test_cells_are_short_and_hide_nothing(lesson):
 
 
 def test_prose_is_as_long_as_it_should_be(lesson):
-    number, notebook = lesson
+    key, notebook = lesson
     text = re.split(r"\*\*References?", prose(notebook))[0]
     words = len(re.sub(r"\$\$.*?\$\$", "", text, flags=re.S).split())
-    low, high = WORDS.get(number, (1500, 2500))
+    low, high = WORDS.get(key, (1500, 2500))
     assert low <= words <= high, words
 
 
 FREE_NUMBERS = {  # that no cell has: arithmetic within the sentence, and definitions; 95% intervals everywhere
-    "00": {"0.0035"},  # λ of the shipped weights
-    "02": {"0.385"},  # ½ / 1.3
-    "03": {"0.083"},  # 1/12
-    "05": {"0.0067"},  # λ of the codec panel
-    "07": {"1.5"},  # the panel's source: x = 2 sin(1.5 c₀) + …
+    "codec": {"0.0035"},  # λ of the shipped weights
+    "scalar": {"0.385"},  # ½ / 1.3
+    "mismatch": {"0.083"},  # 1/12
+    "annealing": {"0.0067"},  # λ of the codec panel
+    "center": {"1.5"},  # the panel's source: x = 2 sin(1.5 c₀) + …
 }
 
 
@@ -86,13 +88,13 @@ def numbers(source):
 
 def test_numbers_in_prose_stand_in_a_cell_too(lesson):
     """Numbers with a decimal point, and percentages: a cell has each, to the digits that the sentence gives."""
-    number, notebook = lesson
+    key, notebook = lesson
     known = {scale * value for source in code(notebook) for value in numbers(source) for scale in (0.01, 1, 100)}
     text = re.split(r"\*\*References?", prose(notebook))[0]
     text = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", "", text, flags=re.S)
     said = re.findall(r"(?<![\w.])(?!0\d)(\d+\.\d+)(?![\d·])|(?<![\w.])(\d+)%", text)
     missing = []
-    for value in {decimal or percentage for decimal, percentage in said} - FREE_NUMBERS.get(number, set()) - {"95"}:
+    for value in {decimal or percentage for decimal, percentage in said} - FREE_NUMBERS.get(key, set()) - {"95"}:
         unit = 10.0 ** -len(value.partition(".")[2])
         if not any(abs(float(value) - each) < 0.51 * unit for each in known):
             missing.append(value)
@@ -118,19 +120,20 @@ def test_parts_come_in_their_order(lesson):
 
 
 def test_one_set_up_cell(lesson):
-    number, notebook = lesson
+    key, notebook = lesson
     starts = [source for source in code(notebook) if "course.start(" in source]
-    assert starts == [code(notebook)[0]] and f'lk.course.start("{number}")' in starts[0]
+    assert starts == [code(notebook)[0]] and f'lk.course.start("{key}")' in starts[0]
     assert code(notebook)[-1] == "lk.course.progress()"
 
 
 def test_predictions_are_made_before_and_answered_after(lesson):
-    number, notebook = lesson
+    key, notebook = lesson
     sources = "\n".join(code(notebook))
-    asked = re.findall(r"course\.predict\(\s*\"([\d.]+)\"", sources)
-    answered = re.findall(r"course\.reveal\(\s*\"([\d.]+)\"", sources)
+    asked = re.findall(r"course\.predict\(\s*\"([\w.]+)\"", sources)
+    answered = re.findall(r"course\.reveal\(\s*\"([\w.]+)\"", sources)
     assert asked and sorted(asked) == sorted(answered)
-    assert all(key.startswith(number) for key in asked)
+    assert all(name.startswith(f"{key}.") for name in asked)
+    assert set(asked) <= set(first_edition.KEYS["guesses"].values())
     assert sources.rindex("course.predict(") < sources.index("course.reveal(")
 
 
@@ -158,16 +161,15 @@ def test_every_live_cell_is_waited_for_and_asserted(lesson):
 
 
 def test_every_exercise_has_its_cells(lesson):
-    number, notebook = lesson
+    key, notebook = lesson
     sources = code(notebook)
-    keys = list(exercises.exercises(number))
-    assert 2 <= len(keys) <= 3
-    for key in keys:
-        card, check = f'lk.course.exercise("{key}")', f'lk.course.exercise("{key}").check('
+    assert 2 <= len(exercises(key)) <= 3
+    for name, exercise in exercises(key).items():
+        card, check = f'lk.course.exercise("{name}")', f'lk.course.exercise("{name}").check('
         stub = next(source for source in sources if check in source)
         assert sources.index(card) == sources.index(stub) - 1
         assert "..." in stub
-        title = f"### Exercise {key} · {course.exercise(key).title}\n"
+        title = f"### Exercise {visible_number(exercise)} · {exercise.title}\n"
         assert title in prose(notebook)
 
 
@@ -257,17 +259,17 @@ def execute(notebook, environment, folder) -> float:
 @pytest.mark.slow
 @pytest.mark.alone
 def test_runs_without_network_in_time_and_in_memory(lesson, guarded, tmp_path, capsys):
-    number, notebook = lesson
+    key, notebook = lesson
     environment, log = guarded
     notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     seconds = execute(notebook, environment, tmp_path)
     mebibytes = int(notebook.cells[-1].outputs[0].text)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     with capsys.disabled():
-        print(f"\nlesson {number} ran in {seconds:.0f} s and {mebibytes} MiB on {os.cpu_count()} cores{load}")
+        print(f"\nlesson {key} ran in {seconds:.0f} s and {mebibytes} MiB on {os.cpu_count()} cores{load}")
     assert log.exists() and log.read_text() == ""  # the guard was there, and nothing tried
     record = json.loads((tmp_path / "home" / "progress.json").read_text())
-    assert list(record["lessons"]) == [number] and record["exercises"] == {}  # stubs are not attempts
+    assert list(record["lessons"]) == [key] and record["exercises"] == {}  # stubs are not attempts
     if seconds >= MAX_SECONDS:  # the machine may have been busy
         seconds = execute(notebook, environment, tmp_path)
     assert seconds < MAX_SECONDS and mebibytes < MAX_MIB

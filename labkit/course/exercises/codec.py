@@ -1,4 +1,4 @@
-"""Exercises of lesson 00: the two axes of every rate–distortion plot."""
+"""Exercises of the lesson “Start here”: bits per pixel and PSNR, the axes of every rate–distortion plot."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
 
 def bits_per_pixel(n_bytes, height, width):
-    """Bits per pixel of a compressed image."""
+    """Return the bits per pixel of a compressed image."""
     return 8 * n_bytes / (height * width)
 
 
@@ -20,7 +20,7 @@ def _sizes(seed: int) -> tuple[int, int, int]:
 
 
 def _count_bits(n_bytes: int, height: int, width: int) -> float:
-    """Write the file out in zeros and ones, draw the image, and count both."""
+    """Unpack the file into bits, make an array of the image's pixels, and count both."""
     return np.unpackbits(np.zeros(n_bytes, np.uint8)).size / np.zeros((height, width)).size
 
 
@@ -37,7 +37,7 @@ def _compression_ratio(n_bytes, height, width):
 
 
 def psnr(mse):
-    """PSNR in dB of an image with values from 0 to 255, from its mean squared error."""
+    """Return the PSNR in dB of an image with values from 0 to 255, given its mean squared error."""
     return 10 * math.log10(255**2 / mse)
 
 
@@ -46,7 +46,7 @@ def _errors(seed: int) -> tuple[float]:
 
 
 def _psnr_by_amplitude(mse: float) -> float:
-    """20 log₁₀ of the peak, less 20 log₁₀ of the root mean squared error."""
+    """Return 20 log₁₀ of the peak minus 20 log₁₀ of the root mean squared error."""
     return float(20 * (np.log10(255) - np.log10(np.sqrt(mse))))
 
 
@@ -68,36 +68,40 @@ def _squared_twice(mse):
 
 EXERCISES = (
     Exercise(
-        key="00.1",
+        key="codec.bpp",
         title="Bits per pixel",
         difficulty=1,
         importance=3,
         minutes=3,
-        clue="A byte is eight bits. A pixel is one place in the image, however many colors it has.",
+        clue="A byte has eight bits. A pixel is one place in the image, and all of its colors belong to it.",
         answer=bits_per_pixel,
         cases=_sizes,
         oracle=_count_bits,
         misconceptions={
-            _bytes_per_pixel: "These are bytes per pixel. A byte has eight bits.",
-            _bits_per_sample: "These are bits per color value. The three colors of a place count as one pixel.",
-            _compression_ratio: "This is how many times smaller than raw pixels the file is, not its bits per pixel.",
+            _bytes_per_pixel: "This is the number of bytes per pixel. A byte has eight bits.",
+            _bits_per_sample: "This is the number of bits per color value. The three colors of a place count as one "
+            "pixel.",
+            _compression_ratio: "This is the compression ratio: the size of the raw pixels divided by the size of the "
+            "file.",
         },
     ),
     Exercise(
-        key="00.2",
+        key="codec.psnr",
         title="Decibels",
         difficulty=1,
         importance=3,
         minutes=4,
-        clue="PSNR compares the largest possible squared value, 255², with the mean squared error, in tens of log₁₀.",
+        clue="Divide the largest possible squared value, 255², by the mean squared error. Then take 10 log₁₀ of the "
+        "ratio.",
         answer=psnr,
         cases=_errors,
         oracle=_psnr_by_amplitude,
         misconceptions={
-            _peak_of_one: "This would be right for pixels between 0 and 1. Here the peak is 255.",
+            _peak_of_one: "This is right for pixel values between 0 and 1. Here the peak is 255.",
             _peak_not_squared: "The error is squared, so the peak must be squared too: 255².",
-            _natural_logarithm: "Decibels are counted with the logarithm to base ten; math.log is the natural one.",
-            _squared_twice: "Twice too much: the factor is 20 for a ratio of amplitudes, and 10 for one of squares.",
+            _natural_logarithm: "Decibels use the logarithm to base ten. math.log is the natural logarithm.",
+            _squared_twice: "This is twice the PSNR. The factor is 20 for a ratio of amplitudes, and 10 for a ratio of "
+            "squares.",
         },
     ),
 )

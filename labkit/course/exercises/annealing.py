@@ -1,4 +1,4 @@
-"""Exercises of lesson 05: a schedule, how often annealed rounding goes astray, and the warmest affordable τ."""
+"""Exercises of the lesson on annealing: a schedule, the share of wrong integers, and the highest affordable τ."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import torch
 
 from labkit import surrogates
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 05.1: an exponential schedule
+# annealing.schedule: an exponential schedule
 
 
 def exponential(progress, start, end):
-    """A straight line in the logarithm: every equal share of the training multiplies τ by the same factor."""
+    """Return τ on a straight line in its logarithm: equal shares of the training multiply τ by equal factors."""
     return start * (end / start) ** progress
 
 
-_PARTS = 1000  # in which the oracle divides a training
+_PARTS = 1000  # number of steps in which the oracle divides a training
 
 
 def _moment_of_a_training(seed: int) -> tuple[float, float, float]:
@@ -27,7 +27,7 @@ def _moment_of_a_training(seed: int) -> tuple[float, float, float]:
 
 
 def _step_by_step(progress: float, start: float, end: float) -> float:
-    """Multiply by one small factor again and again; the factor is found by bisection, such that the last τ is `end`."""
+    """Multiply by one factor per step. Bisection finds the factor for which the last τ is `end`."""
     low, high = 0.9, 1.0
     for _ in range(60):
         factor = (low + high) / 2
@@ -65,11 +65,11 @@ def _decays_at_rate_one(progress, start, end):
     return end + (start - end) * math.exp(-progress)
 
 
-# 05.2: how often ⌊y + τu⌉ is not ⌊y⌉
+# annealing.flips: the share of latents with ⌊y + τu⌉ ≠ ⌊y⌉
 
 
 def share_off(temperature):
-    """At distance d from the boundary, d uniform on (0, ½), τu crosses it with probability (τ/2 − d)/τ: τ/4 in all."""
+    """Average (τ/2 − d)/τ, the probability that τu crosses a boundary at distance d, over d uniform on (0, ½)."""
     return temperature / 4
 
 
@@ -78,7 +78,7 @@ def _temperature(seed: int) -> tuple[float]:
 
 
 def _lattice(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points that fill the unit square evenly: a latent's place in its cell, and a draw of the noise."""
+    """Return points that fill the unit square evenly: positions of a latent in its cell, and samples of the noise."""
     i = np.arange(points)
     return (i + 0.5) / points, i * (math.sqrt(5) - 1) / 2 % 1
 
@@ -101,11 +101,11 @@ def _of_those_within_reach(temperature):
     return 0.25 + 0 * temperature
 
 
-# 05.3: the warmest temperature within a budget
+# annealing.warmest: the highest temperature within a budget
 
 
 def warmest(budget):
-    """(1 + τ²)/12 − 1/12 = budget."""
+    """Solve (1 + τ²)/12 − 1/12 = budget for τ."""
     return math.sqrt(12 * budget)
 
 
@@ -114,7 +114,7 @@ def _budget(seed: int) -> tuple[float]:
 
 
 def _warmest_by_trial(budget: float) -> float:
-    """Bisection on the mean squared error of annealed rounding, measured against that of rounding."""
+    """Compare the mean squared errors of annealed rounding and rounding, and find τ by bisection."""
     y, v = (torch.from_numpy(each) for each in _lattice(200_000))
     sua, rounding = surrogates.get("sua"), (torch.round(y) - y).square().mean()
     low, high = 1e-3, 1.0
@@ -143,58 +143,60 @@ def _share_of_wrong_integers(budget):
 
 EXERCISES = (
     Exercise(
-        key="05.1",
+        key="annealing.schedule",
         title="An exponential schedule",
         difficulty=1,
         importance=2,
         minutes=6,
-        clue="Halfway, τ is the geometric mean of start and end. By which factor has it changed at the end?",
+        clue="Halfway, τ is the geometric mean of start and end. By which factor does it change in total?",
         answer=exponential,
         cases=_moment_of_a_training,
         oracle=_step_by_step,
         misconceptions={
-            _straight_line: "This is a straight line from start to end. It spends hardly any time at low temperatures.",
-            _other_way_round: "Start and end are reversed: at progress 0 the temperature should be the first one.",
-            _rises: "This rises. From start to end, τ changes by the factor end/start, which is below one.",
-            _two_bases: "Two logarithms are mixed: what log10 takes apart, 10 ** x puts together, and not exp.",
-            _logarithm_itself: "This is the logarithm of the temperature. Take exp of it.",
-            _decays_at_rate_one: "This never comes to `end`: at progress 1, exp(−1) of the way is still to go.",
+            _straight_line: "This is a straight line from start to end. It spends almost no time at low temperatures.",
+            _other_way_round: "Start and end are reversed. At progress 0 the temperature must be `start`.",
+            _rises: "This τ rises. From start to end, τ changes by the factor end/start, which is less than one.",
+            _two_bases: "You mixed two logarithms. The inverse of log10 is 10 ** x, not exp.",
+            _logarithm_itself: "This is the logarithm of the temperature. Take its exp.",
+            _decays_at_rate_one: "This never reaches `end`: at progress 1, a share exp(−1) of the way is left.",
         },
     ),
     Exercise(
-        key="05.2",
-        title="How often it goes astray",
+        key="annealing.flips",
+        title="The share of wrong integers",
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="Let d be the distance of y to the nearest cell boundary, uniform on (0, ½). τu must exceed d, and on the "
-        "right side. That has the probability (τ/2 − d)/τ where d < τ/2. Average it over d.",
+        clue="Let d be the distance from y to the nearest cell boundary, uniform on (0, ½). τu must point toward this "
+        "boundary and exceed d. The probability is (τ/2 − d)/τ if d < τ/2. Average it over d.",
         answer=share_off,
         cases=_temperature,
         oracle=_share_by_trial,
         misconceptions={
-            _forgets_the_distance: "Twice too much: only half of the noise points toward the nearest boundary.",
-            _all_that_noise_can_reach: "That is the share of latents that noise can carry over a boundary at all. Each "
-            "of them is carried over only now and then.",
-            _of_those_within_reach: "That is the chance of one that lies within reach. Only a share τ does.",
+            _forgets_the_distance: "This is twice the share. Only half of the noise points toward the nearest "
+            "boundary.",
+            _all_that_noise_can_reach: "This is the share of latents that noise can move across a boundary. It moves "
+            "each of them only with some probability.",
+            _of_those_within_reach: "This is the probability for a latent within reach of a boundary. Only a share τ "
+            "of all latents is.",
         },
     ),
     Exercise(
-        key="05.3",
-        title="The warmest temperature you can afford",
+        key="annealing.warmest",
+        title="The highest temperature you can afford",
         difficulty=2,
         importance=2,
         minutes=8,
-        clue="Set the excess over rounding's own error, (1 + τ²)/12 − 1/12, equal to the budget.",
+        clue="Set the excess over the error of rounding, (1 + τ²)/12 − 1/12, equal to the budget.",
         answer=warmest,
         cases=_budget,
         oracle=_warmest_by_trial,
         misconceptions={
             _forgets_the_twelfth: "A factor is missing: the excess is τ²/12, not τ².",
-            _leaves_the_square: "This is τ². Take the root.",
-            _noise_alone: "That would hold for an excess of τ²/6. The whole error at τ = 1 is 1/6; its "
+            _leaves_the_square: "This is τ². Take the square root.",
+            _noise_alone: "This is right for an excess of τ²/6. The whole error at τ = 1 is 1/6, and its "
             "excess over rounding is 1/12.",
-            _share_of_wrong_integers: "That keeps the share of changed integers within the budget, not the error.",
+            _share_of_wrong_integers: "This keeps the share of wrong integers within the budget, not the error.",
         },
     ),
 )

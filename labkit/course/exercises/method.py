@@ -1,17 +1,17 @@
-"""Exercises of lesson 08: BD-rate by hand, and whether a comparison is decided."""
+"""Exercises of the lesson on the whole method: BD-rate by hand, and a confidence interval over seeds."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import integrate, stats
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 08.1: BD-rate of two straight curves
+# method.bd_rate: BD-rate of two straight curves
 
 
 def bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b):
-    """Both curves are straight over log rate, so their mean difference is that in the middle of the common PSNRs."""
+    """Compare the curves in the middle of the common PSNRs, where straight lines have their mean difference."""
     low, high = max(psnr_a[0], psnr_b[0]), min(psnr_a[1], psnr_b[1])
     middle = (low + high) / 2
     at_a = np.interp(middle, psnr_a, np.log(rate_a))
@@ -35,7 +35,7 @@ def _log_rate(quality: float, rates: tuple[float, float], qualities: tuple[float
 
 
 def _bd_rate_by_integration(rate_a, psnr_a, rate_b, psnr_b) -> float:
-    """The definition: the difference of the log rates, integrated over the PSNRs that both curves reach."""
+    """Integrate the difference of the log rates over the PSNRs that both curves reach, as in the definition."""
     low, high = sorted((*psnr_a, *psnr_b))[1:3]
     area, _ = integrate.quad(lambda q: _log_rate(q, rate_b, psnr_b) - _log_rate(q, rate_a, psnr_a), low, high)
     return 100 * (float(np.exp(area / (high - low))) - 1)
@@ -73,11 +73,11 @@ def _as_a_fraction(rate_a, psnr_a, rate_b, psnr_b):
     return bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b) / 100
 
 
-# 08.2: paired over seeds
+# method.interval: a paired comparison over seeds
 
 
 def paired_interval(a, b):
-    """Mean of b − a over the seeds, and the half width of its 95% interval by Student's t."""
+    """Return the mean of b − a over the seeds and the half width of its 95% interval from Student's t."""
     difference = np.asarray(b) - np.asarray(a)
     n = len(difference)
     return difference.mean(), stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)
@@ -86,8 +86,8 @@ def paired_interval(a, b):
 def _runs(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 7))
-    a = rng.normal(2.2, 0.1, n)  # seeds differ much …
-    return a, a + rng.normal(-0.012, 0.01, n)  # … and the schemes little
+    a = rng.normal(2.2, 0.1, n)  # seeds differ a lot
+    return a, a + rng.normal(-0.012, 0.01, n)  # schemes differ little
 
 
 def _interval_by_scipy(a, b) -> tuple[float, float]:
@@ -135,45 +135,49 @@ def _ends(a, b):
 
 EXERCISES = (
     Exercise(
-        key="08.1",
+        key="method.bd_rate",
         title="BD-rate of two lines",
         difficulty=2,
         importance=3,
         minutes=12,
-        clue="np.interp(q, psnr, np.log(rate)) is a curve's log rate at the PSNR q. Two straight lines: where is their "
-        "difference equal to its own mean?",
+        clue="np.interp(q, psnr, np.log(rate)) is the log rate of a curve at the PSNR q. At which PSNR is the "
+        "difference of two straight lines equal to its mean?",
         answer=bd_rate_of_lines,
         cases=_two_lines,
         oracle=_bd_rate_by_integration,
         misconceptions={
-            _swapped: "The anchor is a: say how many bits b needs more than a, in percent of a's bits.",
-            _over_all_qualities: "You leave the PSNRs that both curves reach. Outside them one curve is made up.",
-            _rates_not_logarithms: "The mean is over the logarithms of the rates, as if on a logarithmic axis.",
-            _means_of_the_points: "Curves are compared at equal PSNR. The mean of the points' rates compares nothing.",
-            _point_by_point: "You compare point with point, at different PSNRs. Compare the lines, at equal PSNR.",
-            _logarithm_not_undone: "This is the mean of the log ratio; BD-rate is 100 · (exp of it − 1).",
-            _as_a_fraction: "This is a fraction. BD-rate is given in percent.",
+            _swapped: "The anchor is a. Return how many more bits b needs, in percent of the bits of a.",
+            _over_all_qualities: "You included PSNRs that only one curve reaches. There the other curve has no data.",
+            _rates_not_logarithms: "You averaged the rates. BD-rate averages the logarithms of the rates.",
+            _means_of_the_points: "You compared mean rates, which belong to different PSNRs. Compare the curves at "
+            "equal PSNR.",
+            _point_by_point: "You compared point with point, at different PSNRs. Compare the lines at equal PSNR.",
+            _logarithm_not_undone: "This is the mean of the log ratio. BD-rate is 100 · (exp(mean) − 1).",
+            _as_a_fraction: "This is a fraction. BD-rate is in percent.",
         },
     ),
     Exercise(
-        key="08.2",
-        title="Decided or not",
+        key="method.interval",
+        title="An interval over seeds",
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="Take the differences first, one a seed. Their mean has the standard error s/√n, with s from "
-        "std(ddof=1); stats.t.ppf(0.975, n − 1) of these are needed on either side.",
+        clue="Take the differences first, one per seed. Their mean has the standard error s/√n, with s from "
+        "std(ddof=1). The half width is stats.t.ppf(0.975, n − 1) standard errors.",
         answer=paired_interval,
         cases=_runs,
         oracle=_interval_by_scipy,
         misconceptions={
-            _unpaired: "You compare two groups. Each seed's two runs share checkpoint and batches: take differences.",
-            _normal_quantile: "With few seeds s is uncertain itself: Student's t, not the normal distribution's 1.96.",
-            _spread_of_one_run: "This is the spread of one difference. That of the mean of n is √n times smaller.",
-            _divides_by_n: "Estimate s with n − 1 (ddof=1): the mean was taken from the same differences.",
-            _one_sided: "A 95% interval leaves 2.5% on either side: the quantile is that of 0.975.",
-            _ends: "These are the ends of the interval. Asked for are the mean, in its middle, and half its width.",
-            _a_minus_b: "The sign is b − a: below zero where b has the lower loss.",
+            _unpaired: "You compared two groups. The two runs of a seed share checkpoint and batches, so take "
+            "differences.",
+            _normal_quantile: "With few seeds, s is uncertain. Use the quantile of Student's t instead of 1.96 from "
+            "the normal distribution.",
+            _spread_of_one_run: "This is the standard deviation of one difference. That of a mean of n differences is "
+            "√n times smaller.",
+            _divides_by_n: "Divide by n − 1 in s (ddof=1), since the mean comes from the same differences.",
+            _one_sided: "A 95% interval leaves 2.5% on each side. Use the quantile at 0.975.",
+            _ends: "These are the ends of the interval. Return its middle and half of its width.",
+            _a_minus_b: "The sign is wrong. The difference is b − a, below zero if b has the lower loss.",
         },
         tolerance=1e-6,
     ),

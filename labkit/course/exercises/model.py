@@ -1,4 +1,4 @@
-"""Exercises of lesson 09: a loop for an adopted model, where training parts from coding, a resumed schedule."""
+"""Exercises of the lesson on your own model: a training loop, paths that differ from coding, a resumed schedule."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 09.1: a loop of one's own
+# model.loop: a training loop for an adopted model
 
 
 def train(model, batches, optimizer, lmbda):
-    """One step for each batch: temperature, loss, gradient, update. The losses, one a step."""
+    """Train for one step per batch and return the losses."""
     from labkit import set_temperature
 
     losses = []
@@ -33,7 +33,7 @@ def train(model, batches, optimizer, lmbda):
 
 
 def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
-    """A tiny factorized prior whose scheme draws no noise, so that a loop has one right result."""
+    """Return a tiny factorized prior whose scheme draws no noise, so that a loop has one right result."""
     from compressai.models import FactorizedPrior
 
     from labkit import adoption, schedules, schemes, surrogates
@@ -42,7 +42,9 @@ def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
         torch.manual_seed(seed)
         model = FactorizedPrior(4, 6).eval()
         with torch.no_grad():
-            model.g_a[-1].weight.mul_(60)  # latents over several integers, on which x̂ depends
+            model.g_a[-1].weight.mul_(
+                60
+            )  # latents that spread over several integers, and a reconstruction that depends on them
             model.g_s[0].weight.mul_(5)
             model.g_s[-1].bias.fill_(0.5)
         batches = list(torch.rand(4, 2, 3, 32, 32))
@@ -53,7 +55,7 @@ def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
 
 
 def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: float) -> np.ndarray:
-    """The losses that a loop returns, on a copy of the model; its parameters show in the later ones."""
+    """Return the losses of a loop on a copy of the model. The later ones depend on its updates."""
     model = copy.deepcopy(model)
     weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
     losses = answer(model, batches, torch.optim.SGD(weights, lr=1e-4), lmbda)
@@ -61,14 +63,14 @@ def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: flo
 
 
 def _losses_by_hand(model, batches, lmbda):
-    """The same steps without modules' modes or an optimizer: surrogate, likelihood and descent written out."""
+    """Compute the same steps without training mode and optimizer: surrogate, likelihood and descent by hand."""
     model = copy.deepcopy(model).eval()
     weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
     bottleneck = model.entropy_bottleneck
     medians = bottleneck.quantiles[:, 0, 1].detach()[:, None, None]
     losses = []
     for i, x in enumerate(batches):
-        alpha = 0.05 ** (-i / (len(batches) - 1))  # 1/τ, from 1 to 20
+        alpha = 0.05 ** (-i / (len(batches) - 1))  # 1/τ rises from 1 to 20
         y = model.g_a(x) - medians
         middle = torch.floor(y).detach() + 0.5
         y_tilde = middle + torch.tanh(alpha * (y - middle)) / (2 * math.tanh(alpha / 2)) + medians
@@ -84,7 +86,7 @@ def _losses_by_hand(model, batches, lmbda):
 
 
 def _wrong_loop(set_each_step=True, training=True, clear=True, peak=255.0, update=True):
-    """A loop with one thing amiss."""
+    """Return a loop with one mistake."""
 
     def loop(model, batches, optimizer, lmbda):
         from labkit import set_temperature
@@ -128,11 +130,11 @@ def _never_updates(model, batches, optimizer, lmbda):
     return _wrong_loop(update=False)(model, batches, optimizer, lmbda)
 
 
-# 09.2: where training parts from coding
+# model.paths: paths on which training differs from coding
 
 
 def parts(scheme, temperature):
-    """For each path, whether training reads anything else than the coder's ⌊y − μ⌉ + μ."""
+    """Return for each path whether training reads other values than the coder's ⌊y − μ⌉ + μ."""
     y, mean = 5 * torch.randn(1, 8, 32, 32), torch.rand(1, 8, 32, 32)
     coded = torch.round(y - mean) + mean
     answers = []
@@ -145,14 +147,14 @@ def parts(scheme, temperature):
 def _scheme(seed: int) -> tuple:
     from labkit import schemes, surrogates
 
-    made = (
+    schemes_by_seed = (
         schemes.annealed(),
         schemes.QuantizationScheme(
             surrogates.get("uq"), surrogates.get("soft"), surrogates.get("sr"), surrogates.get("ds")
         ),
         schemes.straight_through(zero_center=False),
     )
-    return made[seed % 3], (0.5, 0.2, 1.0)[seed % 3]
+    return schemes_by_seed[seed % 3], (0.5, 0.2, 1.0)[seed % 3]
 
 
 def _as_numbers(answer, scheme, temperature) -> np.ndarray:
@@ -162,7 +164,7 @@ def _as_numbers(answer, scheme, temperature) -> np.ndarray:
 
 
 def _parts_by_name(scheme, temperature):
-    """Three of the surrogates round going forward; and they agree with the coder where they stand around its center."""
+    """Decide by name: three surrogates round in the forward pass, and the center must be that of the coder."""
     surrogates = (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)
     return [float(not scheme.zero_center or each.name not in ("round", "ste", "ds")) for each in surrogates]
 
@@ -185,11 +187,11 @@ def _all_of_them(scheme, temperature):
     return [True] * 4
 
 
-# 09.3: the temperature after a kill
+# model.resumed: the temperature after a run is resumed
 
 
 def temperature_after(done, steps, start, end):
-    """Of the step after `done` of `steps`: it has the number `done`, counted from 0, and the last has steps − 1."""
+    """Return the temperature of step number `done`, counted from 0; the last step has the number steps − 1."""
     return start * (end / start) ** (done / (steps - 1))
 
 
@@ -200,7 +202,7 @@ def _killed_run(seed: int) -> tuple[int, int, float, float]:
 
 
 def _by_equal_factors(done, steps, start, end):
-    """All temperatures of the run, which are spaced evenly on a logarithmic scale; then the one with that number."""
+    """Compute all temperatures of the run, evenly spaced on a logarithmic scale, and select one."""
     return np.geomspace(start, end, steps)[done]
 
 
@@ -226,64 +228,70 @@ def _in_a_straight_line(done, steps, start, end):
 
 EXERCISES = (
     Exercise(
-        key="09.1",
+        key="model.loop",
         title="A loop of your own",
         difficulty=2,
         importance=3,
         minutes=12,
-        clue="Five things happen at each step: temperature, forward, loss, gradient, update. The model arrives in "
-        "evaluation mode, and model.scheme.temperature(step, steps) is the schedule.",
+        clue="Each step has five parts: temperature, forward pass, loss, gradient, update. The model arrives in "
+        "evaluation mode. Its schedule is model.scheme.temperature(step, steps).",
         answer=train,
         cases=_adopted_model,
         oracle=_losses_by_hand,
         probe=_losses_of,
         tolerance=3e-4,
         misconceptions={
-            _temperature_set_once: "Your temperature stays at the schedule's first value: set it anew at every step.",
-            _evaluation_mode: "Your model is in evaluation mode, where no scheme has a say: model.train().",
-            _gradients_pile_up: "Gradients of earlier steps pile up: clear them before each backward().",
-            _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
-            _never_updates: "The losses are those of the first weights throughout: the optimizer never makes a step.",
+            _temperature_set_once: "Your temperature stays at the first value of the schedule. Set it again at every "
+            "step.",
+            _evaluation_mode: "Your model is in evaluation mode, in which the scheme has no effect. Call model.train() "
+            "first.",
+            _gradients_pile_up: "Gradients of earlier steps accumulate. Clear them before each backward().",
+            _unit_scale: "Your error is on the scale 0 to 1, where it has almost no weight. λ multiplies 255² · MSE.",
+            _never_updates: "All losses are those of the initial weights. The optimizer never makes a step.",
         },
     ),
     Exercise(
-        key="09.2",
-        title="Where training parts from coding",
+        key="model.paths",
+        title="Where training differs from coding",
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="Ask the scheme: scheme.quantize(y, mean, temperature, hyper=False) returns what the rate path and the "
-        "distortion path read. Compare with torch.round(y - mean) + mean, for a mean that is no integer.",
+        clue="scheme.quantize(y, mean, temperature, hyper=False) returns the values that the rate path and the "
+        "distortion path read. Compare them with torch.round(y - mean) + mean, for means that are not integers.",
         answer=parts,
         cases=_scheme,
         oracle=_parts_by_name,
         probe=_as_numbers,
         misconceptions={
-            _forgets_the_center: "Look at zero_center: without it training rounds y, and the coder still y − μ.",
-            _integers_will_do: "An integer is not yet the right one: stochastic surrogates often take the neighbor.",
-            _only_noise_counts: "Not only noise makes a difference: soft rounding has none, and does not round.",
-            _all_of_them: "Some paths agree: going forward, straight-through is rounding, and so is ds.",
+            _forgets_the_center: "Look at zero_center. Without it training rounds y, but the coder still rounds y − μ.",
+            _integers_will_do: "A value can be an integer and still differ: stochastic surrogates often choose the "
+            "neighboring integer.",
+            _only_noise_counts: "Surrogates without noise can differ too: soft rounding draws no noise and does not "
+            "round.",
+            _all_of_them: "Some paths agree: ste and ds round in the forward pass.",
         },
     ),
     Exercise(
-        key="09.3",
-        title="The temperature after a kill",
+        key="model.resumed",
+        title="The temperature of a resumed run",
         difficulty=1,
         importance=2,
         minutes=6,
-        clue="Steps are counted from 0, so the first one after the kill has the number `done`, and the last one of all "
-        "the number steps − 1. The factor from one step to the next is always the same.",
+        clue="Steps are counted from 0. The first step after the interruption has the number `done`, and the last step "
+        "of the run has the number steps − 1. The factor between successive steps is constant.",
         answer=temperature_after,
         cases=_killed_run,
         oracle=_by_equal_factors,
         tolerance=1e-4,
         misconceptions={
-            _starts_over: "Your schedule starts over after the kill. It goes on: the step's number decides.",
-            _the_step_before: "This is the temperature of the last step that was made, not of the next one.",
-            _one_step_too_far: "This is the temperature one step later: counted from 0, the next one is `done`.",
-            _never_arrives: "With this, the last step would not reach the end: from the first to the last there are "
-            "steps − 1 intervals.",
-            _in_a_straight_line: "This is a straight line. An exponential schedule falls by equal factors.",
+            _starts_over: "Your schedule starts again after the interruption. It must continue from the number of the "
+            "step.",
+            _the_step_before: "This is the temperature of the last finished step, not of the next one.",
+            _one_step_too_far: "This is the temperature one step later. Counted from 0, the next step has the number "
+            "`done`.",
+            _never_arrives: "With this factor, the last step does not reach the end. There are steps − 1 intervals "
+            "between the first step and the last.",
+            _in_a_straight_line: "This is a straight line. An exponential schedule changes by equal factors.",
         },
     ),
 )

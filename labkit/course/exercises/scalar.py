@@ -1,4 +1,4 @@
-"""Exercises of lesson 02: the loss, a gradient for rounding, the best step size."""
+"""Exercises of the lesson on scalar quantization: the loss, a gradient for rounding, and the best step size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import numpy as np
 import torch
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 02.1: the rate–distortion loss
+# scalar.loss: the rate–distortion loss of an image
 
 
 def rate_distortion_loss(likelihoods, x, x_hat, lmbda):
-    """Bits per pixel + λ · 255² · MSE, for images of shape (1, 3, H, W) in [0, 1]."""
+    """Return bits per pixel + λ · 255² · MSE, for images of shape (1, 3, H, W) with values in [0, 1]."""
     pixels = x.shape[2] * x.shape[3]
     rate = -torch.log2(likelihoods).sum() / pixels
     return rate + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
@@ -29,7 +29,7 @@ def _coded_image(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, f
 
 
 def _loss_by_products(likelihoods: torch.Tensor, x: torch.Tensor, x_hat: torch.Tensor, lmbda: float) -> float:
-    """The bits of forty latents at a time, from their joint probability; the error on the 0 to 255 scale, by a norm."""
+    """Compute the bits of forty latents from their joint probability, and the error (0 to 255) from a norm."""
     bits = 0.0
     for p in likelihoods.numpy().astype(np.float64).reshape(-1, 40):
         bits -= math.log2(math.prod(p))  # independent latents: their probabilities multiply
@@ -62,11 +62,11 @@ def _rewards_bits(likelihoods, x, x_hat, lmbda):
     return torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-# 02.2: straight through
+# scalar.straight_through: straight through
 
 
 def straight_through(y):
-    """⌊y⌉ with derivative 1: what is added to y to round it counts as a constant."""
+    """Return ⌊y⌉ with derivative 1: autograd treats the correction that rounds y as a constant."""
     return y + (torch.round(y) - y).detach()
 
 
@@ -75,13 +75,13 @@ def _latents(seed: int) -> tuple[torch.Tensor]:
 
 
 def _value_and_gradient(answer, y: torch.Tensor) -> np.ndarray:
-    """ỹ, and the gradient of Σ ỹ³ with respect to y: 3 ỹ² where the derivative is 1."""
+    """Return ỹ and the gradient of Σ ỹ³ with respect to y, which is 3 ỹ² if the derivative of ỹ is 1."""
     leaf = y.clone().requires_grad_()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         rounded = answer(leaf)
     if not isinstance(rounded, torch.Tensor):
-        raise TypeError("the answer should be a tensor, of the shape of y")
+        raise TypeError("the function must return a tensor with the shape of y")
     if rounded.requires_grad:
         (rounded**3).sum().backward()
     gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -109,11 +109,11 @@ def _detaches_the_wrong_part(y):
     return torch.round(y) + y.detach() - y
 
 
-# 02.3: the best gain
+# scalar.gain: the best gain
 
 
 def best_gain(lmbda):
-    """Minimum over g of ½ log₂(2πe g²) + λ/(12 g²): the derivative 1/(g ln 2) − λ/(6 g³) is zero."""
+    """Minimize ½ log₂(2πe g²) + λ/(12 g²) over g: set the derivative 1/(g ln 2) − λ/(6 g³) to zero."""
     return math.sqrt(lmbda * math.log(2) / 6)
 
 
@@ -122,7 +122,7 @@ def _tradeoff(seed: int) -> tuple[float]:
 
 
 def _best_gain_by_search(lmbda: float) -> float:
-    """Minimize the exact loss of a rounded Gaussian: entropy of the integers and squared error, by quadrature."""
+    """Minimize the exact loss of a rounded Gaussian; quadrature gives the entropy and the squared error."""
     cells, inside = np.arange(-80, 81), (np.arange(200) + 0.5) / 200 - 0.5
 
     def loss(gain: float) -> float:
@@ -157,58 +157,66 @@ def _error_of_the_whole_step(lmbda):
 
 EXERCISES = (
     Exercise(
-        key="02.1",
+        key="scalar.loss",
         title="The loss, from likelihoods",
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Three factors decide it: the logarithm's base, what the bits are divided by, and the scale of the error.",
+        clue="Check three things: the base of the logarithm, the number that divides the bits, and the scale of the "
+        "error.",
         answer=rate_distortion_loss,
         cases=_coded_image,
         oracle=_loss_by_products,
         misconceptions={
-            _in_nats: "Your rate is in nats: torch.log is the natural logarithm. Bits need the logarithm to base 2.",
-            _per_latent: "Your rate is bits per latent. Add all latents' bits, then divide by the number of pixels.",
-            _per_value: "You divide by the number of color values. A pixel's three values count as one pixel.",
-            _unit_scale: "Your error is on the scale 0 to 1, where it hardly weighs: λ goes with 255² · MSE.",
-            _summed_error: "Your error is a sum. D is a mean, over pixels and colors.",
-            _rewards_bits: "log₂ of a probability is negative: with this sign, training would look for many bits.",
+            _in_nats: "Your rate is in nats, since torch.log is the natural logarithm. Bits need the logarithm to base "
+            "2.",
+            _per_latent: "Your rate is in bits per latent. Add the bits of all latents, then divide by the number of "
+            "pixels.",
+            _per_value: "You divide by the number of color values. The three values of a pixel count as one pixel.",
+            _unit_scale: "Your error is on the scale 0 to 1, where it has almost no weight. λ multiplies 255² · MSE.",
+            _summed_error: "Your error is a sum. D is a mean over pixels and colors.",
+            _rewards_bits: "log₂ of a probability is negative. With this sign, training would increase the number of "
+            "bits.",
         },
     ),
     Exercise(
-        key="02.2",
+        key="scalar.straight_through",
         title="Straight through",
         difficulty=2,
         importance=3,
         minutes=6,
-        clue="Write ⌊y⌉ as y plus a correction. Which of the two should autograd see? tensor.detach() hides the other.",
+        clue="Write ⌊y⌉ as y plus a correction. Which of the two should autograd see? tensor.detach() hides the other "
+        "one.",
         answer=straight_through,
         cases=_latents,
         oracle=_rounded_and_three_squares,
         probe=_value_and_gradient,
         misconceptions={
-            _only_rounds: "The values are right, but no gradient comes back: torch.round's derivative is zero.",
-            _does_not_round: "The gradient passes, but nothing is rounded: the values should be integers.",
-            _adds_noise: "This is additive noise. Straight-through gives integers going forward.",
-            _detaches_the_wrong_part: "The values are right, but the gradient's sign is not: you detached the wrong y.",
+            _only_rounds: "The values are right, but no gradient comes back: the derivative of torch.round is zero.",
+            _does_not_round: "The gradient passes, but nothing is rounded. The values must be integers.",
+            _adds_noise: "This is additive noise. The straight-through estimator gives integers in the forward pass.",
+            _detaches_the_wrong_part: "The values are right, but the gradient has the wrong sign: you detached the "
+            "wrong y.",
         },
     ),
     Exercise(
-        key="02.3",
+        key="scalar.gain",
         title="The best gain",
         difficulty=3,
         importance=2,
         minutes=12,
-        clue="Set the derivative of ½ log₂(2πe g²) + λ/(12 g²) by g to zero. The derivative of log₂ g is 1/(g ln 2).",
+        clue="Set the derivative of ½ log₂(2πe g²) + λ/(12 g²) with respect to g to zero. That of log₂ g is 1/(g ln "
+        "2).",
         answer=best_gain,
         cases=_tradeoff,
         oracle=_best_gain_by_search,
         tolerance=5e-3,
         misconceptions={
-            _gain_in_nats: "A factor ln 2 is missing: the rate is in bits, so its derivative is 1/(g ln 2), not 1/g.",
+            _gain_in_nats: "A factor ln 2 is missing. The rate is in bits, so its derivative is 1/(g ln 2), not 1/g.",
             _gain_squared: "This is the square of the gain.",
-            _step_instead_of_gain: "This is the step size 1/g in the source's units. Asked for is the gain g.",
-            _error_of_the_whole_step: "You took the error of a whole step, 1/g²; a uniform one has a twelfth.",
+            _step_instead_of_gain: "This is the step size 1/g in units of the source. Return the gain g.",
+            _error_of_the_whole_step: "You used the square of the whole step, 1/g², as the error. A uniform error has "
+            "a twelfth of it.",
         },
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercises of lesson 03: mismatch from samples, what noise charges, a temperature for a tolerated mismatch."""
+"""Exercises of the lesson on mismatch: mismatch from samples, the rate of noise, and a temperature for a mismatch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import numpy as np
 import torch
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 03.1: mismatch from samples
+# mismatch.sampled: mismatch from samples
 
 
 def mismatch_from_samples(y, y_tilde, bits, lmbda):
-    """Mean loss that training sees, less the mean loss of the rounded latents."""
+    """Return the mean loss in training minus the mean loss of the rounded latents."""
     y_hat = torch.round(y)
     rate = bits(y_tilde) - bits(y_hat)
     distortion = (y_tilde - y) ** 2 - (y_hat - y) ** 2
@@ -21,7 +21,7 @@ def mismatch_from_samples(y, y_tilde, bits, lmbda):
 
 
 class _GaussianBits:
-    """−log₂ of the mass that a Gaussian of scale σ gives to the unit interval around a latent."""
+    """The bits of a latent: −log₂ of the Gaussian mass of the unit interval around it."""
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
@@ -41,7 +41,7 @@ def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor, _GaussianBits, floa
 
 
 def _one_latent_at_a_time(y: torch.Tensor, y_tilde: torch.Tensor, bits: _GaussianBits, lmbda: float) -> float:
-    """The two losses apart, each by a loop, with error functions in place of the codec's own."""
+    """Compute each loss in a loop over latents, with error functions instead of the given code lengths."""
 
     def code_length(latent: float) -> float:
         low, high = ((abs(latent) + side) / (bits.sigma * math.sqrt(2)) for side in (-0.5, 0.5))
@@ -82,11 +82,11 @@ def _summed(y, y_tilde, bits, lmbda):
     return torch.sum(bits(y_tilde) - bits(y_hat) + lmbda * ((y_tilde - y) ** 2 - (y_hat - y) ** 2))
 
 
-# 03.2: what noise charges
+# mismatch.noise_rate: the rate of additive noise
 
 
 def noise_rate(sigma):
-    """Mean of the bits −log₂ q(ỹ), where ỹ = y + u has the density q itself: a sum over a fine grid."""
+    """Return the mean of −log₂ q(ỹ), where q is the density of ỹ = y + u, by a sum over a fine grid."""
     step = 0.002
     y = torch.arange(-10 * sigma - 1, 10 * sigma + 1, step, dtype=torch.float64)
     q = torch.special.ndtr((0.5 - y.abs()) / sigma) - torch.special.ndtr((-0.5 - y.abs()) / sigma)
@@ -95,12 +95,12 @@ def noise_rate(sigma):
 
 
 def _scale(seed: int) -> tuple[float]:
-    """Narrow first, where y + u is least like a Gaussian; then wide, where 2.61 σ no longer holds."""
+    """Return a narrow scale, where y + u is least Gaussian, then wide ones, where 2.61 σ does not hold."""
     return (float(np.random.default_rng(seed).uniform(0.15, 0.2)) + 0.15 * seed,)
 
 
 def _entropy(sigma: float, offset: float) -> float:
-    """Bits of ⌊y⌉ for a Gaussian whose mean lies `offset` off an integer."""
+    """Return the bits of ⌊y⌉ for a Gaussian whose mean is an integer plus `offset`."""
     k = np.arange(-30, 31)
     edges = [0.5 * math.erfc(-(each - offset) / (sigma * math.sqrt(2))) for each in np.append(k - 0.5, 30.5)]
     p = np.diff(edges)
@@ -108,7 +108,7 @@ def _entropy(sigma: float, offset: float) -> float:
 
 
 def _mean_over_the_grid(sigma: float) -> float:
-    """Noise is rounding on a grid at a random place, so its rate is the mean entropy over all places."""
+    """Return the mean entropy over all positions of the grid: noise is rounding on a grid at a random position."""
     return float(np.mean([_entropy(sigma, (i + 0.5) / 64 - 0.5) for i in range(64)]))
 
 
@@ -138,7 +138,7 @@ def _weighted_by_the_density_of_y(sigma):
     return float(p @ _GaussianBits(sigma)(y).numpy() / p.sum())
 
 
-# 03.3: a temperature for a tolerated mismatch
+# mismatch.temperature: a temperature for a tolerated mismatch
 
 
 def temperature(sigma, bits):
@@ -154,9 +154,9 @@ def _tolerated(seed: int) -> tuple[float, float]:
 
 
 def _temperature_by_bisection(sigma: float, bits: float) -> float:
-    """The exact rate mismatch of sua, by a sum over latents, solved for τ."""
+    """Compute the exact rate mismatch of sua by a sum over latents, and solve for τ by bisection."""
     reach = 1000 * math.ceil(7 * sigma)
-    y = (np.arange(-reach, reach) + 0.5) / 1000  # steps end at the integers, and at the half-integers between
+    y = (np.arange(-reach, reach) + 0.5) / 1000  # intervals end at integers and half-integers
     density = np.exp(-0.5 * (y / sigma) ** 2)
     density /= density.sum()
     lower = np.floor(y)
@@ -200,64 +200,68 @@ def _without_the_cell(sigma, bits):
 
 EXERCISES = (
     Exercise(
-        key="03.1",
+        key="mismatch.sampled",
         title="Mismatch, from samples",
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Write the loss of one latent as a function of what stands in for it. Call it with ỹ, and with ⌊y⌉; the "
-        "source sample stays y in both.",
+        clue="Write the loss of one latent as a function of its quantized value. Call it once with ỹ and once with "
+        "⌊y⌉. Both calls compare with the same y.",
         answer=mismatch_from_samples,
         cases=_samples,
         oracle=_one_latent_at_a_time,
         misconceptions={
-            _test_less_training: "The sign is turned round: mismatch is training minus test.",
-            _test_does_not_round: "Your test loss is that of y itself. At test the codec rounds, and pays for it.",
-            _error_against_the_rounded: "Your error lies between ỹ and ŷ. Training compares ỹ with y, and the test ŷ.",
-            _without_lambda: "You left out λ: an error is worth λ bits a squared step.",
-            _training_loss_alone: "This is the training loss. Take off what the same latents cost when rounded.",
-            _summed: "This is the sum over the samples. Mismatch is a mean, of one latent.",
+            _test_less_training: "The sign is reversed: mismatch is training minus test.",
+            _test_does_not_round: "Your test loss is that of y itself. At test time the codec rounds, and rounding "
+            "adds an error.",
+            _error_against_the_rounded: "Your error is between ỹ and ŷ. Training compares ỹ with y, and the test "
+            "compares ŷ with y.",
+            _without_lambda: "λ is missing: multiply the squared error by λ.",
+            _training_loss_alone: "This is the training loss. Subtract the loss of the same latents after rounding.",
+            _summed: "This is the sum over the samples. Mismatch is their mean.",
         },
     ),
     Exercise(
-        key="03.2",
+        key="mismatch.noise_rate",
         title="What noise charges",
         difficulty=2,
         importance=2,
         minutes=12,
-        clue="y + u has the density q(t) = Φ((t + ½)/σ) − Φ((t − ½)/σ), and costs −log₂ q. So the mean is an integral "
-        "of one function, −q log₂ q. A sum over a grid of step 0.002 will do; leave out points where q is zero.",
+        clue="y + u has the density q(t) = Φ((t + ½)/σ) − Φ((t − ½)/σ) and costs −log₂ q bits. The mean is the "
+        "integral of −q log₂ q. Sum over a grid with step 0.002, without the points where q is zero.",
         answer=noise_rate,
         cases=_scale,
         oracle=_mean_over_the_grid,
-        tolerance=3e-4,  # the wrong laws come near
+        tolerance=3e-4,  # some wrong formulas are close
         misconceptions={
-            _rounded_rate: "This is what the rounded latents cost. Asked for is what training through noise charges.",
-            _entropy_of_y: "This is the differential entropy of y. Training scores y + u, whose density is wider.",
-            _entropy_of_a_gaussian_as_wide: "y + u is no Gaussian: take its own density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
-            _law_of_narrow_latents: "2.61 σ is rounded, and holds for narrow latents only. Integrate, at any σ.",
+            _rounded_rate: "This is the rate of the rounded latents. Return the rate that training with noise reports.",
+            _entropy_of_y: "This is the differential entropy of y. Training computes the rate of y + u, whose density "
+            "is wider.",
+            _entropy_of_a_gaussian_as_wide: "y + u is not Gaussian. Use its density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
+            _law_of_narrow_latents: "2.61 σ is an approximation for narrow latents. The integral is exact at any σ.",
             _noise_rate_in_nats: "Your rate is in nats. Bits need the logarithm to base 2.",
-            _weighted_by_the_density_of_y: "You averaged over y. The bits are those of y + u, so weigh by its density.",
+            _weighted_by_the_density_of_y: "You averaged over the density of y. The bits are those of y + u, so weight "
+            "them by its density.",
         },
     ),
     Exercise(
-        key="03.3",
+        key="mismatch.temperature",
         title="A temperature for a tolerated mismatch",
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="sua has the distortion (1 + τ²)/12, so its mismatch of distortion is τ²/12. Multiply by half the "
+        clue="sua has the distortion (1 + τ²)/12, so its distortion mismatch is τ²/12. Multiply it by half the "
         "curvature of the bits, and solve for τ.",
         answer=temperature,
         cases=_tolerated,
         oracle=_temperature_by_bisection,
         tolerance=5e-3,
         misconceptions={
-            _temperature_squared: "This is τ². Take the root.",
-            _bits_as_nats: "A factor log₂ e is missing in the curvature: the rate is in bits, not in nats.",
+            _temperature_squared: "This is τ². Take the square root.",
+            _bits_as_nats: "A factor log₂ e is missing in the curvature, since the rate is in bits and not in nats.",
             _without_the_half: "The ½ of the second-order term is missing.",
-            _variance_of_tau: "You took τ² as the mismatch of distortion; noise of width τ has the variance τ²/12.",
-            _without_the_cell: "You took σ² for the variance of what is scored; the cell adds its 1/12.",
+            _variance_of_tau: "You used τ² as the distortion mismatch. Noise of width τ has the variance τ²/12.",
+            _without_the_cell: "You used the variance σ² of y. The quantized latent has the variance σ² + 1/12.",
         },
     ),
 )

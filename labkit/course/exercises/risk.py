@@ -1,4 +1,4 @@
-"""Exercises of lesson 04: the risk of a gradient, the exact slope, the batch size where two surrogates draw level."""
+"""Exercises of the lesson on gradient risk: bias and variance, the exact slope, and the batch size of equal risk."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import numpy as np
 import torch
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 04.1: bias, spread and risk
+# risk.sampled: bias, standard deviation and risk from samples
 
 
 def gradient_risk(gradients, exact, n):
-    """Bias and standard deviation of one sample's gradient, and the risk of the mean over a batch of n."""
+    """Return bias and standard deviation of the gradient of one sample, and the risk of a mean over n samples."""
     bias = gradients.mean() - exact
     std = gradients.std()
     return bias, std, bias**2 + std**2 / n
@@ -26,7 +26,7 @@ def _sampled_gradients(seed: int) -> tuple[torch.Tensor, float, int]:
 
 
 def _risk_by_differences(gradients: torch.Tensor, exact: float, n: int) -> tuple[float, float, float]:
-    """The variance as half the mean squared difference of two samples; the risk from the mean squared error of one."""
+    """Compute the variance from differences of two samples, and the risk from the mean squared error of one."""
     error = gradients.numpy() - exact
     bias = math.fsum(error) / len(error)
     pairs = sum(float(np.sum((error - np.roll(error, shift)) ** 2)) for shift in range(1, len(error)))
@@ -74,11 +74,11 @@ def _variance_for_spread(gradients, exact, n):
     return bias, gradients.var(), bias**2 + gradients.var() / n
 
 
-# 04.2: the exact slope
+# risk.exact_slope: the exact slope
 
 
 def exact_slope(g, x, loss, loss_slope):
-    """What crosses the boundaries, and what changes within the cells."""
+    """Return the derivative of the loss at the boundaries plus its derivative within the cells."""
     k = np.arange(-20, 20)
     boundary = (k + 0.5) / g
     density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / g
@@ -88,7 +88,7 @@ def exact_slope(g, x, loss, loss_slope):
 
 
 def _code(seed: int) -> tuple:
-    """A gain, quantiles of a standard normal, and the lopsided loss of a codec whose decoder follows the gain."""
+    """Return a gain, quantiles of a standard normal, and an asymmetric loss whose decoder depends on the gain."""
     rng = np.random.default_rng(seed)
     g, tilt, more, lmbda = rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.8), rng.uniform(1, 3), rng.uniform(4, 8)
     quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
@@ -103,7 +103,7 @@ def _code(seed: int) -> tuple:
 
 
 def _slope_by_difference(g: float, x: np.ndarray, loss, loss_slope) -> float:
-    """A finite difference of the average loss, which is integrated cell by cell."""
+    """Return a finite difference of the average loss, which is integrated cell by cell."""
     nodes, weights = np.polynomial.legendre.leggauss(24)
 
     def average(gain: float) -> float:
@@ -156,11 +156,11 @@ def _only_within(g, x, loss, loss_slope):
     return loss_slope(np.round(g * x), x, g).mean()
 
 
-# 04.3: where two surrogates draw level
+# risk.batch_size: the batch size at which two surrogates have the same risk
 
 
 def level_batch_size(bias_1, std_1, bias_2, std_2):
-    """bias_1² + std_1²/n = bias_2² + std_2²/n, solved for n."""
+    """Solve bias_1² + std_1²/n = bias_2² + std_2²/n for n."""
     return (std_1**2 - std_2**2) / (bias_2**2 - bias_1**2)
 
 
@@ -171,7 +171,7 @@ def _two_surrogates(seed: int) -> tuple[float, float, float, float]:
 
 
 def _level_by_bisection(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    """Halve the interval of log n in which the first surrogate's risk passes below the second's."""
+    """Find by bisection the log n at which the risk of the first surrogate falls below that of the second."""
 
     def risk(n: float, bias: float, std: float) -> float:
         return math.hypot(bias, std / math.sqrt(n))
@@ -209,68 +209,69 @@ def _negative(bias_1, std_1, bias_2, std_2):
 
 EXERCISES = (
     Exercise(
-        key="04.1",
+        key="risk.sampled",
         title="Bias, spread and risk",
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Bias and std are of one sample's gradient. A mean over n independent samples has the same bias, "
-        "and an n-th of the variance. The risk adds squares.",
+        clue="A mean over n independent samples has the same bias as one sample, and its variance divided by n. "
+        "The risk is the squared bias plus the variance.",
         answer=gradient_risk,
         cases=_sampled_gradients,
         oracle=_risk_by_differences,
         misconceptions={
-            _of_one_sample: "Your risk is that of a single sample. A batch of n divides the variance by n.",
-            _with_the_std: "Your risk adds the standard deviation over n. It takes the variance, std², over n.",
-            _with_the_std_of_a_batch: "Your risk adds the standard deviation of a batch. Square it: std²/n.",
-            _with_the_bare_bias: "Your risk adds the bias itself. Square it: risk is the mean of a squared error.",
-            _with_bias_over_n: "You divide the squared bias by n, too. No batch size averages a bias away.",
-            _the_other_way_round: "The bias has the wrong sign: it is the mean of the estimates minus the exact value.",
-            _spread_of_a_batch: "Risk and bias are right; asked for is the std of one sample, not that of a batch.",
-            _variance_for_spread: "Risk and bias are right; the second number should be the std, not the variance.",
+            _of_one_sample: "Your risk is that of a single sample. A batch of n samples divides the variance by n.",
+            _with_the_std: "Your risk adds the standard deviation divided by n. Add the variance divided by n, std²/n.",
+            _with_the_std_of_a_batch: "Your risk adds the standard deviation of a batch. Add its square, std²/n.",
+            _with_the_bare_bias: "Your risk adds the bias itself. Add its square: risk is the mean of a squared error.",
+            _with_bias_over_n: "You also divide the squared bias by n. No batch size averages a bias away.",
+            _the_other_way_round: "The bias has the wrong sign. It is the mean of the estimates minus the exact value.",
+            _spread_of_a_batch: "Risk and bias are right. The second number must be the std of one sample, not that of "
+            "a batch.",
+            _variance_for_spread: "Risk and bias are right. The second number must be the std, not the variance.",
         },
     ),
     Exercise(
-        key="04.2",
+        key="risk.exact_slope",
         title="The exact slope of a whole codec",
         difficulty=3,
         importance=3,
         minutes=15,
-        clue="Two parts. Sum over the boundaries x = (k + ½)/g: density of y there, times the jump of the loss, times "
-        "∂y/∂g. Then the mean of loss_slope over all samples, each with its own symbol.",
+        clue="The slope has two parts. The first is a sum over the boundaries x = (k + ½)/g: density of y, times jump "
+        "of the loss, times ∂y/∂g. The second is the mean of loss_slope over all samples, each with its symbol.",
         answer=exact_slope,
         cases=_code,
         oracle=_slope_by_difference,
-        tolerance=5e-3,  # a difference of averages over the samples is a right answer, too
+        tolerance=5e-3,  # a finite difference over the samples is a right answer too
         misconceptions={
-            _jumps_down: "The jump has the wrong sign: when y = g x passes k + ½ upwards, the loss of symbol k + 1 "
-            "replaces that of k.",
-            _nothing_moves: "The factor ∂y/∂g = x is missing: boundaries far out are crossed faster.",
-            _density_of_x: "You took the density of x. The crossings go by the density of y = g x, which is lower by "
-            "the factor 1/g.",
-            _boundary_of_y: "You put y = k + ½ where x belongs: the sample at that boundary is x = (k + ½)/g.",
-            _only_crossings: "These are the boundary crossings alone. The decoder follows the gain, so the loss also "
-            "changes within the cells: add the mean of loss_slope.",
-            _only_within: "This is what autograd would say: the change at fixed symbols. The crossings are missing.",
+            _jumps_down: "The jump has the wrong sign. When y = g x rises above k + ½, the loss of symbol k + 1 "
+            "replaces that of symbol k.",
+            _nothing_moves: "The factor ∂y/∂g = x is missing. Samples far from zero cross their boundaries faster.",
+            _density_of_x: "You used the density of x. The crossings need the density of y = g x, which is the density "
+            "of x times 1/g.",
+            _boundary_of_y: "You used y = k + ½ in place of x. The sample at that boundary is x = (k + ½)/g.",
+            _only_crossings: "These are the boundary crossings alone. The decoder depends on the gain, so the loss "
+            "also changes within the cells. Add the mean of loss_slope.",
+            _only_within: "This is the result of autograd, the change at fixed symbols. The crossings are missing.",
         },
     ),
     Exercise(
-        key="04.3",
-        title="Where two surrogates draw level",
+        key="risk.batch_size",
+        title="A batch size of equal risk",
         difficulty=1,
         importance=2,
         minutes=6,
-        clue="Write both risks, set them equal, and collect what is divided by n on one side.",
+        clue="Write both risks and set them equal. Then collect the terms with n on one side.",
         answer=level_batch_size,
         cases=_two_surrogates,
         oracle=_level_by_bisection,
         misconceptions={
-            _bare_stds: "You took the difference of the standard deviations. The risk holds variances: square first.",
-            _bare_biases: "You took the difference of the biases. The risk holds their squares.",
-            _biases_with_their_signs: "You took the difference of the biases. The risk holds their squares.",
-            _squared_differences: "You squared differences; asked for are differences of squares.",
-            _upside_down: "This is 1/n: numerator and denominator are exchanged.",
-            _negative: "A negative batch size: one of the two differences has the wrong sign.",
+            _bare_stds: "You subtracted standard deviations. The risk contains variances, so square them first.",
+            _bare_biases: "You subtracted biases. The risk contains their squares.",
+            _biases_with_their_signs: "You subtracted biases. The risk contains their squares.",
+            _squared_differences: "You squared differences. Subtract squares instead.",
+            _upside_down: "This is 1/n: exchange numerator and denominator.",
+            _negative: "This batch size is negative: one of the two differences has the wrong sign.",
         },
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercises of lesson 06: what a zero costs at the bound, the bound for a budget, what a bound costs a codec."""
+"""Exercises of the lesson on the scale bound: the price of a zero, the bound for a budget, and the cost in a codec."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
-from labkit.course.exercises import Exercise
+from labkit.course.exercises.base import Exercise
 
-# 06.1: the price of a zero
+# bound.zero: the price of a zero
 
 
 def price_of_zero(bound):
-    """−log₂ of the mass of (−½, ½) under a Gaussian of scale `bound`: Φ(a) − Φ(−a) = erf(a/√2)."""
+    """Return −log₂ of the mass of (−½, ½) under a Gaussian with scale `bound`, from Φ(a) − Φ(−a) = erf(a/√2)."""
     return -math.log2(math.erf(0.5 / (bound * math.sqrt(2))))
 
 
@@ -23,7 +23,7 @@ def _bound(seed: int) -> tuple[float]:
 
 
 def _price_by_integration(bound: float) -> float:
-    """The density over the zero bin, by the midpoint rule."""
+    """Integrate the density over the zero bin by the midpoint rule."""
     y = (np.arange(20_000) + 0.5) / 20_000 - 0.5
     density = np.exp(-0.5 * (y / bound) ** 2) / (bound * math.sqrt(2 * math.pi))
     return float(-np.log2(density.mean()))
@@ -57,11 +57,11 @@ def _root_two_forgotten(bound):
     return -math.log2(math.erf(0.5 / bound))
 
 
-# 06.2: the bound for a budget
+# bound.budget: the bound for a budget
 
 
 def bound_for(bits):
-    """The scale whose zero bin has the mass 2^(−bits): half a bin is √2 erf⁻¹(mass) scales wide."""
+    """Return the scale whose zero bin has the mass 2^(−bits): half of the bin is √2 erf⁻¹(mass) scales wide."""
     mass = torch.tensor(2.0**-bits, dtype=torch.float64)
     return 0.5 / (math.sqrt(2) * torch.erfinv(mass).item())
 
@@ -71,7 +71,7 @@ def _budget(seed: int) -> tuple[float]:
 
 
 def _bound_by_bisection(bits: float) -> float:
-    """Widen the Gaussian until a zero costs too much."""
+    """Find by bisection the widest Gaussian under which a zero stays within the budget."""
     low, high = 0.05, 5.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -100,11 +100,11 @@ def _inverse(bits):
     return 1 / bound_for(bits)
 
 
-# 06.3: what a bound costs a codec
+# bound.cost: the cost of a bound in a codec
 
 
 def cost_of_bound(scales, bound):
-    """The share of scales below the bound, and the mean over all of what their zeros cost more than before."""
+    """Return the share of scales below the bound, and the extra bits of their zeros as a mean over all latents."""
 
     def price(scale):
         return -torch.log2(torch.erf(0.5 / (scale * math.sqrt(2))))
@@ -119,7 +119,7 @@ def _scales(seed: int) -> tuple[torch.Tensor, float]:
 
 
 def _cost_one_by_one(scales: torch.Tensor, bound: float) -> np.ndarray:
-    """A sum over latents, in Python's own floats."""
+    """Sum over latents in plain Python."""
 
     def bits(scale: float) -> float:
         return -math.log2(1 - 2 * NormalDist(0, scale).cdf(-0.5))
@@ -157,59 +157,64 @@ def _total(scales, bound):
 
 EXERCISES = (
     Exercise(
-        key="06.1",
+        key="bound.zero",
         title="The price of a zero",
         difficulty=1,
         importance=3,
         minutes=6,
-        clue="The mass between −½ and ½ is Φ(½/b) − Φ(−½/b). With Φ(a) − Φ(−a) = erf(a/√2), math.erf gives it at once.",
+        clue="The mass between −½ and ½ is Φ(½/b) − Φ(−½/b). Compute it with math.erf: Φ(a) − Φ(−a) = erf(a/√2).",
         answer=price_of_zero,
         cases=_bound,
         oracle=_price_by_integration,
         misconceptions={
-            _price_in_nats: "Your price is in nats: bits need the logarithm to base 2.",
-            _one_tail: "This counts everything below ½, the left tail included. A bin ends on both sides, at −½ and ½.",
-            _half_of_the_bin: "This is the mass from 0 to ½, half of the bin: exactly one bit too many.",
-            _density: "This is the density at zero. A symbol's probability is the mass of its bin, which is below 1.",
-            _two_bins: "This is the mass from −1 to 1. A bin is one wide: half of it lies on either side of zero.",
+            _price_in_nats: "Your price is in nats. Bits need the logarithm to base 2.",
+            _one_tail: "This includes the left tail: it is all mass below ½. The bin has two edges, −½ and ½.",
+            _half_of_the_bin: "This is the mass from 0 to ½. It is half of the bin, so the price is exactly one bit "
+            "too high.",
+            _density: "This is the density at zero. The probability of a symbol is the mass of its bin, which is below "
+            "1.",
+            _two_bins: "This is the mass from −1 to 1. The bin has the width 1 and reaches from −½ to ½.",
             _root_two_forgotten: "A factor √2 is missing: with a = ½/b the mass is erf(a/√2).",
-            _variance_for_scale: "You took the bound for a variance. It bounds σ, by which ½ is divided.",
+            _variance_for_scale: "You used the bound as a variance. It bounds σ, so divide ½ by it.",
         },
     ),
     Exercise(
-        key="06.2",
+        key="bound.budget",
         title="The bound for a budget",
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="The zero bin's mass should be 2^(−bits). Invert erf(½/(b √2)) with torch.erfinv of a float64 tensor.",
+        clue="The zero bin must have the mass 2^(−bits). Invert erf(½/(b √2)) with torch.erfinv of a float64 tensor.",
         answer=bound_for,
         cases=_budget,
         oracle=_bound_by_bisection,
         misconceptions={
-            _quantile_of_the_mass: "This is the quantile of the mass. The rest is in two tails: Φ(½/b) = ½ + mass/2.",
-            _whole_bin: "A factor 2 is off: from zero to the bin's edge it is ½, not 1.",
-            _budget_in_nats: "e^(−bits) is the mass for a budget in nats. In bits it is 2^(−bits).",
+            _quantile_of_the_mass: "This is the quantile of the mass. The remaining mass is in two tails, so Φ(½/b) = "
+            "½ + mass/2.",
+            _whole_bin: "This is too large by a factor 2: the distance from zero to the edge of the bin is ½, not 1.",
+            _budget_in_nats: "e^(−bits) is the mass for a budget in nats. For a budget in bits, the mass is 2^(−bits).",
             _without_root_two: "A factor √2 is missing: Φ(a) − Φ(−a) = erf(a/√2).",
-            _inverse: "This is 1/b. A larger budget should allow a larger bound.",
+            _inverse: "This is 1/b. A larger budget must allow a larger bound.",
         },
     ),
     Exercise(
-        key="06.3",
-        title="What a bound costs a codec",
+        key="bound.cost",
+        title="The cost of a bound in a codec",
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="A latent below the bound pays the bound's price instead of its own. All others pay as before.",
+        clue="A zero with a scale below the bound costs the price at the bound. All others cost the same as before.",
         answer=cost_of_bound,
         cases=_scales,
         oracle=_cost_one_by_one,
         misconceptions={
-            _over_those_below: "Your mean is over the latents below the bound. Spread their cost over all latents.",
-            _forgets_what_was_paid: "You charge the whole price of a zero. Extra is what exceeds their price before.",
-            _counts_those_above: "You bring latents above the bound down to it. A lower bound leaves them as they are.",
-            _share_above: "Your share is of the latents above the bound; asked for are those below.",
-            _total: "Your cost is the sum over all latents. Divide by their number.",
+            _over_those_below: "Your mean is over the latents below the bound. Divide their cost by the number of all "
+            "latents.",
+            _forgets_what_was_paid: "You count the whole price of a zero. Subtract the price that it had without the "
+            "bound.",
+            _counts_those_above: "You lowered scales above the bound to the bound. A lower bound does not change them.",
+            _share_above: "Your share counts the latents above the bound. Count the latents below it.",
+            _total: "Your cost is the sum over all latents. Divide it by their number.",
         },
     ),
 )

@@ -1,0 +1,6 @@
+"""The exercises of the course. Each module has the exercises of one lesson: check, hint and solution."""
+
+from labkit.course.exercises.base import Exercise, Verdict
+from labkit.course.exercises.catalog import all_exercises, exercise, exercises, visible_number
+
+__all__ = ["Exercise", "Verdict", "all_exercises", "exercise", "exercises", "visible_number"]

@@ -1,0 +1,168 @@
+"""Exercises: a stub that the learner completes, a check, a hint and a solution.
+
+A check never compares an answer with the solution. It compares it with an oracle, which computes the same quantity in
+another way. If the two differ, the check looks for a misconception that gives the learner's result and explains it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit.course import record
+from labkit.course.cards import Card, code, fold, number
+
+SEEDS = (0, 1, 2)
+NOT_ATTEMPTED, PASSED, FAILED = "not attempted", "passed", "failed"
+
+
+class NotAttempted(Exception):
+    """The learner has not changed the stub."""
+
+
+class Verdict(Card):
+    """Result of a check. It is true if the answer passed.
+
+    Attributes:
+        state: "not attempted", "passed" or "failed".
+        message: What to do next, or what is wrong with the answer.
+    """
+
+    def __init__(self, title: str, state: str, message: str) -> None:
+        self.state, self.message = state, message
+        mark, accent = {NOT_ATTEMPTED: ("○", "plain"), PASSED: ("✓", "good"), FAILED: ("✗", "bad")}[state]
+        head = f"{mark} {title}: {'not there yet' if state == FAILED else state}"
+        super().__init__(f"<b>{escape(head)}.</b> {escape(message)}", f"{head}. {message}", accent)
+
+    def __bool__(self) -> bool:
+        return self.state == PASSED
+
+
+def _call(answer: Callable[..., Any], *arguments: Any) -> Any:
+    return answer(*arguments)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise. Its answer is a function, or a value if `cases` gives no arguments.
+
+    Attributes:
+        key: Word of the lesson and word of the exercise, such as "mismatch.sampled".
+        title: Title, as in the heading of the notebook.
+        difficulty: From 1 to 3.
+        importance: From 1 to 3.
+        minutes: Time that a learner needs.
+        clue: Text of the hint.
+        answer: The solution.
+        cases: Function that returns arguments of the answer for a seed.
+        oracle: Function that computes the right result for these arguments without using the solution.
+        misconceptions: Wrong answers, each with the message for a learner who gives it.
+        probe: Function of the answer and its arguments that returns the numbers to compare. By default these are the
+            numbers that the answer returns.
+        tolerance: Largest difference that counts as equal, relative and (near zero) absolute.
+    """
+
+    key: str
+    title: str
+    difficulty: int
+    importance: int
+    minutes: int
+    clue: str
+    answer: Callable[..., Any]
+    cases: Callable[[int], tuple[Any, ...]]
+    oracle: Callable[..., Any]
+    misconceptions: dict[Callable[..., Any], str] = field(repr=False)
+    probe: Callable[..., Any] = _call
+    tolerance: float = 1e-3
+
+    def check(self, answer: Any) -> Verdict:
+        """Judge an answer, and record the verdict if the exercise was attempted.
+
+        Args:
+            answer: The learner's function or value. An error that it raises becomes part of the verdict.
+        """
+        try:
+            message = self._judge(answer if callable(answer) else lambda *_: answer)
+        except NotAttempted:
+            return self._verdict(
+                NOT_ATTEMPTED, "Replace the … and run the cell again. A function must return its result."
+            )
+        except Exception as error:
+            return self._record(FAILED, _describe(error))
+        return self._record(FAILED, message) if message else self._record(PASSED, "Well done.")
+
+    def hint(self) -> Card:
+        """Return a hint that does not give the solution away."""
+        return Card(f"<b>Hint.</b> {escape(self.clue)}", f"Hint. {self.clue}", "note")
+
+    def solution(self) -> Card:
+        """Return the solution, as the Python code that the tests run."""
+        source = inspect.getsource(self.answer)
+        return Card(f"<b>A solution</b> of “{escape(self.title)}”{code(source)}", source, "note")
+
+    def __repr__(self) -> str:
+        return f"Exercise {self.key}, {self.title}: {self._weight()}. It has .check(answer), .hint() and .solution()."
+
+    def _repr_html_(self) -> str:
+        head = f"<b>Exercise: {escape(self.title)}</b><br>{self._weight()}"
+        hint, solution = fold("Hint", escape(self.clue)), fold("Solution", code(inspect.getsource(self.answer)))
+        return Card(f"{head}{hint}{solution}", repr(self), "note")._repr_html_()
+
+    def _weight(self) -> str:
+        dots = ["●" * n + "○" * (3 - n) for n in (self.difficulty, self.importance)]
+        return f"difficulty {dots[0]}, importance {dots[1]}, about {self.minutes} minutes"
+
+    def _judge(self, answer: Callable[..., Any]) -> str:
+        """Return the message for a wrong answer, or an empty string for a right one."""
+
+        def attempt(*arguments: Any) -> Any:
+            result = answer(*arguments)
+            if result is None or result is ...:
+                raise NotAttempted
+            return result
+
+        for seed in SEEDS:
+            arguments = self.cases(seed)
+            got, expected = _array(self.probe(attempt, *arguments)), _array(self.oracle(*arguments))
+            if got.shape != expected.shape:
+                return f"The result has the shape {got.shape}; expected {expected.shape or 'a single number'}."
+            if self._close(got, expected):
+                continue
+            for wrong, message in self.misconceptions.items():
+                if self._close(got, _array(self.probe(wrong, *arguments))):
+                    return message
+            return f"In one of the trials the result was {number(got)}; it should have been {number(expected)}."
+        return ""
+
+    def _close(self, a: np.ndarray, b: np.ndarray) -> bool:
+        return a.shape == b.shape and np.allclose(a, b, rtol=self.tolerance, atol=self.tolerance)
+
+    def _record(self, state: str, message: str) -> Verdict:
+        before = record.read()["exercises"].get(self.key, {})
+        recorded = PASSED if before.get("state") == PASSED else state  # a solved exercise stays solved
+        record.write("exercises", self.key, {"state": recorded, "tries": before.get("tries", 0) + 1})
+        return self._verdict(state, message)
+
+    def _verdict(self, state: str, message: str) -> Verdict:
+        return Verdict(self.title, state, message)
+
+
+def _array(result: Any) -> np.ndarray:
+    """Return the numbers of a result. Raises TypeError if it contains none."""
+    if hasattr(result, "detach"):
+        result = result.detach().cpu().numpy()
+    return np.asarray(result, dtype=np.float64)
+
+
+def _describe(error: Exception) -> str:
+    """Return an error in one line, with its place if that is in the learner's code."""
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if Path(line.filename).parent == Path(__file__).parent else f" (in {line.name}, line {line.lineno})"
+    return f"Your answer raised {type(error).__name__}: {error}{place}."

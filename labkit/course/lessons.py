@@ -1,0 +1,61 @@
+"""The lessons of the course, in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit import paths
+from labkit.checks import check_name
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson.
+
+    Attributes:
+        key: Word that the learner's record and the cells of the notebook name the lesson by.
+        number: Two digits that the name of the notebook starts with. Numbers may change between editions.
+        title: Title of the notebook.
+    """
+
+    key: str
+    number: str
+    title: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.title}"
+
+    @property
+    def notebook(self) -> Path | None:
+        """Path of the notebook, or None if the notebook is missing."""
+        return next(paths.lessons().glob(f"{self.number}_*.ipynb"), None)
+
+
+LESSONS = {
+    lesson.key: lesson
+    for lesson in (
+        Lesson("codec", "00", "Start here"),
+        Lesson("scalar", "02", "Uniform scalar quantization"),
+        Lesson("mismatch", "03", "Train–test mismatch"),
+        Lesson("risk", "04", "Gradient risk"),
+        Lesson("annealing", "05", "Annealing"),
+        Lesson("bound", "06", "A lower bound for the scale"),
+        Lesson("center", "07", "Zero-center quantization"),
+        Lesson("method", "08", "The whole method"),
+        Lesson("model", "09", "Your own model"),
+    )
+}
+
+
+def lesson(key: str) -> Lesson:
+    """Return the lesson with this key.
+
+    Args:
+        key: Key of a lesson, such as "mismatch".
+
+    Raises:
+        ValueError: If no lesson has this key.
+    """
+    check_name("lesson", key, LESSONS)
+    return LESSONS[key]

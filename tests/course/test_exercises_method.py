@@ -1,0 +1,57 @@
+"""Exercises of the lesson on the whole method: common mistakes in other code, and other right answers."""
+
+import numpy as np
+import pytest
+from bjontegaard import bd_rate
+from scipy import stats
+
+from labkit.course import exercise
+
+
+def _interval(values, quantile=0.975, ddof=1):
+    n = len(values)
+    return np.mean(values), stats.t.ppf(quantile, n - 1) * np.std(values, ddof=ddof) / n**0.5
+
+
+LOOKALIKES = [
+    (
+        "method.bd_rate",
+        lambda ra, pa, rb, pb: bd_rate(rb, pb, ra, pa, method="pchip", min_overlap=0),
+        "The anchor is a",
+    ),
+    ("method.bd_rate", lambda ra, pa, rb, pb: (rb[0] + rb[1]) / (ra[0] + ra[1]) * 100 - 100, "mean rates"),
+    (
+        "method.bd_rate",
+        lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100,
+        "in percent",
+    ),
+    (
+        "method.bd_rate",
+        lambda ra, pa, rb, pb: 100 * np.log1p(bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0) / 100),
+        "mean of the log",
+    ),
+    (
+        "method.bd_rate",
+        lambda ra, pa, rb, pb: 100 * (stats.gmean(rb) / stats.gmean(ra) - 1),
+        "point with point",
+    ),
+    ("method.interval", lambda a, b: stats.ttest_rel(b, a).confidence_interval(0.95), "ends of the interval"),
+    ("method.interval", lambda a, b: _interval([x - y for x, y in zip(a, b, strict=True)]), "difference is b − a"),
+    ("method.interval", lambda a, b: _interval(b - a, quantile=0.95), "2.5% on each side"),
+    ("method.interval", lambda a, b: _interval(b - a, ddof=0), "ddof=1"),
+    ("method.interval", lambda a, b: ((b - a).mean(), 1.959964 * stats.sem(b - a)), "normal distribution"),
+]
+
+
+@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
+def test_the_same_mistake_in_other_words(key, wrong, fragment):
+    verdict = exercise(key).check(wrong)
+    assert verdict.state == "failed" and fragment in verdict.message
+
+
+def test_other_right_answers_pass():
+    assert exercise("method.bd_rate").check(
+        lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0)
+    )
+    assert exercise("method.interval").check(lambda a, b: _interval(b - a))
+    assert exercise("method.interval").check(lambda a, b: list(_interval(np.asarray(b) - a)))

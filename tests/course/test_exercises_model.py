@@ -1,0 +1,95 @@
+"""Exercises of the lesson on your own model: common mistakes in other code, and other right answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import labkit as lk
+from labkit.course import exercise
+
+
+def loop(model, batches, optimizer, lmbda, temperature="each", mode="train", clear=True, scale=65025, update=True):
+    """A loop in other code than the solution, with one mistake or none."""
+    getattr(model, mode)()
+    history, steps = [], len(batches)
+    if temperature == "once":
+        lk.set_temperature(model, model.scheme.temperature)
+    for i in range(steps):
+        if temperature == "each":
+            lk.set_temperature(model, model.scheme.temperature(i, steps))
+        if clear:
+            model.zero_grad()
+        out, x = model(batches[i]), batches[i]
+        rate = sum(p.log().sum() for p in out["likelihoods"].values()) / (-math.log(2) * len(x) * x.size(2) * x.size(3))
+        total = rate + lmbda * scale * torch.nn.functional.mse_loss(out["x_hat"], x)
+        total.backward()
+        if update:
+            optimizer.step()
+        history.append(total.detach())
+    return history
+
+
+def wrong_loop(**mistake):
+    return lambda *arguments: loop(*arguments, **mistake)
+
+
+def compared(scheme, temperature, center, exact):
+    """Compare the four paths with rounding around a center, or (without `exact`) with any integers."""
+    y = torch.linspace(-4, 4, 1000).reshape(1, 1, 10, 100) + 0.003
+    mean = torch.full_like(y, 0.3) if center else None
+    target = torch.round(y - 0.3) + 0.3 if center else torch.round(y)
+    seen = [*scheme.quantize(y, mean, temperature), *scheme.quantize(y, mean, temperature, hyper=True)]
+    return [bool(((each - (target if exact else each.round())).abs() > 1e-3).any()) for each in seen]
+
+
+LOOKALIKES = [  # common mistakes, in other code than the misconceptions
+    ("model.loop", wrong_loop(temperature="once"), "again at every step"),
+    ("model.loop", wrong_loop(temperature="never"), "again at every step"),
+    ("model.loop", wrong_loop(mode="eval"), "evaluation mode"),
+    ("model.loop", wrong_loop(clear=False), "accumulate"),
+    ("model.loop", wrong_loop(scale=1), "scale 0 to 1"),
+    ("model.loop", wrong_loop(update=False), "never makes a step"),
+    ("model.paths", lambda scheme, tau: compared(scheme, tau, center=False, exact=False), "neighboring integer"),
+    ("model.paths", lambda scheme, tau: compared(scheme, tau, center=False, exact=True), "zero_center"),
+    ("model.paths", lambda scheme, tau: np.ones(4), "round in the forward pass"),
+    (
+        "model.paths",
+        lambda s, tau: [path.random for path in (s.rate, s.distortion, s.hyper_rate, s.hyper_distortion)],
+        "without noise",
+    ),
+    ("model.resumed", lambda done, steps, start, end: start + 0 * end, "starts again"),
+    ("model.resumed", lambda done, steps, a, b: lk.schedules.exponential(a, b)(0, steps - done), "starts again"),
+    (
+        "model.resumed",
+        lambda done, steps, a, b: math.exp(math.log(a) + (done - 1) / (steps - 1) * math.log(b / a)),
+        "not of the",
+    ),
+    ("model.resumed", lambda done, steps, a, b: a ** (1 - done / steps) * b ** (done / steps), "intervals"),
+    ("model.resumed", lambda done, steps, a, b: lk.schedules.exponential(a, b)(done + 1, steps), "one step later"),
+    ("model.resumed", lambda done, steps, a, b: lk.schedules.linear(a, b)(done, steps), "straight line"),
+]
+
+
+@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
+def test_the_same_mistake_in_other_words(key, wrong, fragment):
+    verdict = exercise(key).check(wrong)
+    assert verdict.state == "failed" and fragment in verdict.message
+
+
+def test_other_right_answers_pass():
+    assert exercise("model.loop").check(loop)
+    assert exercise("model.paths").check(lambda scheme, tau: compared(scheme, tau, center=True, exact=True))
+    assert exercise("model.resumed").check(lambda done, steps, a, b: lk.schedules.exponential(a, b)(done, steps))
+
+
+def test_a_loop_does_not_change_the_model_of_the_check():
+    """Every answer trains a copy, so a second check gives the same verdict, also after a wrong answer."""
+    task = exercise("model.loop")
+    model, batches, lmbda = task.cases(0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first = task.probe(loop, model, batches, lmbda)
+    assert np.array_equal(task.probe(loop, model, batches, lmbda), first)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not model.training and len(first) == len(batches) and first[-1] < first[0]
