@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import io
-import tokenize
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,19 +122,6 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted(map(list, groups))
 
 
-def code_lines(text: str) -> int:
-    """Count the lines of code: without docstrings, comments and blank lines."""
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
-            lines |= set(range(token.start[0], token.end[0] + bool(token.string)))
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, documented) and ast.get_docstring(node):
-            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return len(lines)
-
-
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     return imports(PACKAGE)
@@ -164,15 +148,6 @@ def test_no_file_is_too_long():
     longest = [(count, str(path.relative_to(PACKAGE))) for path, count in lines.items() if count >= MOST_LINES]
     print(f"largest file: {max(lines.values())} lines", *sorted(longest, reverse=True), sep="\n")
     assert {name for _, name in longest} <= KNOWN_LONG
-
-
-def test_the_code_lines_of_each_room_are_printed():
-    rooms: Counter[str] = Counter()
-    for path in PACKAGE.rglob("*.py"):
-        rooms[room(module_name(path, PACKAGE)) or "labkit"] += code_lines(path.read_text(encoding="utf-8"))
-    print("code lines:", rooms.total(), *(f"{name} {count}" for name, count in rooms.most_common()), sep="\n")
-    text = '"""A module."""\n\n# A comment.\nx = f(\n    1,\n)\n\n\ndef g():\n    """Do it."""\n    return x\n'
-    assert code_lines(text) == 5
 
 
 def test_planted_arrows_and_circles_are_found(tmp_path):

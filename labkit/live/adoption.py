@@ -115,13 +115,6 @@ class AdoptionPanel(PlotPanel):
         seed: int = 0,
     ) -> None:
         check_at_least(1, steps=steps)
-        for name, value, values in (
-            ("model", model, tuple(MODELS)),
-            ("scheme", scheme, schemes.names()),
-            ("temperature", temperature, TEMPERATURES),
-        ):
-            if value not in values:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got {value!r}")
         self._steps, self._seed = steps, seed
         self._photos = datasets.photos("train")
         self._test = datasets.photos("test").crops(_TEST, _CROP, torch.Generator().manual_seed(seed))

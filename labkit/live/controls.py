@@ -15,7 +15,11 @@ def choice(label: str, values: Sequence[Any], value: Any) -> ipywidgets.Selectio
         label: Text beside the slider; its last word is the symbol of the setting.
         values: Values in order.
         value: Initial value.
+
+    Raises:
+        ValueError: If the initial value is not one of the values.
     """
+    check_value(label, value, values)
     return ipywidgets.SelectionSlider(
         options=[(format_value(each), each) for each in values],
         value=value,
@@ -33,7 +37,11 @@ def menu(label: str, values: Sequence[str], value: str) -> ipywidgets.Dropdown:
         label: Text beside the list; its last word is the symbol of the setting.
         values: Entries in order.
         value: Initial entry.
+
+    Raises:
+        ValueError: If the initial entry is not one of the entries.
     """
+    check_value(label, value, values)
     return ipywidgets.Dropdown(
         options=list(values),
         value=value,
@@ -51,6 +59,21 @@ def switch(label: str, value: bool) -> ipywidgets.Checkbox:
         value: Initial state.
     """
     return ipywidgets.Checkbox(value=value, description=label, indent=False, layout={"width": "max-content"})
+
+
+def check_value(name: str, value: Any, values: Sequence[Any]) -> None:
+    """Check the value of a setting.
+
+    Args:
+        name: Name of the setting for the error message.
+        value: Value to check.
+        values: All allowed values.
+
+    Raises:
+        ValueError: If the value is not one of the allowed values.
+    """
+    if value not in values:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got {value!r}")
 
 
 def values_of(control: ipywidgets.Widget) -> list[Any]:

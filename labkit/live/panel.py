@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from labkit.checks import check_name
 from labkit.live.canvas import png
-from labkit.live.controls import choice, format_value, menu, switch, symbol_of, value_of, values_of
+from labkit.live.controls import check_value, choice, format_value, menu, switch, symbol_of, value_of, values_of
 from labkit.live.engine import Canceled, Engine, LiveRun, View
 from labkit.live.status import Status
 
@@ -177,8 +177,7 @@ class Panel:
         """
         for name, value in settings.items():
             check_name("setting", name, self.controls)
-            if value not in (values := values_of(self.controls[name])):
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, values))}, got {value!r}")
+            check_value(name, value, values_of(self.controls[name]))
         with self.engine.lock:  # every write to a widget holds this lock
             self._setting_controls = True
             for name, value in settings.items():

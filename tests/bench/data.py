@@ -1,9 +1,10 @@
-"""How many crops per second the trainer's data give, beside what decoding or copying alone would."""
+"""Crops per second that the trainer gets from memory and from files, against plain copying and plain decoding.
+
+python -m tests.bench.data --workers 2
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import PIL
 import torch
 from PIL import Image
@@ -19,111 +21,114 @@ from tqdm.auto import tqdm
 
 from labkit import paths
 from labkit.datasets import ImageFiles, PhotoSet, training_images
-from labkit.disk import write_whole
 from labkit.training.data import DATA, Images, batches, generator_for
 from labkit.training.threads import cores
+from tests.bench.common import COMMAND, json_option, machine, machine_line, threads_option, write_json
 
 ROUNDS = 5
 ENDLESS = 2**31  # steps
 
 
 def crops_per_second(images: Images, crop: int, batch_size: int, workers: int, seconds: float) -> float:
-    """Of `batches`, taken as fast as they come for so many seconds, once workers run and nothing lies ready."""
+    """Take batches as fast as they come, after all workers have started and no batch is ready in advance."""
     settings: dict[str, Any] = {"permute_colors": False, "seed": 0, "device": "cpu"}
     with closing(
         batches(images, first=0, steps=ENDLESS, batch_size=batch_size, crop=crop, workers=workers, **settings)
-    ) as found:
+    ) as stream:
         for _ in range(2 * workers + 1):
-            next(found)
-        return batch_size * _per_second(lambda: next(found), seconds)
+            next(stream)
+        return batch_size * _per_second(lambda: next(stream), seconds)
 
 
 def decodes_per_second(files: ImageFiles, batch_size: int, seconds: float) -> float:
-    """Files that Pillow alone decodes to RGB in one process, in the order in which the batches take them."""
+    """Decode files to RGB with Pillow alone, in one process and in the order of the batches."""
     step = 0
 
-    def one_batch() -> None:
+    def decode_batch() -> None:
         nonlocal step
         for index in torch.randint(len(files), (batch_size,), generator=generator_for(0, step, DATA)).tolist():
             with Image.open(files.paths[index]) as image:
                 image.convert("RGB")
         step += 1
 
-    return batch_size * _per_second(one_batch, seconds)
+    return batch_size * _per_second(decode_batch, seconds)
 
 
 def copies_per_second(crop: int, batch_size: int, seconds: float) -> float:
-    """Crops whose bytes memory alone copies."""
+    """Copy the bytes of crops in memory, and nothing else."""
     source, target = torch.zeros(2, batch_size, 3, crop, crop, dtype=torch.uint8)
     return batch_size * _per_second(lambda: target.copy_(source), seconds)
 
 
 def _per_second(call: Callable[[], Any], seconds: float) -> float:
     calls, start = 0, time.perf_counter()
-    while (taken := time.perf_counter() - start) < seconds or not calls:
+    while (elapsed := time.perf_counter() - start) < seconds or not calls:
         call()
         calls += 1
-    return calls / taken
+    return calls / elapsed
 
 
 def measure(data: Path, crop: int, batch_size: int, workers: int, seconds: float) -> list[dict[str, Any]]:
-    """One row for the set in memory, where it fits, and one for files with 0, 1, … `workers` processes.
+    """Measure a folder of images from memory, if it fits, and from files with 0, 1, … `workers` processes.
 
-    Medians of ROUNDS rounds, each of which measures every row and both floors in turn, for `seconds` in all a row. The
-    floor of n workers is Pillow's decoding in one process, times n or the cores, whichever is fewer.
+    Every round measures all rows and both lower bounds in turn, for `seconds` per row in total; the figures are medians
+    of the rounds. The bound of n workers is the speed of Pillow's decoding in one process, times n or the number of
+    cores, whichever is smaller.
     """
     images, files = training_images(data), training_images(data, memory=0)
     assert isinstance(files, ImageFiles)
     files.check_crop(crop)
-    copy: list[float] = []
-    decode: list[float] = []
-    ways: list[tuple[str, Callable[[float], float], list[float], int]] = []  # name, way, its floor, times so many
+    copies: list[float] = []
+    decodes: list[float] = []
+    variants: list[tuple[str, Callable[[float], float], list[float], int]] = []  # name, function, its bound, factor
     if isinstance(images, PhotoSet):
-        ways.append(("in memory", partial(crops_per_second, images, crop, batch_size, 0), copy, 1))
+        variants.append(("in memory", partial(crops_per_second, images, crop, batch_size, 0), copies, 1))
     for n in range(workers + 1):
         name = f"files, {n} worker{'s' * (n != 1)}"
-        times = max(1, min(n, cores()))
-        ways.append((name, partial(crops_per_second, files, crop, batch_size, n), decode, times))
-    found: list[list[float]] = [[] for _ in ways]
-    each = seconds / ROUNDS
-    for _ in tqdm(range(ROUNDS + 1), unit="round", disable=None, leave=False):  # the first warms up
-        copy.append(copies_per_second(crop, batch_size, each))
-        decode.append(decodes_per_second(files, batch_size, each))
-        for rates, (_, way, _, _) in zip(found, ways, strict=True):
-            rates.append(way(each))
+        factor = max(1, min(n, cores()))
+        variants.append((name, partial(crops_per_second, files, crop, batch_size, n), decodes, factor))
+    rates: list[list[float]] = [[] for _ in variants]
+    slice_seconds = seconds / ROUNDS
+    for _ in tqdm(range(ROUNDS + 1), unit="round", disable=None, leave=False):  # the first round warms up
+        copies.append(copies_per_second(crop, batch_size, slice_seconds))
+        decodes.append(decodes_per_second(files, batch_size, slice_seconds))
+        for measured, (_, function, _, _) in zip(rates, variants, strict=True):
+            measured.append(function(slice_seconds))
     return [
         {
             "data": name,
-            "crops_per_second": statistics.median(rates[1:]),
-            "floor_crops_per_second": times * statistics.median(floor[1:]),
-            "ratio": statistics.median(times * f / r for f, r in zip(floor[1:], rates[1:], strict=True)),
+            "crops_per_second": statistics.median(measured[1:]),
+            "floor_crops_per_second": factor * statistics.median(bound[1:]),
+            "ratio": statistics.median(factor * b / m for b, m in zip(bound[1:], measured[1:], strict=True)),
         }
-        for rates, (name, _, floor, times) in zip(found, ways, strict=True)
+        for measured, (name, _, bound, factor) in zip(rates, variants, strict=True)
     ]
 
 
-def print_table(
+@click.command(context_settings=COMMAND)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images; without it, the bundled ones.")
+@click.option("--crop", type=click.IntRange(1), default=256, help="Side of the crops in pixels.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, help="Number of crops per batch.")
+@threads_option
+@click.option("--workers", type=click.IntRange(0), default=2, help="Largest number of worker processes to try.")
+@click.option("--seconds", type=float, default=3.0, help="Duration of each measurement.")
+@json_option
+def main(
     data: Path | None, crop: int, batch_size: int, threads: int, workers: int, seconds: float, out: Path | None
 ) -> None:
-    """Print crops per second with machine, threads, workers, load and floors; write them as JSON to `out`.
-
-    data: a folder of images; None takes the bundled training photographs. workers: the most to try.
-    """
+    """Measure crops per second from memory and from files, against plain copying and plain decoding."""
     torch.set_num_threads(threads)
-    data = paths.data() / "photographs" / "train" if data is None else data
-    rows = measure(data, crop, batch_size, workers, seconds)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    about = {"torch": torch.__version__, "pillow": PIL.__version__, "threads": threads, "workers": workers}
-    about |= {"cores": cores(), "load": load, "crop": crop, "batch_size": batch_size}
-    print(f"torch {torch.__version__}, Pillow {PIL.__version__}, {threads} thread(s) of {cores()} cores", end=", ")
-    print(f"up to {workers} worker(s), load {load or 0:.2f}")
-    print(
-        f"{batch_size} crops of {crop}×{crop} a batch, uint8 to float32 in [0, 1]; medians of {ROUNDS} rounds in turn"
-    )
-    print("floor: in memory, a bare copy of the crops' bytes; files, bare decoding by Pillow in as many processes\n")
+    rows = measure(data or paths.data() / "photographs" / "train", crop, batch_size, workers, seconds)
+    print(f"{machine_line(threads)}; Pillow {PIL.__version__}, up to {workers} worker(s)")
+    print(f"{batch_size} crops of {crop}×{crop} per batch, uint8 to float32 in [0, 1]; medians of {ROUNDS} rounds")
+    print("floor: for memory, a plain copy of the bytes; for files, decoding by Pillow in as many processes\n")
     print(f"{'data':<20} {'crops/s':>10} {'floor, crops/s':>15} {'time × floor':>13}")
     for row in rows:
         rate, floor = row["crops_per_second"], row["floor_crops_per_second"]
         print(f"{row['data']:<20} {rate:>10,.0f} {floor:>15,.0f} {row['ratio']:>13.2f}")
-    if out is not None:
-        write_whole(out, json.dumps({**about, "rows": rows}, indent=1).encode())
+    settings = {"pillow": PIL.__version__, "workers": workers, "crop": crop, "batch_size": batch_size}
+    write_json(out, {**machine(threads), **settings, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,11 @@
-"""How long evaluating takes: beside CompressAI's own evaluation on the same images, and as images grow."""
+"""Time of an evaluation against CompressAI's own evaluation on the same images, and its growth with the image size.
+
+python -m tests.bench.evaluate --megapixels 1 --megapixels 4
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -11,65 +13,66 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from labkit import datasets, networks, paths
-from labkit.disk import write_whole
 from labkit.evaluation import Report, evaluate
+from tests.bench.common import COMMAND, json_option, machine_line, threads_option, write_json
 
-_ALONE = "from tests.bench import evaluate; evaluate._alone({!r}, {!r}, {!r})"
+_CODE = "from tests.bench import evaluate; evaluate._print_cost({!r}, {!r}, {!r})"
 
 
-def beside_compressai(net: networks.Codec, folder: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of CompressAI's eval_model and of `evaluate` of a folder, in turn, medians; and how results differ.
+def compare_with_compressai(net: networks.Codec, folder: Path, rounds: int) -> dict[str, Any]:
+    """Time CompressAI's eval_model and `evaluate` on a folder in turn, and compare their results.
 
-    Both read the files, code and decode every image, and measure PSNR and MS-SSIM, with the threads of this process;
-    CompressAI's estimates no rates. Its zero padding is another than labkit's: take images that need none.
+    Both read the files, code and decode every image, and measure PSNR and MS-SSIM, with the same number of threads.
+    CompressAI estimates no rates. It pads images with zeros, labkit pads them by their edges; choose images that need
+    no padding.
     """
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in datasets.SUFFIXES)
     threads = torch.get_num_threads()
-    from compressai.utils.eval_model import __main__ as theirs  # sets one thread on import
+    from compressai.utils.eval_model import __main__ as compressai_command  # its import sets one thread
 
     torch.set_num_threads(threads)
     net.eval()
     net.update()
 
-    def their_way() -> dict[str, float]:
+    def compressai() -> dict[str, float]:
         options = {"architecture": "", "half": False, "per_image": False}
-        return theirs.eval_model(net, Path(), Path(), files, **options)
+        return compressai_command.eval_model(net, Path(), Path(), files, **options)
 
-    def our_way() -> Report:
+    def labkit() -> Report:
         return evaluate(net, datasets.folder(folder), progress=False)
 
-    seconds: dict[Any, list[float]] = {their_way: [], our_way: []}
+    seconds: dict[Any, list[float]] = {compressai: [], labkit: []}
     results: dict[Any, Any] = {}
-    for _ in tqdm(range(rounds + 1), unit="round", disable=None, leave=False):  # the first warms both up
-        for way, taken in seconds.items():
+    for _ in tqdm(range(rounds + 1), unit="round", disable=None, leave=False):  # the first round warms up
+        for function, times in seconds.items():
             start = time.perf_counter()
-            results[way] = way()
-            taken.append(time.perf_counter() - start)
-    median = {way: statistics.median(taken[1:]) for way, taken in seconds.items()}
-    ratios = [ours / theirs for theirs, ours in zip(*(taken[1:] for taken in seconds.values()), strict=True)]
-    mean = results[our_way].mean
+            results[function] = function()
+            times.append(time.perf_counter() - start)
+    median = {function: statistics.median(times[1:]) for function, times in seconds.items()}
+    mean = results[labkit].mean
     return {
         "images": len(files),
-        "compressai_seconds": median[their_way],
-        "labkit_seconds": median[our_way],
-        "ratio": statistics.median(ratios),
-        "bpp_difference": mean["bpp"] - results[their_way]["bpp"],
-        "psnr_difference": mean["psnr"] - results[their_way]["psnr-rgb"],
-        "ms_ssim_difference": mean["ms_ssim"] - results[their_way]["ms-ssim-rgb"],
+        "compressai_seconds": median[compressai],
+        "labkit_seconds": median[labkit],
+        "ratio": statistics.median(b / a for a, b in zip(*(times[1:] for times in seconds.values()), strict=True)),
+        "bpp_difference": mean["bpp"] - results[compressai]["bpp"],
+        "psnr_difference": mean["psnr"] - results[compressai]["psnr-rgb"],
+        "ms_ssim_difference": mean["ms_ssim"] - results[compressai]["ms-ssim-rgb"],
     }
 
 
 def growth(checkpoint: Path | None, megapixels: tuple[float, ...], threads: int) -> list[dict[str, float]]:
-    """Seconds and peak memory of evaluating one picture of each size, each in a process of its own."""
+    """Measure seconds and peak memory of an evaluation of one image per size, each in a new process."""
     rows = []
     for size in tqdm(megapixels, unit="size", disable=None, leave=False):
-        call = _ALONE.format(str(checkpoint) if checkpoint else None, size, threads)
-        done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+        code = _CODE.format(str(checkpoint) if checkpoint else None, size, threads)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or f"ended with status {done.returncode}").splitlines()[-1]
             raise ValueError(f"{size:g} megapixels: {last}")
@@ -77,17 +80,17 @@ def growth(checkpoint: Path | None, megapixels: tuple[float, ...], threads: int)
     return rows
 
 
-def _alone(checkpoint: str | None, megapixels: float, threads: int) -> None:
-    import resource  # not on Windows
+def _print_cost(checkpoint: str | None, megapixels: float, threads: int) -> None:
+    import resource  # Windows has no such module
 
     torch.set_num_threads(threads)
-    net, picture = _network(checkpoint), _picture(megapixels)
+    net, image = _network(checkpoint), _image(megapixels)
     net.update()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    (row,) = evaluate(net, [picture], progress=False).rows
+    (row,) = evaluate(net, [image], progress=False).rows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    kept = {key: row[key] for key in ("width", "height", "bytes", "bpp", "psnr", "encode_seconds", "decode_seconds")}
-    print(json.dumps(kept | {"peak_mib": peak, "before_mib": before}))
+    columns = ("width", "height", "bytes", "bpp", "psnr", "encode_seconds", "decode_seconds")
+    print(json.dumps({name: row[name] for name in columns} | {"peak_mib": peak, "before_mib": before}))
 
 
 def _network(checkpoint: str | Path | None) -> networks.Codec:
@@ -96,8 +99,8 @@ def _network(checkpoint: str | Path | None) -> networks.Codec:
     return load_checkpoint(checkpoint)[0] if checkpoint else networks.pretrained()
 
 
-def _picture(megapixels: float) -> Tensor:
-    """A test photograph mirrored side by side to 4:3 and this size."""
+def _image(megapixels: float) -> Tensor:
+    """Tile a test photograph and its mirror images to a size of 4:3."""
     photo = datasets.photos("test")[0]
     tile = torch.cat([torch.cat([photo, photo.flip(2)], 2), torch.cat([photo.flip(1), photo.flip((1, 2))], 2)], 1)
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
@@ -106,29 +109,37 @@ def _picture(megapixels: float) -> Tensor:
     return tile.repeat(1, down, across)[:, :height, :width].contiguous()
 
 
-def print_tables(
+@click.command(context_settings=COMMAND)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint; without it, bundled weights.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images; without it, the bundled ones.")
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Number of rounds; each one times both programs.")
+@threads_option
+@click.option(
+    "--megapixels", type=float, multiple=True, default=(0.25, 1.0, 4.0, 16.0), help="Image sizes; repeat the option."
+)
+@json_option
+def main(
     checkpoint: Path | None,
     data: Path | None,
     rounds: int,
     threads: int,
     megapixels: tuple[float, ...],
-    out: Path | None = None,
+    out: Path | None,
 ) -> None:
-    """Print both tables, with threads and load, and write their figures as JSON to `out`."""
+    """Time an evaluation against CompressAI's own, and measure time and memory as images grow."""
     torch.set_num_threads(threads)
-    load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
-    print(f"torch {torch.__version__}, {threads} thread(s) of {os.cpu_count()} cores{load}")
+    print(machine_line(threads))
     net = _network(checkpoint)
-    print(f"{net.kind} {net.size}: evaluating a folder, in turn with CompressAI's eval_model")
-    beside = beside_compressai(net, data or paths.data() / "photographs" / "test", rounds)
-    taken = "CompressAI {compressai_seconds:.2f} s, labkit {labkit_seconds:.2f} s, ratio {ratio:.2f}"
-    print(f"  {beside['images']} images: {taken.format(**beside)}")
+    print(f"{net.kind} {net.size}: evaluations of a folder, in turn with CompressAI's eval_model")
+    comparison = compare_with_compressai(net, data or paths.data() / "photographs" / "test", rounds)
+    times = "CompressAI {compressai_seconds:.2f} s, labkit {labkit_seconds:.2f} s, ratio {ratio:.2f}"
+    print(f"  {comparison['images']} images: {times.format(**comparison)}")
     print(
         "  differences (labkit − CompressAI): {bpp_difference:+.2g} bpp, {psnr_difference:+.2g} dB, "
-        "{ms_ssim_difference:+.2g} MS-SSIM".format(**beside)
+        "{ms_ssim_difference:+.2g} MS-SSIM".format(**comparison)
     )
     rows = growth(checkpoint, megapixels, threads)
-    print("growth: one picture, each size in a process of its own")
+    print("growth: one image per size, each in a new process")
     heads = (("megapixels", 10), ("size", 12), ("encode s", 9), ("decode s", 9), ("s per MP", 9))
     print("  " + " ".join(f"{head:>{width}}" for head, width in (*heads, ("peak MiB", 9), ("per MP", 8))))
     for row in rows:
@@ -139,6 +150,8 @@ def print_tables(
             f"  {pixels:>10.2f} {size:>12} {row['encode_seconds']:>9.2f} {row['decode_seconds']:>9.2f} "
             f"{seconds / pixels:>9.3f} {row['peak_mib']:>9.0f} {(row['peak_mib'] - row['before_mib']) / pixels:>8.0f}"
         )
-    if out:
-        figures = {"threads": threads, "beside_compressai": beside, "growth": rows}
-        write_whole(out, json.dumps(figures, indent=2).encode())
+    write_json(out, {"threads": threads, "beside_compressai": comparison, "growth": rows})
+
+
+if __name__ == "__main__":
+    main()

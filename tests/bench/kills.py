@@ -1,4 +1,7 @@
-"""A run that is killed again and again, at random and while it writes its state, must end as if nothing had been."""
+"""Kills training runs, at random and while they write a file, and checks that they resume to identical results.
+
+python -m tests.bench.kills --kills 50
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from labkit import datasets, networks, schemes
 from labkit.training import run, states
+from tests.bench.common import COMMAND
 
-INTERVAL = 0.2  # seconds between two states, of which one takes more than the share that a run gives it
-LONGEST = 2.0  # seconds until a run is killed, or is killed when it next writes
+INTERVAL = 0.2  # seconds between two saved states; saving takes more time than a run usually spends on it
+LONGEST = 2.0  # most seconds until a run is killed, or until a run may be killed at its next write
 
 
 def _train(out: Path, steps: int) -> None:
@@ -31,18 +36,30 @@ def _train(out: Path, steps: int) -> None:
     )  # fmt: skip
 
 
-def _writing(folder: Path) -> bool:
+def _start(out: Path, steps: int) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(out, steps))
+    process.start()
+    return process
+
+
+def _train_to_the_end(out: Path, steps: int) -> None:
+    process = _start(out, steps)
+    process.join()
+    if process.exitcode:
+        raise ValueError(f"a run ended with status {process.exitcode}")
+
+
+def _is_writing(folder: Path) -> bool:
     return any(entry.name.endswith(".tmp") for entry in os.scandir(folder))
 
 
-def _killed(out: Path, steps: int, chance: random.Random, while_writing: bool) -> bool:
-    """Start or go on, and kill after some seconds, or the next moment that it writes; False where it ended before."""
-    process = multiprocessing.get_context("fork").Process(target=_train, args=(out, steps))
-    process.start()
+def _kill(out: Path, steps: int, chance: random.Random, while_writing: bool) -> bool:
+    """Start or resume a run and kill it after a while, or at its next write; False if it has ended before."""
+    process = _start(out, steps)
     end = time.perf_counter() + chance.uniform(0.0, LONGEST)
     while process.is_alive() and time.perf_counter() < end:
         time.sleep(0.001)
-    while while_writing and process.is_alive() and not _writing(out.parent):
+    while while_writing and process.is_alive() and not _is_writing(out.parent):
         pass
     time.sleep(chance.uniform(0, 0.004) if while_writing else 0)
     process.kill()
@@ -51,55 +68,56 @@ def _killed(out: Path, steps: int, chance: random.Random, while_writing: bool) -
 
 
 def _lost(out: Path) -> tuple[int, float]:
-    """Steps, and seconds of them, that the log has and the state has not."""
+    """Steps, and their duration in seconds, that are in the log but not in the saved state."""
     rows = out.with_suffix(".csv").read_text().splitlines()[1:] if out.with_suffix(".csv").exists() else []
     part = Path(f"{out}.part")
-    kept = states.read(part)["step"] if part.exists() else 0
-    seconds = [float(row.split(",")[-2]) for row in rows[kept:] if row.count(",") == 8]
+    saved = states.read(part)["step"] if part.exists() else 0
+    seconds = [float(row.split(",")[-2]) for row in rows[saved:] if row.count(",") == 8]
     if sum(seconds[:-2]) > INTERVAL:
-        raise ValueError(f"{len(seconds)} steps were lost, {sum(seconds):.2f} s, more than {INTERVAL} s")
+        raise ValueError(f"{len(seconds)} steps of {sum(seconds):.2f} s were lost, more than {INTERVAL} s")
     return len(seconds), sum(seconds)
 
 
 def _contents(out: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], list[str]]:
+    """Description and tensors of the checkpoint, and rows of the log, without times."""
     with safe_open(out, framework="pt") as file:
         info = json.loads(file.metadata()["info"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     rows = out.with_suffix(".csv").read_text().splitlines()
-    return {**info, "seconds": 0}, tensors, [row.rsplit(",", 2)[0] for row in rows]  # but for the times
+    return {**info, "seconds": 0}, tensors, [row.rsplit(",", 2)[0] for row in rows]
 
 
-def print_table(kills: int, steps: int, seed: int) -> None:
-    """Kill runs so many times in all, and print what was lost. Raises ValueError where a result is another."""
+@click.command(context_settings=COMMAND)
+@click.option("--kills", type=click.IntRange(1), default=50, help="Number of kills.")
+@click.option("--steps", type=click.IntRange(1), default=400, help="Number of optimizer steps per run.")
+@click.option("--seed", type=int, default=0, help="Seed for the times of the kills.")
+def main(kills: int, steps: int, seed: int) -> None:
+    """Kill training runs at random and while they write, and check that they resume to identical results."""
     torch.set_num_threads(1)
     chance, done, writing, runs, most = random.Random(seed), 0, 0, 0, (0, 0.0)
     with tempfile.TemporaryDirectory() as folder, tqdm(total=kills, unit="kill", disable=None, leave=False) as bar:
         whole, parts = Path(folder) / "whole" / "net.safetensors", Path(folder) / "parts" / "net.safetensors"
-        _train(Path(folder) / "warm.safetensors", 2)  # what a process starts with need not be loaded in each
-        _in_a_process(whole, steps)
-        wanted = _contents(whole)
+        _train(Path(folder) / "warm.safetensors", 2)  # forked processes inherit everything that this loads
+        _train_to_the_end(whole, steps)
+        expected_info, expected_tensors, expected_rows = _contents(whole)
         while done < kills:
             parts.parent.mkdir(exist_ok=True)
-            while done < kills and _killed(parts, steps, chance, while_writing := chance.random() < 0.5):
-                done, writing = done + 1, writing + (while_writing and _writing(parts.parent))
+            while done < kills and _kill(parts, steps, chance, while_writing := chance.random() < 0.5):
+                done, writing = done + 1, writing + (while_writing and _is_writing(parts.parent))
                 most = max(most, _lost(parts), key=lambda lost: lost[1])
                 bar.update()
-            _in_a_process(parts, steps)
+            _train_to_the_end(parts, steps)
             runs += 1
             info, tensors, rows = _contents(parts)
-            same = info == wanted[0] and rows == wanted[2] and tensors.keys() == wanted[1].keys()
-            if not same or not all(torch.equal(value, wanted[1][name]) for name, value in tensors.items()):
-                raise ValueError(f"after {done} kills the result is not that of the run that was left alone")
+            same = info == expected_info and rows == expected_rows and tensors.keys() == expected_tensors.keys()
+            if not same or not all(torch.equal(value, expected_tensors[name]) for name, value in tensors.items()):
+                raise ValueError(f"after {done} kills, the result differs from that of the uninterrupted run")
             for file in parts.parent.iterdir():
                 file.unlink()
     print(f"{done} kills over {runs} runs of {steps} steps, {writing} of them while a file was being written")
-    print(f"lost at most {most[0]} steps, {most[1]:.2f} s, where a state is due every {INTERVAL} s")
-    print("every result, and every row of every log but for its times, is that of the run that was left alone")
+    print(f"at most {most[0]} steps of {most[1]:.2f} s were lost; a state is due every {INTERVAL} s")
+    print("every checkpoint and every log, except for times, equals that of the uninterrupted run")
 
 
-def _in_a_process(out: Path, steps: int) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_train, args=(out, steps))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise ValueError(f"a run ended with status {process.exitcode}")
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,13 @@
-"""A panel moved at random for a long while: does it keep its memory, its threads and its temper?
+"""Moves the controls of a live panel at random for a long time, and watches memory, threads and errors.
 
-There is no browser: controls are set as a browser sets them, and what the panel sends goes nowhere.
+There is no browser: controls are set as a browser sets them, and the messages of the panel go nowhere.
+
+python -m tests.bench.soak --panel annealing --minutes 20
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 import statistics
@@ -15,48 +16,37 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 from tqdm.auto import tqdm
 
 from labkit import live
-from labkit.checks import check_name
-from labkit.disk import write_whole
-from labkit.live.panel import Panel, takes
+from labkit.live.controls import values_of
+from labkit.live.panel import Panel
+from tests.bench.common import COMMAND, json_option, write_json
 
-PANELS = tuple(name.removesuffix("_panel") for name in live.MAKERS)
-WARM_UP = 0.1  # share of the time after which memory is compared with: caches fill, libraries load
-PAUSES = (0.02, 0.2, 1.0, 4.0)  # seconds after a move: some supersede the run at once, some let it end
-
-
-def print_table(panel: str, minutes: float, seed: int, out: Path | None = None) -> None:
-    """Print what came of it; write it as JSON to `out`. Raises ValueError for a panel that is not there."""
-    check_name("panel", panel, PANELS)
-    found = soak(getattr(live, f"{panel}_panel")(), 60 * minutes, seed)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{panel}: {minutes:g} minutes, seed {seed}, {os.cpu_count()} cores{load}")
-    for name, value in found.items():
-        print(f"{name.replace('_', ' '):<22} {value:.1f}" if isinstance(value, float) else f"{name:<22} {value}")
-    if out is not None:
-        write_whole(out, json.dumps({"panel": panel, "minutes": minutes, "seed": seed, **found}, indent=1).encode())
+WARM_UP = 0.1  # share of the time before the first memory measurement: caches fill and libraries load
+PAUSES = (0.02, 0.2, 1.0, 4.0)  # seconds after a change: some runs are superseded at once, some come to their end
 
 
 def soak(panel: Panel, seconds: float, seed: int = 0) -> dict[str, Any]:
-    """Move the panel's controls at random for that long, and now and then cancel.
+    """Move the controls of a panel at random, cancel some runs, and close the panel.
 
-    moves; runs that began, done and canceled, and errors (the last one's text in `error`); the process' memory in MiB,
-    the median of the tenth of the time after warming up and of the last tenth, and growth, their difference;
-    threads_left: of engines, after the panel was closed.
+    Returns:
+        moves: number of changes; runs: number of runs that started, done and canceled ones among them; errors: number
+        of runs with an error, and error: the last one; memory_before and memory_after: memory of the process in MiB,
+        the medians of the tenth of the time after the warm-up and of the last tenth; growth: their difference;
+        threads_left: number of engine threads after the panel was closed.
     """
-    moment, memory, moves = random.Random(seed), list[tuple[float, float]](), 0
-    process, begun, errors = psutil.Process(), time.monotonic(), list[str]()
+    chance, memory, moves = random.Random(seed), list[tuple[float, float]](), 0
+    process, begin, errors = psutil.Process(), time.monotonic(), list[str]()
     with tqdm(total=round(seconds), unit="s", disable=None, leave=False) as bar:
-        while (elapsed := time.monotonic() - begun) < seconds:
-            name = moment.choice(list(panel.controls))
-            control = panel.controls[name]
-            control.value = moment.choice(takes(control))
+        while (elapsed := time.monotonic() - begin) < seconds:
+            control = panel.controls[chance.choice(list(panel.controls))]
+            control.value = chance.choice(values_of(control))
             moves += 1
-            time.sleep(moment.choice(PAUSES))
-            if moment.random() < 0.1:
+            time.sleep(chance.choice(PAUSES))
+            if chance.random() < 0.1:
                 panel.cancel()
             if panel.state == "error":
                 errors.append(str(panel.history[-1].error))
@@ -81,3 +71,22 @@ def soak(panel: Panel, seconds: float, seed: int = 0) -> dict[str, Any]:
         "growth": after - before,
         "threads_left": sum(thread.name == "labkit-live" for thread in threading.enumerate()),
     }
+
+
+@click.command(context_settings=COMMAND)
+@click.option("--panel", type=click.Choice(list(live.PANELS)), default="annealing", help="Name of the panel.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=20, help="Duration in minutes.")
+@click.option("--seed", type=int, default=0, help="Seed for changes and pauses.")
+@json_option
+def main(panel: str, minutes: float, seed: int, out: Path | None) -> None:
+    """Move the controls of a live panel at random for a long time, and watch memory, threads and errors."""
+    figures = soak(getattr(live, live.PANELS[panel])(), 60 * minutes, seed)
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"{panel}: {minutes:g} minutes, seed {seed}, {os.cpu_count()} cores{load}")
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' '):<22} {value:.1f}" if isinstance(value, float) else f"{name:<22} {value}")
+    write_json(out, {"panel": panel, "minutes": minutes, "seed": seed, **figures})
+
+
+if __name__ == "__main__":
+    main()

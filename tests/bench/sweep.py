@@ -1,4 +1,9 @@
-"""Sweeps measured: two workers beside one, what a run costs beyond its own work, and what survives being killed."""
+"""Sweeps: the speed with two workers, the overhead per run and the driver's memory, and recovery from kills.
+
+python -m tests.bench.sweep
+python -m tests.bench.sweep --trivial 10000
+python -m tests.bench.sweep --kills 30
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pandas as pd
 import psutil
 from PIL import Image
@@ -26,60 +32,68 @@ from labkit import datasets
 from labkit.research.sweeps import driver, work
 from labkit.research.sweeps.grid import Sweep
 from labkit.research.sweeps.results import Results
+from tests.bench.common import COMMAND
 
-RATIO, MEMORY = 0.6, 500e6  # of two workers' time to one's; of the driver, resident
-CHECKED = 20  # runs of the many that are made once more, to compare
+RATIO, MEMORY = 0.6, 500e6  # limits: time of two workers relative to one, and resident memory of the driver in bytes
+CHECKED = 20  # runs that are repeated, to compare their results
 TIMES = ["seconds", "encode_seconds", "decode_seconds"]
 
 
 def print_speed(steps: int) -> None:
-    """Time of 8 equal runs with one worker, and with two. Raises ValueError for more than 0.6 of it."""
+    """Time 8 equal runs with one worker and with two.
+
+    Raises:
+        ValueError: If two workers take more than RATIO of the time of one.
+    """
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         for workers in (1, 2):
-            sweep = _toys(Path(folder, str(workers)), steps, range(8))
-            begun = time.perf_counter()
-            _commanded(sweep, workers)
-            seconds[workers] = time.perf_counter() - begun
+            sweep = _toy_sweep(Path(folder, str(workers)), steps, range(8))
+            begin = time.perf_counter()
+            _run_command(sweep, workers)
+            seconds[workers] = time.perf_counter() - begin
     ratio = seconds[2] / seconds[1]
     print(f"8 runs of {steps} steps: {seconds[1]:.1f} s with one worker, {seconds[2]:.1f} s with two: {ratio:.2f}")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if ratio > RATIO:
-        raise ValueError(f"two workers take {ratio:.2f} of one's time, more than {RATIO}")
+        raise ValueError(f"two workers take {ratio:.2f} of the time of one, more than {RATIO}")
 
 
 def print_many(runs: int) -> None:
-    """Memory of the driver, and overhead of a run, over so many of one step. Raises ValueError for a wrong table."""
+    """Measure the driver's memory and the overhead per run over many runs of one step.
+
+    Raises:
+        ValueError: If the table is wrong or the driver takes more than MEMORY.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        sweep = _toys(Path(folder), 1, range(runs), "toy_1d", hidden=1, batch_size=1)
-        begun = time.perf_counter()
-        peak = _commanded(sweep, 2)
-        wall = time.perf_counter() - begun
-        wanted, table = sweep.runs(), Results(sweep.out).frame([run.name for run in sweep.runs()])
-        if table["run"].tolist() != [run.name for run in wanted] or (table["status"] != "done").any():
-            raise ValueError(f"the table does not have each of {runs} runs once, done")
-        for run in random.Random(0).sample(wanted, min(runs, CHECKED)):
+        sweep = _toy_sweep(Path(folder), 1, range(runs), "toy_1d", hidden=1, batch_size=1)
+        begin = time.perf_counter()
+        peak = _run_command(sweep, 2)
+        wall = time.perf_counter() - begin
+        expected, table = sweep.runs(), Results(sweep.out).frame([run.name for run in sweep.runs()])
+        if table["run"].tolist() != [run.name for run in expected] or (table["status"] != "done").any():
+            raise ValueError(f"the table must have each of {runs} runs once, with status done")
+        for run in random.Random(0).sample(expected, min(runs, CHECKED)):
             (again,) = work.do(run, str(Path(folder, "again")))
             (row,) = table[table["run"] == run.name].to_dict("records")
             if any(row[name] != again[name] for name in ("rate", "distortion", "loss", "weights")):
-                raise ValueError(f"{run.name} is not what it is alone")
-        left = sum(path.is_file() for path in sweep.out.rglob("*")) - 1
-    each = (2 * wall - table["seconds"].sum()) / runs
-    print(f"{runs} runs in {wall:.0f} s, each in the table once, {CHECKED} of them made again and equal")
-    own = 1e3 * table["seconds"].mean()
-    print(f"a run takes {own:.0f} ms of a worker's time for itself, and {1e3 * each:.0f} ms more")
-    print(f"the driver took {peak / 1e6:.0f} MB at most")
-    print(f"{left} files left beside the table; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+                raise ValueError(f"{run.name} has other results when it runs alone")
+        files = sum(path.is_file() for path in sweep.out.rglob("*")) - 1
+    overhead = (2 * wall - table["seconds"].sum()) / runs
+    print(f"{runs} runs in {wall:.0f} s, each once in the table; {CHECKED} of them were repeated with equal results")
+    print(f"a run takes {1e3 * table['seconds'].mean():.0f} ms of a worker's time, and {1e3 * overhead:.0f} ms more")
+    print(f"the driver took at most {peak / 1e6:.0f} MB")
+    print(f"{files} files remain beside the table; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if peak > MEMORY:
         raise ValueError(f"the driver took {peak / 1e6:.0f} MB, more than {MEMORY / 1e6:.0f} MB")
 
 
-def _toys(out: Path, steps: int, seeds: range, network: str = "toy_2d", **settings: Any) -> Sweep:
+def _toy_sweep(out: Path, steps: int, seeds: range, network: str = "toy_2d", **settings: Any) -> Sweep:
     return Sweep(out / "sweep", {"network": network, "lmbda": 2.0, "steps": steps, **settings}, {"seed": list(seeds)})
 
 
-def _commanded(sweep: Sweep, workers: int) -> float:
-    """Run a sweep as one would, and give the most memory that its driver had, in bytes resident."""
+def _run_command(sweep: Sweep, workers: int) -> float:
+    """Run a sweep with `labkit sweep`, and return the peak resident memory of the driver in bytes."""
     file = sweep.out.with_suffix(".toml")
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {json.dumps(value)}" for name, value in {"out": str(sweep.out), **sweep.settings}.items()]
@@ -100,48 +114,55 @@ def _commanded(sweep: Sweep, workers: int) -> float:
 
 
 def print_kills(kills: int, seed: int) -> None:
-    """Kill a worker, the driver or the scheduler, in turn, each in a sweep that is done to its end after that.
+    """Kill a worker, the driver or the scheduler in turn, and let each sweep come to its end afterwards.
 
-    Raises ValueError where a result is lost, is there twice, or is not that of the sweep that was left alone.
+    Raises:
+        ValueError: If a result is lost, appears twice, or differs from that of the uninterrupted sweep.
     """
-    chance, kinds = random.Random(seed), ("worker", "driver", "scheduler")
-    counts = dict.fromkeys(kinds, 0)
+    chance, victims = random.Random(seed), ("worker", "driver", "scheduler")
+    counts = dict.fromkeys(victims, 0)
     with tempfile.TemporaryDirectory() as folder, tqdm(total=kills, unit="kill", disable=None, leave=False) as bar:
-        sweep = _small(Path(folder))
+        sweep = _codec_sweep(Path(folder))
         with _driver(sweep, None) as process:
-            _until(lambda: _holders(sweep), process)
-            begun = time.perf_counter()
+            _wait_until(lambda: _busy_processes(sweep), process)
+            begin = time.perf_counter()
             process.join()
-        span, wanted = time.perf_counter() - begun, _contents(sweep)
+        span, expected = time.perf_counter() - begin, _contents(sweep)
         while sum(counts.values()) < kills:
-            kind = kinds[sum(counts.values()) % len(kinds)]
+            victim = victims[sum(counts.values()) % len(victims)]
             shutil.rmtree(sweep.out, ignore_errors=True)
-            if not _killed(sweep, kind, chance.uniform(0, span)):
+            if not _kill(sweep, victim, chance.uniform(0, span)):
                 continue
-            counts[kind] += 1
+            counts[victim] += 1
             bar.update()
-            if not _contents(sweep).equals(wanted):
-                raise ValueError(f"after the kill of a {kind} the table is not that of the sweep that was left alone")
-    told = ", ".join(f"{count} of a {kind}" for kind, count in counts.items())
-    print(f"{kills} kills, {told}: every table is that of the sweep that was left alone, but for the times")
+            if not _contents(sweep).equals(expected):
+                raise ValueError(
+                    f"after a kill of the {victim}, the table differs from that of the uninterrupted sweep"
+                )
+    numbers = ", ".join(f"{count} of a {victim}" for victim, count in counts.items())
+    print(f"{kills} kills ({numbers}): except for times, every table equals that of the uninterrupted sweep")
 
 
-def _killed(sweep: Sweep, kind: str, seconds: float) -> bool:
-    """Start a sweep, kill some seconds after its first run has begun, and see it done; False where it was before."""
-    with _cluster(kind) as (scheduler, address), _driver(sweep, address) as process:
-        _until(lambda: _holders(sweep), process)
+def _kill(sweep: Sweep, victim: str, seconds: float) -> bool:
+    """Kill a process some seconds after the first run has started, then finish the sweep.
+
+    Returns:
+        False if the sweep ended before the kill.
+    """
+    with _cluster(victim) as (scheduler, address), _driver(sweep, address) as process:
+        _wait_until(lambda: _busy_processes(sweep), process)
         process.join(seconds)
-        victims = _holders(sweep) if kind == "worker" else [process.pid if kind == "driver" else scheduler]
-        if not process.is_alive() or not victims:
+        processes = {"worker": _busy_processes(sweep), "driver": [process.pid], "scheduler": [scheduler]}[victim]
+        if not process.is_alive() or not processes:
             return False
-        os.kill(victims[0], signal.SIGKILL)
+        os.kill(processes[0], signal.SIGKILL)
         process.join()
-        if (process.exitcode == 0) != (kind == "worker"):
-            raise ValueError(f"after the kill of a {kind} the driver ended with status {process.exitcode}")
-    with _cluster(kind) as (_, address), _driver(sweep, address) as process:
+        if (process.exitcode == 0) != (victim == "worker"):
+            raise ValueError(f"after a kill of the {victim}, the driver ended with status {process.exitcode}")
+    with _cluster(victim) as (_, address), _driver(sweep, address) as process:
         process.join()
         if process.exitcode:
-            raise ValueError(f"started again after the kill of a {kind}, the driver ended with {process.exitcode}")
+            raise ValueError(f"after a kill of the {victim}, the second driver ended with status {process.exitcode}")
     return True
 
 
@@ -160,13 +181,13 @@ def _drive(sweep: Sweep, address: str | None) -> None:
     try:
         driver.run(sweep, workers=2, address=address, progress=False)
     except ConnectionError:
-        sys.exit(2)  # as the command does
+        sys.exit(2)  # as `labkit sweep` does
 
 
 @contextmanager
-def _cluster(kind: str) -> Iterator[tuple[int, str | None]]:
-    """For the kill of a scheduler, one in a process of its own, with two workers: its process and its address."""
-    if kind != "scheduler":
+def _cluster(victim: str) -> Iterator[tuple[int, str | None]]:
+    """Start a scheduler with two workers if the scheduler is the victim; yield its process id and its address."""
+    if victim != "scheduler":
         yield 0, None
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -192,31 +213,51 @@ def _dask(part: str, *options: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _small(folder: Path) -> Sweep:
-    """Four short trainings of an image codec, on few and small pictures."""
+def _codec_sweep(folder: Path) -> Sweep:
+    """Make a sweep of four short trainings of an image codec, on few small images."""
     for split in ("train", "test"):
         Path(folder, split).mkdir()
         for index, photo in enumerate(datasets.photos(split).images[:2]):
-            picture = Image.fromarray(photo[:, :128, :192].permute(1, 2, 0).contiguous().numpy())
-            picture.save(Path(folder, split, f"{index}.png"))
+            image = Image.fromarray(photo[:, :128, :192].permute(1, 2, 0).contiguous().numpy())
+            image.save(Path(folder, split, f"{index}.png"))
     settings = {"network": "factorized_prior", "steps": 60, "batch_size": 1, "crop": 64, "save_every": 0.2}
     settings |= {"data": str(folder / "train"), "test": str(folder / "test")}
     return Sweep(folder / "sweep", settings, {"lmbda": [0.005, 0.02], "seed": [0, 1]})
 
 
-def _holders(sweep: Sweep) -> list[int]:
-    """The processes that are at work on a run."""
-    return [int(words[1]) for path in Results(sweep.out).runs.glob("*.lock") if (words := path.read_text().split())]
+def _busy_processes(sweep: Sweep) -> list[int]:
+    """Return the ids of the processes that are executing a run."""
+    locks = [path.read_text().split() for path in Results(sweep.out).runs.glob("*.lock")]
+    return [int(fields[1]) for fields in locks if fields]
 
 
-def _until(condition: Callable[[], Any], process: Any) -> None:
+def _wait_until(condition: Callable[[], Any], process: Any) -> None:
     while process.is_alive() and not condition():
         time.sleep(0.01)
 
 
-def _contents(sweep: Sweep):
-    """The table, but for the times, in an order of its own."""
-    if left := list(Results(sweep.out).runs.glob("*.json")):
-        raise ValueError(f"{left[0]} is not in the table")
+def _contents(sweep: Sweep) -> pd.DataFrame:
+    """Return the table without times, in a fixed order."""
+    if remaining := list(Results(sweep.out).runs.glob("*.json")):
+        raise ValueError(f"{remaining[0]} is not in the table")
     table = pd.read_parquet(Results(sweep.out).table).drop(columns=TIMES)
     return table.sort_values(["run", "name"], ignore_index=True)
+
+
+@click.command(context_settings=COMMAND)
+@click.option("--steps", type=click.IntRange(1), default=4000, help="Number of optimizer steps of each of the 8 runs.")
+@click.option("--trivial", type=click.IntRange(1), help="Measure memory and overhead with so many runs of one step.")
+@click.option("--kills", type=click.IntRange(1), help="Kill so many workers, drivers and schedulers instead.")
+@click.option("--seed", type=int, default=0, help="Seed for the times of the kills.")
+def main(steps: int, trivial: int | None, kills: int | None, seed: int) -> None:
+    """Compare the time of 8 equal runs with two workers and with one."""
+    if trivial:
+        print_many(trivial)
+    elif kills:
+        print_kills(kills, seed)
+    else:
+        print_speed(steps)
+
+
+if __name__ == "__main__":
+    main()

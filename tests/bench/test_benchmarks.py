@@ -1,44 +1,158 @@
-"""The developers' benchmarks run on small inputs and write their figures."""
+"""The developers' benchmarks: each command prints its figures and writes the same ones to its JSON file."""
+
+from __future__ import annotations
 
 import json
+import multiprocessing
 
+import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from labkit import surrogates
-from tests.bench import data, evaluate
-from tests.bench import surrogates as surrogates_benchmark
+from labkit import datasets, surrogates
+from labkit.live import lines
+from labkit.live.controls import choice
+from labkit.live.panel import Result
+from labkit.live.plot import Axes, Plot, PlotFrame, PlotPanel
+from tests.bench import code_lines, data, evaluate, kills, soak, stack
+from tests.bench import surrogates as bench_surrogates
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Benchmarks set the number of torch threads; restore it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command with a JSON file; return its output and the figures in the file."""
+
+    def run(command, *arguments):
+        out = tmp_path / "figures.json"
+        done = CliRunner().invoke(command, [*map(str, arguments), "--json", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert max(map(len, done.output.splitlines())) <= 120
+        return done.output, json.loads(out.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with two small photographs."""
+    folder = tmp_path_factory.mktemp("images")
+    for index, photo in enumerate(datasets.photos("test").images[:2]):
+        Image.fromarray(photo[:, :192, :256].permute(1, 2, 0).contiguous().numpy()).save(folder / f"{index}.png")
+    return folder
+
+
+def test_data_measures_memory_and_files(run, folder):
+    arguments = ("--crop", 96, "--batch-size", 2, "--threads", 1, "--workers", 1, "--seconds", 0.05)
+    output, figures = run(data.main, "--data", folder, *arguments)
+    assert [row["data"] for row in figures["rows"]] == ["in memory", "files, 0 workers", "files, 1 worker"]
+    assert (figures["threads"], figures["workers"]) == (1, 1)
+    for row in figures["rows"]:
+        assert row["floor_crops_per_second"] > 0 and f"{row['crops_per_second']:,.0f}" in output
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow
-def test_evaluation_is_compared_with_compressai_and_timed_as_images_grow(tmp_path, capsys):
-    (tmp_path / "images").mkdir()
-    Image.effect_noise((192, 192), 60).convert("RGB").save(tmp_path / "images" / "noise.png")
-    evaluate.print_tables(None, tmp_path / "images", 1, 1, (0.02, 0.08), tmp_path / "figures.json")
-    assert "1 thread(s)" in capsys.readouterr().out
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    beside = figures["beside_compressai"]
-    assert beside["images"] == 1 and beside["bpp_difference"] == 0 and abs(beside["psnr_difference"]) < 1e-4
+def test_evaluate_compares_with_compressai_and_measures_growth(run, folder):
+    sizes = ("--rounds", 1, "--megapixels", 0.02, "--megapixels", 0.08)
+    output, figures = run(evaluate.main, "--data", folder, *sizes)
+    comparison = figures["beside_compressai"]
+    assert comparison["images"] == 2 and comparison["ratio"] > 0 and "2 images" in output
+    assert comparison["bpp_difference"] == 0 and abs(comparison["psnr_difference"]) < 1e-4
     assert [row["width"] * row["height"] // 1000 for row in figures["growth"]] == [19, 80]
 
 
-def test_reading_of_crops_is_timed(tmp_path):
-    data.print_table(None, 64, 2, 1, 0, 0.1, tmp_path / "figures.json")
-    assert json.loads((tmp_path / "figures.json").read_text())
-
-
-def test_surrogates_are_compared_with_additive_noise(tmp_path, capsys):
-    surrogates_benchmark.print_table(4096, 3, 1, tmp_path / "figures.json")
-    output = capsys.readouterr().out
-    assert "4,096 float32 latents" in output and "floor: 4 passes" in output
-    figures = json.loads((tmp_path / "figures.json").read_text())
+def test_surrogates_are_compared_with_additive_noise(run):
+    output, figures = run(bench_surrogates.main, "--latents", 4096, "--rounds", 3)
     rows = {row["surrogate"]: row for row in figures["rows"]}
-    assert figures["threads"] == 1 and rows["aun"]["ratio"] == rows["aun"]["memory_ratio"] == 1
-    assert {row for row, figure in rows.items() if figure["bound"]} == set(surrogates.names()) - {"round", "aun"}
+    assert {name for name, row in rows.items() if row["bound"]} == set(surrogates.names()) - {"round", "aun"}
+    assert (rows["aun"]["ratio"], rows["aun"]["memory_ratio"]) == (1, 1)
+    for name, row in rows.items():
+        assert name in output and row["seconds"] > 0
 
 
 @pytest.mark.parametrize("name", ["ste", "sr", "uq", "dither", "sua"])
-def test_surrogates_with_identity_slope_need_at_most_twice_the_memory_of_noise(name):
-    """The test counts bytes: additive noise needs 8 per latent for the draw and its shift, and 4 for the result."""
-    assert surrogates_benchmark.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
-    assert surrogates_benchmark.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024
+def test_simple_surrogates_hold_at_most_twice_the_memory_of_noise(name):
+    """Bytes per latent: 8 for the draw and its shift, and 4 for the result."""
+    assert bench_surrogates.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
+    assert bench_surrogates.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024
+
+
+def test_a_stack_gives_the_results_of_single_toys(run):
+    output, figures = run(stack.main, "--steps", 2, "--rounds", 1, "--batch-size", 16)
+    assert figures["loss"] < 1e-4 and figures["ratio"] > 0 and "16 toys" in output
+
+
+@pytest.mark.slow
+def test_killed_runs_resume_to_identical_results():
+    done = CliRunner().invoke(kills.main, ["--kills", "6", "--steps", "150", "--seed", "1"], catch_exceptions=False)
+    assert "6 kills" in done.output
+
+
+class Wave(PlotPanel):
+    """A panel whose run takes a moment."""
+
+    def __init__(self):
+        super().__init__({"pitch": choice("pitch f", (1.0, 2.0), 1.0)}, Plot([Axes(lines=[lines.Line("sine")])]))
+
+    def job(self, settings):
+        for n in range(1, 51):
+            yield lambda n=n: PlotFrame({"sine": (np.arange(n), np.arange(n))}, n / 50, f"point {n}")
+        return Result(settings, np.zeros(0), loss=0.0, seconds=0.0)
+
+
+class FailingWave(Wave):
+    """A panel whose run raises an error."""
+
+    def job(self, settings):
+        raise ArithmeticError("the loss is too large")
+        yield
+
+
+def test_a_soak_counts_runs_and_errors(monkeypatch):
+    monkeypatch.setattr(soak, "PAUSES", (0.01, 0.05))
+    figures = soak.soak(Wave(), 1.5, seed=1)
+    assert figures["moves"] > 10 and figures["done"] > 0 and figures["errors"] == 0 and figures["threads_left"] == 0
+    assert figures["growth"] == pytest.approx(figures["memory_after"] - figures["memory_before"])
+    figures = soak.soak(FailingWave(), 0.5, seed=1)
+    assert figures["errors"] > 0 and figures["error"] == "the loss is too large"
+
+
+TEXT = '''"""Module."""
+
+# comment
+x = [
+    1,  # one
+
+    2,
+]
+
+
+def f():
+    """Summary.
+
+    More.
+    """
+    return """a
+b"""
+'''
+
+
+def test_code_lines_exclude_docstrings_comments_and_blank_lines():
+    assert code_lines.code_lines(TEXT) == 4 + 3  # the list, and the function without its docstring
+
+
+def test_code_lines_compare_with_another_version(tmp_path):
+    (tmp_path / "labkit" / "live").mkdir(parents=True)
+    (tmp_path / "labkit" / "live" / "soak.py").write_text("x = 1\ny = 2\n")
+    done = CliRunner().invoke(code_lines.main, ["--before", str(tmp_path)], catch_exceptions=False)
+    assert "2 of the lines before lie in benchmarks" in done.output

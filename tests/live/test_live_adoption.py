@@ -173,10 +173,10 @@ def test_measuring_changes_nothing(panel):
 def test_wrong_arguments_get_one_clear_line():
     with pytest.raises(ValueError, match=r"^steps must be an integer ≥ 1, got 0$"):
         AdoptionPanel(steps=0)
-    with pytest.raises(ValueError, match=r"^model must be one of FactorizedPrior, .*, got 'VGG'$"):
+    with pytest.raises(ValueError, match=r"^CompressAI model must be one of FactorizedPrior, .*, got 'VGG'$"):
         AdoptionPanel(model="VGG")
     with pytest.raises(ValueError, match=r"^scheme must be one of noise, .*, got 'none'$"):
         AdoptionPanel(scheme="none")
-    with pytest.raises(ValueError, match=r"^temperature must be one of 0\.05, .*, got 0\.3$"):
+    with pytest.raises(ValueError, match=r"^temperature τ must be one of 0\.05, .*, got 0\.3$"):
         AdoptionPanel(temperature=0.3)
     assert lk.live.AdoptionPanel is AdoptionPanel and issubclass(AdoptionPanel, lk.live.Panel)

@@ -122,7 +122,7 @@ def test_an_error_is_shown_in_the_panel_and_raised(toy):
     [
         ({"lmbda": 3.0}, r"lmbda must be one of 0\.3, 0\.5, 1\.0, .*, got 3\.0"),
         ({"lamda": 5.0}, "unknown setting 'lamda'; did you mean lmbda"),
-        ({"scheme": "anealed"}, "scheme must be one of 'noise', .*, got 'anealed'"),
+        ({"scheme": "anealed"}, "scheme must be one of noise, .*, got 'anealed'"),
     ],
 )
 def test_a_wrong_setting_gets_one_clear_line(toy, settings, message):

@@ -330,12 +330,3 @@ def test_an_adopted_model_goes_on_too(train_photos, tmp_path, monkeypatch):
         run(train_photos, out, steps=4, net=fresh(), save_every=1e-9)
     run(train_photos, out, steps=4, net=fresh())
     same(whole, out)
-
-
-@pytest.mark.slow
-def test_kills(capsys):
-    """With kill −9, at random and while files are written; `labkit bench kills` is the long form."""
-    from tests.bench import kills as bench_kills
-
-    bench_kills.print_table(kills=6, steps=150, seed=1)
-    assert "6 kills" in capsys.readouterr().out

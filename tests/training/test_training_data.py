@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import itertools
-import json
 import multiprocessing
 import os
 import pickle
@@ -18,7 +17,6 @@ from PIL import Image
 
 from labkit import datasets
 from labkit.training import data
-from tests.bench import data as bench_data
 
 SIZE = 16  # of crops
 
@@ -396,23 +394,3 @@ def test_batches_arrive_where(before, both, pictures, tmp_path):
     done = subprocess.run(run, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [hashlib.sha256(b.numpy().tobytes()).hexdigest() for b in made(both[0])]
-
-
-# What it costs --------------------------------------------------------------------------------------------------------
-
-
-def test_the_benchmark_prints_one_screen_and_writes_its_figures(pictures, tmp_path, capsys):
-    threads = torch.get_num_threads()
-    try:
-        bench_data.print_table(pictures, SIZE, 2, threads, 1, 0.05, tmp_path / "a.json")
-    finally:
-        torch.set_num_threads(threads)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) < 15 and max(map(len, lines)) <= 120
-    written = json.loads((tmp_path / "a.json").read_text())
-    assert [row["data"] for row in written["rows"]] == ["in memory", "files, 0 workers", "files, 1 worker"]
-    assert written["threads"] == threads and written["workers"] == 1 and written["cores"] >= 1
-    for row in written["rows"]:
-        assert row["crops_per_second"] > 0 and row["floor_crops_per_second"] > 0
-        assert f"{row['crops_per_second']:,.0f}" in "".join(lines)
-    assert not multiprocessing.active_children()

@@ -1,0 +1,38 @@
+"""Options and output that several benchmarks share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from labkit.disk import write_whole
+
+COMMAND = {"help_option_names": ["-h", "--help"], "show_default": True}  # settings of every command
+
+threads_option = click.option("--threads", type=click.IntRange(1), default=1, help="Number of torch threads.")
+json_option = click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the figures.")
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what describes this machine in a table of figures."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"torch": torch.__version__, "threads": threads, "cores": os.cpu_count(), "load": load}
+
+
+def machine_line(threads: int) -> str:
+    """Describe this machine in one line."""
+    about = machine(threads)
+    return "torch {torch}, {threads} thread(s) of {cores} cores, load {load:.2f}".format(
+        **about | {"load": about["load"] or 0}
+    )
+
+
+def write_json(out: Path | None, figures: dict[str, Any]) -> None:
+    """Write figures to a JSON file, if there is one."""
+    if out is not None:
+        write_whole(out, json.dumps(figures, indent=1).encode())
