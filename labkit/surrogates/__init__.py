@@ -1,9 +1,9 @@
-"""Surrogates for rounding: one class each, under one roof, with no dependency on the rest of labkit."""
+"""Surrogates for rounding: what training uses in place of the quantized latent."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.checks import check_name
 from labkit.surrogates.base import Surrogate
@@ -12,6 +12,9 @@ from labkit.surrogates.hard import HardRounding, StochasticRounding, StochasticR
 from labkit.surrogates.noise import AdditiveUniformNoise, AnnealedDither, UniversalQuantization
 from labkit.surrogates.soft import DerivativeSubstitution, KumaraswamySoftRounding, SoftRounding
 from labkit.surrogates.uniform import StochasticUniformAnnealing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _REGISTRY: dict[str, type[Surrogate]] = {
     cls.name: cls
@@ -34,14 +37,25 @@ _REGISTRY: dict[str, type[Surrogate]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The short names that `get` takes."""
+    """Return the short names of all surrogates."""
     return tuple(_REGISTRY)
 
 
 def get(name: str, **options: Any) -> Surrogate:
-    """Make a surrogate by its short name, with its options.
+    """Make a surrogate by its short name.
 
-    Raises ValueError for an unknown name (with the near matches) or an unknown option.
+    Args:
+        name: One of `names()`.
+        **options: Options of the surrogate's class.
+
+    Raises:
+        ValueError: If the name or an option is unknown. The message suggests similar names.
+
+    Example:
+        >>> import labkit as lk, torch
+        >>> rounding = lk.surrogates.get("ste")
+        >>> rounding(torch.tensor([0.2, 1.7]))
+        tensor([0., 2.])
     """
     check_name("surrogate", name, _REGISTRY)
     try:
@@ -50,22 +64,26 @@ def get(name: str, **options: Any) -> Surrogate:
         raise ValueError(f"surrogate {name!r}: {error}") from None
 
 
-def table():
-    """Every surrogate, made with its default options, as a pandas table: its law and metadata, by its short name.
+def table() -> DataFrame:
+    """Return a table of all surrogates with their default options.
 
-    In the laws y is the latent, r = y − ⌊y⌋, u uniform on (−½, ½), d a distance to a candidate, τ the temperature,
-    s soft rounding and r(·) its posterior mean, both with α = 1/τ. `options` are what `get` takes, with defaults.
+    The columns state the forward law and the derivative, the properties and the source of each surrogate, and the
+    options of `get` with their defaults. In the laws, y is the latent, r = y − ⌊y⌋, u is uniform on (−½, ½), d is the
+    distance to a candidate integer and τ is the temperature. s(·) is soft rounding and r(·) is its posterior mean, both
+    with α = 1/τ.
+
+    Returns:
+        A pandas table with one row per surrogate, indexed by its short name.
     """
     import pandas as pd
 
     columns = ("forward", "derivative", "integer", "annealed", "random", "unbiased", "year", "paper")
-    made = {name: cls() for name, cls in _REGISTRY.items()}
     rows = [
-        {column: getattr(one, column) for column in columns}
-        | {"options": ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(one))}
-        for one in made.values()
+        {column: getattr(surrogate, column) for column in columns}
+        | {"options": ", ".join(f"{f.name}={f.default!r}" for f in dataclasses.fields(surrogate))}
+        for surrogate in (cls() for cls in _REGISTRY.values())
     ]
-    return pd.DataFrame(rows, index=pd.Index(made, name="surrogate"))
+    return pd.DataFrame(rows, index=pd.Index(_REGISTRY, name="surrogate"))
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What every surrogate shares: a temperature, one uniform draw per latent, float32 arithmetic, and metadata."""
+"""The base class of surrogates: temperature, noise, float32 arithmetic and metadata."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Surrogate:
-    """What training sees instead of rounding.
+    """A surrogate: the function that training uses in place of rounding.
 
-    A subclass states its law in `law(y, v, tau)`, with v uniform on [0, 1) and of the latent's shape. Drawing v
-    outside the law lets a scheme feed one draw to two paths, and lets a test feed its own.
+    A subclass implements `law(y, v, tau)`, where v is uniform on [0, 1) and has the shape of the latent. Because v is
+    drawn outside the law, a scheme can use one draw for two paths, and a test can supply its own.
 
-    Class attributes: `name` (the registry's), `forward` and `derivative` (the law, in words of the notation page),
-    `paper` and `year`, `integer` (is ỹ always an integer?), `annealed` (does the law depend on the temperature?),
-    `random`, and `unbiased` (is the returned gradient an unbiased gradient of the surrogate's own expected loss, for
-    every loss, wherever that is continuous? Over the bins' edges a warm mixture of two integers jumps).
+    A law may work in place, but only on tensors that depend on all of its arguments: torch.func.vmap stacks some of y,
+    v and tau and not others.
 
-    A law may work in place, but only on what depends on all of its arguments so far: torch.func.vmap stacks some of
-    y, v and tau and not others.
+    Attributes:
+        name: Short name, for `surrogates.get`.
+        forward: Forward law as a formula.
+        derivative: Derivative that back-propagation uses, as a formula.
+        paper: Source of the method.
+        year: Year of the source.
+        integer: True if ỹ is always an integer.
+        annealed: True if the law depends on the temperature.
+        random: True if the law draws noise.
+        unbiased: True if the derivative is an unbiased gradient of the surrogate's own expected loss, for every loss,
+            wherever that expected loss is continuous. (A mixture of two integers jumps at the edges of the bins.)
     """
 
     name: ClassVar[str]
@@ -38,21 +45,34 @@ class Surrogate:
     unbiased: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        """The short name, and the options that are not the default ones."""
         values = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
         chosen = ", ".join(f"{f.name}={value!r}" for f, value in values.items() if value != f.default)
         return f"{self.name}({chosen})" if chosen else self.name
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        """ỹ, differentiable, for latents y in float32 or float64; v is None where the surrogate is not random."""
-        raise TypeError(f"{type(self).__name__} states no law")
+        """Return ỹ, differentiable.
+
+        Args:
+            y: Latents of any shape in float32 or float64.
+            v: Uniform noise on [0, 1) of shape `noise_shape(y)`; None if the surrogate is not random.
+            tau: Temperature τ.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement law")
 
     def noise_shape(self, y: Tensor) -> tuple[int, ...]:
-        """Shape of the draw that the law takes for y: y's own, unless a subclass says otherwise."""
+        """Return the shape of the noise for latents like y, by default the shape of y."""
         return tuple(y.shape)
 
     def draw(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
-        """The uniform draw on [0, 1) that the law takes for y; None where the law is deterministic."""
+        """Draw the noise of the law.
+
+        Args:
+            y: Latents of any shape.
+            generator: Source of the noise.
+
+        Returns:
+            Uniform noise on [0, 1) of shape `noise_shape(y)`, or None if the surrogate is not random.
+        """
         if not self.random:
             return None
         return torch.rand(self.noise_shape(y), generator=generator, device=y.device, dtype=_arithmetic(y.dtype))
@@ -64,21 +84,29 @@ class Surrogate:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Surrogate of the latent y.
+        """Return ỹ for latents y.
 
-        y: any shape, any floating dtype (float16 and bfloat16 are computed in float32).
-        temperature: τ > 0, a number or a 0-d tensor (a tensor keeps compiled code from recompiling).
-        generator: source of the noise; noise: a draw made with `draw`, used instead of a new one.
-        Returns ỹ with y's shape and dtype, attached to the graph.
-        Raises ValueError for a temperature that is not positive and finite, TypeError for an integer tensor.
+        Args:
+            y: Latents of any shape and floating-point type. float16 and bfloat16 are computed in float32.
+            temperature: Temperature τ > 0, a number or a 0-d tensor. With a tensor, compiled code is not recompiled
+                when the temperature changes.
+            generator: Source of the noise.
+            noise: Result of `draw`, used instead of a new draw.
+
+        Returns:
+            ỹ with the shape and type of y, attached to the graph.
+
+        Raises:
+            ValueError: If the temperature is not positive and finite.
+            TypeError: If y is not a floating-point tensor.
         """
         if not y.is_floating_point():
-            raise TypeError(f"{self.name} takes a floating-point latent, got {y.dtype}")
+            raise TypeError(f"the latent must be a floating-point tensor, got {y.dtype}")
         if not isinstance(temperature, Tensor) and not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
         latent = y.to(_arithmetic(y.dtype))
         noise = self.draw(y, generator) if noise is None else noise
-        return self.law(latent, noise, temperature).to(y.dtype)  # type: ignore[arg-type]  # a law that draws none reads none
+        return self.law(latent, noise, temperature).to(y.dtype)  # type: ignore[arg-type]  # None only if not random
 
 
 def _arithmetic(dtype: torch.dtype) -> torch.dtype:
@@ -86,32 +114,35 @@ def _arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 
 class _WithSlope(torch.autograd.Function):
-    generate_vmap_rule = True  # so that stacks of models (torch.func.vmap) take it
+    generate_vmap_rule = True  # for stacks of models (torch.func.vmap)
 
     @staticmethod
     def forward(value: list[Tensor], y: Tensor, slope: Tensor | float) -> Tensor:
         return value[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         slope = inputs[2]
         ctx.constant = None if isinstance(slope, Tensor) else slope
         ctx.save_for_backward(*([slope] if isinstance(slope, Tensor) else []))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         if ctx.constant is None:
             return None, gradient * ctx.saved_tensors[0], None
         return None, gradient if ctx.constant == 1 else gradient * ctx.constant, None
 
 
 def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
-    """`value`, to the bit, going forward; `slope` as its derivative by y going back.
+    """Return `value`, bit for bit, with `slope` as its derivative with respect to y.
 
-    value: a fresh tensor that needs no gradient; slope: a number or a tensor of y's shape, taken as a constant, so
-    that there are no second derivatives.
+    Args:
+        value: New tensor that requires no gradient.
+        y: Tensor that receives the gradient.
+        slope: Number, or tensor of the shape of y. It is a constant, so there are no second derivatives.
     """
-    if torch.compiler.is_compiling():  # there the passes over memory are fused, and y − y is zero to the bit
+    if torch.compiler.is_compiling():  # the compiler fuses these operations, and y − y is exactly zero
         return value.detach() + slope * (y - y.detach())
-    # in a list, value is no input that is returned as it is, which autograd would make a view that nobody may change
-    return _WithSlope.apply([value], y, slope)
+    # Autograd turns an input that is returned unchanged into a view that cannot be modified. A list avoids that.
+    output: Tensor = _WithSlope.apply([value], y, slope)
+    return output

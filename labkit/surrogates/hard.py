@@ -1,4 +1,4 @@
-"""Integers going forward: rounding, straight-through rounding, stochastic rounding with and without annealing."""
+"""Surrogates with integer outputs: rounding, straight-through rounding and stochastic rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from labkit.surrogates.base import Surrogate, with_slope
 
 @dataclass(frozen=True)
 class HardRounding(Surrogate):
-    """⌊y⌉ with derivative zero: what the codec does at test time, and what cannot train an encoder."""
+    """Rounding: ⌊y⌉ with derivative 0.
+
+    The codec rounds at test time. Without a gradient, rounding cannot train an encoder.
+    """
 
     name: ClassVar[str] = "round"
     forward: ClassVar[str] = "⌊y⌉"
@@ -24,12 +27,16 @@ class HardRounding(Surrogate):
     random: ClassVar[bool] = False
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         return with_slope(torch.round(y.detach()), y, 0.0)
 
 
 @dataclass(frozen=True)
 class StraightThrough(Surrogate):
-    """⌊y⌉ with derivative one (Theis et al., Lossy Image Compression with Compressive Autoencoders, 2017, sec. 2.1)."""
+    """The straight-through estimator (STE): ⌊y⌉ with derivative 1.
+
+    Source: Theis et al., 2017, section 2.1, https://arxiv.org/abs/1703.00395.
+    """
 
     name: ClassVar[str] = "ste"
     forward: ClassVar[str] = "⌊y⌉"
@@ -40,12 +47,17 @@ class StraightThrough(Surrogate):
     random: ClassVar[bool] = False
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         return with_slope(torch.round(y.detach()), y)
 
 
 @dataclass(frozen=True)
 class StochasticRounding(Surrogate):
-    """⌊y⌋ + Bernoulli(y − ⌊y⌋) with derivative one (Raiko et al. 2015; Toderici et al. 2016). E[ỹ | y] = y."""
+    """Stochastic rounding: ⌊y⌋ + Bernoulli(y − ⌊y⌋) with derivative 1, so that E[ỹ | y] = y.
+
+    Sources: Raiko et al., 2015, https://arxiv.org/abs/1406.2989; Toderici et al., 2016,
+    https://arxiv.org/abs/1511.06085.
+    """
 
     name: ClassVar[str] = "sr"
     forward: ClassVar[str] = "⌊y⌋ + Bernoulli(r)"
@@ -55,6 +67,7 @@ class StochasticRounding(Surrogate):
     integer: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         fixed = y.detach()
         floor = torch.floor(fixed)
         up = ((fixed - floor) - v).ceil_()  # r − v lies in (−1, 1), and above 0 with probability r
@@ -63,10 +76,11 @@ class StochasticRounding(Surrogate):
 
 @dataclass(frozen=True)
 class StochasticRoundingAnnealing(Surrogate):
-    """⌊y⌋ + Bernoulli(p) with derivative one, p sharpened by the temperature (Tsubota & Aizawa 2021, 2023).
+    """Stochastic rounding annealing: ⌊y⌋ + Bernoulli(p) with derivative 1, where the temperature sharpens p.
 
-    p is the softmax over (down, up) of −atanh(distance to the candidate)/τ. With r = y − ⌊y⌋ the two logits differ by
-    ½ log(r (1 + r) / ((1 − r)(2 − r))), so one logarithm serves, and an integer stays itself. p = ½ at r = ½.
+    p is the softmax over (down, up) of −atanh(distance to the candidate)/τ. With r = y − ⌊y⌋, the two logits differ by
+    ½ log(r (1 + r) / ((1 − r)(2 − r))) / τ. A single logarithm is therefore enough, and integers stay unchanged.
+    Source: Tsubota & Aizawa, 2021 and 2023, https://arxiv.org/abs/2303.00587.
     """
 
     name: ClassVar[str] = "sra"
@@ -78,6 +92,7 @@ class StochasticRoundingAnnealing(Surrogate):
     annealed: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         fixed = y.detach()
         floor = torch.floor(fixed)
         r = fixed - floor

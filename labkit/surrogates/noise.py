@@ -1,4 +1,4 @@
-"""Uniform noise: added to the latent, or as a dither around the rounding, whole or annealed."""
+"""Uniform noise, either added to the latent or used as a dither before and after rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from labkit.surrogates.base import Surrogate, with_slope
 
 @dataclass(frozen=True)
 class AdditiveUniformNoise(Surrogate):
-    """y + u, u uniform on (−½, ½), derivative exact (Ballé et al., End-to-end Optimized Image Compression, 2017)."""
+    """Additive uniform noise (AUN): y + u with u uniform on (−½, ½).
+
+    The derivative is exact. Sources: Ballé et al., 2016, https://arxiv.org/abs/1607.05006, and 2017,
+    https://arxiv.org/abs/1611.01704.
+    """
 
     name: ClassVar[str] = "aun"
     forward: ClassVar[str] = "y + u"
@@ -23,16 +27,21 @@ class AdditiveUniformNoise(Surrogate):
     unbiased: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         return y + (v - 0.5)
 
 
 @dataclass(frozen=True)
 class UniversalQuantization(Surrogate):
-    """⌊y − d⌉ + d, d uniform on (−½, ½), derivative one (Ziv 1985; Agustsson & Theis 2020, sec. 3).
+    """Universal quantization: ⌊y − d⌉ + d with d uniform on (−½, ½), derivative 1.
 
-    Given y, ỹ has the law of additive uniform noise, so derivative one is unbiased: for any loss where each latent
-    has its own dither, for sums of per-latent losses where they share one.
-    shared: one dither for each image (the first dimension), as a decoder would draw it; else one for each latent.
+    For a given y, ỹ has the same distribution as with additive uniform noise, so derivative 1 is unbiased. This holds
+    for any loss if each latent has its own dither, and for sums of losses per latent if the latents share one dither.
+    Sources: Ziv, 1985; Choi et al., 2019, https://arxiv.org/abs/1909.04802; Agustsson & Theis, 2020, section 3,
+    https://arxiv.org/abs/2006.09952.
+
+    Attributes:
+        shared: True uses one dither per image (the first dimension), as a decoder would; False uses one per latent.
     """
 
     name: ClassVar[str] = "uq"
@@ -45,19 +54,21 @@ class UniversalQuantization(Surrogate):
     shared: bool = False
 
     def noise_shape(self, y: Tensor) -> tuple[int, ...]:
+        """Return the shape of the noise for latents like y."""
         return (*y.shape[:1], *[1] * (y.dim() - 1)) if self.shared else super().noise_shape(y)
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         dither = v - 0.5
         return with_slope((y.detach() - dither).round_().add_(dither), y)
 
 
 @dataclass(frozen=True)
 class AnnealedDither(Surrogate):
-    """⌊y + τu⌉ − τu, u uniform on (−½, ½), derivative one (labkit's own): a dither that the temperature shrinks.
+    """Annealed dither: ⌊y + τu⌉ − τu with u uniform on (−½, ½), derivative 1.
 
-    At τ = 1 it has the law of additive uniform noise, as τ → 0 it is rounding, and E(ỹ − y)² over a bin is 1/12 at
-    every τ between: it trades mismatch for gradient risk without adding noise.
+    It has the distribution of additive uniform noise at τ = 1 and becomes rounding as τ → 0. At every τ, the mean of
+    (ỹ − y)² over a bin is 1/12, so it trades mismatch for gradient risk without more noise. labkit's own method.
     """
 
     name: ClassVar[str] = "dither"
@@ -68,5 +79,6 @@ class AnnealedDither(Surrogate):
     annealed: ClassVar[bool] = True
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         u, tau = v - 0.5, torch.as_tensor(tau, dtype=y.dtype, device=y.device)
         return with_slope(torch.addcmul(y.detach(), u, tau).round_().addcmul_(u, tau, value=-1), y)

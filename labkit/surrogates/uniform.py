@@ -1,4 +1,4 @@
-"""Stochastic uniform annealing, after Zhang, Li & Liu 2023: rounding with uniform noise that a temperature scales."""
+"""Stochastic uniform annealing: rounding with uniform noise that the temperature scales."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from labkit.checks import check_name
 from labkit.surrogates.base import Surrogate, with_slope
 
 GRADIENTS = ("identity", "expected")
@@ -15,19 +16,23 @@ GRADIENTS = ("identity", "expected")
 
 @dataclass(frozen=True)
 class StochasticUniformAnnealing(Surrogate):
-    """⌊y + τu⌉, u uniform on (−½, ½): stochastic rounding at τ = 1, rounding as τ → 0.
+    """Stochastic uniform annealing (SUA): ⌊y + τu⌉ with u uniform on (−½, ½).
 
-    Meant for 0 < τ ≤ 1. A larger τ is taken, but then reaches beyond the two neighbors, and the mean below is another.
+    It is stochastic rounding at τ = 1 and becomes rounding as τ → 0. Use 0 < τ ≤ 1: a larger τ also reaches integers
+    beyond the two neighbors, and the mean below no longer holds.
 
-    **A reconstruction.** The published abstract of "On Uniform Scalar Quantization for Learned Image Compression"
-    (Zhang, Li & Liu 2023) names the method and says that an adjustable temperature controls the tradeoff between
-    train–test mismatch and gradient risk. The formula is labkit's, made to have that property; its form and its slope
-    are open questions, so both are options.
+    **This is a reconstruction.** The abstract of "On Uniform Scalar Quantization for Learned Image Compression" (Zhang,
+    Li & Liu, 2023, https://arxiv.org/abs/2309.17051) names the method and says that an adjustable temperature controls
+    the tradeoff between train–test mismatch and gradient risk. The formula here is labkit's and has this property. Its
+    form and its derivative are open questions, so both are options.
 
-    gradient: "identity" (derivative 1) or "expected", the derivative of E[ỹ | y] = ⌊y⌋ + clip((r − ½)/τ + ½, 0, 1)
-    with r = y − ⌊y⌋: 1/τ where |r − ½| < τ/2, else 0. It is unbiased for that mean, not for a nonlinear loss.
-    relaxed: ⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1) with its exact derivative: the form of stochastic Gumbel annealing,
-    with uniform noise and a ramp in place of logistic noise and a sigmoid. `gradient` has no say there.
+    Attributes:
+        gradient: "identity" uses derivative 1. "expected" uses the derivative of
+            E[ỹ | y] = ⌊y⌋ + clip((r − ½)/τ + ½, 0, 1) with r = y − ⌊y⌋, which is 1/τ if |r − ½| < τ/2 and 0 otherwise.
+            It is unbiased for this mean, but not for a nonlinear loss.
+        relaxed: Use ⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1) with its exact derivative instead. This is the form of
+            stochastic Gumbel annealing, with uniform noise and a ramp in place of logistic noise and a sigmoid. The
+            option `gradient` then has no effect.
     """
 
     name: ClassVar[str] = "sua"
@@ -39,28 +44,32 @@ class StochasticUniformAnnealing(Surrogate):
     relaxed: bool = False
 
     def __post_init__(self) -> None:
-        if self.gradient not in GRADIENTS:
-            raise ValueError(f"sua: gradient is one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
+        check_name("gradient", self.gradient, GRADIENTS)
 
     @property
     def forward(self) -> str:  # type: ignore[override]
+        """Return the forward law as a formula."""
         return "⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1)" if self.relaxed else "⌊y + τu⌉"
 
     @property
     def derivative(self) -> str:  # type: ignore[override]
+        """Return the derivative as a formula."""
         if self.relaxed:
             return "exact"
         return "1" if self.gradient == "identity" else "1/τ on |r − ½| < τ/2, else 0"
 
     @property
     def integer(self) -> bool:  # type: ignore[override]
+        """Return True if ỹ is always an integer."""
         return not self.relaxed
 
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
+        """Return True if the derivative is exact."""
         return self.relaxed
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
+        """Return ỹ; see `Surrogate.law`."""
         u = v - 0.5
         if self.relaxed:
             floor = torch.floor(y)

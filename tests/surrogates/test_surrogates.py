@@ -209,7 +209,7 @@ def test_bad_input_gets_one_clear_line():
         surrogates.get("suaa")
     with pytest.raises(ValueError, match="unexpected keyword"):
         surrogates.get("ste", alpha=1)
-    with pytest.raises(ValueError, match="gradient is one of identity, expected"):
+    with pytest.raises(ValueError, match="unknown gradient 'exact'; did you mean expected"):
         surrogates.get("sua", gradient="exact")
     for tau in (0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="temperature must be positive"):
