@@ -1,0 +1,168 @@
+"""Exact evaluation of what lies between decoded symbols and (σ, μ), so that strings decode on every machine.
+
+A decoder reads y with tables that σ selects. If one σ differs between two machines, everything after it is garbage, and
+floating-point sums do differ: they depend on the order of addition. Here every convolution between the symbols and
+(σ, μ) is evaluated in integers that float64 carries without error:
+
+    input ─► clamp to ±2¹³ ─► ⌊x · 2¹⁴ + ½⌋ ─► convolution of integers ─► ⌊sum · 2⁻¹⁴ + ½⌋ ─► · 2⁻¹⁴, in float32
+
+A weight is ⌊w · 2¹⁴ + ½⌋ and a bias ⌊b · 2²⁸ + ½⌋. Each sum stays below 2⁵², where float64 holds every integer and every half, so
+the order of addition, the instruction set, the number of threads and the batch size have no effect. Everything else on
+the path is elementwise IEEE arithmetic, which is rounded in one way only, or moves data. tanh comes from a table. Any
+other operation is refused by name.
+
+The transforms g_a and g_s and the hyper-analysis h_a stay in floating point: the encoder is free to choose its symbols,
+and g_s changes pixels but never symbols.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ARITHMETIC = "fixed-1"  # names the rules above; a change of any of them gets another name
+FRACTION = 14  # binary digits after the point, of activations and weights
+UNIT = 2.0**FRACTION
+LIMIT = 2.0**13  # activations are clamped to ±LIMIT before they are multiplied
+LARGEST_SUM = 2.0**52  # no partial sum may reach it, in units of 2⁻²⁸
+
+_MOVES = """_reshape_alias _unsafe_view _to_copy alias arange as_strided cat clone constant_pad_nd contiguous copy copy_ detach
+detach_ empty empty_like empty_strided expand fill fill_ flatten flip full full_like index index_put_ lift_fresh
+lift_fresh_copy masked_fill new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute pixel_shuffle
+pixel_unshuffle repeat reshape resize_ roll select select_scatter slice slice_scatter split split_with_sizes squeeze
+squeeze_ stack t transpose unbind unsqueeze unsqueeze_ upsample_nearest2d view where zero_ zeros zeros_like"""
+_EXACT = """abs abs_ add add_ all any bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_max clamp_min clamp_min_ eq equal
+floor ge gt hardtanh hardtanh_ isfinite isinf isnan item le leaky_relu leaky_relu_ _local_scalar_dense logical_and
+logical_not logical_or lt maximum minimum mul mul_ ne neg neg_ relu relu_ round round_ rsub sign sub sub_ trunc"""
+_ALLOWED = frozenset((_MOVES + " " + _EXACT).split())
+
+
+def on_grid(x: Tensor) -> Tensor:
+    """Round to the nearest multiples of 2⁻¹⁴, halves upward.
+
+    Args:
+        x: Any shape and floating dtype. Values are clamped to ±2¹³ first.
+
+    Returns:
+        The multiples of 2⁻¹⁴ as integers, in float64.
+    """
+    return torch.floor(x.double().clamp(-LIMIT, LIMIT) * UNIT + 0.5)
+
+
+@functools.cache
+def tanh_table() -> np.ndarray:
+    """Return round(tanh(k · 2⁻¹⁴) · 2¹⁴) for k from 0 to 6 · 2¹⁴; beyond the end tanh rounds to 1. Shape (98305,), int16."""
+    return np.floor(np.tanh(np.arange(6 * 2**FRACTION + 1) / UNIT) * UNIT + 0.5).astype(np.int16)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Look tanh up, to 14 binary digits.
+
+    Args:
+        x: Any shape and floating dtype.
+
+    Returns:
+        Multiples of 2⁻¹⁴ in [-1, 1], of x's shape and dtype.
+    """
+    k = on_grid(x)
+    table = torch.from_numpy(tanh_table()).to(x.device)
+    magnitude = table[k.abs().clamp_max(len(table) - 1).long()].double()
+    return (torch.sign(k) * magnitude / UNIT).to(x.dtype)
+
+
+class FixedPoint(TorchDispatchMode):
+    """Within this mode, convolutions are exact, and what cannot be exact is refused.
+
+    Args:
+        names: The name of each weight, by its `id`, for error messages.
+    """
+
+    def __init__(self, names: Mapping[int, str] | None = None):
+        super().__init__()
+        self.names = names or {}
+        self.latents: Tensor | None = None  # that the synthesis transform was given last
+        self.free = 0  # how many modules that stay in floating point are being evaluated
+        self._integers: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of weights, by their id and version
+        self._alive: list[Tensor] = []  # these weights: an id belongs to another tensor once its own is gone
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        if self.free:
+            return func(*args, **kwargs)
+        if name == "convolution":
+            return self._convolution(*args, **kwargs)
+        if name in ("tanh", "tanh_"):
+            return tanh(args[0]) if name == "tanh" else args[0].copy_(tanh(args[0]))
+        if name in ("add", "add_", "sub", "sub_", "rsub"):
+            allowed = kwargs.get("alpha", args[2] if len(args) > 2 else 1) == 1  # else a product may be fused with the sum
+        else:
+            allowed = name in _ALLOWED or not _holds_floats((args, kwargs))
+        if not allowed:
+            raise ValueError(
+                f"{name} is a floating-point operation between the symbols and (σ, μ), whose result differs between "
+                "machines: use convolutions, ReLU, LeakyReLU and tanh there, or labkit.portable(model, False)"
+            )
+        return func(*args, **kwargs)
+
+    def _convolution(self, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        integers = self._weights(weight, bias, transposed=geometry[3])
+        if x.device.type != "cpu":  # a GPU's libraries may transform a convolution into one that is not exact
+            total = torch.ops.aten.convolution(on_grid(x).cpu(), *(each.cpu() for each in integers), *geometry)
+        else:
+            total = torch.ops.aten.convolution(on_grid(x), *integers, *geometry)
+        return (torch.floor(total / UNIT + 0.5) / UNIT).to(x.device, x.dtype)
+
+    def _weights(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> tuple[Tensor, Tensor]:
+        key = (id(weight), weight._version)
+        if key not in self._integers:
+            self._integers[key] = integer_weights(weight, bias, transposed, self.names.get(id(weight), "a convolution"))
+            self._alive.append(weight)
+        return self._integers[key]
+
+
+def integer_weights(
+    weight: Tensor, bias: Tensor | None, transposed: bool = False, name: str = "a convolution"
+) -> tuple[Tensor, Tensor]:
+    """Round a convolution's weights to multiples of 2⁻¹⁴ and its bias to multiples of 2⁻²⁸.
+
+    Args:
+        weight: (out, in, …), or (in, out, …) for a transposed convolution.
+        bias: (out,), or None.
+        transposed: Whether the convolution is a transposed one.
+        name: What an error message calls the layer.
+
+    Returns:
+        Both as integers in float64.
+
+    Raises:
+        ValueError: If a weight is not finite, or a sum of products could reach 2⁵².
+    """
+    integers = torch.floor(weight.detach().double() * UNIT + 0.5)
+    outputs = integers.size(1) if transposed else integers.size(0)
+    start = weight.new_zeros(outputs, dtype=torch.float64) if bias is None else bias.detach().double()
+    start = torch.floor(start * UNIT * UNIT + 0.5)
+    across = [dim for dim in range(integers.dim()) if dim != int(transposed)]
+    norms = integers.abs().sum(across)
+    if not (torch.isfinite(norms).all() and torch.isfinite(start).all()):
+        raise ValueError(f"{name} holds values that are not finite")
+    if not (norms * LIMIT * UNIT + start.abs().max() < LARGEST_SUM).all():
+        raise ValueError(
+            f"{name} is too large for exact sums: the absolute weights of one output add up to "
+            f"{norms.max().item() / UNIT:.0f}, and fixed point allows less than {LARGEST_SUM / LIMIT / UNIT**2:.0f}"
+        )
+    return integers, start
+
+
+def _holds_floats(values: Any) -> bool:
+    if isinstance(values, Tensor):
+        return values.is_floating_point() or values.is_complex()
+    if isinstance(values, dict):
+        return any(map(_holds_floats, values.values()))
+    return isinstance(values, tuple | list) and any(map(_holds_floats, values))

@@ -1,0 +1,83 @@
+"""A model that codes with exact (σ, μ), within a context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from compressai.latent_codecs import RasterScanLatentCodec
+from compressai.models import JointAutoregressiveHierarchicalPriors
+from torch import Tensor, nn
+
+from labkit.fixed_point.arithmetic import FixedPoint
+from labkit.fixed_point.raster_scan import RasterScan
+
+FREE = ("g_a", "g_s", "h_a")  # modules by these names are evaluated in floating point
+
+
+@contextmanager
+def coding(model: nn.Module) -> Iterator[FixedPoint]:
+    """Within this context, `model.compress` and `model.decompress` predict (σ, μ) in fixed point.
+
+    Modules named g_a, g_s and h_a are evaluated in floating point. The mode belongs to the calling thread, the model to
+    one coding at a time.
+
+    Args:
+        model: A CompressAI model with coder tables.
+    """
+    mode = FixedPoint({id(parameter): name for name, parameter in model.named_parameters()})
+
+    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mode.free += 1
+        if module is synthesis:
+            mode.latents = inputs[0]
+
+    def leave(*_: Any) -> None:
+        mode.free -= 1
+
+    synthesis = getattr(model, "g_s", None)
+    hooks: list[Any] = []
+    scanned: list[nn.Module] = []
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in FREE:
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+        if isinstance(module, JointAutoregressiveHierarchicalPriors | RasterScanLatentCodec):
+            scanned.append(module)
+            vars(module).update(_raster_scan(module))
+    try:
+        with torch.no_grad(), mode:
+            yield mode
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in scanned:
+            for name in ("_compress_ar", "_decompress_ar", "compress", "decompress"):
+                vars(module).pop(name, None)
+
+
+def _raster_scan(module: Any) -> dict[str, Any]:
+    """What replaces the loops over pixels in a model or latent codec while it codes."""
+
+    scan = RasterScan(module.gaussian_conditional, module.context_prediction, module.entropy_parameters)
+
+    def compress_one(y_hat: Tensor, params: Tensor, height: int, width: int, side: int, pad: int) -> bytes:
+        return scan.encode(y_hat[0, :, pad : pad + height, pad : pad + width], params[0])[0]
+
+    def decompress_one(
+        string: bytes, y_hat: Tensor, params: Tensor, height: int, width: int, side: int, pad: int
+    ) -> None:
+        y_hat[0, :, pad : pad + height, pad : pad + width] = scan.decode(string, params[0])
+
+    def compress(y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
+        coded = [scan.encode(*one) for one in zip(y, ctx_params, strict=True)]
+        strings, decoded = [string for string, _ in coded], torch.stack([y_hat for _, y_hat in coded])
+        return {"strings": [strings], "shape": y.shape[2:4], "y_hat": decoded}
+
+    def decompress(strings: Any, shape: Any, ctx_params: Tensor, **_: Any) -> dict[str, Any]:
+        return {"y_hat": torch.stack([scan.decode(*one) for one in zip(strings[0], ctx_params, strict=True)])}
+
+    if isinstance(module, RasterScanLatentCodec):
+        return {"compress": compress, "decompress": decompress}
+    return {"_compress_ar": compress_one, "_decompress_ar": decompress_one}

@@ -1,0 +1,146 @@
+"""Raster-scan coding in fixed point, one latent pixel after the other, without PyTorch's cost for each small operation.
+
+It gives the symbols that CompressAI's loop gives within `FixedPoint`, to the bit: the sums are exact in any order, so
+that the part of the first layer that reads the hyperprior is computed for all pixels at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from compressai.ans import BufferedRansEncoder, RansDecoder
+from torch import Tensor, nn
+
+from labkit.fixed_point.arithmetic import LIMIT, UNIT, integer_weights
+
+
+class _Layer(NamedTuple):
+    """A pointwise convolution in integers and the slope of the LeakyReLU after it (None: there is none)."""
+
+    weight: np.ndarray  # (out, in)
+    bias: np.ndarray  # (out,)
+    slope: np.float32 | None
+
+
+class RasterScan:
+    """The coder of one model's latents.
+
+    Args:
+        gaussian_conditional: The entropy model, with its tables.
+        context_prediction: The masked convolution over decoded latents.
+        entropy_parameters: Pointwise convolutions and LeakyReLUs, from (hyperprior, context) to (σ, μ).
+
+    Raises:
+        ValueError: If a layer is of another kind, or too large for exact sums.
+    """
+
+    def __init__(self, gaussian_conditional: Any, context_prediction: Any, entropy_parameters: nn.Module):
+        self.bounds = gaussian_conditional.scale_table[:-1].numpy()
+        self.lowest = gaussian_conditional.lower_bound_scale.bound.numpy().astype(np.float32)
+        lengths = gaussian_conditional._cdf_length.tolist()
+        tables = gaussian_conditional._quantized_cdf.tolist()
+        self.tables = [table[:length] for table, length in zip(tables, lengths, strict=True)]
+        self.lengths, self.offsets = lengths, gaussian_conditional._offset.tolist()
+
+        weight, bias = integer_weights(
+            context_prediction.weight * context_prediction.mask, context_prediction.bias, name="context_prediction"
+        )
+        self.side = weight.size(-1)
+        self.pad = self.side // 2
+        taps = weight.permute(0, 2, 3, 1).reshape(len(weight), self.side**2, -1)  # (out, tap, in)
+        self.before = self.pad * (self.side + 1)  # the taps that come before the center in raster order
+        self.context = _Layer(taps[:, : self.before].reshape(len(weight), -1).numpy(), bias.numpy(), None)
+        self.layers = _pointwise(entropy_parameters)
+
+    def encode(self, y: Tensor, params: Tensor) -> tuple[bytes, Tensor]:
+        """Code the latents of one image.
+
+        Args:
+            y: (M, height, width).
+            params: What the hyperprior predicts, (channels, height, width).
+
+        Returns:
+            The string, and the decoded latents, of y's shape.
+        """
+        latents = np.ascontiguousarray(y.numpy().transpose(1, 2, 0), dtype=np.float32)
+        symbols: list[int] = []
+        indexes: list[int] = []
+
+        def code(h: int, w: int, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
+            symbol = np.rint(latents[h, w] - mean)
+            symbols.extend(symbol.astype(np.int64).tolist())
+            indexes.extend(index.tolist())
+            return symbol
+
+        decoded = self._scan(params, code)
+        encoder = BufferedRansEncoder()
+        encoder.encode_with_indexes(symbols, indexes, self.tables, self.lengths, self.offsets)
+        return encoder.flush(), decoded
+
+    def decode(self, string: bytes, params: Tensor) -> Tensor:
+        """Decode the latents of one image, (M, height, width), from its string; params as in `encode`."""
+        decoder = RansDecoder()
+        decoder.set_stream(string)
+
+        def code(h: int, w: int, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
+            rows, place = np.unique(index, return_inverse=True)  # the decoder copies every table that it is given
+            tables = [self.tables[row] for row in rows]
+            lengths, offsets = [self.lengths[row] for row in rows], [self.offsets[row] for row in rows]
+            return np.array(decoder.decode_stream(place.tolist(), tables, lengths, offsets), dtype=np.float32)
+
+        return self._scan(params, code)
+
+    def _scan(self, params: Tensor, code: Callable[[int, int, np.ndarray, np.ndarray], np.ndarray]) -> Tensor:
+        channels, height, width = params.shape
+        first, *others = self.layers
+        hyper = first.bias + _on_grid(params.numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
+        from_context = first.weight[:, channels:]
+        depth = self.context.weight.shape[1] // self.before
+        decoded = np.zeros((height + self.pad, width + 2 * self.pad, depth))  # on the grid, as the context reads it
+        exact = np.empty((height, width, depth), dtype=np.float32)
+        above, left = self.pad * self.side * depth, self.pad * depth
+        patch = np.empty(above + left)
+        for h in range(height):
+            for w in range(width):
+                patch[:above] = decoded[h : h + self.pad, w : w + self.side].reshape(-1)
+                patch[above:] = decoded[h + self.pad, w : w + self.pad].reshape(-1)
+                context = _rounded(self.context.weight @ patch + self.context.bias)
+                x = _activated(_rounded(hyper[h, w] + from_context @ _on_grid(context)), first.slope)
+                for layer in others:
+                    x = _activated(_rounded(layer.weight @ _on_grid(x) + layer.bias), layer.slope)
+                scale, mean = np.split(x, 2)
+                index = np.searchsorted(self.bounds, np.maximum(scale, self.lowest))
+                exact[h, w] = code(h, w, index, mean) + mean
+                decoded[h + self.pad, w + self.pad] = _on_grid(exact[h, w])
+        return torch.from_numpy(exact.transpose(2, 0, 1).copy())
+
+
+def _on_grid(x: np.ndarray) -> np.ndarray:
+    return np.floor(np.clip(x.astype(np.float64), -LIMIT, LIMIT) * UNIT + 0.5)
+
+
+def _rounded(total: np.ndarray) -> np.ndarray:
+    return (np.floor(total / UNIT + 0.5) / UNIT).astype(np.float32)
+
+
+def _activated(x: np.ndarray, slope: np.float32 | None) -> np.ndarray:
+    return x if slope is None else np.where(x > 0, x, x * slope)
+
+
+def _pointwise(network: nn.Module) -> list[_Layer]:
+    layers: list[_Layer] = []
+    for name, module in network.named_children():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1:
+            weight, bias = integer_weights(module.weight, module.bias, name=f"entropy_parameters.{name}")
+            layers.append(_Layer(weight[:, :, 0, 0].numpy(), bias.numpy(), None))
+        elif isinstance(module, nn.LeakyReLU) and layers and layers[-1].slope is None:
+            layers[-1] = layers[-1]._replace(slope=np.float32(module.negative_slope))
+        else:
+            raise ValueError(
+                f"entropy_parameters.{name} is a {type(module).__name__}: raster-scan coding takes pointwise convolutions, "
+                "each with at most one LeakyReLU after it"
+            )
+    return layers
