@@ -6,10 +6,10 @@ floating-point sums do differ: they depend on the order of addition. Here every 
 
     input ─► clamp to ±2¹³ ─► ⌊x · 2¹⁴ + ½⌋ ─► convolution of integers ─► ⌊sum · 2⁻¹⁴ + ½⌋ ─► · 2⁻¹⁴, in float32
 
-A weight is ⌊w · 2¹⁴ + ½⌋ and a bias ⌊b · 2²⁸ + ½⌋. Each sum stays below 2⁵², where float64 holds every integer and every half, so
-the order of addition, the instruction set, the number of threads and the batch size have no effect. Everything else on
-the path is elementwise IEEE arithmetic, which is rounded in one way only, or moves data. tanh comes from a table. Any
-other operation is refused by name.
+A weight is ⌊w · 2¹⁴ + ½⌋ and a bias ⌊b · 2²⁸ + ½⌋. Each sum stays below 2⁵², where float64 holds every integer and
+every half, so the order of addition, the instruction set, the number of threads and the batch size have no effect.
+Everything else on the path either moves data or is elementwise IEEE arithmetic, which is rounded in one way only. tanh
+comes from a table. Any other operation is refused by name.
 
 The transforms g_a and g_s and the hyper-analysis h_a stay in floating point: the encoder is free to choose its symbols,
 and g_s changes pixels but never symbols.
@@ -32,15 +32,20 @@ UNIT = 2.0**FRACTION
 LIMIT = 2.0**13  # activations are clamped to ±LIMIT before they are multiplied
 LARGEST_SUM = 2.0**52  # no partial sum may reach it, in units of 2⁻²⁸
 
-_MOVES = """_reshape_alias _unsafe_view _to_copy alias arange as_strided cat clone constant_pad_nd contiguous copy copy_ detach
+_MOVES = """
+_reshape_alias _unsafe_view _to_copy alias arange as_strided cat clone constant_pad_nd contiguous copy copy_ detach
 detach_ empty empty_like empty_strided expand fill fill_ flatten flip full full_like index index_put_ lift_fresh
-lift_fresh_copy masked_fill new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute pixel_shuffle
-pixel_unshuffle repeat reshape resize_ roll select select_scatter slice slice_scatter split split_with_sizes squeeze
-squeeze_ stack t transpose unbind unsqueeze unsqueeze_ upsample_nearest2d view where zero_ zeros zeros_like"""
-_EXACT = """abs abs_ add add_ all any bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_max clamp_min clamp_min_ eq equal
+lift_fresh_copy masked_fill new_empty new_empty_strided new_full new_ones new_zeros ones ones_like permute
+pixel_shuffle pixel_unshuffle repeat reshape resize_ roll select select_scatter slice slice_scatter split
+split_with_sizes squeeze squeeze_ stack t transpose unbind unsqueeze unsqueeze_ upsample_nearest2d view where zero_
+zeros zeros_like
+"""
+_EXACT = """
+abs abs_ add add_ all any bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_max clamp_min clamp_min_ eq equal
 floor ge gt hardtanh hardtanh_ isfinite isinf isnan item le leaky_relu leaky_relu_ _local_scalar_dense logical_and
-logical_not logical_or lt maximum minimum mul mul_ ne neg neg_ relu relu_ round round_ rsub sign sub sub_ trunc"""
-_ALLOWED = frozenset((_MOVES + " " + _EXACT).split())
+logical_not logical_or lt maximum minimum mul mul_ ne neg neg_ relu relu_ round round_ rsub sign sub sub_ trunc
+"""
+_ALLOWED = frozenset((_MOVES + _EXACT).split())
 
 
 def on_grid(x: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ def on_grid(x: Tensor) -> Tensor:
 
 @functools.cache
 def tanh_table() -> np.ndarray:
-    """Return round(tanh(k · 2⁻¹⁴) · 2¹⁴) for k from 0 to 6 · 2¹⁴; beyond the end tanh rounds to 1. Shape (98305,), int16."""
+    """Return round(tanh(k · 2⁻¹⁴) · 2¹⁴) for k from 0 to 6 · 2¹⁴, as int16; beyond that tanh rounds to 1."""
     return np.floor(np.tanh(np.arange(6 * 2**FRACTION + 1) / UNIT) * UNIT + 0.5).astype(np.int16)
 
 
@@ -74,6 +79,22 @@ def tanh(x: Tensor) -> Tensor:
     table = torch.from_numpy(tanh_table()).to(x.device)
     magnitude = table[k.abs().clamp_max(len(table) - 1).long()].double()
     return (torch.sign(k) * magnitude / UNIT).to(x.dtype)
+
+
+class NotCodable(ValueError):
+    """Raised before a latent is coded for which the coder has no symbol, and on which it would hang."""
+
+
+def check_symbols(symbols: Tensor) -> None:
+    """Check rounded latents before they are coded.
+
+    Raises:
+        NotCodable: If one is not finite, or lies outside ±2¹³.
+    """
+    if not torch.isfinite(symbols).all():
+        raise NotCodable("the latents hold values that are not finite")
+    if (outside := symbols[symbols.abs() > LIMIT]).numel():
+        raise NotCodable(f"a latent of {outside[0].item():.4g} steps lies outside ±{LIMIT:.0f}, what can be coded")
 
 
 class FixedPoint(TorchDispatchMode):
@@ -101,7 +122,9 @@ class FixedPoint(TorchDispatchMode):
         if name in ("tanh", "tanh_"):
             return tanh(args[0]) if name == "tanh" else args[0].copy_(tanh(args[0]))
         if name in ("add", "add_", "sub", "sub_", "rsub"):
-            allowed = kwargs.get("alpha", args[2] if len(args) > 2 else 1) == 1  # else a product may be fused with the sum
+            allowed = (
+                kwargs.get("alpha", args[2] if len(args) > 2 else 1) == 1
+            )  # else a product may be fused with the sum
         else:
             allowed = name in _ALLOWED or not _holds_floats((args, kwargs))
         if not allowed:
@@ -109,10 +132,15 @@ class FixedPoint(TorchDispatchMode):
                 f"{name} is a floating-point operation between the symbols and (σ, μ), whose result differs between "
                 "machines: use convolutions, ReLU, LeakyReLU and tanh there, or labkit.portable(model, False)"
             )
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name in ("round", "round_"):
+            check_symbols(result)
+        return result
 
     def _convolution(self, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
         integers = self._weights(weight, bias, transposed=geometry[3])
+        if not torch.isfinite(x).all():
+            raise NotCodable(f"{self.names.get(id(weight), 'a convolution')} is given values that are not finite")
         if x.device.type != "cpu":  # a GPU's libraries may transform a convolution into one that is not exact
             total = torch.ops.aten.convolution(on_grid(x).cpu(), *(each.cpu() for each in integers), *geometry)
         else:

@@ -59,7 +59,6 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
 
 def _raster_scan(module: Any) -> dict[str, Any]:
     """What replaces the loops over pixels in a model or latent codec while it codes."""
-
     scan = RasterScan(module.gaussian_conditional, module.context_prediction, module.entropy_parameters)
 
     def compress_one(y_hat: Tensor, params: Tensor, height: int, width: int, side: int, pad: int) -> bytes:

@@ -14,14 +14,16 @@ import torch
 from compressai.ans import BufferedRansEncoder, RansDecoder
 from torch import Tensor, nn
 
-from labkit.fixed_point.arithmetic import LIMIT, UNIT, integer_weights
+from labkit.fixed_point.arithmetic import LIMIT, UNIT, check_symbols, integer_weights
+
+Array = np.ndarray[Any, Any]
 
 
 class _Layer(NamedTuple):
     """A pointwise convolution in integers and the slope of the LeakyReLU after it (None: there is none)."""
 
-    weight: np.ndarray  # (out, in)
-    bias: np.ndarray  # (out,)
+    weight: Array  # (out, in)
+    bias: Array  # (out,)
     slope: np.float32 | None
 
 
@@ -69,8 +71,10 @@ class RasterScan:
         symbols: list[int] = []
         indexes: list[int] = []
 
-        def code(h: int, w: int, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
-            symbol = np.rint(latents[h, w] - mean)
+        def code(h: int, w: int, index: Array, mean: Array) -> Array:
+            symbol: Array = np.rint(latents[h, w] - mean)
+            if not np.abs(symbol).max() <= LIMIT:  # true of values that are not finite, too
+                check_symbols(torch.from_numpy(symbol))
             symbols.extend(symbol.astype(np.int64).tolist())
             indexes.extend(index.tolist())
             return symbol
@@ -85,7 +89,7 @@ class RasterScan:
         decoder = RansDecoder()
         decoder.set_stream(string)
 
-        def code(h: int, w: int, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        def code(h: int, w: int, index: Array, mean: Array) -> Array:
             rows, place = np.unique(index, return_inverse=True)  # the decoder copies every table that it is given
             tables = [self.tables[row] for row in rows]
             lengths, offsets = [self.lengths[row] for row in rows], [self.offsets[row] for row in rows]
@@ -93,7 +97,7 @@ class RasterScan:
 
         return self._scan(params, code)
 
-    def _scan(self, params: Tensor, code: Callable[[int, int, np.ndarray, np.ndarray], np.ndarray]) -> Tensor:
+    def _scan(self, params: Tensor, code: Callable[[int, int, Array, Array], Array]) -> Tensor:
         channels, height, width = params.shape
         first, *others = self.layers
         hyper = first.bias + _on_grid(params.numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
@@ -118,15 +122,17 @@ class RasterScan:
         return torch.from_numpy(exact.transpose(2, 0, 1).copy())
 
 
-def _on_grid(x: np.ndarray) -> np.ndarray:
-    return np.floor(np.clip(x.astype(np.float64), -LIMIT, LIMIT) * UNIT + 0.5)
+def _on_grid(x: Array) -> Array:
+    integers: Array = np.floor(np.clip(x.astype(np.float64), -LIMIT, LIMIT) * UNIT + 0.5)
+    return integers
 
 
-def _rounded(total: np.ndarray) -> np.ndarray:
-    return (np.floor(total / UNIT + 0.5) / UNIT).astype(np.float32)
+def _rounded(total: Array) -> Array:
+    rounded: Array = np.floor(total / UNIT + 0.5) / UNIT
+    return rounded.astype(np.float32)
 
 
-def _activated(x: np.ndarray, slope: np.float32 | None) -> np.ndarray:
+def _activated(x: Array, slope: np.float32 | None) -> Array:
     return x if slope is None else np.where(x > 0, x, x * slope)
 
 
@@ -140,7 +146,7 @@ def _pointwise(network: nn.Module) -> list[_Layer]:
             layers[-1] = layers[-1]._replace(slope=np.float32(module.negative_slope))
         else:
             raise ValueError(
-                f"entropy_parameters.{name} is a {type(module).__name__}: raster-scan coding takes pointwise convolutions, "
-                "each with at most one LeakyReLU after it"
+                f"entropy_parameters.{name} is a {type(module).__name__}: raster-scan coding takes pointwise "
+                "convolutions, each with at most one LeakyReLU after it"
             )
     return layers

@@ -1,8 +1,8 @@
 """Decode strings in a process of its own, with the instruction set that its environment names.
 
-    python -m tests.fixed_point.machines encode FILE    # code crops of photographs with every tiny network
-    python -m tests.fixed_point.machines decode FILE    # print a checksum of the latents of each, one a line
-    python -m tests.fixed_point.machines decode FILE --floating-point
+python -m tests.fixed_point.machines encode FILE    # code crops of photographs with every tiny network
+python -m tests.fixed_point.machines decode FILE    # print a checksum of the latents of each, one a line
+python -m tests.fixed_point.machines decode FILE --floating-point
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 def networks():
-    """Every network of the zoo in its tiny size, whose latents are spread so that at least 5% of the symbols are not 0."""
+    """Every network of the zoo in its tiny size, with latents so large that 5% of the symbols and more are not zero."""
     for kind in lk.networks.names():
         net = lk.networks.get(kind, "tiny", seed=0).eval()
         with torch.no_grad():
@@ -69,6 +69,7 @@ def main() -> None:
     if how == "encode":
         torch.save(encode(floating_point), path)
     else:
+        torch.serialization.add_safe_globals([torch.Size])
         for kind, checksum in decode(torch.load(path, weights_only=True), floating_point).items():
             print(kind, checksum)
 
