@@ -40,6 +40,7 @@ class RasterScan:
     """
 
     def __init__(self, gaussian_conditional: Any, context_prediction: Any, entropy_parameters: nn.Module):
+        self.gaussian = gaussian_conditional
         self.bounds = gaussian_conditional.scale_table[:-1].numpy()
         self.lowest = gaussian_conditional.lower_bound_scale.bound.numpy().astype(np.float32)
         lengths = gaussian_conditional._cdf_length.tolist()
@@ -68,21 +69,21 @@ class RasterScan:
             The string, and the decoded latents, of y's shape.
         """
         latents = np.ascontiguousarray(y.numpy().transpose(1, 2, 0), dtype=np.float32)
-        symbols: list[int] = []
-        indexes: list[int] = []
 
         def code(h: int, w: int, index: Array, mean: Array) -> Array:
             symbol: Array = np.rint(latents[h, w] - mean)
-            if not np.abs(symbol).max() <= LIMIT:  # true of values that are not finite, too
+            if not np.abs(symbol).max() <= LIMIT:  # also true of values that are not finite
                 check_symbols(torch.from_numpy(symbol))
-            symbols.extend(symbol.astype(np.int64).tolist())
-            indexes.extend(index.tolist())
             return symbol
 
-        decoded = self._scan(params, code)
+        decoded, scales, means = self._scan(params, code)
+        indexes = self.gaussian.build_indexes(torch.from_numpy(scales))
+        symbols = self.gaussian.quantize(torch.from_numpy(latents), "symbols", torch.from_numpy(means))
         encoder = BufferedRansEncoder()
-        encoder.encode_with_indexes(symbols, indexes, self.tables, self.lengths, self.offsets)
-        return encoder.flush(), decoded
+        encoder.encode_with_indexes(
+            symbols.flatten().tolist(), indexes.flatten().tolist(), self.tables, self.lengths, self.offsets
+        )
+        return encoder.flush(), _channels_first(decoded)
 
     def decode(self, string: bytes, params: Tensor) -> Tensor:
         """Decode the latents of one image, (M, height, width), from its string; params as in `encode`."""
@@ -95,16 +96,17 @@ class RasterScan:
             lengths, offsets = [self.lengths[row] for row in rows], [self.offsets[row] for row in rows]
             return np.array(decoder.decode_stream(place.tolist(), tables, lengths, offsets), dtype=np.float32)
 
-        return self._scan(params, code)
+        return _channels_first(self._scan(params, code)[0])
 
-    def _scan(self, params: Tensor, code: Callable[[int, int, Array, Array], Array]) -> Tensor:
+    def _scan(self, params: Tensor, code: Callable[[int, int, Array, Array], Array]) -> tuple[Array, Array, Array]:
+        """Visit every pixel; `code` gives its symbols. Returns ŷ, σ and μ, each (height, width, M) and float32."""
         channels, height, width = params.shape
         first, *others = self.layers
         hyper = first.bias + _on_grid(params.numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
         from_context = first.weight[:, channels:]
         depth = self.context.weight.shape[1] // self.before
         decoded = np.zeros((height + self.pad, width + 2 * self.pad, depth))  # on the grid, as the context reads it
-        exact = np.empty((height, width, depth), dtype=np.float32)
+        latents, scales, means = (np.empty((height, width, depth), dtype=np.float32) for _ in range(3))
         above, left = self.pad * self.side * depth, self.pad * depth
         patch = np.empty(above + left)
         for h in range(height):
@@ -115,11 +117,15 @@ class RasterScan:
                 x = _activated(_rounded(hyper[h, w] + from_context @ _on_grid(context)), first.slope)
                 for layer in others:
                     x = _activated(_rounded(layer.weight @ _on_grid(x) + layer.bias), layer.slope)
-                scale, mean = np.split(x, 2)
-                index = np.searchsorted(self.bounds, np.maximum(scale, self.lowest))
-                exact[h, w] = code(h, w, index, mean) + mean
-                decoded[h + self.pad, w + self.pad] = _on_grid(exact[h, w])
-        return torch.from_numpy(exact.transpose(2, 0, 1).copy())
+                scales[h, w], means[h, w] = np.split(x, 2)
+                index = np.searchsorted(self.bounds, np.maximum(scales[h, w], self.lowest))
+                latents[h, w] = code(h, w, index, means[h, w]) + means[h, w]
+                decoded[h + self.pad, w + self.pad] = _on_grid(latents[h, w])
+        return latents, scales, means
+
+
+def _channels_first(x: Array) -> Tensor:
+    return torch.from_numpy(x.transpose(2, 0, 1).copy())
 
 
 def _on_grid(x: Array) -> Array:

@@ -41,7 +41,8 @@ def encode(floating_point: bool = False) -> dict:
     coded = {}
     for kind, net in networks():
         net.update()
-        with nullcontext() if floating_point else coding(net):
+        lk.fixed_point.set_portable(net, not floating_point)
+        if True:
             out = net.compress(images)
         coded[kind] = {"weights": net.state_dict(), **out}
     return coded
@@ -55,7 +56,8 @@ def decode(coded: dict, floating_point: bool = False) -> dict[str, str]:
         net.load_state_dict(given.pop("weights"))
         latents = []
         hook = net.g_s.register_forward_pre_hook(lambda _, inputs, latents=latents: latents.append(inputs[0]))
-        with nullcontext() if floating_point else coding(net):
+        lk.fixed_point.set_portable(net, not floating_point)
+        if True:
             net.decompress(**given)
         hook.remove()
         sums[kind] = f"{zlib.crc32(latents[0].contiguous().numpy().tobytes()):08x}"
