@@ -18,6 +18,7 @@ _MODULES = (
     "entropy",
     "evaluation",
     "files",
+    "fixed_point",
     "live",
     "networks",
     "paths",
@@ -31,6 +32,7 @@ _MODULES = (
 _FUNCTIONS = {
     "adopt": "adoption",
     "evaluate": "evaluation",
+    "portable": "fixed_point",
     "refine": "evaluation",
     "release": "adoption",
     "set_temperature": "adoption",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from labkit import entropy as entropy
     from labkit import evaluation as evaluation
     from labkit import files as files
+    from labkit import fixed_point as fixed_point
     from labkit import live as live
     from labkit import networks as networks
     from labkit import paths as paths
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from labkit.adoption import set_temperature as set_temperature
     from labkit.evaluation import evaluate as evaluate
     from labkit.evaluation import refine as refine
+    from labkit.fixed_point import portable as portable
     from labkit.training import train as train
     from labkit.training import train_stack as train_stack
 

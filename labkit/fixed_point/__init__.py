@@ -1,7 +1,7 @@
-"""Coding that decodes on every machine: (σ, μ) in exact arithmetic."""
+"""Strings that decode on every machine: (σ, μ) in exact arithmetic when a model codes."""
 
-from labkit.fixed_point.arithmetic import ARITHMETIC, FixedPoint
+from labkit.fixed_point.arithmetic import ARITHMETIC, FixedPoint, NotCodable
 from labkit.fixed_point.context import coding
-from labkit.fixed_point.model import PortableCoding, plain_class, portable_class, set_portable
+from labkit.fixed_point.model import plain, plain_class, portable
 
-__all__ = ["ARITHMETIC", "FixedPoint", "PortableCoding", "coding", "plain_class", "portable_class", "set_portable"]
+__all__ = ["ARITHMETIC", "FixedPoint", "NotCodable", "coding", "plain", "plain_class", "portable"]

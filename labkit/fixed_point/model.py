@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import copyreg
 import functools
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from compressai.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from labkit.fixed_point.arithmetic import ARITHMETIC, NotCodable
 from labkit.fixed_point.context import coding
 
-FLOATING_POINT = "floating point"  # names CompressAI's own arithmetic, whose strings belong to one kind of machine
-
 
 class PortableCoding:
-    """Base that comes before CompressAI's class: `compress` and `decompress` predict (σ, μ) in fixed point.
-
-    Attributes:
-        portable: Whether they do. If False, they are CompressAI's own.
-    """
-
-    portable: bool = True
+    """Base that comes before a CompressAI class: `compress` and `decompress` predict (σ, μ) in fixed point."""
 
     def compress(self, x: Tensor, **options: Any) -> dict[str, Any]:
         """Code images.
@@ -38,13 +31,11 @@ class PortableCoding:
             computed.
 
         Raises:
-            ValueError: If the model has no coder tables, if it evaluates an operation between the symbols and (σ, μ)
-                that is not exact, or if a latent is not finite or outside ±2¹³. The message then names the first
-                module whose output is not finite.
+            ValueError: If the model evaluates an operation between the symbols and (σ, μ) that is not exact, or if a
+                latent is not finite or outside ±2¹³. The message then names the first module whose output is not
+                finite.
         """
         compress = super().compress  # type: ignore[misc]  # of CompressAI's class
-        if not self.portable:
-            return {**compress(x, **options), "arithmetic": FLOATING_POINT}
         try:
             with coding(self):  # type: ignore[arg-type]
                 return {**compress(x, **options), "arithmetic": ARITHMETIC}
@@ -59,7 +50,7 @@ class PortableCoding:
         Args:
             strings: Lists of strings, as `compress` returns them.
             shape: Shape of the coded latents, as `compress` returns it.
-            arithmetic: Its tag; None if the strings carry none.
+            arithmetic: The tag that `compress` returns; None if the strings carry none.
             **options: Passed to CompressAI's method.
 
         Returns:
@@ -68,18 +59,11 @@ class PortableCoding:
         Raises:
             ValueError: If the strings were coded with another arithmetic.
         """
-        own = ARITHMETIC if self.portable else FLOATING_POINT
-        if arithmetic not in (None, own):
-            raise ValueError(
-                f"the strings were coded in {arithmetic} arithmetic and the model decodes in {own} arithmetic: "
-                f"switch it with labkit.portable(model, {not self.portable})"
-            )
+        if arithmetic not in (None, ARITHMETIC):
+            raise ValueError(f"the strings were coded in {arithmetic} arithmetic, and this labkit has {ARITHMETIC}")
         decompress = super().decompress  # type: ignore[misc]
-        if not self.portable:
-            decoded: dict[str, Any] = decompress(strings, shape, **options)
-            return decoded
         with coding(self):  # type: ignore[arg-type]
-            decoded = decompress(strings, shape, **options)
+            decoded: dict[str, Any] = decompress(strings, shape, **options)
             return decoded
 
 
@@ -127,15 +111,50 @@ def plain_class(cls: type) -> type:
 copyreg.pickle(_PortableType, lambda cls: (_make, cls.__bases__[1:]))
 
 
-def set_portable(model: nn.Module, on: bool = True) -> None:
-    """Switch a model's coding between fixed point and CompressAI's arithmetic, in place.
+@contextmanager
+def plain(model: nn.Module) -> Iterator[None]:
+    """Give the model its plain class in this context, and afterwards the portable subclass of the class it then has."""
+    on = isinstance(type(model), _PortableType)
+    if on:
+        model.__class__ = plain_class(type(model))
+    try:
+        yield
+    finally:
+        if on:
+            model.__class__ = portable_class(type(model))
+
+
+def portable(model: nn.Module, on: bool = True) -> nn.Module:
+    """Let a model code strings that decode to the same latents on every machine, in place.
+
+    The hyper-decoder and the context models are then evaluated in fixed point when the model codes (see
+    `labkit.fixed_point.arithmetic`). Training, `forward` and the state dict do not change. The coder's tables are part
+    of the code: save them with the weights, and do not build them again before decoding.
 
     Args:
-        model: A CompressAI model.
-        on: True for fixed point.
+        model: An image model of CompressAI, adopted or not, one of labkit's networks, or a subclass that changes layers
+            only.
+        on: False gives the model CompressAI's own arithmetic back.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the model cannot code, or if it has no coder tables.
+
+    Examples:
+        >>> import labkit as lk
+        >>> net = lk.portable(lk.networks.pretrained())
+        >>> coded = net.compress(lk.datasets.photos("test")[0][None, :, :64, :64])
+        >>> net.decompress(**coded)["x_hat"].shape
+        torch.Size([1, 3, 64, 64])
     """
-    if isinstance(model, PortableCoding) and not isinstance(type(model), _PortableType):
-        model.portable = on  # one of labkit's networks, which has both ways
-    else:
-        plain = plain_class(type(model))
-        model.__class__ = portable_class(plain) if on else plain
+    if not (isinstance(model, nn.Module) and hasattr(model, "compress") and hasattr(model, "decompress")):
+        raise ValueError(f"model must be a CompressAI model with compress and decompress, got {type(model).__name__}")
+    if on:
+        for name, module in model.named_modules():
+            if isinstance(module, EntropyModel) and not module._quantized_cdf.numel():
+                raise ValueError(f"{name} has no coder tables: call model.update() and save them with the weights")
+    own = plain_class(type(model))
+    model.__class__ = portable_class(own) if on else own
+    return model

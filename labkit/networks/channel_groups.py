@@ -17,12 +17,11 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from labkit import adoption, entropy
-from labkit.fixed_point import PortableCoding
 from labkit.networks.base import CodecBase
 from labkit.schemes import Scheme
 
 
-class _GroupedCodec(PortableCoding, CodecBase):
+class _GroupedCodec(CodecBase):
     """Base of codecs built from CompressAI's latent codecs: a hyperprior, and y in groups of channels."""
 
     latent_codec: Any

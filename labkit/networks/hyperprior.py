@@ -9,12 +9,11 @@ import torch
 from torch.nn import functional
 
 from labkit import entropy
-from labkit.fixed_point import PortableCoding
 from labkit.networks.base import CodecBase
 from labkit.schemes import Scheme
 
 
-class FactorizedPrior(PortableCoding, CodecBase, _compressai.FactorizedPrior):
+class FactorizedPrior(CodecBase, _compressai.FactorizedPrior):
     """Ballé et al. 2017, as in CompressAI's bmshj2018-factorized (https://arxiv.org/abs/1611.01704).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 16. It returns
@@ -48,7 +47,7 @@ class FactorizedPrior(PortableCoding, CodecBase, _compressai.FactorizedPrior):
         entropy.drop_tables(self)
 
 
-class ScaleHyperprior(PortableCoding, CodecBase, _compressai.ScaleHyperprior):
+class ScaleHyperprior(CodecBase, _compressai.ScaleHyperprior):
     """Ballé et al. 2018, as in CompressAI's bmshj2018-hyperprior (https://arxiv.org/abs/1802.01436).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns
@@ -70,7 +69,7 @@ class ScaleHyperprior(PortableCoding, CodecBase, _compressai.ScaleHyperprior):
         self._add_hyperprior(scheme)
 
 
-class MeanScaleHyperprior(PortableCoding, CodecBase, _compressai.MeanScaleHyperprior):
+class MeanScaleHyperprior(CodecBase, _compressai.MeanScaleHyperprior):
     """Minnen et al. 2018 without the context model, as in CompressAI's mbt2018-mean (https://arxiv.org/abs/1809.02736).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import sys
 import zlib
-from contextlib import nullcontext
 
 import torch
 
 import labkit as lk
-from labkit.fixed_point import coding
 
 SETTINGS = {
     "SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -41,25 +39,19 @@ def encode(floating_point: bool = False) -> dict:
     coded = {}
     for kind, net in networks():
         net.update()
-        lk.fixed_point.set_portable(net, not floating_point)
-        if True:
-            out = net.compress(images)
-        coded[kind] = {"weights": net.state_dict(), **out}
+        coded[kind] = {"weights": net.state_dict(), **lk.portable(net, not floating_point).compress(images)}
     return coded
 
 
 def decode(coded: dict, floating_point: bool = False) -> dict[str, str]:
-    """A checksum of the latents of each network; "lost" where the string cannot be decoded."""
+    """A checksum of the latents that each network decodes."""
     sums = {}
     for kind, net in networks():
         given = dict(coded[kind])
         net.load_state_dict(given.pop("weights"))
         latents = []
-        hook = net.g_s.register_forward_pre_hook(lambda _, inputs, latents=latents: latents.append(inputs[0]))
-        lk.fixed_point.set_portable(net, not floating_point)
-        if True:
-            net.decompress(**given)
-        hook.remove()
+        net.g_s.register_forward_pre_hook(lambda _, inputs, latents=latents: latents.append(inputs[0]))
+        lk.portable(net, not floating_point).decompress(**given)
         sums[kind] = f"{zlib.crc32(latents[0].contiguous().numpy().tobytes()):08x}"
     return sums
 
