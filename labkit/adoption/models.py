@@ -17,7 +17,7 @@ import torch
 from compressai import entropy_models, latent_codecs
 from torch import Tensor, nn
 
-from labkit import entropy
+from labkit import entropy, fixed_point
 from labkit.adoption import codecs
 from labkit.adoption.trace import find_quantization
 from labkit.schedules import Schedule
@@ -88,15 +88,16 @@ def adopt(model: nn.Module, scheme: Scheme, example: Tensor | None = None) -> nn
         for network in networks:
             network.set_scheme(scheme)
         return model
-    for path, module in model.named_modules():
-        if obstacle := _obstacle(module):
-            raise ValueError(f"{_where(model, path)} {obstacle}")
-    if not any(isinstance(module, entropy_models.EntropyModel) for module in model.modules()):
-        raise ValueError(f"model must have entropy models of CompressAI, and {_name(type(model))} has none")
-    classes: list[Any] = [type(module) for module in model.modules()]
-    if any(_adopted(cls) is not cls for cls in classes):
-        _check_quantization(model, first_stage(scheme), example)
-    attach_scheme(model, first_stage(scheme))
+    with fixed_point.plain(model):
+        for path, module in model.named_modules():
+            if obstacle := _obstacle(module):
+                raise ValueError(f"{_where(model, path)} {obstacle}")
+        if not any(isinstance(module, entropy_models.EntropyModel) for module in model.modules()):
+            raise ValueError(f"model must have entropy models of CompressAI, and {_name(type(model))} has none")
+        classes: list[Any] = [type(module) for module in model.modules()]
+        if any(_adopted(cls) is not cls for cls in classes):
+            _check_quantization(model, first_stage(scheme), example)
+        attach_scheme(model, first_stage(scheme))
     model.scheme = scheme  # type: ignore[assignment]  # a plain attribute of the module
     return model
 
@@ -156,7 +157,8 @@ def release(model: nn.Module) -> nn.Module:
     """
     if _own_networks(model):
         raise ValueError("model must be an adopted model; labkit's own networks always carry a scheme")
-    _restore_classes(model.modules())
+    with fixed_point.plain(model):
+        _restore_classes(model.modules())
     for module in model.modules():
         if isinstance(vars(module).get("scheme"), QuantizationScheme | TwoStages):
             del module.scheme
@@ -262,9 +264,10 @@ def _adopted(cls: Any) -> type:
 
 def _before(module: nn.Module) -> type | None:
     """Return the class that a module had before adoption, or None if adoption did not change it."""
-    if isinstance(module, tuple(_CODECS.values())):
-        return type(module).__bases__[0]
-    return next((theirs for theirs, ours in _ENTROPY.items() if type(module) is ours), None)
+    cls = fixed_point.plain_class(type(module))
+    if issubclass(cls, tuple(_CODECS.values())):
+        return cls.__bases__[0]
+    return next((theirs for theirs, ours in _ENTROPY.items() if cls is ours), None)
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:

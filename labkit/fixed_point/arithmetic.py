@@ -61,9 +61,10 @@ def on_grid(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def tanh_table() -> np.ndarray:
+def tanh_table() -> np.ndarray[Any, Any]:
     """Return round(tanh(k · 2⁻¹⁴) · 2¹⁴) for k from 0 to 6 · 2¹⁴, as int16; beyond that tanh rounds to 1."""
-    return np.floor(np.tanh(np.arange(6 * 2**FRACTION + 1) / UNIT) * UNIT + 0.5).astype(np.int16)
+    table: np.ndarray[Any, Any] = np.floor(np.tanh(np.arange(6 * 2**FRACTION + 1) / UNIT) * UNIT + 0.5)
+    return table.astype(np.int16)
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class FixedPoint(TorchDispatchMode):
         self._integers: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of weights, by their id and version
         self._alive: list[Tensor] = []  # these weights: an id belongs to another tensor once its own is gone
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         if self.free:

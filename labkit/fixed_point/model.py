@@ -94,7 +94,7 @@ class _PortableType(type):
 
 
 @functools.cache
-def portable_class(cls: type) -> type:
+def portable_class(cls: Any) -> type:
     """Return the subclass of a CompressAI model class that codes with exact (σ, μ)."""
     return _PortableType(f"Portable{cls.__name__}", (PortableCoding, cls), {"__module__": __name__})
 
@@ -103,9 +103,10 @@ def _make(cls: type) -> Any:
     return portable_class(cls)
 
 
-def plain_class(cls: type) -> type:
+def plain_class(cls: Any) -> type:
     """Return the class that `portable_class` was given, or `cls` itself."""
-    return cls.__bases__[1] if isinstance(cls, _PortableType) else cls
+    plain: type = cls.__bases__[1] if isinstance(cls, _PortableType) else cls
+    return plain
 
 
 copyreg.pickle(_PortableType, lambda cls: (_make, cls.__bases__[1:]))
@@ -121,7 +122,7 @@ def plain(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         if on:
-            model.__class__ = portable_class(type(model))
+            model.__class__ = _make(type(model))
 
 
 def portable(model: nn.Module, on: bool = True) -> nn.Module:
@@ -156,5 +157,5 @@ def portable(model: nn.Module, on: bool = True) -> nn.Module:
             if isinstance(module, EntropyModel) and not module._quantized_cdf.numel():
                 raise ValueError(f"{name} has no coder tables: call model.update() and save them with the weights")
     own = plain_class(type(model))
-    model.__class__ = portable_class(own) if on else own
+    model.__class__ = _make(own) if on else own
     return model
