@@ -113,7 +113,7 @@ class FixedPoint(TorchDispatchMode):
         self._integers: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of weights, by their id and version
         self._alive: list[Tensor] = []  # these weights: an id belongs to another tensor once its own is gone
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         if self.free:
