@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and settings read from TOML."""
+"""Writing files atomically, and reading settings from TOML."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from typing import Any
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to, which takes its place where the block ends, and is removed otherwise.
+    """Write a file atomically: yield a temporary file that replaces `path` when the block ends without an error.
 
-    It is empty when the block starts, has the permission bits that new files have here, and is flushed to the disk
-    before it is renamed: however a process ends, `path` holds what it held or all of the new. One that was killed
-    leaves its temporary, named `.{name}.{8 hexadecimal digits}.tmp`, which nothing reads. The folder has to be there;
-    a link is followed.
+    The temporary file is empty when the block starts, and it is in the same folder, which must exist. It gets the
+    permissions of a new file and is flushed to the disk before it is renamed. However the process ends, `path` has
+    either its old or its new content. A killed process leaves its temporary file behind, named
+    `.{name}.{8 hexadecimal digits}.tmp`. Symbolic links are followed.
 
-    Raises ValueError naming the file where it cannot be written or is a device or a pipe; for an OSError of the block
-    too, so let a block only write. Other errors pass.
+    Args:
+        path: File to write.
+
+    Raises:
+        ValueError: If the file cannot be written, or is a device or a pipe. An OSError of the block is reported in this
+            way too, so a block should only write the file.
     """
-    if _special(path):  # as root, renaming would put a file in the place of /dev/null
+    if _special(path):  # as root, renaming would replace /dev/null by a file
         raise ValueError(f"{path} cannot be written: it is a device or a pipe")
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -32,19 +36,24 @@ def whole(path: str | Path) -> Iterator[Path]:
             mode = os.fstat(file.fileno()).st_mode
         try:
             yield temporary
-            temporary.chmod(mode)  # a writer may have put a file of its own there, as safetensors does
+            temporary.chmod(mode)  # a writer such as safetensors may have replaced the temporary file
             with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         finally:
-            with suppress(OSError):  # gone, or the error that is on its way says more
+            with suppress(OSError):  # after an error, that error matters more
                 temporary.unlink()
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all, as `whole` does, and a device or a pipe as it is.
+    """Write a file atomically, as `whole` does; devices and pipes are written directly.
 
-    Raises ValueError naming the file where it cannot be written.
+    Args:
+        path: File to write.
+        data: Its new content.
+
+    Raises:
+        ValueError: If the file cannot be written. The message names it.
     """
     if _special(path):
         with _named(path):
@@ -55,7 +64,14 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The values of a TOML file. Raises ValueError, in one line, where it is absent or none."""
+    """Read a TOML file.
+
+    Args:
+        path: File to read.
+
+    Raises:
+        ValueError: If the file is missing or is not valid TOML.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -65,7 +81,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where labkit's data and lessons lie: in the checkout, or inside the installed package."""
+"""The folders of labkit's data and lessons, in the checkout or in the installed package."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ def _folder(name: str) -> Path:
     for folder in (_PACKAGE / "_bundled" / name, checkout / name):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"labkit's {name} folder is missing: install labkit again, or run it from a whole checkout")
+    raise FileNotFoundError(
+        f"labkit's {name} folder is missing; install labkit again, or run it from a complete checkout"
+    )
 
 
 def data() -> Path:
-    """The folder with photographs, weights and results."""
+    """Return the folder with photographs, weights and results."""
     return _folder("data")
 
 
 def lessons() -> Path:
-    """The folder with the notebooks."""
+    """Return the folder with the notebooks of the lessons."""
     return _folder("lessons")

@@ -1,20 +1,20 @@
-"""How labkit's figures look: readable on a white page and on a black one, and with color-blind eyes."""
+"""Colors and styles of labkit's figures: readable on light and dark pages and for color-blind readers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-INK, GRID = "#808080", "rgba(128, 128, 128, 0.25)"  # grays that read on white and on black
+INK, GRID = "#808080", "rgba(128, 128, 128, 0.25)"  # grays that are readable on white and on black
 CLEAR = "rgba(0,0,0,0)"
-# after Okabe and Ito (2008), told apart with color-blind eyes, in shades that read on both
+# after Okabe and Ito (2008): distinct for color-blind readers, in shades for light and dark pages
 COLORS = ("#1c7ed6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
-# a line's dash and a point's symbol say the same as its color
+# dashes of lines and symbols of points repeat the information of the color
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 
 
 def template() -> Any:
-    """A plotly template: the page shows through, text and axes are gray."""
+    """Return a plotly template with a transparent background and gray text and axes."""
     import plotly.graph_objects as go
 
     axis = {"gridcolor": GRID, "linecolor": INK, "zerolinecolor": GRID, "automargin": True, "exponentformat": "none"}

@@ -190,7 +190,7 @@ def test_names_of_the_first_edition_are_accepted(tmp_path):
     [
         ("stepps = 3", "run.toml: unknown option 'stepps'; did you mean steps"),
         ("steps = [1, 2]", "run.toml: steps must be a single value, got [1, 2]"),
-        ("steps = ", "run.toml is no TOML"),
+        ("steps = ", "run.toml is not valid TOML"),
         ("lmbda = 'much'", "'much' is not a valid float"),
         ("config = 'other.toml'", "run.toml: unknown option 'config'"),
     ],

@@ -95,7 +95,7 @@ def test_settings_are_those_of_the_train_command():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("lmbda = ", "is no TOML"),
+        ("lmbda = ", "is not valid TOML"),
         ("lmbd = 1", "unknown setting 'lmbd'; did you mean lmbda?"),
         ("lmbda = [1, 2]\nsteps = 1", "several go into the grid"),
         ("lmbda = 1\n[grid]\nlmbda = [1]", "lmbda: stands among the settings and in the grid too"),
