@@ -1,4 +1,4 @@
-"""Shared by all tests: one torch thread, since two slow each other down beside anything else, and the image sets."""
+"""Settings and fixtures for all tests. torch uses one thread, because more would slow down parallel tests."""
 
 import os
 from pathlib import Path
@@ -13,11 +13,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def kodak() -> Path:
-    """The Kodak images, in $LABKIT_DATASETS/kodak or in shared/datasets/kodak beside the checkout."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "datasets"
-    folder = Path(os.environ.get("LABKIT_DATASETS", beside)) / "kodak"
+    """The folder of the Kodak images: $LABKIT_DATASETS/kodak, or shared/datasets/kodak next to the checkout."""
+    neighbor = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+    folder = Path(os.environ.get("LABKIT_DATASETS", neighbor)) / "kodak"
     if not folder.is_dir():
-        pytest.skip("the Kodak images are not at hand: point LABKIT_DATASETS at a folder that holds kodak/")
+        pytest.skip("the Kodak images are missing: set LABKIT_DATASETS to the folder that contains kodak/")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What starting costs: which modules load, and how soon `labkit train` has made its first step."""
+"""The cost of starting: which modules load, and how soon `labkit train` finishes its first step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 INTERFACE = {"IPython", "anywidget", "ipywidgets", "jupyterlab", "matplotlib", "plotly"}
 HEAVY = INTERFACE | {"compressai", "lightning_fabric", "numpy", "pandas", "torch", "traitlets"}
 TRAIN = ["train", "--lmbda", "0.01", "--steps", "1", "--crop", "64", "--batch-size", "1"]
-BOUND, ROUNDS = 1.5, 5  # first step ÷ importing torch and CompressAI, and how often each is timed
+BOUND = 1.5  # largest ratio of the first step's time to the import time of torch and CompressAI
+ROUNDS = 5
 
 
 def added(code: str, to: str = "") -> set[str]:
-    """Packages that the code loads in a fresh interpreter, beyond those loaded by what runs before it."""
+    """Return the packages that the code loads in a new interpreter, except those that the code `to` loads first."""
     names = "{name.partition('.')[0] for name in sys.modules}"
     code = f"import sys\n{to}\nbefore = {names}\n{code}\nprint('added', *{names} - before)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
@@ -25,7 +26,7 @@ def added(code: str, to: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["labkit", "labkit.live", "labkit.cli"])
-def test_labkit_alone_loads_nothing_heavy(module):
+def test_import_loads_no_heavy_package(module):
     assert not HEAVY & added(f"import {module}")
 
 
@@ -52,34 +53,40 @@ assert warnings.filters == before, set(warnings.filters) ^ set(before)
     assert done.returncode == 0 and done.stderr == "", done.stderr
 
 
-def test_training_adds_no_interface():
-    """To what CompressAI brings along, which is pandas and more: labkit cannot help that."""
-    found = added("import labkit.training, labkit.networks, labkit.datasets", to="import torch, compressai")
-    assert "labkit" in found and not INTERFACE & found
+def test_training_loads_no_user_interface():
+    """CompressAI itself loads pandas and other packages, which labkit cannot avoid."""
+    packages = added("import labkit.training, labkit.networks, labkit.datasets", to="import torch, compressai")
+    assert "labkit" in packages and not INTERFACE & packages
 
 
 @pytest.mark.slow
-def test_a_whole_labkit_train_adds_no_interface(tmp_path):
+def test_training_and_evaluation_load_no_user_interface():
+    code = "import labkit as lk; lk.train; lk.evaluate; lk.networks.toy_2d()"
+    assert not {"IPython", "plotly", "ipywidgets"} & added(code)
+
+
+@pytest.mark.slow
+def test_the_command_train_loads_no_user_interface(tmp_path):
     arguments = [*TRAIN, "--out", str(tmp_path / "net.safetensors")]
     code = f"from labkit.cli import main; main({arguments}, standalone_mode=False)"
     assert not INTERFACE & added(code, to="import torch, compressai")
 
 
-def test_the_probe_sees_what_is_loaded():
-    assert added("import labkit.live.plot") >= {"ipywidgets", "anywidget", "plotly"}
+def test_the_probe_finds_loaded_packages():
+    assert added("import ipywidgets, anywidget, plotly") >= {"ipywidgets", "anywidget", "plotly"}
 
 
 def import_seconds() -> float:
-    """Until torch and CompressAI are there, in a fresh interpreter: without the second in which it then ends."""
-    command = [sys.executable, "-W", "ignore", "-c", "import torch, compressai; print('there', flush=True)"]
+    """Return the time in which a new interpreter imports torch and CompressAI, without the time in which it exits."""
+    command = [sys.executable, "-W", "ignore", "-c", "import torch, compressai; print('imported', flush=True)"]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "there\n"
+        assert process.stdout.readline() == "imported\n"
         return time.perf_counter() - start
 
 
 def first_step_seconds(folder: Path) -> float:
-    """Until `labkit train` has written its first step's row."""
+    """Return the time until `labkit train` has written the row of its first step."""
     folder.mkdir()
     log, out = folder / "log.csv", folder / "net.safetensors"
     command = [sys.executable, "-W", "ignore", "-m", "labkit.cli", *TRAIN, "--out", str(out), "--log", str(log)]
@@ -89,12 +96,12 @@ def first_step_seconds(folder: Path) -> float:
             assert process.poll() is None or log.exists(), process.communicate()[1]
             time.sleep(0.005)
         seconds = time.perf_counter() - start
-        assert process.wait(60) == 0, process.communicate()[1]  # so that it disturbs no other measurement
+        assert process.wait(60) == 0, process.communicate()[1]  # so that it does not disturb the next measurement
     return seconds
 
 
 def ratio(folder: Path) -> float:
-    """Median over alternating rounds of the first step's time over that of importing torch and CompressAI."""
+    """Return the median time of the first step divided by the median import time of torch and CompressAI."""
     folder.mkdir()
     times = [(import_seconds(), first_step_seconds(folder / str(i))) for i in range(ROUNDS)]
     imported, stepped = (statistics.median(column) for column in zip(*times, strict=True))
@@ -104,9 +111,9 @@ def ratio(folder: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_the_first_step_comes_within_half_again_of_the_imports(tmp_path):
-    first_step_seconds(tmp_path / "warm")  # reads every file once, and compiles what has no bytecode yet
+def test_the_first_step_takes_at_most_half_again_the_import_time(tmp_path):
+    first_step_seconds(tmp_path / "warm")  # reads every file once and compiles the bytecode
     ratios = [ratio(tmp_path / "rounds")]
-    if ratios[0] > BOUND:  # something else may have run meanwhile: once more, and both are printed
+    if ratios[0] > BOUND:  # another process may have disturbed the measurement: repeat it once
         ratios.append(ratio(tmp_path / "again"))
     assert ratios[-1] <= BOUND

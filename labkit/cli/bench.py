@@ -15,7 +15,7 @@ def bench() -> None:
 
 
 @bench.command("train")
-@click.option("--network", default=NETWORK, help="Name of the network, as in labkit.networks.table().")
+@click.option("--network", default=NETWORK, help="Network, by its name in labkit or in CompressAI.")
 @click.option("--size", default="small", help="Size of the network: tiny, small or paper.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Number of crops per step.")
 @click.option("--crop", type=click.IntRange(64), default=128, help="Side of the square crops, in pixels.")

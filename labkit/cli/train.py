@@ -20,7 +20,7 @@ def _present_name(option: str) -> str:
 
 @click.command(context_settings={"token_normalize_func": _present_name})
 @click.argument("config", type=click.Path(path_type=Path), required=False, is_eager=True, callback=read_toml_defaults)
-@click.option("--network", default=defaults.NETWORK, help="Name of the network, as in labkit.networks.table().")
+@click.option("--network", default=defaults.NETWORK, help="Network, by its name in labkit or in CompressAI.")
 @click.option("--size", default=defaults.SIZE, help="Size of the network: tiny, small or paper.")
 @click.option("--scheme", default=defaults.SCHEME, help="Quantization scheme, a preset of labkit.schemes.")
 @click.option(
