@@ -1,5 +1,6 @@
 """Give a CompressAI model a quantization scheme, in place, and take it out again."""
 
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.adoption.codecs import (
     AdoptedCheckerboardLatentCodec,
     AdoptedGaussianConditionalLatentCodec,

@@ -4,6 +4,7 @@ sources → code (its loss, exact gradient) → risk (mismatch, gradient risk) �
 sources → scale_bound                        trained (the same two for networks on images)
 """
 
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.analysis import plots, scale_bound, sources, worked_example
 from labkit.analysis.code import Loss, ScalarCode, exact_gradient, gaussian_bits, squared_error, test_loss
 from labkit.analysis.risk import gradient_risk, mismatch, pointwise_risk

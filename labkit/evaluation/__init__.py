@@ -1,5 +1,6 @@
 """Metrics, real bitstreams, rate–distortion curves, classical codecs, and refinement of latents."""
 
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.evaluation.classical import classical, classical_names
 from labkit.evaluation.curves import bd_psnr, bd_rate, bd_rate_interval, curve, describe
 from labkit.evaluation.evaluator import evaluate, reconstruct, rounded_losses, surrogate_losses

@@ -1,5 +1,6 @@
 """Image codecs and toy transform codes with a quantization scheme, and their weights on disk."""
 
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive

@@ -1,5 +1,6 @@
 """Losses, the trainer, and checkpoints."""
 
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.fine_tuning import fine_tune
 from labkit.training.losses import Loss, rate_distortion
