@@ -1,9 +1,9 @@
-"""Pictures as `.lkc` files: 8-bit RGB in, a container out, and the same picture back.
+"""Compression of 8-bit RGB images into containers, and decompression of the same images.
 
-A file is coded and decoded in one thread on the CPU. Decoding repeats the encoder's floating-point sums, and these
-depend on how they are shared out: with two threads a shipped network decodes a photograph otherwise than with one, by
-one step of 8 bits in a few of its values. Where a sum predicts a scale, such a difference can lose the decoder its
-place in the string.
+Files are coded and decoded in one thread on the CPU. The decoder repeats the floating-point sums of the encoder, and
+their results depend on the number of threads. With two threads instead of one, a pretrained network decodes a
+photograph differently in a few values, by 1 of 255. If such a difference changes a predicted scale, the decoder may
+lose its position in the string.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ from labkit import networks
 from labkit.evaluation.evaluator import pad
 from labkit.evaluation.latents import Latents, replaced_latents
 from labkit.files.container import HASH_DIGITS, Container
-from labkit.networks import Codec
-from labkit.training import weights_hash
+from labkit.networks import Codec, weights_hash
+from labkit.state_guard import device_of
 
 
 def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | None = None) -> Container:
-    """Code a picture, uint8 RGB of shape (3, H, W), of any size from 1×1.
+    """Compress an image.
 
-    verify: decode it again, and keep the decoded picture's checksum, so that a decoder knows whether it got the same.
-    latents: y and z to code in place of the encoder's own, as `refine` found them for this picture (`Refined.y`, `.z`).
-    The network is given its coder tables where it has none.
-    Raises ValueError for another type or shape, and for a picture or network that the file cannot hold.
+    Args:
+        image: uint8 image of shape (3, H, W), of any size from 1×1.
+        net: Image codec of labkit; it gets its coder tables if it has none.
+        verify: Whether to decode the result again and store the checksum of the image, so that a decoder can check it.
+        latents: y and z to code instead of those of the encoder, such as `Refined.y` and `Refined.z`.
+
+    Raises:
+        ValueError: If the image has another type or shape, or if the format cannot hold the image or the network.
     """
     if image.dtype != torch.uint8 or image.dim() != 3 or image.size(0) != 3 or not image.numel():
-        raise ValueError(f"image: takes uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")
-    with _alone(net):
-        container = Container(  # before anything is coded: the picture and the network are checked here
+        raise ValueError(f"image must be uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")
+    with _single_thread(net):
+        container = Container(  # checks the image and the network before anything is coded
             network=net.kind,
             size=net.size,
             N=net.N,
@@ -47,7 +51,7 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
             height=image.size(1),
             strings=(bytes(8),),
         )
-        padded, _ = pad(image.cpu()[None].float() / 255, _multiple(net))
+        padded, _ = pad(image.cpu()[None].float() / 255, net.downsampling_factor)
         with replaced_latents(net, *latents) if latents else nullcontext():
             strings = _strings(net, padded)
         container = dataclasses.replace(container, strings=strings)
@@ -55,56 +59,80 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
 
 
 def decompress(container: Container, net: Codec, ignore_checksum: bool = False) -> Tensor:
-    """The picture of a container, uint8 RGB of shape (3, H, W), decoded with the weights that it was coded with.
+    """Decompress an image with the weights that compressed it.
 
-    ignore_checksum: return the image even if it differs from the one that was verified when the file was written.
-    Raises ValueError, one line, for another network or other weights, for strings that cannot be decoded, and for
-    another picture than was verified.
+    Args:
+        container: Coded image.
+        net: Network with the same weights.
+        ignore_checksum: Whether to return the image even if it differs from the image that was verified when the file
+            was written.
+
+    Returns:
+        uint8 image of shape (3, H, W).
+
+    Raises:
+        ValueError: If the network or its weights are different, if the strings cannot be decoded, or if the image
+            differs from the verified image. The message has one line.
     """
-    picture = _decode(container, net)
-    if not ignore_checksum and container.picture not in (None, picture_checksum(picture)):
+    image = _decode(container, net)
+    if not ignore_checksum and container.image_checksum not in (None, image_checksum(image)):
         raise ValueError(
-            "it decodes to another picture here than where it was coded: another processor or version of torch gives "
-            "other floating-point sums, and the picture may be slightly or wholly different"
+            "the decoded image differs from the verified one, because another processor or version of torch gives "
+            "other floating-point sums; the difference may be small or large"
         )
-    return picture
+    return image
 
 
 def verified(container: Container, net: Codec) -> tuple[Container, Tensor]:
-    """The container with the checksum of what it decodes to, and that picture. Raises ValueError as `decompress`."""
-    picture = _decode(container, net)
-    return dataclasses.replace(container, picture=picture_checksum(picture)), picture
+    """Decode a container and store the checksum of the image in it.
+
+    Returns:
+        The container with the checksum, and the uint8 image of shape (3, H, W).
+
+    Raises:
+        ValueError: As for `decompress`.
+    """
+    image = _decode(container, net)
+    return dataclasses.replace(container, image_checksum=image_checksum(image)), image
 
 
-def picture_checksum(picture: Tensor) -> int:
-    """CRC-32 of a uint8 picture of shape (3, H, W), row by row, its colors interleaved."""
-    return zlib.crc32(picture.permute(1, 2, 0).contiguous().numpy().tobytes())
+def image_checksum(image: Tensor) -> int:
+    """Return the CRC-32 of an image, row by row with interleaved colors.
+
+    Args:
+        image: uint8 image of shape (3, H, W).
+    """
+    return zlib.crc32(image.permute(1, 2, 0).contiguous().numpy().tobytes())
 
 
-def shipped(container: Container) -> Codec:
-    """The shipped network that a container was coded with. Raises ValueError saying which one it wants."""
+def bundled_network(container: Container) -> Codec:
+    """Return the bundled network that compressed an image.
+
+    Raises:
+        ValueError: If no bundled weights have the hash in the container. The message names the network.
+    """
     for lmbda in networks.pretrained_lmbdas(container.network):
         net = networks.pretrained(container.network, lmbda)
         with suppress(ValueError):
-            with _alone(net):
+            with _single_thread(net):
                 _check_weights(container, net)
             return net
     raise ValueError(
-        f"it was coded with {container.codec} whose weights have the hash {container.weights}, and none that come with "
-        "labkit have it: --weights takes them"
+        f"it was coded with {container.codec} whose weights have the hash {container.weights}; no bundled weights have "
+        "this hash, so name the checkpoint with --weights"
     )
 
 
 @contextmanager
-def _alone(net: Codec) -> Iterator[None]:
-    """One thread, no gradients, and the network as a decoder would load it; then threads and mode as before."""
-    device = next(net.parameters()).device
+def _single_thread(net: Codec) -> Iterator[None]:
+    """Use one thread, no gradients and the memory format of a loaded network; restore threads and mode afterwards."""
+    device = device_of(net)
     if device.type != "cpu":
-        raise ValueError(f"net: files are coded on the CPU, it is on {device}")
+        raise ValueError(f"net must be on the CPU to code files, got {device}")
     training, threads = net.training, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        net.to(memory_format=torch.contiguous_format).eval()  # a trained one may have another layout, and other sums
+        net.to(memory_format=torch.contiguous_format).eval()  # another format gives other sums
         net.update()
         with torch.no_grad():
             yield
@@ -114,19 +142,19 @@ def _alone(net: Codec) -> Iterator[None]:
 
 
 def _decode(container: Container, net: Codec) -> Tensor:
-    with _alone(net):
+    with _single_thread(net):
         _check_weights(container, net)
-        multiple = _multiple(net)
+        multiple = net.downsampling_factor
         expected = len(_strings(net, torch.zeros(1, 3, multiple, multiple)))
         if len(container.strings) != expected:
-            raise ValueError(f"it holds {len(container.strings)} strings, {net.kind} writes {expected}")
+            raise ValueError(f"it has {len(container.strings)} strings, but {net.kind} writes {expected}")
         padding, unpadding = compute_padding(container.height, container.width, min_div=multiple)
         height, width = container.height + sum(padding[2:]), container.width + sum(padding[:2])
         zeros = bytes(_read_beyond(net, height, width))
         try:
             x_hat = net.decompress([[string + zeros] for string in container.strings], net.coded_shape(height, width))
             x_hat = F.pad(x_hat["x_hat"], unpadding)[0]
-        except Exception as error:  # whatever a forged string leads to
+        except Exception as error:  # forged strings may cause any exception
             raise ValueError(f"its strings cannot be decoded: {' '.join(str(error).split())[:200]}") from error
     if not torch.isfinite(x_hat).all():
         raise ValueError("its strings decode to values that are not finite")
@@ -141,26 +169,22 @@ def _check_weights(container: Container, net: Codec) -> None:
         raise ValueError(f"it was coded with other weights (hash {container.weights}) than these (hash {digits})")
 
 
-def _multiple(net: Codec) -> int:
-    return net.downsampling_factor
-
-
 def _strings(net: Codec, padded: Tensor) -> tuple[bytes, ...]:
     return tuple(string for group in net.compress(padded)["strings"] for string in group)
 
 
 def _read_beyond(net: Codec, height: int, width: int) -> int:
-    """Bytes that CompressAI's rANS decoder can read beyond the end of a string, where zeros follow it.
+    """Return the number of bytes that CompressAI's rANS decoder can read beyond a string that zeros follow.
 
-    It does not know where a string ends: forged or of another picture, it is read on into whatever memory follows. A
-    good string is read to its last word and no further, so zeros behind it change nothing. Behind a bad one:
+    The decoder does not know where a string ends. It reads a valid string to its last word and no further, so zeros
+    after it change nothing. If the string is forged or belongs to another image, it reads whatever follows:
 
-    - The decoder takes a word of 32 bits at a time, when fewer than 31 bits are left in its state. A latent takes 16
-      bits, and an escaped one digits of 4 bits, first the number of digits in digits of which 15 says that another
-      follows. At most 64 bits are in the state, so 80 bits or three words a latent, while the state is not zero.
-    - A zero state stays zero: it reads a word for each latent, and one for the digit of an escape.
-    - The number of digits of the escape that empties the state is at most 15 for each digit of all ones. These are
-      of the state, or of a run of ones in the string, which `Container` keeps under 16 bytes: fewer than 1,100.
+    - The decoder reads a word of 32 bits when fewer than 31 bits are left in its state. A latent takes 16 bits. An
+      escaped latent takes digits of 4 bits, after their number in digits of which 15 announces another one. The state
+      has at most 64 bits, so a latent takes 80 bits or three words while the state is not zero.
+    - A zero state stays zero. It reads a word for each latent, and one for the digit of an escape.
+    - The escape that empties the state has at most 15 digits for each digit of ones in the state or in a run of ones
+      in the string. `Container` keeps such runs under 16 bytes, so there are fewer than 1,100 digits.
     """
     latents = max(net.N, net.M) * (height // 16) * (width // 16)
     return 4 * (3 * latents + 2048)

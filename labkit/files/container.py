@@ -1,21 +1,22 @@
-"""The `.lkc` file: what a codec's strings need to be decoded again, and checks that they are what was written.
+"""The `.lkc` file: a coded image with all that decoding needs, and checksums against damage.
 
-All numbers are little-endian. A header of 37 bytes, then a section for each string, then nothing:
+All numbers are little-endian. The file has a header of 37 bytes, a section for each string, and nothing else:
 
-    8  magic            2  width of the picture     4  length of the string
-    1  version          2  its height               4  checksum
+    header                                          section
+    8  magic            2  width of the image       4  length of the string
+    1  version          2  height of the image      4  checksum
     1  network          1  number of strings           the string
-    1  its size         1  1 where the next is set
-    2  N                4  checksum of the picture
+    1  size             1  1 if the image checksum is set, else 0
+    2  N                4  checksum of the decoded image
     2  M                4  checksum of the header
-    8  weights' hash
+    8  hash of the weights
 
-Every checksum is a CRC-32. A section's covers its length and its string, and goes on from the one before it, so that
-sections cannot change places, or files. The picture's is over what decoding gave where the file was written: 8-bit RGB,
-row by row. Eight bytes of the hash tell weights apart, by mistake they agree once in 10¹⁹; nothing here resists
-forgery, since who forges a file forges its checksums.
+Every checksum is a CRC-32. The checksum of a section covers its length and its string and continues the checksum before
+it, so sections cannot change places or move to other files. The checksum of the image covers the 8-bit RGB image that
+was decoded when the file was written, row by row. Eight bytes of the hash identify the weights; two different weights
+agree by accident once in 10¹⁹ cases. The format does not resist forgery, because a forger can compute checksums.
 
-Only the standard library is needed: a bad file is turned away before torch is loaded.
+This module needs only the standard library, so that a bad file is refused before torch loads.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from typing import Any
 
 from labkit.disk import write_whole
 
-MAGIC = b"\x89LKC\r\n\x1a\n"  # as PNG's: what strips the eighth bit or translates line ends changes it
+MAGIC = b"\x89LKC\r\n\x1a\n"  # like PNG's: transfers that strip the eighth bit or translate line ends change it
 VERSION = 1
 SUFFIX = ".lkc"
 
-# Their places are the numbers in the file: new ones go to the end, none ever moves
+# The index of a name is its number in the file, so new names are appended and no name ever moves.
 NETWORKS = (
     "factorized_prior",
     "scale_hyperprior",
@@ -46,28 +47,36 @@ NETWORKS = (
 )
 SIZES = ("custom", "tiny", "small", "paper")
 
-HASH_DIGITS = 16  # hexadecimal, the first of `training.weights_hash`
+HASH_DIGITS = 16  # number of first hexadecimal digits of `networks.weights_hash` in the file
 MAX_SIDE = 2**16 - 1
-MAX_PIXELS = 100_000_000  # as in labkit.datasets, which is not imported here: it needs torch
-MAX_BYTES = 2**26  # of a file: 5 bits for each pixel of the largest picture
+MAX_PIXELS = 100_000_000  # equal to that of labkit.datasets, which this module does not import because it needs torch
+MAX_BYTES = 2**26  # size of a file: 5 bits for each pixel of the largest image
 
 _HEADER = struct.Struct("<8s3B2H8s2H2BI")
 _CHECKSUM = struct.Struct("<I")
 _SECTION = struct.Struct("<II")
 _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
-_WORD = 4  # the entropy coder writes words of 32 bits, its state of two words first
+_WORD = 4  # bytes of a word of the entropy coder, which writes its state of two words first
 _NEVER_CODED = b"\xff" * 4 * _WORD
 
 
 @dataclass(frozen=True, repr=False)
 class Container:
-    """One coded picture.
+    """A coded image.
 
-    network, size, N, M: the codec, as `networks.get` and `networks.build` name it. weights: the first 16 hexadecimal
-    digits of its `training.weights_hash`. width, height: of the picture, in pixels. strings: as the codec gave them,
-    in its order. picture: CRC-32 of the decoded picture, None where nobody decoded it.
+    Attributes:
+        network: Name of the architecture, as in `networks.get`.
+        size: Name of the size, as in `networks.get`, or "custom".
+        N: Number of channels of the transforms.
+        M: Number of channels of the latent y.
+        weights: First 16 hexadecimal digits of `networks.weights_hash`.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        strings: Strings of the codec, in its order.
+        image_checksum: CRC-32 of the decoded image, or None if the image was not decoded for verification.
 
-    Raises ValueError naming the field that is out of its range.
+    Raises:
+        ValueError: If a field is out of range.
     """
 
     network: str
@@ -78,53 +87,51 @@ class Container:
     width: int
     height: int
     strings: tuple[bytes, ...]
-    picture: int | None = None
+    image_checksum: int | None = None
 
     def __post_init__(self) -> None:
-        for field, known in (("network", NETWORKS), ("size", SIZES)):
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field}: takes {', '.join(known)}, got {getattr(self, field)!r}")
+        for field, names in (("network", NETWORKS), ("size", SIZES)):
+            if getattr(self, field) not in names:
+                raise ValueError(f"{field} must be one of {', '.join(names)}, got {getattr(self, field)!r}")
         for field in ("N", "M", "width", "height"):
             if not 1 <= getattr(self, field) <= MAX_SIDE:
-                raise ValueError(f"{field}: takes 1 to {MAX_SIDE:,}, got {getattr(self, field):,}")
+                raise ValueError(f"{field} must be 1 to {MAX_SIDE:,}, got {getattr(self, field):,}")
         if self.width * self.height > MAX_PIXELS:
-            raise ValueError(f"width × height: takes {MAX_PIXELS:,} pixels at most, got {self.width}×{self.height}")
+            raise ValueError(f"width × height must be at most {MAX_PIXELS:,} pixels, got {self.width}×{self.height}")
         if not re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS}}}", self.weights):
-            raise ValueError(f"weights: takes {HASH_DIGITS} hexadecimal digits, got {self.weights!r}")
-        if self.picture is not None and not 0 <= self.picture < 2**32:
-            raise ValueError(f"picture: takes a CRC-32, got {self.picture}")
+            raise ValueError(f"weights must be {HASH_DIGITS} hexadecimal digits, got {self.weights!r}")
+        if self.image_checksum is not None and not 0 <= self.image_checksum < 2**32:
+            raise ValueError(f"image_checksum must be a CRC-32, got {self.image_checksum}")
         if not 1 <= len(self.strings) <= 255:
-            raise ValueError(f"strings: takes 1 to 255, got {len(self.strings)}")
+            raise ValueError(f"the number of strings must be 1 to 255, got {len(self.strings)}")
         for number, string in enumerate(self.strings, 1):
             if len(string) % _WORD or len(string) < 2 * _WORD:
-                raise ValueError(f"string {number}: takes 8, 12, 16, … bytes, got {len(string)}")
-            if _NEVER_CODED in string:  # the decoder would take it for a number of a thousand digits and more
-                raise ValueError(f"string {number}: holds 16 bytes 255 in a row, which no coder writes")
+                raise ValueError(f"string {number} must have 8, 12, 16, … bytes, got {len(string)}")
+            if _NEVER_CODED in string:  # the decoder would read a number of over a thousand digits
+                raise ValueError(f"string {number} has 16 consecutive bytes of 255, which no coder writes")
         if self.file_bytes > MAX_BYTES:
-            raise ValueError(
-                f"strings: a file takes {MAX_BYTES:,} bytes at most, got {self.file_bytes:,} with its header"
-            )
+            raise ValueError(f"the file must have at most {MAX_BYTES:,} bytes, got {self.file_bytes:,} with its header")
 
     @property
     def codec(self) -> str:
-        """The network in words."""
+        """The network and its channel counts, as text."""
         return f"{self.network} {self.size} (N = {self.N}, M = {self.M})"
 
     @property
     def file_bytes(self) -> int:
-        """Size of the file."""
+        """Size of the file in bytes."""
         return _HEADER_BYTES + sum(_SECTION.size + len(string) for string in self.strings)
 
     @property
     def bpp(self) -> float:
-        """Bits per pixel of the file, header and all."""
+        """Bits per pixel of the whole file, including its header."""
         return 8 * self.file_bytes / (self.width * self.height)
 
     def summary(self) -> dict[str, Any]:
         """Return the contents without the coded strings, as values that JSON can hold."""
         values = {name: getattr(self, name) for name in ("network", "size", "N", "M", "weights", "width", "height")}
         values |= {"version": VERSION, "bytes": self.file_bytes, "strings": [len(string) for string in self.strings]}
-        return values | {"bpp": self.bpp, "picture": self.picture, "checksums": "good"}
+        return values | {"bpp": self.bpp, "image_checksum": self.image_checksum, "checksums": "good"}
 
     def __repr__(self) -> str:
         return f"Container({self.network} {self.size}, {self.width}×{self.height} pixels, {self.file_bytes} bytes)"
@@ -132,7 +139,7 @@ class Container:
     def __str__(self) -> str:
         lengths = [len(string) for string in self.strings]
         strings = f"{' + '.join(map(str, lengths))} in {len(lengths)} string{'s' * (len(lengths) > 1)}"
-        verified = "not verified" if self.picture is None else f"verified, checksum {self.picture:08x}"
+        verified = "not verified" if self.image_checksum is None else f"verified, checksum {self.image_checksum:08x}"
         return (
             f"version {VERSION}, all checksums are correct\n"
             f"network  {self.codec}, weights {self.weights}\n"
@@ -142,7 +149,7 @@ class Container:
         )
 
     def pack(self) -> bytes:
-        """The file as bytes."""
+        """Return the file as bytes."""
         header = _HEADER.pack(
             MAGIC,
             VERSION,
@@ -154,8 +161,8 @@ class Container:
             self.width,
             self.height,
             len(self.strings),
-            self.picture is not None,
-            self.picture or 0,
+            self.image_checksum is not None,
+            self.image_checksum or 0,
         )
         checksum = zlib.crc32(header)
         parts = [header, _CHECKSUM.pack(checksum)]
@@ -166,36 +173,43 @@ class Container:
 
     @staticmethod
     def unpack(data: bytes) -> Container:
-        """The container that these bytes are. Raises ValueError, one line, for anything that `pack` did not give."""
+        """Return the container that `pack` turned into bytes.
+
+        Args:
+            data: Contents of a file.
+
+        Raises:
+            ValueError: If the bytes are damaged or are not a `.lkc` file. The message has one line.
+        """
         if not data:
             raise ValueError("the file is empty")
         if len(data) > MAX_BYTES:
-            raise ValueError(f"the file is longer than {MAX_BYTES:,} bytes, which no coded picture is")
+            raise ValueError(f"the file is longer than {MAX_BYTES:,} bytes, longer than any coded image")
         _check_magic(data[: len(MAGIC)])
         if len(data) > len(MAGIC) and data[len(MAGIC)] > VERSION:
             newer = data[len(MAGIC)]
-            raise ValueError(f"written by a newer labkit: version {newer} of the format, this one reads {VERSION}")
+            raise ValueError(f"a newer labkit wrote it: its format has version {newer}, this labkit reads {VERSION}")
         if len(data) < _HEADER_BYTES:
             raise ValueError(f"damaged: it ends after {len(data)} bytes, inside its header")
         (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
         if zlib.crc32(data[: _HEADER.size]) != checksum:
             raise ValueError("damaged: its header does not match its checksum")
-        _, version, network, size, N, M, weights, width, height, count, verified, picture = _HEADER.unpack_from(data)
-        if version != VERSION or verified > 1 or (picture and not verified):
-            raise ValueError("its header holds what no labkit writes")
+        _, version, network, size, N, M, weights, width, height, count, verified, image = _HEADER.unpack_from(data)
+        if version != VERSION or verified > 1 or (image and not verified):
+            raise ValueError("its header has values that labkit never writes")
         if network >= len(NETWORKS) or size >= len(SIZES):
-            raise ValueError(f"it names network {network} in size {size}, which this labkit does not know")
+            raise ValueError(f"this labkit does not know its network (number {network}) or size (number {size})")
         strings, end = [], _HEADER_BYTES
         for number in range(1, count + 1):
             start = end + _SECTION.size
             if start > len(data):
                 raise ValueError(f"damaged: it ends after {len(data)} bytes, before string {number} of {count}")
-            length, stated = _SECTION.unpack_from(data, end)
+            length, expected = _SECTION.unpack_from(data, end)
             end = start + length
             if end > len(data):
                 raise ValueError(f"damaged: string {number} of {count} claims {length:,} bytes, more than are left")
             checksum = _section_checksum(data[start:end], checksum)
-            if checksum != stated:
+            if checksum != expected:
                 raise ValueError(f"damaged: string {number} of {count} does not match its checksum")
             strings.append(data[start:end])
         if end != len(data):
@@ -209,12 +223,16 @@ class Container:
             width=width,
             height=height,
             strings=tuple(strings),
-            picture=picture if verified else None,
+            image_checksum=image if verified else None,
         )
 
     @staticmethod
     def read(path: str | Path) -> Container:
-        """The container in a file. Raises ValueError in one line that names the file."""
+        """Read a file.
+
+        Raises:
+            ValueError: If the file is missing, damaged, or not a `.lkc` file. The message has one line.
+        """
         try:
             with open(path, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -228,7 +246,11 @@ class Container:
             raise ValueError(f"{path}: {error}") from None
 
     def write(self, path: str | Path) -> None:
-        """Write the file, whole or not at all. Raises ValueError where it cannot be written."""
+        """Write a file under a temporary name, and rename it.
+
+        Raises:
+            ValueError: If the file cannot be written.
+        """
         write_whole(path, self.pack())
 
 
@@ -236,8 +258,8 @@ def _check_magic(start: bytes) -> None:
     if MAGIC.startswith(start):
         return
     if start[1:4] == MAGIC[1:4] or start.startswith("\N{REPLACEMENT CHARACTER}LKC".encode()):
-        raise ValueError("damaged: its first bytes were changed, as a transfer in text mode does")
-    raise ValueError(f"no {SUFFIX} file: it begins otherwise")
+        raise ValueError("damaged: its first bytes have changed, as in a transfer in text mode")
+    raise ValueError(f"it is not a {SUFFIX} file: its first bytes are different")
 
 
 def _section_checksum(string: bytes, previous: int) -> int:

@@ -133,9 +133,9 @@ def decompress_file(
     """
     container = Container.read(source)
     try:
-        image = codec.decompress(container, net or codec.shipped(container), ignore_checksum)
+        image = codec.decompress(container, net or codec.bundled_network(container), ignore_checksum)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     write_image(output, image)
-    verified = None if container.picture is None else container.picture == codec.picture_checksum(image)
+    verified = None if container.image_checksum is None else container.image_checksum == codec.image_checksum(image)
     return DecompressedFile(Path(output), container, verified)

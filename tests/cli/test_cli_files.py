@@ -88,7 +88,7 @@ def test_lmbda_selects_the_closest_bundled_weights_and_decompress_finds_them(pho
     out = photo.with_name("fine.lkc")
     assert labkit("compress", photo, "-o", out, "--lmbda", 0.1, "--no-verify").exit_code == 0
     container = Container.read(out)
-    assert container.picture is None
+    assert container.image_checksum is None
     assert container.weights == training.weights_hash(networks.pretrained(lmbda=0.025))[:16]
     done = labkit("decompress", out)
     assert done.exit_code == 0 and "fine.png: 100×80 pixels, not verified during compression" in done.output
@@ -118,10 +118,10 @@ def test_compress_reports_that_transparent_pixels_become_white(photo):
 def test_a_different_image_is_written_only_with_ignore_checksum(photo, crop):
     coded, kept = photo.with_suffix(".lkc"), photo.with_name("kept.png")
     good = files.compress(crop, networks.pretrained())
-    replace(good, picture=good.picture ^ 1).write(coded)
+    replace(good, image_checksum=good.image_checksum ^ 1).write(coded)
     kept.write_text("my own")
     done = labkit("decompress", coded, "-o", kept, "--force")
-    assert done.exit_code == 2 and "another picture here than where it was coded" in done.output
+    assert done.exit_code == 2 and "differs from the verified one" in done.output
     assert len(done.output.splitlines()) == 1 and kept.read_text() == "my own"
     done = labkit("decompress", coded, "-o", kept, "--force", "--ignore-checksum")
     assert done.exit_code == 0 and "different from the image that was verified during compression" in done.output
@@ -138,7 +138,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
     for part in ("version 1", "all checksums are correct", "mean_scale_hyperprior tiny (N = 24, M = 36)", "100×80"):
         assert part in output
     assert (
-        f"{container.picture:08x}" in output
+        f"{container.image_checksum:08x}" in output
         and container.weights in output
         and "53 for headers and checksums" in output
     )
@@ -147,7 +147,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
     assert about == {
         **{name: getattr(container, name) for name in ("network", "size", "N", "M", "weights", "width", "height")},
         **{"version": 1, "bytes": container.file_bytes, "bpp": container.bpp},
-        **{"picture": container.picture, "checksums": "good"},
+        **{"image_checksum": container.image_checksum, "checksums": "good"},
     }
 
 
@@ -169,7 +169,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
         (["compress", "FOLDER/photo.png", "--lmbda", "1", "--weights", "x"], "use either --lmbda or --weights"),
         (["compress", "FOLDER/photo.png", "--weights", "absent"], "absent: there is no such checkpoint"),
         (["compress", "FOLDER/kept.png", "-o", "FOLDER/x.lkc"], "kept.png cannot be read as an image"),
-        (["decompress", "FOLDER/photo.png"], "photo.png: no .lkc file"),
+        (["decompress", "FOLDER/photo.png"], "photo.png: it is not a .lkc file"),
         (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/x.jpg"], "x.jpg: JPEG is lossy; use .png"),
         (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/x"], "x: no image format has the suffix ''; use .png"),
         (["decompress", "FOLDER/coded.lkc", "-o", "FOLDER/kept.png"], "kept.png already exists"),
@@ -183,7 +183,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
             ["decompress", "FOLDER/other.lkc", "-o", "FOLDER/x.png"],
             "other.lkc: it was coded with mean_scale_hyperprior",
         ),
-        (["info", "FOLDER/photo.png"], "photo.png: no .lkc file"),
+        (["info", "FOLDER/photo.png"], "photo.png: it is not a .lkc file"),
     ],
 )
 def test_an_error_is_one_line_and_changes_no_file(arguments, message, photo, crop, checkpoint):

@@ -1,4 +1,4 @@
-"""The `.lkc` file: its bytes as documented, and every damaged file turned away in one line before torch is loaded."""
+"""`.lkc` files have the documented bytes, and damaged files are refused in one line before torch loads."""
 
 import json
 import os
@@ -29,12 +29,12 @@ GOOD = Container(
     width=65,
     height=48,
     strings=(b"the latent itself...", b"its hyperlatent."),
-    picture=0x89ABCDEF,
+    image_checksum=0x89ABCDEF,
 )
 
 
 def header(**changed):
-    """A header by the table in the module's docstring, its checksum right."""
+    """Return a header as in the docstring of the module, with a correct checksum."""
     field = {"magic": b"\x89LKC\r\n\x1a\n", "version": 1, "network": 2, "size": 1, "N": 24, "M": 36}
     field |= {"weights": bytes.fromhex("00112233445566ff"), "width": 65, "height": 48, "count": 2}
     field |= {"verified": 1, "picture": 0x89ABCDEF} | changed
@@ -45,7 +45,7 @@ def header(**changed):
 
 
 def sections(strings, start):
-    """Sections that follow what has `start` as its last four bytes."""
+    """Return sections that continue the checksum in the last four bytes of `start`."""
     checksum, packed = int.from_bytes(start[-4:], "little"), b""
     for string in strings:
         length = struct.pack("<I", len(string))
@@ -60,7 +60,7 @@ def by_hand(strings=GOOD.strings, **changed):
 
 
 def bad_files():
-    """Name and content of files that are no longer good: each a valid one, changed."""
+    """Yield names and contents of damaged files, each a changed valid file."""
     good = GOOD.pack()
     draw = random.Random(0)
     yield from ((f"cut after {n}", good[:n]) for n in range(len(good)))
@@ -129,7 +129,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory):
-    """A folder with all bad files, by number."""
+    """Return a folder with all bad files, numbered."""
     folder = tmp_path_factory.mktemp("bad")
     for number, data in enumerate(BAD.values()):
         (folder / f"{number}.lkc").write_bytes(data)
@@ -141,7 +141,7 @@ def bad(tmp_path_factory):
 
 def test_the_bytes_are_those_of_the_documented_table():
     assert GOOD.pack() == by_hand() and Container.unpack(by_hand()) == GOOD
-    unverified = replace(GOOD, picture=None)
+    unverified = replace(GOOD, image_checksum=None)
     assert unverified.pack() == by_hand(verified=0, picture=0) and Container.unpack(unverified.pack()) == unverified
 
 
@@ -150,7 +150,7 @@ def test_a_file_of_two_strings_has_53_bytes_around_them():
     assert GOOD.bpp == 8 * len(GOOD.pack()) / (65 * 48)
 
 
-def test_networks_have_their_numbers_for_good():
+def test_numbers_of_networks_never_change():
     first = ["factorized_prior", "scale_hyperprior", "mean_scale_hyperprior", "joint_autoregressive"]
     first += ["cheng2020_anchor", "cheng2020_attention", "elic", "channel_autoregressive"]
     assert list(format_.NETWORKS[: len(first)]) == first and len(set(format_.NETWORKS)) == len(format_.NETWORKS)
@@ -159,7 +159,7 @@ def test_networks_have_their_numbers_for_good():
     assert {size for sizes in networks.SIZES.values() for size in sizes} < set(format_.SIZES)
 
 
-def test_the_limit_of_pixels_is_that_of_images():
+def test_the_limit_of_pixels_equals_that_of_datasets():
     assert format_.MAX_PIXELS == datasets.MAX_PIXELS
 
 
@@ -174,16 +174,16 @@ containers = st.builds(
     width=st.integers(1, 10_000),
     height=st.integers(1, 10_000),
     strings=st.lists(words.filter(lambda string: b"\xff" * 16 not in string), min_size=1, max_size=12).map(tuple),
-    picture=st.none() | st.integers(0, 2**32 - 1),
+    image_checksum=st.none() | st.integers(0, 2**32 - 1),
 )
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(containers, st.data())
-def test_what_is_packed_is_unpacked_and_what_is_changed_is_not(container, data):
+def test_packed_files_are_unpacked_and_changed_files_are_refused(container, data):
     packed = container.pack()
     assert Container.unpack(packed) == container
-    burst = data.draw(st.binary(min_size=1, max_size=4).filter(any))  # 32 bits, which a CRC-32 never misses
+    burst = data.draw(st.binary(min_size=1, max_size=4).filter(any))  # a CRC-32 detects every burst of 32 bits
     place = data.draw(st.integers(0, len(packed) - len(burst)))
     changed = bytearray(packed)
     for offset, mask in enumerate(burst):
@@ -198,7 +198,7 @@ def test_what_is_packed_is_unpacked_and_what_is_changed_is_not(container, data):
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.binary(max_size=80), st.integers(0, 2))
-def test_any_bytes_at_all_end_in_value_error(noise, depth):
+def test_random_bytes_cause_a_value_error(noise, depth):
     starts = (b"", format_.MAGIC, header())
     with pytest.raises(ValueError):
         Container.unpack(starts[depth] + noise)
@@ -207,17 +207,17 @@ def test_any_bytes_at_all_end_in_value_error(noise, depth):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"network": "elik"}, "network: takes factorized_prior, .* got 'elik'"),
-        ({"size": "huge"}, "size: takes custom, tiny, small, paper, got 'huge'"),
-        ({"N": 0}, "N: takes 1 to 65,535, got 0"),
-        ({"width": 65536}, "width: takes 1 to 65,535, got 65,536"),
-        ({"width": 10_001, "height": 10_000}, "takes 100,000,000 pixels at most, got 10001×10000"),
-        ({"weights": "xyz"}, "weights: takes 16 hexadecimal digits, got 'xyz'"),
-        ({"picture": -1}, "picture: takes a CRC-32, got -1"),
-        ({"strings": ()}, "strings: takes 1 to 255, got 0"),
-        ({"strings": (bytes(9),)}, "string 1: takes 8, 12, 16, … bytes, got 9"),
-        ({"strings": (bytes(8), b"\xff" * 16)}, "string 2: holds 16 bytes 255 in a row"),
-        ({"strings": (bytes(2**26),)}, "strings: a file takes 67,108,864 bytes at most"),
+        ({"network": "elik"}, "network must be one of factorized_prior, .* got 'elik'"),
+        ({"size": "huge"}, "size must be one of custom, tiny, small, paper, got 'huge'"),
+        ({"N": 0}, "N must be 1 to 65,535, got 0"),
+        ({"width": 65536}, "width must be 1 to 65,535, got 65,536"),
+        ({"width": 10_001, "height": 10_000}, "must be at most 100,000,000 pixels, got 10001×10000"),
+        ({"weights": "xyz"}, "weights must be 16 hexadecimal digits, got 'xyz'"),
+        ({"image_checksum": -1}, "image_checksum must be a CRC-32, got -1"),
+        ({"strings": ()}, "the number of strings must be 1 to 255, got 0"),
+        ({"strings": (bytes(9),)}, "string 1 must have 8, 12, 16, … bytes, got 9"),
+        ({"strings": (bytes(8), b"\xff" * 16)}, "string 2 has 16 consecutive bytes of 255"),
+        ({"strings": (bytes(2**26),)}, "the file must have at most 67,108,864 bytes"),
     ],
 )
 def test_a_field_out_of_range_is_named(changed, message):
@@ -228,7 +228,7 @@ def test_a_field_out_of_range_is_named(changed, message):
 # On disk --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_appears_whole_with_ordinary_permissions_and_nothing_beside_it(tmp_path):
+def test_a_written_file_has_ordinary_permissions_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "a.lkc"
     GOOD.write(path)
     assert Container.read(path) == GOOD and os.listdir(tmp_path) == ["a.lkc"]
@@ -239,7 +239,7 @@ def test_a_file_appears_whole_with_ordinary_permissions_and_nothing_beside_it(tm
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch, step):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -251,7 +251,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.lkc"]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_the_error_names_a_missing_folder(tmp_path):
     with pytest.raises(ValueError, match=r"absent/a\.lkc cannot be written: No such file or directory"):
         GOOD.write(tmp_path / "absent" / "a.lkc")
 
@@ -270,7 +270,7 @@ def test_there_are_at_least_200_bad_files():
 
 
 @pytest.mark.parametrize("name", [*BAD, "folder", "missing"])
-def test_a_bad_file_ends_in_one_line_and_touches_nothing(name, bad, tmp_path):
+def test_a_bad_file_causes_one_line_and_changes_no_file(name, bad, tmp_path):
     path = bad / f"{list(BAD).index(name)}.lkc" if name in BAD else bad if name == "folder" else bad / "none.lkc"
     kept, fresh = tmp_path / "kept.png", tmp_path / "fresh.png"
     kept.write_text("my own")
@@ -285,27 +285,27 @@ def test_a_bad_file_ends_in_one_line_and_touches_nothing(name, bad, tmp_path):
     [
         ("cut after 0", "the file is empty"),
         ("cut after 5", "it ends after 5 bytes, inside its header"),
-        ("newer", "written by a newer labkit: version 2 of the format, this one reads 1"),
-        ("zero width", "width: takes 1 to 65,535, got 0"),
-        ("huge", "takes 100,000,000 pixels at most, got 65535×65535"),
+        ("newer", "a newer labkit wrote it: its format has version 2, this labkit reads 1"),
+        ("zero width", "width must be 1 to 65,535, got 0"),
+        ("huge", "must be at most 100,000,000 pixels, got 65535×65535"),
         ("section of 4 GB", "string 1 of 2 claims 4,294,967,295 bytes, more than are left"),
         ("sections swapped", "string 1 of 2 does not match its checksum"),
         ("one byte more", "1 bytes follow its last string"),
-        ("line ends as on Unix", "as a transfer in text mode does"),
-        ("seven bits", "as a transfer in text mode does"),
-        ("as text, replaced", "as a transfer in text mode does"),
-        ("PNG", "no .lkc file"),
+        ("line ends as on Unix", "as in a transfer in text mode"),
+        ("seven bits", "as in a transfer in text mode"),
+        ("as text, replaced", "as in a transfer in text mode"),
+        ("PNG", "it is not a .lkc file"),
         ("longer than any", "longer than 67,108,864 bytes"),
     ],
 )
-def test_a_message_says_what_is_wrong(name, message):
+def test_messages_name_the_damage(name, message):
     with pytest.raises(ValueError) as caught:
         Container.unpack(BAD[name])
     assert message in str(caught.value)
 
 
-def test_bad_files_are_turned_away_where_torch_cannot_be_imported(bad):
-    """All of them, in an interpreter in which an import of torch, NumPy or Pillow raises ImportError."""
+def test_bad_files_are_refused_without_torch(bad):
+    """Test all of them in an interpreter that cannot import torch, NumPy or Pillow."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'numpy', 'PIL', 'compressai'))); import labkit.cli\n"
         "from click.testing import CliRunner\n"
@@ -336,9 +336,9 @@ for path in json.load(sys.stdin):
 
 
 def measured(paths):
-    """Exit status, output, seconds and peak memory in MB of `labkit decompress` on each file, each in its own process.
+    """Return exit status, output, seconds and peak memory in MB of `labkit decompress` on each file.
 
-    They are started from a small process: on Linux a child's peak counts the memory of the one that started it.
+    A small process starts them, since on Linux the peak of a child includes the memory of its parent.
     """
     spawn = [sys.executable, "-c", SPAWN]
     done = subprocess.run(spawn, input=json.dumps(paths), capture_output=True, text=True, check=True)
@@ -352,12 +352,12 @@ def check_processes(paths):
         check(output, status, path)
         assert not os.path.exists(path + ".png")
     slow = [row[0] for row in rows if row[3] >= 1 or row[4] >= 200]
-    again = measured(slow)  # the machine may have been busy
+    again = measured(slow)  # the first time, the machine may have been busy
     assert all(seconds < 1 and peak < 200 for *_, seconds, peak in again), again
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
-def test_bad_files_cost_under_a_second_and_200_megabytes(tmp_path):
+def test_bad_files_take_under_a_second_and_200_megabytes(tmp_path):
     paths = []
     for number, data in enumerate(sample().values()):
         (tmp_path / f"{number}.lkc").write_bytes(data)
@@ -368,5 +368,5 @@ def test_bad_files_cost_under_a_second_and_200_megabytes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
-def test_every_bad_file_costs_under_a_second_and_200_megabytes(bad):
+def test_every_bad_file_takes_under_a_second_and_200_megabytes(bad):
     check_processes([str(bad / f"{number}.lkc") for number in range(len(BAD))])

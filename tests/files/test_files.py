@@ -1,4 +1,4 @@
-"""Pictures as files: what a network decodes, to the byte, whatever threads and layout; forged strings cannot crash."""
+"""Files decode to the reconstruction of the network with any threads and layout, and forged strings cannot crash."""
 
 import subprocess
 import sys
@@ -31,31 +31,31 @@ def noise(height, width):
 
 @torch.no_grad()
 def by_hand(net, image):
-    """Strings, and what the network itself decodes them to: padded, cropped and rounded in NumPy."""
+    """Return the strings and the image that the network decodes, padded, cropped and rounded with NumPy."""
     height, width = image.shape[1:]
     (left, right, top, bottom), _ = compute_padding(height, width, min_div=net.downsampling_factor)
     padded = np.pad(image.numpy(), ((0, 0), (top, bottom), (left, right)), mode="edge")
     coded = net.compress(torch.from_numpy(padded)[None].float() / 255)
     x_hat = net.decompress(**coded)["x_hat"][0].numpy()[:, top : top + height, left : left + width]
-    picture = np.rint(np.clip(x_hat, 0, 1) * np.float32(255)).astype(np.uint8)
-    return tuple(string for group in coded["strings"] for string in group), picture
+    decoded = np.rint(np.clip(x_hat, 0, 1) * np.float32(255)).astype(np.uint8)
+    return tuple(string for group in coded["strings"] for string in group), decoded
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65)])
 @pytest.mark.parametrize("name", networks.names())
-def test_every_network_gives_back_its_own_reconstruction(name, height, width):
+def test_every_network_decodes_its_reconstruction(name, height, width):
     net, image = networks.get(name), noise(height, width)
     container = Container.unpack(files.compress(image, net).pack())
-    picture = files.decompress(container, net)
+    decoded = files.decompress(container, net)
     strings, expected = by_hand(net.eval(), image)
-    assert container.strings == strings and picture.dtype == torch.uint8
-    assert np.array_equal(picture.numpy(), expected)
+    assert container.strings == strings and decoded.dtype == torch.uint8
+    assert np.array_equal(decoded.numpy(), expected)
     assert (container.network, container.size, container.width, container.height) == (name, "tiny", width, height)
     assert networks.SIZES[name]["tiny"] == (container.N, container.M)
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (256, 200)])
-def test_a_trained_network_gives_back_its_own_reconstruction(trained, photo, height, width):
+def test_a_pretrained_network_decodes_its_reconstruction(trained, photo, height, width):
     image = photo[:, :height, :width]
     container = files.compress(image, trained)
     strings, expected = by_hand(trained, image)
@@ -63,25 +63,25 @@ def test_a_trained_network_gives_back_its_own_reconstruction(trained, photo, hei
     assert container.weights == training.weights_hash(trained)[:HASH_DIGITS]
 
 
-def test_the_decoded_picture_is_the_rounded_forward(trained, photo):
-    """Of a network without a context model, the evaluation forward is another path to the same reconstruction."""
+def test_the_decoded_image_is_the_rounded_output_of_the_forward(trained, photo):
+    """Without a context model, the evaluation forward computes the same reconstruction in another way."""
     image = photo[:, :128, :192]
     with torch.no_grad():
         x_hat = trained.eval()(image[None].float() / 255)["x_hat"][0]
-    picture = files.decompress(files.compress(image, trained), trained)
-    assert torch.equal(picture, (x_hat.clamp(0, 1) * 255).round().to(torch.uint8))
+    decoded = files.decompress(files.compress(image, trained), trained)
+    assert torch.equal(decoded, (x_hat.clamp(0, 1) * 255).round().to(torch.uint8))
 
 
-def test_threads_and_mode_are_as_before_and_change_nothing(trained, test_photos):
-    """With two threads the network itself decodes this photograph otherwise, in three values of 8 bits."""
+def test_threads_and_mode_are_restored_and_have_no_effect(trained, test_photos):
+    """With two threads, the network itself would decode three 8-bit values of this photograph differently."""
     image = test_photos.images[0]
     container = files.compress(image, trained)
-    picture = files.decompress(container, trained)
+    decoded = files.decompress(container, trained)
     torch.set_num_threads(2)
     trained.train()
     try:
         assert files.compress(image, trained) == container
-        assert torch.equal(files.decompress(container, trained), picture)
+        assert torch.equal(files.decompress(container, trained), decoded)
         assert torch.get_num_threads() == 2 and trained.training
         with pytest.raises(ValueError):
             files.decompress(replace(container, weights="0" * 16), trained)
@@ -91,16 +91,16 @@ def test_threads_and_mode_are_as_before_and_change_nothing(trained, test_photos)
         trained.eval()
 
 
-def test_a_network_in_the_trainers_layout_writes_what_a_loaded_one_reads(test_photos):
-    """In that layout the network itself decodes this photograph otherwise, in seven values of 8 bits."""
+def test_a_network_in_the_layout_of_the_trainer_writes_the_same_file(test_photos):
+    """In that layout, the network itself would decode seven 8-bit values of this photograph differently."""
     net, image = networks.pretrained(), test_photos.images[0]
     container = files.compress(image, net)
     assert files.compress(image, net.to(memory_format=torch.channels_last)) == container
 
 
 @pytest.mark.parametrize("name", ["joint_autoregressive", "elic"])
-def test_masked_weights_count_for_nothing(name):
-    """A masked convolution drops them the first time it runs, which must not make other weights of it."""
+def test_masked_weights_have_no_effect(name):
+    """A masked convolution sets them to zero when it first runs, which must not change the hash."""
     net, fresh, image = networks.get(name), networks.get(name), noise(64, 64)
     container = files.compress(image, net)
     with torch.no_grad():
@@ -108,17 +108,17 @@ def test_masked_weights_count_for_nothing(name):
     assert torch.equal(files.decompress(container, net), files.decompress(container, fresh))
 
 
-def test_what_was_not_verified_has_no_checksum_and_decodes(trained, photo):
+def test_a_file_without_verification_has_no_checksum_and_decodes(trained, photo):
     image = photo[:, :64, :64]
     verified, plain = files.compress(image, trained), files.compress(image, trained, verify=False)
-    assert plain == replace(verified, picture=None) and verified.picture is not None
+    assert plain == replace(verified, image_checksum=None) and verified.image_checksum is not None
     assert torch.equal(files.decompress(plain, trained), files.decompress(verified, trained))
 
 
-def test_another_picture_than_the_verified_one_is_not_given_unless_asked_for(trained, photo):
+def test_a_different_image_is_only_returned_with_ignore_checksum(trained, photo):
     container = files.compress(photo[:, :64, :64], trained)
-    other = replace(container, picture=container.picture ^ 1)
-    with pytest.raises(ValueError, match="it decodes to another picture here than where it was coded"):
+    other = replace(container, image_checksum=container.image_checksum ^ 1)
+    with pytest.raises(ValueError, match="the decoded image differs from the verified one"):
         files.decompress(other, trained)
     assert torch.equal(files.decompress(other, trained, ignore_checksum=True), files.decompress(container, trained))
 
@@ -132,32 +132,32 @@ def test_weights_and_network_are_compared_before_decoding(trained, photo):
     with pytest.raises(ValueError, match=r"with mean_scale_hyperprior tiny \(N = 24, M = 36\), not with elic \(N = 24"):
         files.decompress(container, networks.get("elic"))
     for count in (1, 3):
-        with pytest.raises(ValueError, match=f"holds {count} strings, mean_scale_hyperprior writes 2"):
+        with pytest.raises(ValueError, match=f"has {count} strings, but mean_scale_hyperprior writes 2"):
             files.decompress(replace(container, strings=container.strings[:1] * count), trained)
 
 
-def test_the_shipped_network_is_found_by_its_hash(photo):
+def test_the_bundled_network_is_found_by_its_hash(photo):
     for lmbda in networks.pretrained_lmbdas():
         net = networks.pretrained(lmbda=lmbda)
         container = files.compress(photo[:, :64, :64], net, verify=False)
-        assert training.weights_hash(files.shipped(container)) == training.weights_hash(net)
-    with pytest.raises(ValueError, match=r"N = 24.* weights have the hash 0{16}, and none .*: --weights takes them"):
-        files.shipped(replace(container, weights="0" * 16))
+        assert training.weights_hash(files.bundled_network(container)) == training.weights_hash(net)
+    with pytest.raises(ValueError, match=r"N = 24.* weights have the hash 0{16}; no bundled .* with --weights"):
+        files.bundled_network(replace(container, weights="0" * 16))
     with pytest.raises(ValueError, match="coded with elic tiny"):
-        files.shipped(replace(container, network="elic"))
+        files.bundled_network(replace(container, network="elic"))
 
 
 @pytest.mark.parametrize(
     "image, message",
     [
-        (torch.zeros(3, 8, 8), "image: takes uint8 of shape"),
-        (torch.zeros(1, 8, 8, dtype=torch.uint8), "image: takes uint8 of shape"),
-        (torch.zeros(3, 0, 8, dtype=torch.uint8), "image: takes uint8 of shape"),
-        (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 1, 65536), "width: takes 1 to 65,535"),
-        (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 20_000, 20_000), "takes 100,000,000 pixels at most"),
+        (torch.zeros(3, 8, 8), "image must be uint8 of shape"),
+        (torch.zeros(1, 8, 8, dtype=torch.uint8), "image must be uint8 of shape"),
+        (torch.zeros(3, 0, 8, dtype=torch.uint8), "image must be uint8 of shape"),
+        (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 1, 65536), "width must be 1 to 65,535"),
+        (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 20_000, 20_000), "must be at most 100,000,000 pixels"),
     ],
 )
-def test_a_picture_that_the_file_cannot_hold_is_refused_before_it_is_coded(trained, image, message):
+def test_an_image_that_the_format_cannot_hold_is_refused_before_coding(trained, image, message):
     with pytest.raises(ValueError, match=message):
         files.compress(image, trained)
 
@@ -176,8 +176,8 @@ def test_any_exception_of_the_decoder_becomes_one_line(trained, photo, monkeypat
 # Forged strings -------------------------------------------------------------------------------------------------------
 
 
-def test_the_decoder_reads_no_further_than_the_zeros_behind_a_string():
-    """What lies behind the zeros makes no difference to what a forged string decodes to: it is never read."""
+def test_the_decoder_never_reads_beyond_the_zeros_after_a_string():
+    """Bytes after the zeros do not change the symbols of a forged string, because they are never read."""
     from compressai import ans
     from compressai._CXX import pmf_to_quantized_cdf
 
@@ -190,7 +190,7 @@ def test_the_decoder_reads_no_further_than_the_zeros_behind_a_string():
     for trial in range(3000):
         latents, words = draw.choice([1, 3, 16, 200]), draw.choice([2, 3, 5, 20])
         bits = draw.integers(0, 256, 4 * words, dtype=np.uint8)
-        if trial % 3:  # ones in long runs: digits that say that another follows
+        if trial % 3:  # long runs of ones, which are digits that announce another digit
             bits[draw.random(bits.size) < 0.95] = 255
         string = bits.tobytes().replace(b"\xff" * 16, b"\xff" * 15 + b"\x7f")
         indexes = draw.integers(0, len(tables), latents).tolist()
@@ -202,7 +202,7 @@ def test_the_decoder_reads_no_further_than_the_zeros_behind_a_string():
         ]
         assert decoded[0] == decoded[1] == decoded[2]
         lengths.add(decoded[0] != decoder.decode_with_indexes(string + b"\x35" * 8192, indexes, tables, sizes, [0] * 4))
-    assert lengths == {True, False}  # of the strings, some are read beyond their end
+    assert lengths == {True, False}  # some strings are read beyond their end
 
 
 FORGE = """
@@ -220,8 +220,8 @@ for form in forms[: int(sys.argv[3])]:
     for which in range(min(2, len(container.strings))):
         strings = [form if n % 2 == which else string for n, string in enumerate(container.strings)]
         try:
-            picture = files.decompress(replace(container, strings=tuple(strings)), net)
-            print("picture", tuple(picture.shape))
+            decoded = files.decompress(replace(container, strings=tuple(strings)), net)
+            print("decoded", tuple(decoded.shape))
         except ValueError as error:
             assert chr(10) not in str(error)
             print("refused", error)
@@ -238,11 +238,11 @@ for form in forms[: int(sys.argv[3])]:
         pytest.param("elic", 256, 3, marks=pytest.mark.slow),
     ],
 )
-def test_forged_strings_with_right_checksums_end_in_a_picture_or_one_line(name, side, forms):
-    """In a process of its own: CompressAI's decoder, handed these as they are, reads past their end and crashes."""
+def test_forged_strings_with_correct_checksums_give_an_image_or_one_line(name, side, forms):
+    """Use a separate process, since CompressAI's decoder alone would read past the end of the strings and crash."""
     command = [sys.executable, "-W", "ignore", "-c", FORGE, name, str(side), str(forms)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr[-500:])
     lines = done.stdout.splitlines()
     assert len(lines) == forms * (1 if name == "factorized_prior" else 2)
-    assert all(line.startswith(("refused its strings", f"picture (3, {side}")) for line in lines), lines
+    assert all(line.startswith(("refused its strings", f"decoded (3, {side}")) for line in lines), lines
