@@ -1,27 +1,32 @@
-"""Mismatch and gradient risk: exact in one dimension, measured in trained networks; the scale-bound laboratory.
+"""Train–test mismatch and gradient risk: exact for one latent, measured in trained networks.
 
-sources → code (its loss, exact gradient) → risk (mismatch, gradient risk) → worked_example
-sources → scale_bound                        trained (the same two for networks on images)
+sources ─► code ─► risk ─► worked_example            one latent: test loss, exact gradient, mismatch and risk
+sources ─► latent_laws ─► scale_bound                a lower bound on σ, in training and at test
+code ─► scalar_training, mean_training               many small codes that train at once
+trained                                              the same measures on networks and images
 """
 
-import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
-from labkit.analysis import plots, scale_bound, sources, worked_example
-from labkit.analysis.code import Loss, ScalarCode, exact_gradient, gaussian_bits, squared_error, test_loss
+import labkit.entropy  # noqa: F401  # hides a warning of a dependency of CompressAI
+from labkit.analysis import latent_laws, mean_training, plots, scalar_training, scale_bound, sources, worked_example
+from labkit.analysis.code import CodeLoss, ScalarCode, exact_gradient, gaussian_bits, squared_error, test_loss
 from labkit.analysis.risk import gradient_risk, mismatch, pointwise_risk
 from labkit.analysis.trained import gradient_at_means, network_gradient_risk, network_mismatch
 
 __all__ = [
-    "Loss",
+    "CodeLoss",
     "ScalarCode",
     "exact_gradient",
     "gaussian_bits",
     "gradient_at_means",
     "gradient_risk",
+    "latent_laws",
+    "mean_training",
     "mismatch",
     "network_gradient_risk",
     "network_mismatch",
     "plots",
     "pointwise_risk",
+    "scalar_training",
     "scale_bound",
     "sources",
     "squared_error",

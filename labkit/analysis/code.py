@@ -1,4 +1,4 @@
-"""A transform code of one latent: its loss in training and at test, and the exact gradient of its test loss."""
+"""A transform code with one latent: its loss in training and at test, and the exact gradient of its test loss."""
 
 from __future__ import annotations
 
@@ -19,33 +19,66 @@ PARAMETERS = ("gain", "mean", "scale", "step")
 
 
 def gaussian_bits(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """−log₂[Φ((y − μ + ½)/σ) − Φ((y − μ − ½)/σ)], finite at any distance from the mean (Ballé et al. 2018, eq. 11)."""
-    distance = (y - mean).abs()  # the lower tail is where differences of Φ keep their digits
+    """Return the bits of latents under a Gaussian that is integrated over one bin.
+
+    The formula is −log₂[Φ((y − μ + ½)/σ) − Φ((y − μ − ½)/σ)]. The result is finite at every distance from the mean
+    (Ballé et al., 2018, eq. 11, https://arxiv.org/abs/1802.01436).
+
+    Args:
+        y: Latents of any shape.
+        mean: Mean μ; its shape broadcasts with y.
+        scale: Scale σ; its shape broadcasts with y.
+
+    Example:
+        >>> import torch
+        >>> from labkit.analysis import gaussian_bits
+        >>> gaussian_bits(torch.tensor([0.0, 1.0]), torch.tensor(0.0), torch.tensor(0.5))
+        tensor([0.5507, 2.6699])
+    """
+    distance = (y - mean).abs()  # differences of Φ keep their digits in the lower tail
     near = torch.special.log_ndtr((0.5 - distance) / scale)
     far = torch.special.log_ndtr((-0.5 - distance) / scale)
     return -(near + torch.log1p(-torch.exp(far - near))) / math.log(2)
 
 
 def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """(x̂ − x)²."""
+    """Return the squared error (x̂ − x)² of each sample."""
     return (x_hat - x) ** 2
 
 
 @dataclass(frozen=True)
 class ScalarCode:
-    """One latent, from its source to its loss:
+    """A transform code with one latent, from its source to its loss.
 
-        x ~ source ─► y = gain · x ─┬─ rate path ───────► bits, under N(μ, σ²) integrated over a bin
+        x ~ source ─► y = gain · x ─┬─ rate path ───────► bits under N(μ, σ²), integrated over a bin
                                     └─ distortion path ─► x̂ = step · ỹ
         ℓ = rate + λ · distortion
 
-    source: see `labkit.analysis.sources`; gain: the encoder's; lmbda: λ; mean, scale: μ and σ of the entropy model;
-    step: the decoder's. scale and step that are not given are those that fit the gain, gain · std of the source and
-    1/gain; they then stay as they are when the gain changes (`dataclasses.replace`), as an encoder's gradient needs.
-    zero_center: at test round around μ, ŷ = ⌊y − μ⌉ + μ, as coding does; false rounds y itself, an estimate only.
-    rate(y, mean, scale) and distortion(x_hat, x): float64 tensors in, one value a sample out, smooth in y and x̂.
+    A scale or step that is not given fits the gain: gain · std of the source, and 1/gain. Both then stay fixed when
+    the gain changes (`dataclasses.replace`), as the gradient of an encoder needs.
 
-    Raises ValueError naming the field, what it got and what it takes.
+    Attributes:
+        source: Distribution of x; see `labkit.analysis.sources`.
+        gain: Gain of the encoder, greater than 0.
+        lmbda: Weight λ of the distortion.
+        mean: Mean μ of the entropy model.
+        scale: Scale σ of the entropy model, greater than 0.
+        step: Step of the decoder, greater than 0.
+        zero_center: Test-time rounding. True rounds around μ, ŷ = ⌊y − μ⌉ + μ, as coding does. False rounds y itself,
+            which no coder does and gives an estimate.
+        rate: Function of (y, mean, scale) that returns one value per sample, in bits. It takes and returns float64
+            tensors and is smooth in y.
+        distortion: Function of (x_hat, x) that returns one value per sample. It takes and returns float64 tensors and
+            is smooth in x̂.
+
+    Raises:
+        ValueError: If a field is out of range.
+
+    Example:
+        >>> import labkit as lk
+        >>> code = lk.analysis.ScalarCode(lk.analysis.sources.gaussian(), gain=0.5)
+        >>> round(lk.analysis.test_loss(code).total, 4)
+        3.2237
     """
 
     source: Source
@@ -62,7 +95,7 @@ class ScalarCode:
         for method in ("pdf", "cdf", "ppf", "rvs"):
             if not callable(getattr(self.source, method, None)):
                 raise ValueError(
-                    f"source: takes a frozen continuous distribution, got {self.source!r} without {method}"
+                    f"source must be a frozen continuous distribution, got {self.source!r} without the method {method}"
                 )
         if self.gain is not None and self.gain > 0:
             defaults = {"scale": lambda: self.gain * float(self.source.std()), "step": lambda: 1 / self.gain}
@@ -71,14 +104,18 @@ class ScalarCode:
                     object.__setattr__(self, name, value())
         for name in ("gain", "scale", "step"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name}: takes a positive number, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
         for name in ("lmbda", "mean"):
             if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}: takes a finite number, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+
+    def __repr__(self) -> str:
+        fields = ("gain", "lmbda", "mean", "scale", "step")
+        return f"ScalarCode({', '.join(f'{name}={getattr(self, name):g}' for name in fields)})"
 
     @property
     def center(self) -> float:
-        """c in the tested ŷ = ⌊y − c⌉ + c: μ, or 0 without `zero_center`."""
+        """Center c of test-time rounding, ŷ = ⌊y − c⌉ + c: μ, or 0 without `zero_center`."""
         return self.mean if self.zero_center else 0.0
 
     def training_losses(
@@ -91,10 +128,20 @@ class ScalarCode:
         paths: tuple[str, ...] = PATHS[:2],
         shift: float | np.ndarray = 0.0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rate, distortion and returned gradient of ℓ by the parameter, each (n,), as training sees n samples x.
+        """Return the losses of samples in training and the gradient that back-propagation returns.
 
-        noise: of the two paths, as `scheme.draw` gives it; paths: those that count, the other contributes 0; shift:
-        added to the latent, not to its data. The parameter "shift" is the derivative by the latent itself.
+        Args:
+            scheme: Scheme of the training.
+            x: (n,) samples of the source.
+            noise: Noise of the rate path and of the distortion path, as `scheme.draw` returns it.
+            temperature: Temperature τ of the surrogates.
+            parameter: Parameter of the gradient: one of `PARAMETERS`, or "shift" for the derivative with respect to
+                the latent itself. None gives a gradient of 0.
+            paths: Paths that contribute to the loss; the other path contributes 0.
+            shift: Number or (n,) values that are added to the latents but not to the data.
+
+        Returns:
+            Rate in bits, distortion, and ∂ℓ/∂parameter, each of shape (n,).
         """
         data = torch.as_tensor(x, dtype=torch.float64)
         theta = self._parameters(data, parameter)
@@ -115,9 +162,15 @@ class ScalarCode:
     def test_losses(
         self, x: np.ndarray, symbols: np.ndarray | None = None, parameter: str | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rate, distortion, and gradient of ℓ by the parameter at fixed symbols, each (n,), with real rounding.
+        """Return the losses of samples with real rounding, and their gradient at fixed symbols.
 
-        symbols: k in ŷ = k + c; those of x if not given.
+        Args:
+            x: (n,) samples of the source.
+            symbols: (n,) integers k in ŷ = k + c; the symbols of x by default.
+            parameter: Parameter of the gradient, one of `PARAMETERS`. None gives a gradient of 0.
+
+        Returns:
+            Rate in bits, distortion, and ∂ℓ/∂parameter at fixed symbols, each of shape (n,).
         """
         data = torch.as_tensor(x, dtype=torch.float64)
         theta = self._parameters(data, parameter)
@@ -129,23 +182,39 @@ class ScalarCode:
         return rate.detach().numpy(), distortion.detach().numpy(), gradient
 
     def symbols(self, x: np.ndarray) -> np.ndarray:
-        """The integers that are coded, ⌊gain · x − c⌉."""
+        """Return the integers that are coded for samples x, ⌊gain · x − c⌉, as floats of the same shape."""
         return np.round(self.gain * np.asarray(x) - self.center)
 
     def boundaries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Every decision boundary within the source's support, and the symbol k below it: gain · x − c = k + ½.
+        """Return the decision boundaries within the source's support, and the symbol below each boundary.
 
-        Raises ValueError for a source that spans more than 4096 bins.
+        Returns:
+            Values x with gain · x − c = k + ½, and the symbols k.
+
+        Raises:
+            ValueError: If the source spans more than 4096 bins.
         """
         low, high = (self.gain * end - self.center for end in quadrature.support(self.source))
         if not high - low < quadrature.MAX_BINS:
             bins = f"{high - low:.0f}" if math.isfinite(high - low) else "infinitely many"
-            raise ValueError(f"source: spans {bins} bins, quadrature takes {quadrature.MAX_BINS}; use Monte Carlo")
+            raise ValueError(
+                f"source spans {bins} bins and quadrature takes at most {quadrature.MAX_BINS}; use Monte Carlo"
+            )
         k = np.arange(math.ceil(low - 0.5), math.floor(high - 0.5) + 1, dtype=np.float64)
         return (k + 0.5 + self.center) / self.gain, k
 
     def nodes(self, temperature: float, centers: tuple[float, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Quadrature nodes x and weights between all points where test or training, centered there, change law."""
+        """Return quadrature nodes and weights for expectations over the source.
+
+        No piece crosses a point at which rounding or a surrogate changes its law.
+
+        Args:
+            temperature: Temperature τ of the surrogates.
+            centers: Centers c around which training quantizes.
+
+        Returns:
+            Nodes x and weights such that E f(x) = Σ weights · f(x).
+        """
         boundaries, _ = self.boundaries()
         cuts = [boundaries]
         low, high = (self.gain * end for end in quadrature.support(self.source))
@@ -155,7 +224,7 @@ class ScalarCode:
         return quadrature.source_nodes(self.source, np.concatenate(cuts))
 
     def _parameters(self, like: Tensor, parameter: str | None) -> dict[str, Tensor]:
-        """One copy of each parameter a sample, so that a single backward pass gives every sample's own gradient."""
+        """Return one copy of each parameter per sample, so that one backward pass gives every sample's gradient."""
         theta = {name: torch.full_like(like, getattr(self, name)) for name in PARAMETERS}
         if parameter in theta:
             theta[parameter].requires_grad_()
@@ -170,37 +239,59 @@ class ScalarCode:
 
 
 def check_parameter(parameter: str) -> str:
-    """The parameter's name, or a ValueError that lists them."""
+    """Return the name of a parameter after checking it.
+
+    Raises:
+        ValueError: If the name is not one of `PARAMETERS`.
+    """
     if parameter not in PARAMETERS:
-        raise ValueError(f"parameter: takes one of {', '.join(PARAMETERS)}, got {parameter!r}")
+        raise ValueError(f"parameter must be one of {', '.join(PARAMETERS)}, got {parameter!r}")
     return parameter
 
 
-class Loss(NamedTuple):
-    """total = rate + λ · distortion: bits, and squared error unless the code has its own distortion."""
+class CodeLoss(NamedTuple):
+    """Mean loss of a code.
+
+    Attributes:
+        total: rate + λ · distortion.
+        rate: Rate in bits.
+        distortion: Squared error, unless the code has its own distortion.
+    """
 
     total: float
     rate: float
     distortion: float
 
 
-def test_loss(code: ScalarCode) -> Loss:
-    """E ℓ(ŷ, x) with real rounding, by quadrature between the decision boundaries."""
+def test_loss(code: ScalarCode) -> CodeLoss:
+    """Return the mean loss E ℓ(ŷ, x) with real rounding, by quadrature between the decision boundaries.
+
+    Args:
+        code: Code of one latent.
+    """
     x, weight = code.nodes(1.0)
-    rate, distortion = (float(weight @ part) for part in code.test_losses(x)[:2])
-    return Loss(rate + code.lmbda * distortion, rate, distortion)
+    rate, distortion = (float(weight @ losses) for losses in code.test_losses(x)[:2])
+    return CodeLoss(rate + code.lmbda * distortion, rate, distortion)
 
 
 def exact_gradient(code: ScalarCode, parameter: str = "gain") -> float:
-    """The gradient of the test loss, which rounding hides from back-propagation.
+    """Return the gradient of the test loss, which rounding hides from back-propagation.
 
-    With f(x) = gain · x − c and its roots x_k of f = k + ½, p the source's density, ℓ(k, x) the loss of symbol k,
+    With f(x) = gain · x − c, the roots x_k of f = k + ½, the density p of the source, and the loss ℓ(k, x) of symbol
+    k, the gradient is
 
         Σ_k p(x_k)/|f′(x_k)| · (ℓ(k + 1, x_k) − ℓ(k, x_k)) · ∂f/∂θ(x_k)  +  E[∂ℓ/∂θ at fixed symbol].
 
-    The first part is carried by the samples that cross a decision boundary; in the second ŷ = k + c moves with μ.
-    Leibniz's rule for an integral between moving limits; labkit's own writing. parameter: gain, mean, scale or step.
-    A density that jumps exactly at a boundary leaves the gradient undefined.
+    The samples that cross a decision boundary carry the first part. In the second part, ŷ = k + c moves with μ. The
+    formula is labkit's own application of Leibniz's rule for an integral with moving limits. If the density jumps
+    exactly at a boundary, the gradient is undefined.
+
+    Args:
+        code: Code of one latent.
+        parameter: "gain", "mean", "scale" or "step".
+
+    Raises:
+        ValueError: If the parameter is unknown, or if the source spans more than 4096 bins.
     """
     check_parameter(parameter)
     x, weight = code.nodes(1.0)

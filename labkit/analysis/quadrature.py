@@ -1,7 +1,8 @@
 """Gauss–Legendre quadrature over a source and over a surrogate's uniform draw, between the points where they jump.
 
-Quantization is piecewise smooth, and Gauss–Legendre is exact to rounding on the pieces. Over the source the cuts are
-known: where rounding and the surrogates change their law. In the draw v they depend on the latent and are found.
+Quantization is piecewise smooth, and Gauss–Legendre quadrature is exact to rounding on each smooth piece. Over the
+source, the cuts are known: they are the points at which rounding and the surrogates change their law. In the draw v,
+the cuts depend on the latent, and `draw_nodes` searches for them.
 """
 
 from __future__ import annotations
@@ -12,61 +13,80 @@ import numpy as np
 
 from labkit.analysis.sources import Source
 
-TAIL = 1e-13  # probability left out at either end of a source
-MAX_BINS = 4096  # more quantization bins than this and a source is one for Monte Carlo
+TAIL = 1e-13  # probability that is left out at each end of a source
+MAX_BINS = 4096  # a source that spans more quantization bins needs Monte Carlo
 _ORDER_SOURCE, _ORDER_DRAW = 10, 8
-_CHANGE = 0.1  # pieces of the draw are cut until ỹ and its slope change by less than this over each
+_CHANGE = 0.1  # pieces of the draw are cut until ỹ and its slope change by less than this over each piece
 _BELOW_ONE = 1 - 2.0**-53
 _QUANTILES = np.array([1e-10, 1e-7, 1e-5, 1e-3, 1e-2, 0.05, 0.15, 0.3])
 
 
 def gauss_legendre(edges: np.ndarray, order: int = _ORDER_SOURCE) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights, each of shape ((len(edges) − 1) · order,), of the rule on every piece between sorted edges."""
+    """Return the nodes and weights of Gauss–Legendre quadrature on every piece between sorted edges.
+
+    Args:
+        edges: (n,) sorted edges of the pieces.
+        order: Number of nodes per piece.
+
+    Returns:
+        Nodes and weights, each of shape ((n − 1) · order,).
+    """
     unit, weight = _rule(order)
     low, length = edges[:-1, None], np.diff(edges)[:, None]
     return (low + length * unit).ravel(), (length * weight).ravel()
 
 
 def source_nodes(source: Source, cuts: Sequence[float] | np.ndarray = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes x and weights (density included) of E f(x), for f smooth between cuts: Σ weights · f(nodes).
+    """Return nodes x and weights such that E f(x) = Σ weights · f(nodes) for f that is smooth between the cuts.
 
-    Raises ValueError for a source whose density does not integrate to one on the nodes, to 10⁻⁶.
+    The weights contain the density of the source.
+
+    Args:
+        source: Distribution of x.
+        cuts: Points at which f jumps or bends.
+
+    Raises:
+        ValueError: If the density does not integrate to 1 on the nodes, to within 10⁻⁶.
     """
     edges = np.concatenate([marks(source), cuts])
     edges = np.unique(edges[(edges >= edges[0]) & (edges <= edges[1])])
     x, weight = gauss_legendre(edges)
     weight = weight * source.pdf(x)
     if not abs(weight.sum() - 1) < 1e-6:
-        raise ValueError(f"source: its density integrates to {weight.sum():.8g}; takes one that quadrature can follow")
+        raise ValueError(f"source must have a density that quadrature integrates to 1, got {weight.sum():.8g}")
     return x, weight
 
 
 def marks(source: Source) -> np.ndarray:
-    """The two ends of a source, then points between which its density is smooth and of one order of magnitude."""
+    """Return both ends of a source, then points between which its density is smooth and of one order of magnitude."""
     low, high = support(source)
     median, spread = source.ppf(0.5), source.ppf(0.75) - source.ppf(0.25)
-    graded = spread * np.concatenate([-(0.1 ** np.arange(1, 7)), [0], 0.1 ** np.arange(1, 7)])  # round a cusp
+    graded = spread * np.concatenate([-(0.1 ** np.arange(1, 7)), [0], 0.1 ** np.arange(1, 7)])  # around a cusp
     inner = [median + graded, source.ppf(_QUANTILES), source.ppf(1 - _QUANTILES), getattr(source, "edges", ())]
     return np.concatenate([[low, high], *inner])
 
 
-def room(x: np.ndarray) -> np.ndarray:
-    """Distance of each of `source_nodes`' nodes to the nearer end of its piece: how far a difference may reach."""
+def distance_to_ends(x: np.ndarray) -> np.ndarray:
+    """Return the distance of each node of `source_nodes` to the nearer end of its piece.
+
+    A finite difference at a node may reach this far without leaving the piece.
+    """
     unit, _ = _rule(_ORDER_SOURCE)
     length = np.diff(x.reshape(-1, _ORDER_SOURCE)[:, [0, -1]]) / (unit[-1] - unit[0])
     return (length * np.minimum(unit, 1 - unit)).ravel()
 
 
 def support(source: Source) -> tuple[float, float]:
-    """The interval that holds all of the source but 10⁻¹³ at either end."""
+    """Return the interval that contains all of the source except for a probability of 10⁻¹³ at each end."""
     return float(source.ppf(TAIL)), float(source.ppf(1 - TAIL))
 
 
 def bin_cuts(temperature: float) -> np.ndarray:
-    """Where, within one bin [0, 1), surrogates change their law at this temperature.
+    """Return the points within one bin [0, 1) at which surrogates change their law at this temperature.
 
-    Integers, half-integers, and half-integers ± multiples of τ, where uniform noise begins and ends and soft rounding
-    bends; and ever closer to the integer, where laws made of logarithms have a singular slope down to distance 10⁻⁵.
+    The points are 0, ½, and ½ ± multiples of τ, where uniform noise begins and ends and where soft rounding bends.
+    Further points approach the integers, because laws with logarithms have a singular slope there, down to a distance
+    of 10⁻⁵.
     """
     steps = temperature * 2.0 ** np.arange(-1, 5)
     graded = 0.1 ** np.arange(1, 8)
@@ -76,12 +96,20 @@ def bin_cuts(temperature: float) -> np.ndarray:
 def draw_nodes(
     law: Callable[[np.ndarray, np.ndarray], np.ndarray], count: int, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes of E f(v), v uniform on [0, 1), for each of `count` latents: their latent's index, v, and weights.
+    """Return quadrature nodes of E f(v) for each latent, where v is uniform on [0, 1).
 
-    law(index, v): what must be nearly constant on a piece, of shape (len(v), features). A piece over which a feature
-    changes by more than 0.1 is cut, by bisection, where it crosses the mean of its two ends: at a jump, to the last
-    bit of v; on a steep flank, halfway up. Pieces are therefore short only where the law is steep, and one node does
-    where nothing changes.
+    A piece over which a feature changes by more than 0.1 is cut where the feature crosses the mean of its two ends.
+    Bisection finds a jump to the last bit of v, and the middle of a steep flank. So pieces are short only where the
+    law is steep, and a piece on which nothing changes gets one node.
+
+    Args:
+        law: Function of (index, v) that returns features of shape (len(v), number of features). Each feature must be
+            nearly constant on a piece for f to be integrated accurately.
+        count: Number of latents.
+        temperature: Temperature of the surrogate; the initial grid over v is finer at a high temperature.
+
+    Returns:
+        Index of the latent, v, and weight of each node, each of shape (nodes,).
     """
     grid = np.linspace(0, 1, max(16, int(np.ceil(8 * temperature))) + 1)
     grid[-1] = _BELOW_ONE
@@ -93,7 +121,7 @@ def draw_nodes(
         change = np.abs(at_high - at_low).max(1)
         rough, even = change > _CHANGE, change == 0
         for order, chosen in ((1, even), (_ORDER_DRAW, ~even & ~rough)):
-            pieces.append(_on_pieces(index[chosen], low[chosen], high[chosen], order))
+            pieces.append(_nodes_on_pieces(index[chosen], low[chosen], high[chosen], order))
         index, low, high, at_low, at_high = (a[rough] for a in (index, low, high, at_low, at_high))
         if not len(index):
             break
@@ -101,19 +129,28 @@ def draw_nodes(
         at_left, at_right = law(index, left), law(index, right)
         index, low, high = np.tile(index, 2), np.concatenate([low, right]), np.concatenate([left, high])
         at_low, at_high = np.concatenate([at_low, at_right]), np.concatenate([at_left, at_high])
-    pieces.append(_on_pieces(index, low, high, _ORDER_DRAW))
+    pieces.append(_nodes_on_pieces(index, low, high, _ORDER_DRAW))
     index, v, weight = (np.concatenate(part) for part in zip(*pieces, strict=True))
     return index, v, weight
 
 
-def _on_pieces(index: np.ndarray, low: np.ndarray, high: np.ndarray, order: int) -> tuple[np.ndarray, ...]:
+def _nodes_on_pieces(
+    index: np.ndarray, low: np.ndarray, high: np.ndarray, order: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     unit, weight = _rule(order)
     v = low[:, None] + (high - low)[:, None] * unit
     return np.repeat(index, order), v.ravel(), ((high - low)[:, None] * weight).ravel()
 
 
-def _bisect(law, index, low, high, at_low, at_high) -> tuple[np.ndarray, np.ndarray]:
-    """Neighboring numbers between which the feature that changes most crosses the mean of its ends."""
+def _bisect(
+    law: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    index: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    at_low: np.ndarray,
+    at_high: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return neighboring numbers between which the feature that changes most crosses the mean of its ends."""
     rows = np.arange(len(index))
     feature = np.abs(at_high - at_low).argmax(1)
     rising = at_high[rows, feature] > at_low[rows, feature]
@@ -126,6 +163,6 @@ def _bisect(law, index, low, high, at_low, at_high) -> tuple[np.ndarray, np.ndar
 
 
 def _rule(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss–Legendre nodes and weights on [0, 1]."""
+    """Return the nodes and weights of Gauss–Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(order)
     return (nodes + 1) / 2, weights / 2

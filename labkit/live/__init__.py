@@ -17,7 +17,6 @@ PANELS = {  # module name of each panel: its class
     "adoption": "AdoptionPanel",
 }
 _MODULES = {"Engine": "engine", "Panel": "panel", **{panel: module for module, panel in PANELS.items()}}
-_FACTORIES = {f"{module}_panel": module for module in ("mismatch", "risk", "annealing", "bound", "means")}
 
 if TYPE_CHECKING:
     from labkit.live.adoption import AdoptionPanel
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if module := (_MODULES | _FACTORIES).get(name):
+    if module := _MODULES.get(name):
         return getattr(import_module(f"labkit.live.{module}"), name)
     raise AttributeError(f"module 'labkit.live' has no attribute {name!r}")
 

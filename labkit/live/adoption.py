@@ -16,7 +16,7 @@ from compressai import models
 from torch import Tensor, nn
 
 from labkit import adoption, datasets, schedules, schemes, training
-from labkit.analysis.trained.latents import LatentErrors, latent_errors, tensors_of
+from labkit.analysis.trained.latent_errors import LatentErrors, latent_errors, tensors_of
 from labkit.checks import check_at_least
 from labkit.live.engine import LiveRun, View
 from labkit.live.panel import Result, Settings, choice, menu

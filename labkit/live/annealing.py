@@ -1,35 +1,25 @@
 """The annealing panel: mismatch, gradient risk and final loss over the temperature, for codes that train together.
 
-The code is the smallest one that has a rate–distortion loss. One latent of a Laplacian source, and three parameters:
-
-    x ~ Laplace(0, 1) ─► y = gain · x ─► ỹ ─┬─ bits under N(0, scale²), integrated over a bin
-                                            └─ x̂ = step · ỹ ─► λ (x̂ − x)²
-
-A row of codes has one surrogate, one temperature schedule, and several seeds. All rows and seeds are one tensor, and
-all see the same samples and the same noise, so that a difference between two rows is not one of luck.
+The codes and their training are in `labkit.analysis.scalar_training`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from labkit import schedules, surrogates
-from labkit.analysis import ScalarCode, exact_gradient, gaussian_bits, sources
+from labkit.analysis import scalar_training
+from labkit.analysis.scalar_training import BATCH_SIZE, Codes, Row, best_code, mismatch_and_risk, rounded_loss
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
 from labkit.schedules import Schedule
-from labkit.schemes import QuantizationScheme
-from labkit.surrogates import SoftRounding, Surrogate
 from labkit.theme import SYMBOLS
 
 TEMPERATURES = (0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.45, 0.7, 1.0)
@@ -41,127 +31,25 @@ ANNEALED = {
     "uniform, expected slope": surrogates.get("sua", gradient="expected"),
 }
 UNANNEALED = {"noise": surrogates.get("aun"), "straight-through": surrogates.get("ste")}
-BATCH = 64
 
-_RATE = schedules.cosine(2e-2, 4e-4)  # Adam's
-_SYMBOLS = torch.arange(-40, 41, dtype=torch.float64)  # of a code whose gain is below 4, all that ever occur
-_POINTS = 1 << 15  # of the lattice over source and noise
-_GOLDEN = (math.sqrt(5) - 1) / 2
-
-Row = tuple[Surrogate, Schedule]
-
-
-class Codes(NamedTuple):
-    """Parameters of any number of codes, tensors of one shape: encoder's gain, decoder's step, model's σ."""
-
-    gain: Tensor
-    step: Tensor
-    scale: Tensor
-
-
-def rounded_loss(codes: Codes, lmbda: float) -> Tensor:
-    """E[bits + λ (x̂ − x)²] with real rounding, exact: a sum over integers of the source's moments in each cell.
-
-    Returns float64 of the parameters' shape.
-    """
-    gain, step, scale = (each.detach().double()[..., None] for each in codes)
-    edges = torch.cat([_SYMBOLS - 0.5, _SYMBOLS[-1:] + 0.5]) / gain
-    # Laplace(0, 1) has the density exp(−|x|/b)/(2b) with b = 1/√2; E[x; x < t] = −(|t| + b) exp(−|t|/b)/2
-    b = math.sqrt(0.5)
-    tail = torch.exp(-edges.abs() / b) / 2
-    mass = torch.where(edges < 0, tail, 1 - tail).diff(dim=-1)
-    moment = (-tail * (edges.abs() + b)).diff(dim=-1)
-    rate = (mass * gaussian_bits(_SYMBOLS, torch.zeros_like(scale), scale)).sum(-1)
-    distortion = 1 + (mass * (step * _SYMBOLS) ** 2 - 2 * step * _SYMBOLS * moment).sum(-1)
-    return rate + lmbda * distortion
-
-
-def best_code(lmbda: float) -> tuple[Codes, float]:
-    """The code of least loss with real rounding, by a search that closes in on it, and that loss."""
-    low, high = torch.full((3,), math.log(0.05)).double(), torch.log(torch.tensor([4.0, 20.0, 4.0]).double())
-    for _ in range(22):
-        axes = [torch.linspace(a, b, 9).double() for a, b in zip(low, high, strict=True)]
-        grid = torch.meshgrid(*axes, indexing="ij")
-        codes = Codes(*(torch.exp(each.reshape(-1)) for each in grid))
-        loss = rounded_loss(codes, lmbda)
-        at = int(loss.argmin())
-        best = torch.stack([each[at].log() for each in codes])
-        reach = (high - low) / 4
-        low, high = best - reach, best + reach
-    return Codes(*best.exp()), float(loss[at])
-
-
-def train(
-    rows: Sequence[Row], lmbda: float, *, steps: int, seeds: int, batch: int = BATCH, seed: int = 0
-) -> Iterator[Codes]:
-    """Train all rows at once, each as if alone; yields the codes, of shape (rows, seeds), after every step.
-
-    Every code starts at gain, step and σ of one. The loss is a sum over codes, so that none has a say in another's
-    gradient, and Adam works parameter by parameter.
-    """
-    order = sorted(range(len(rows)), key=lambda i: str(rows[i][0]))  # surrogates side by side, each called once
-    back = torch.tensor(order).argsort()
-    runs = [[i for i in order if rows[i][0] == one] for one in dict.fromkeys(rows[i][0] for i in order)]
-    theta = torch.zeros(3, len(rows), seeds, 1, requires_grad=True)
-    adam = torch.optim.Adam([theta])
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        adam.param_groups[0]["lr"] = _RATE(step, steps)
-        x, v = _laplace(torch.rand(seeds, batch, generator=generator)), torch.rand(seeds, batch, generator=generator)
-        codes = Codes(*theta.exp())
-        latents = (codes.gain * x).split([len(run) for run in runs])
-        noisy = []
-        for run, y in zip(runs, latents, strict=True):
-            tau = torch.tensor([rows[i][1](step, steps) for i in run]).view(-1, 1, 1)
-            noisy.append(rows[run[0]][0](y, tau, noise=v.expand_as(y)))
-        seen = torch.cat(noisy)
-        loss = _bits(seen, codes.scale) + lmbda * (codes.step * seen - x) ** 2
-        adam.zero_grad()
-        loss.mean(-1).sum().backward()
-        adam.step()
-        yield Codes(*(each.detach().exp()[back, :, 0] for each in theta))
-
-
-def _laplace(v: Tensor) -> Tensor:
-    """Samples of mean 0 and standard deviation 1 from uniform ones on [0, 1)."""
-    centered = v - 0.5
-    return -centered.sign() * torch.log1p(-2 * centered.abs()) * math.sqrt(0.5)
-
-
-def _bits(y: Tensor, scale: Tensor) -> Tensor:
-    """`gaussian_bits` around 0 for training: in float32, and up to 120 bits only, which takes a third of the time."""
-    distance, unit = y.abs(), scale * math.sqrt(2)
-    mass = torch.erfc((distance - 0.5) / unit) - torch.erfc((distance + 0.5) / unit)
-    return 1 - torch.log2(mass.clamp_min(1e-36))
-
-
-def measure(
-    surrogate: Surrogate, temperature: float, codes: Codes, lmbda: float, batch: int = BATCH
-) -> tuple[float, float]:
-    """Mismatch of the loss, and gradient risk for the gain at this batch size, for one code.
-
-    On a lattice of 32,768 points over source and noise: good to a few per cent. The variance of soft rounding below
-    τ = 0.1 is carried by samples rarer than that (and than any that training sees): its risk is NaN there.
-    """
-    code = ScalarCode(sources.laplace(), float(codes.gain), lmbda, scale=float(codes.scale), step=float(codes.step))
-    i = torch.arange(_POINTS, dtype=torch.float64)
-    x, v = _laplace((i + 0.5) / _POINTS).numpy(), i * _GOLDEN % 1
-    scheme = QuantizationScheme(rate=surrogate, distortion=surrogate)
-    rate, distortion, gradient = code.training_losses(scheme, x, (v, v), temperature, "gain")
-    tested = code.test_losses(x)
-    mismatch = np.mean(rate - tested[0] + lmbda * (distortion - tested[1]))
-    bias = gradient.mean() - exact_gradient(code, "gain")
-    followed = not isinstance(surrogate, SoftRounding) or temperature >= 0.1
-    return float(mismatch), float(bias**2 + gradient.var() / batch) if followed else math.nan
+_TAU = (TEMPERATURES[0] / 1.15, TEMPERATURES[-1] * 1.15)  # ranges of the axes
+_MISMATCH, _RISK, _EXCESS = (5e-4, 3.0), (0.3, 1e3), (3e-4, 2.0)
+_CHOSEN = 4  # color of the chosen schedule
 
 
 @dataclass(frozen=True, repr=False)
 class AnnealingResult(Result):
-    """What came of a grid of codes. Losses are with real rounding, less that of the best code there is: excess loss.
+    """Losses of a grid of codes with real rounding, minus the loss of the best possible code: excess losses.
 
-    best: the least loss, bits + λ D; constant: excess, float64 (temperatures, seeds), at each constant temperature of
-    TEMPERATURES; scheduled: excess, (seeds,), with the chosen schedule; unannealed: the same of noise and of
-    straight-through rounding; mismatch, risk: (temperatures,), at the best code (see `measure`). All by surrogate.
+    Dictionaries have one entry per surrogate.
+
+    Attributes:
+        best: Loss of the best code, bits + λ · D.
+        constant: (temperatures, seeds) excess losses at each constant temperature of TEMPERATURES.
+        scheduled: (seeds,) excess losses with the chosen schedule.
+        unannealed: (seeds,) excess losses of additive noise and of straight-through rounding.
+        mismatch: (temperatures,) mismatch of the loss at the best code.
+        risk: (temperatures,) gradient risk at the best code; see `labkit.analysis.scalar_training.mismatch_and_risk`.
     """
 
     best: float
@@ -177,15 +65,38 @@ class AnnealingResult(Result):
 
 
 class AnnealingPanel(PlotPanel):
-    """See `annealing_panel`."""
+    """Mismatch, gradient risk and final loss over the temperature, for four annealed surrogates.
+
+    A run trains small codes of a Laplacian source, all at once. Each surrogate in ANNEALED trains one code with the
+    chosen schedule and one code at each constant temperature in TEMPERATURES. Additive noise and straight-through
+    rounding train one code each. Every code has several seeds. The codes at constant temperatures are trained once per
+    λ. Losses are exact losses with real rounding, and error bars are standard errors over seeds.
+
+    Args:
+        temperature: First temperature of the schedule, one of TEMPERATURES.
+        end: Last temperature of the schedule, one of TEMPERATURES; a constant schedule ignores it.
+        shape: Shape of the schedule: "constant", "linear", "exponential" or "cosine".
+        lmbda: Weight λ of the distortion, one of LMBDAS.
+        steps: Number of Adam steps, each with batches of 64 samples.
+        seeds: Number of seeds per code.
+        seed: Seed of the samples and the noise.
+    """
 
     def __init__(
-        self, *, temperature: float, end: float, shape: str, lmbda: float, steps: int, seeds: int, seed: int
+        self,
+        *,
+        temperature: float = 0.45,
+        end: float = 0.05,
+        shape: str = "exponential",
+        lmbda: float = 1.5,
+        steps: int = 800,
+        seeds: int = 6,
+        seed: int = 0,
     ) -> None:
         self._steps, self._seeds, self._seed = steps, seeds, seed
         self._best: dict[float, tuple[Codes, float]] = {}
         self._measured: dict[tuple[float, str, float], tuple[float, float]] = {}
-        self._grid: dict[float, np.ndarray] = {}  # excess losses of the rows that no schedule touches
+        self._grid: dict[float, np.ndarray] = {}  # excess losses of the codes without the schedule, by λ
         super().__init__(
             controls={
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
@@ -197,10 +108,11 @@ class AnnealingPanel(PlotPanel):
         )
 
     def job(self, settings: Settings) -> Generator[View, None, AnnealingResult]:
-        begun = time.perf_counter()
+        """Measure the surrogates at the best code, then train the codes."""
+        start = time.perf_counter()
         lmbda = settings["lmbda"]
         schedule = schedules.between(settings["shape"], settings["temperature"], settings["end"])
-        shown = self._at_once(lmbda, schedule)
+        shown = self._first_lines(lmbda, schedule)
 
         def view(text: str) -> View:
             return lambda: PlotFrame(dict(shown), 0.0, text, f"The temperature's schedule: {schedule}.")
@@ -212,35 +124,37 @@ class AnnealingPanel(PlotPanel):
         for tau in TEMPERATURES[::-1]:
             for name, surrogate in ANNEALED.items():
                 if (lmbda, name, tau) not in self._measured:
-                    self._measured[lmbda, name, tau] = measure(surrogate, tau, code, lmbda)
+                    self._measured[lmbda, name, tau] = mismatch_and_risk(surrogate, tau, code, lmbda)
                     shown |= self._measures(lmbda)
                     yield view(f"mismatch and risk at τ = {tau:g}")
 
-        rows: list[Row] = [(one, schedule) for one in ANNEALED.values()]
-        known = self._grid.get(lmbda)
-        if known is None:
-            rows += [(one, schedules.constant(tau)) for one in ANNEALED.values() for tau in TEMPERATURES]
-            rows += [(one, schedules.constant(1.0)) for one in UNANNEALED.values()]
+        rows: list[Row] = [(surrogate, schedule) for surrogate in ANNEALED.values()]
+        trained_grid = self._grid.get(lmbda)
+        if trained_grid is None:
+            rows += [(surrogate, schedules.constant(tau)) for surrogate in ANNEALED.values() for tau in TEMPERATURES]
+            rows += [(surrogate, schedules.constant(1.0)) for surrogate in UNANNEALED.values()]
 
-        def trained(codes: Codes, done: int) -> PlotFrame:
+        def frame(codes: Codes, done: int) -> PlotFrame:
             excess = rounded_loss(codes, lmbda).numpy() - best
-            scheduled, grid = excess[: len(ANNEALED)], excess[len(ANNEALED) :] if known is None else known
-            shown.update(_losses(scheduled, grid, schedule(done - 1, self._steps)))
-            words = f"step {done} of {self._steps}"
-            return PlotFrame(dict(shown), done / self._steps, words, _label(scheduled, grid))
+            scheduled = excess[: len(ANNEALED)]
+            grid = excess[len(ANNEALED) :] if trained_grid is None else trained_grid
+            shown.update(_loss_lines(scheduled, grid, schedule(done - 1, self._steps)))
+            text = f"step {done} of {self._steps}"
+            return PlotFrame(dict(shown), done / self._steps, text, _label(scheduled, grid))
 
-        for done, codes in enumerate(train(rows, lmbda, steps=self._steps, seeds=self._seeds, seed=self._seed), 1):
-            yield partial(trained, codes, done)
+        training = scalar_training.train_codes(rows, lmbda, steps=self._steps, seeds=self._seeds, seed=self._seed)
+        for done, codes in enumerate(training, 1):
+            yield partial(frame, codes, done)
         excess = rounded_loss(codes, lmbda).numpy() - best
-        grid = self._grid.setdefault(lmbda, excess[len(ANNEALED) :]) if known is None else known
+        grid = self._grid.setdefault(lmbda, excess[len(ANNEALED) :]) if trained_grid is None else trained_grid
         scheduled = dict(zip(ANNEALED, excess, strict=False))
         n = len(TEMPERATURES)
         measured = {name: np.array([self._measured[lmbda, name, tau] for tau in TEMPERATURES]).T for name in ANNEALED}
         return AnnealingResult(
             settings=settings,
             losses=np.zeros(0),
-            loss=best + min(float(each.mean()) for each in scheduled.values()),
-            seconds=time.perf_counter() - begun,
+            loss=best + min(float(losses.mean()) for losses in scheduled.values()),
+            seconds=time.perf_counter() - start,
             best=best,
             constant={name: grid[i * n : (i + 1) * n] for i, name in enumerate(ANNEALED)},
             scheduled=scheduled,
@@ -249,8 +163,8 @@ class AnnealingPanel(PlotPanel):
             risk={name: values[1] for name, values in measured.items()},
         )
 
-    def _at_once(self, lmbda: float, schedule: Schedule) -> dict[str, Points]:
-        """What can be drawn before anything is computed; all other lines are cleared."""
+    def _first_lines(self, lmbda: float, schedule: Schedule) -> dict[str, Points]:
+        """Lines that need no computation; all other lines are cleared."""
         shown: dict[str, Points] = dict.fromkeys((f"{name}, your schedule" for name in ANNEALED), ((), (), ()))
         share = np.linspace(0, 1, 101)
         shown["schedule"] = share, [schedule(i, 101) for i in range(101)]
@@ -263,29 +177,25 @@ class AnnealingPanel(PlotPanel):
         return shown
 
     def _measures(self, lmbda: float) -> dict[str, Points]:
-        """The curves of mismatch and risk, as far as they are known."""
+        """Curves of mismatch and risk at the temperatures that are measured already."""
         lines: dict[str, Points] = {}
         for name in ANNEALED:
-            known = [
+            measured = [
                 (tau, *self._measured[key]) for tau in TEMPERATURES if (key := (lmbda, name, tau)) in self._measured
             ]
-            taus, mismatch, risk = np.array(known).reshape(-1, 3).T
-            followed = np.isfinite(risk)
-            lines |= {f"{name}, mismatch": (taus, mismatch), f"{name}, risk": (taus[followed], risk[followed])}
+            taus, mismatch, risk = np.array(measured).reshape(-1, 3).T
+            resolved = np.isfinite(risk)
+            lines |= {f"{name}, mismatch": (taus, mismatch), f"{name}, risk": (taus[resolved], risk[resolved])}
         return lines
 
 
-_TAU = (TEMPERATURES[0] / 1.15, TEMPERATURES[-1] * 1.15)  # what the axes show
-_MISMATCH, _RISK, _EXCESS = (5e-4, 3.0), (0.3, 1e3), (3e-4, 2.0)
-
-
 def _plot() -> Plot:
-    """Four axes; a surrogate has the same color and dash on each, and its points the same symbol."""
-    tau, mark = "temperature τ", 4  # the color of what the learner chose
+    """Four axes; a surrogate has the same color, dash and symbol on each."""
+    tau = "temperature τ"
 
-    def curves(what: str) -> list[Line]:
-        surrogate = [Line(f"{name}, {what}", color=i, legend=False) for i, name in enumerate(ANNEALED)]
-        return [*surrogate, Line(f"chosen τ, {what}", color=mark, dash="dot", legend=False)]
+    def curves(quantity: str) -> list[Line]:
+        lines = [Line(f"{name}, {quantity}", color=i, legend=False) for i, name in enumerate(ANNEALED)]
+        return [*lines, Line(f"chosen τ, {quantity}", color=_CHOSEN, dash="dot", legend=False)]
 
     losses = [
         *(Line(name, color=i) for i, name in enumerate(ANNEALED)),
@@ -295,8 +205,8 @@ def _plot() -> Plot:
             for i, (name, symbol) in enumerate(zip(ANNEALED, SYMBOLS, strict=False))
         ),
     ]
-    schedule = Line("schedule", color=mark, dash="solid", ghost=True, legend=False)
-    risk = f"risk of the gain's gradient, batches of {BATCH}"
+    schedule = Line("schedule", color=_CHOSEN, dash="solid", ghost=True, legend=False)
+    risk = f"risk of the gain's gradient, batches of {BATCH_SIZE}"
     plot = Plot(
         [
             Axes(
@@ -311,13 +221,13 @@ def _plot() -> Plot:
         height=680,
     )
     for axis in (plot.figure.layout.yaxis, plot.figure.layout.yaxis2, plot.figure.layout.yaxis4):
-        axis.dtick = 1  # several decades: a number at each is enough
+        axis.dtick = 1  # the axes span several decades, and one number per decade is enough
     return plot
 
 
 def _grid_lines(grid: np.ndarray) -> dict[str, Points]:
-    """Excess loss over the temperature, with standard errors; what is not annealed, as a level line."""
-    mean, error = grid.mean(1), _error(grid)
+    """Excess losses over the temperature with standard errors; unannealed surrogates are level lines."""
+    mean, error = grid.mean(1), _standard_error(grid)
     n, ends = len(TEMPERATURES), (TEMPERATURES[0], TEMPERATURES[-1])
     lines: dict[str, Points] = {
         name: (TEMPERATURES, mean[i * n : (i + 1) * n], error[i * n : (i + 1) * n]) for i, name in enumerate(ANNEALED)
@@ -327,58 +237,35 @@ def _grid_lines(grid: np.ndarray) -> dict[str, Points]:
     return lines
 
 
-def _losses(scheduled: np.ndarray, grid: np.ndarray, tau: float) -> dict[str, Points]:
-    """The grid's lines, and the scheduled codes as points at the temperature that they have come to."""
+def _loss_lines(scheduled: np.ndarray, grid: np.ndarray, tau: float) -> dict[str, Points]:
+    """Lines of the grid, and the scheduled codes as points at their present temperature."""
     points: dict[str, Points] = {
-        f"{name}, your schedule": ([tau], [each.mean()], [_error(each)])
-        for name, each in zip(ANNEALED, scheduled, strict=True)
+        f"{name}, your schedule": ([tau], [excess.mean()], [_standard_error(excess)])
+        for name, excess in zip(ANNEALED, scheduled, strict=True)
     }
     return points | _grid_lines(grid)
 
 
-def _error(excess: np.ndarray) -> np.ndarray:
+def _standard_error(excess: np.ndarray) -> np.ndarray:
     """Standard error of the mean over seeds, the last dimension."""
     n = excess.shape[-1]
     return excess.std(-1, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(excess.shape[:-1])
 
 
 def _plus_minus(excess: np.ndarray) -> str:
-    return f"{1000 * excess.mean():.1f} ± {1000 * float(_error(excess)):.1f}"
+    return f"{1000 * excess.mean():.1f} ± {1000 * float(_standard_error(excess)):.1f}"
 
 
 def _label(scheduled: np.ndarray, grid: np.ndarray) -> str:
     n = len(TEMPERATURES)
-    words = []
-    for i, (name, each) in enumerate(zip(ANNEALED, scheduled, strict=True)):
+    parts = []
+    for i, (name, excess) in enumerate(zip(ANNEALED, scheduled, strict=True)):
         mean = grid[i * n : (i + 1) * n].mean(1)
-        words.append(
-            f"{name}: {each.mean():.4f} with your schedule, at best {mean.min():.4f} at a constant temperature, "
+        parts.append(
+            f"{name}: {excess.mean():.4f} with your schedule, {mean.min():.4f} at the best constant temperature, "
             f"{TEMPERATURES[int(mean.argmin())]:g}"
         )
-    noise, straight = grid[n * len(ANNEALED) :].mean(1)
-    return f"Loss above the best code's. {'; '.join(words)}; noise {noise:.4f}, straight-through {straight:.4f}."
-
-
-def annealing_panel(
-    *,
-    temperature: float = 0.45,
-    end: float = 0.05,
-    shape: str = "exponential",
-    lmbda: float = 1.5,
-    steps: int = 800,
-    seeds: int = 6,
-    seed: int = 0,
-) -> AnnealingPanel:
-    """Mismatch, gradient risk and final loss over the temperature, for four annealed surrogates.
-
-    A run trains small codes of a Laplacian source (see the module), all at once: for each surrogate of ANNEALED one
-    with the chosen schedule and one at each constant temperature of TEMPERATURES, and one each with noise and with
-    straight-through rounding; each with several seeds. The constant ones are trained once for each λ. Losses are with
-    real rounding and exact; error bars are standard errors over seeds.
-
-    temperature, end: the schedule's first and last, from TEMPERATURES; shape: its shape, one of constant (which has no
-    end), linear, exponential, cosine; lmbda: λ, one of LMBDAS; steps: of Adam, with batches of 64 samples.
-    """
-    return AnnealingPanel(
-        temperature=temperature, end=end, shape=shape, lmbda=lmbda, steps=steps, seeds=seeds, seed=seed
+    noise, straight_through = grid[n * len(ANNEALED) :].mean(1)
+    return (
+        f"Loss above the best code's. {'; '.join(parts)}; noise {noise:.4f}, straight-through {straight_through:.4f}."
     )

@@ -1,4 +1,7 @@
-"""The mismatch panel: what a surrogate makes of one Gaussian latent, in training and at test, at one σ and over σ."""
+"""The mismatch panel: one Gaussian latent in training and at test, at one scale σ and over σ.
+
+The laws of the latent are in `labkit.analysis.latent_laws`.
+"""
 
 from __future__ import annotations
 
@@ -8,123 +11,44 @@ from collections.abc import Generator
 from dataclasses import astuple, dataclass
 
 import numpy as np
-import torch
-from scipy.special import ndtr
 
 from labkit import surrogates
-from labkit.analysis import gaussian_bits
+from labkit.analysis.latent_laws import BinLaw, LatentLosses, test_law
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
-from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
+from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
 
-SURROGATES = tuple(name for name in surrogates.names() if name != "round")  # which cannot train, and has ste's values
+SURROGATES = tuple(name for name in surrogates.names() if name != "round")  # has the values of ste and cannot train
 SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 TEMPERATURES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
 _GRID = np.geomspace(0.04, 3, 28)  # σ of the curves
-_PHASES, _DRAWS = 512, 256
-_REACH = 8  # standard deviations that are counted
-_SIDE, _FINE = 3.5, 128  # of the densities on show: from −3.5 to 3.5, in steps of 1/128
-_HIGHEST = 2.2  # densities above are cut off
+_SIDE, _FINE = 3.5, 128  # the density plot reaches from −3.5 to 3.5 in steps of 1/128
+_HIGHEST = 2.2  # upper end of the density plot
 _Y, _TRAINING, _TEST = 2, 1, 0  # colors
-
-
-@dataclass(frozen=True)
-class AtScale:
-    """Rate in bits and mean squared error, in training and at test."""
-
-    rate_training: float
-    rate_test: float
-    distortion_training: float
-    distortion_test: float
-
-
-@dataclass(frozen=True)
-class _Law:
-    """What a surrogate makes of a latent in [0, 1); in other bins it does the same, since it has no other landmarks.
-
-    masses: (phases, 3 · phases + 1), the law of ỹ for each phase, on a grid from −1 to 2; error: E(ỹ − y)² a phase.
-    """
-
-    masses: np.ndarray
-    error: np.ndarray
-
-    @staticmethod
-    def of(name: str, temperature: float) -> _Law:
-        surrogate, n = surrogates.get(name), _PHASES
-        phase = _phases()[:, None]
-        if surrogate.random:  # each phase's draws are evenly spaced, and shifted against its neighbor's
-            shift = np.modf(np.arange(n) * (math.sqrt(5) - 1) / 2)[0]
-            v = (np.arange(_DRAWS) + shift[:, None]) / _DRAWS
-            phase = np.repeat(phase, _DRAWS, axis=1)
-            values = surrogate(torch.from_numpy(phase), temperature, noise=torch.from_numpy(v)).numpy()
-        else:
-            values = surrogate(torch.from_numpy(phase), temperature).numpy()
-        place = (values + 1) * n  # each value is shared out between the two grid points around it
-        below = np.floor(place).astype(np.int64)
-        share = (place - below) / values.shape[1]
-        cell = below + np.arange(n)[:, None] * (3 * n + 1)
-        masses = np.bincount(cell.ravel(), 1 / values.shape[1] - share.ravel(), n * (3 * n + 1) + 1)
-        masses += np.bincount(cell.ravel() + 1, share.ravel(), len(masses))
-        return _Law(masses[:-1].reshape(n, 3 * n + 1), ((values - phase) ** 2).mean(1))
-
-    def law(self, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        """ỹ on a grid, and its masses there, for a Gaussian latent of mean 0 and this scale."""
-        weights, n = _weights(scale), _PHASES
-        masses = np.zeros((len(weights) + 2) * n + 1)
-        for k, part in enumerate(weights @ self.masses):
-            masses[k * n : (k + 3) * n + 1] += part
-        return np.arange(len(masses)) / n - len(weights) // 2 - 1, masses
-
-    def loss(self, scale: float) -> AtScale:
-        """Of that latent, under the entropy model that fits it: the same Gaussian, integrated over a bin."""
-        weights, phase = _weights(scale), _phases()
-        y, masses = self.law(scale)
-        k, test = _test_law(scale)
-        rates = [float(p[p > 0] @ _bits(at[p > 0], scale)) for at, p in ((y, masses), (k, test))]
-        errors = [float((weights @ each).sum()) for each in (self.error, np.minimum(phase, 1 - phase) ** 2)]
-        return AtScale(*rates, *errors)
-
-
-def _phases() -> np.ndarray:
-    return (np.arange(_PHASES) + 0.5) / _PHASES
-
-
-def _weights(scale: float) -> np.ndarray:
-    """Probability of every bin (rows, from below to above zero) and phase (columns): the midpoint rule."""
-    k = np.arange(-math.ceil(_REACH * scale), math.ceil(_REACH * scale))
-    density = np.exp(-0.5 * ((k[:, None] + _phases()) / scale) ** 2)
-    return density / density.sum()
-
-
-def _test_law(scale: float) -> tuple[np.ndarray, np.ndarray]:
-    k = np.arange(-math.ceil(_REACH * scale), math.ceil(_REACH * scale) + 1.0)
-    return k, ndtr((0.5 - np.abs(k)) / scale) - ndtr((-0.5 - np.abs(k)) / scale)
-
-
-def _bits(y: np.ndarray, scale: float) -> np.ndarray:
-    zero, sigma = torch.zeros((), dtype=torch.float64), torch.tensor(scale, dtype=torch.float64)
-    return gaussian_bits(torch.from_numpy(y), zero, sigma).numpy()
+_NOTHING = np.zeros(0), np.zeros(0)
 
 
 @dataclass(frozen=True, repr=False)
 class MismatchResult(Result):
-    """Rates in bits, distortions in squared steps; `loss` is not a number, since no λ is chosen.
+    """Rates in bits and distortions in squared steps. `loss` is NaN, because no λ is chosen.
 
-    here: at the chosen σ; curve: float64 (σ, 5), each row σ and the four numbers of `here`.
+    Attributes:
+        here: Rate and distortion at the chosen σ.
+        curve: (σ, 5) rows of σ and the four numbers of `here`.
     """
 
-    here: AtScale
+    here: LatentLosses
     curve: np.ndarray
 
     @property
     def rate(self) -> float:
-        """Mismatch of the rate, training less test, in bits."""
+        """Mismatch of the rate, training minus test, in bits."""
         return self.here.rate_training - self.here.rate_test
 
     @property
     def distortion(self) -> float:
-        """Mismatch of the squared error, training less test."""
+        """Mismatch of the squared error, training minus test, in squared steps."""
         return self.here.distortion_training - self.here.distortion_test
 
     def __str__(self) -> str:
@@ -137,15 +61,29 @@ class MismatchResult(Result):
 
 
 class MismatchPanel(PlotPanel):
-    """See `mismatch_panel`."""
+    """One Gaussian latent of mean 0 and scale σ under the entropy model that fits it, in training and at test.
 
-    def __init__(self, *, surrogate: str, scale: float, temperature: float) -> None:
-        self._laws: dict[tuple[str, float], _Law] = {}  # only the newest: one takes 6 MB
+    The upper plots show the density of y, the law of ỹ in training, and the masses of ŷ = ⌊y⌉, and the rate and the
+    distortion as bars. The lower plots show both over σ, in training and at test, with the chosen σ marked; the
+    previous run stays in gray. Rates are in bits. Distortions E(ỹ − y)² are in twelfths of a squared step, which is
+    the error of rounding at a high rate.
+
+    The law of ỹ comes from a lattice of phases of the latent in its bin and of draws. This is fast, and rates are
+    accurate to about 0.3%; `labkit.analysis.mismatch` is exact and slow.
+
+    Args:
+        surrogate: Name of the surrogate, one of SURROGATES.
+        scale: Scale σ of the latent, one of SCALES.
+        temperature: Temperature τ, one of TEMPERATURES; it has no effect on a surrogate that is not annealed.
+    """
+
+    def __init__(self, *, surrogate: str = "aun", scale: float = 0.2, temperature: float = 0.5) -> None:
+        self._laws: dict[tuple[str, float], BinLaw] = {}  # only the newest, since a law takes several megabytes
         self._curves: dict[tuple[str, float], list[list[float]]] = {}
         over_sigma = {"x": "scale σ", "log_x": True, "range_x": (_GRID[0], _GRID[-1])}
         curves = [
-            Axes(title, y=y, **over_sigma, lines=_lines(what), range_y=limits)  # type: ignore[arg-type]
-            for title, y, what, limits in (
+            Axes(title, y=y, **over_sigma, lines=_lines(quantity), range_y=limits)  # type: ignore[arg-type]
+            for title, y, quantity, limits in (
                 ("rate over σ", "bits", "rate", (0, 5)),
                 ("distortion over σ", "12 × squared error", "distortion", (0, 2.6)),
             )
@@ -188,70 +126,72 @@ class MismatchPanel(PlotPanel):
         )
 
     def job(self, settings: Settings) -> Generator[View, None, MismatchResult]:
-        begun = time.perf_counter()
+        """Compute the losses at the chosen σ, then the curves over σ."""
+        start = time.perf_counter()
         name, scale = settings["surrogate"], settings["scale"]
         annealed = surrogates.get(name).annealed
         key = name, settings["temperature"] if annealed else 1.0
         if key not in self._laws:
-            self._laws = {key: _Law.of(*key)}
+            self._laws = {key: BinLaw.on_lattice(*key)}
         law = self._laws[key]
-        here = law.loss(scale)
+        here = law.losses(scale)
         rows = self._curves.setdefault(key, [])
-        said = f"{name} at τ = {key[1]:g}" if annealed else f"{name}, in which τ has no say"
-        still = self._at(law, scale, here)
+        title = f"{name} at τ = {key[1]:g}" if annealed else f"{name}, which does not depend on τ"
+        still = _lines_at(law, scale, here)
 
         def view() -> PlotFrame:
-            words = f"σ {len(rows)} of {len(_GRID)}"
-            return PlotFrame(still | _curves(rows), len(rows) / len(_GRID), words, _in_words(said, scale, here))
+            text = f"σ {len(rows)} of {len(_GRID)}"
+            return PlotFrame(still | _curves(rows), len(rows) / len(_GRID), text, _label(title, scale, here))
 
         yield view
         for sigma in _GRID[len(rows) :]:
-            rows.append([sigma, *astuple(law.loss(sigma))])
+            rows.append([sigma, *astuple(law.losses(float(sigma)))])
             yield view
         return MismatchResult(
             settings=settings,
             losses=np.zeros(0),
             loss=math.nan,
-            seconds=time.perf_counter() - begun,
+            seconds=time.perf_counter() - start,
             here=here,
             curve=np.array(rows),
         )
 
-    def _at(self, law: _Law, scale: float, here: AtScale) -> dict[str, tuple]:
-        """What depends on the chosen σ: densities, masses, bars, and the points on the curves."""
-        x = np.arange(-_SIDE, _SIDE, 1 / _FINE)
-        y, masses = law.law(scale)
-        k, test = _test_law(scale)
-        shown = np.abs(k) < _SIDE
-        at_integers = np.round(masses[::_PHASES], 12)
-        integer = at_integers.sum() > 1 - 1e-6
-        density = np.histogram(y + 0.5 / _PHASES, bins=np.append(x, _SIDE), weights=masses * _FINE)[0]
-        places = ["rate", "12 × distortion"]
-        pairs = [(here.rate_training, here.rate_test), (here.distortion_training, here.distortion_test)]
-        bars = list(zip(pairs[0], (12 * each for each in pairs[1]), strict=True))
-        inside = np.abs(y[::_PHASES]) < _SIDE
-        nothing = np.zeros(0), np.zeros(0)
-        return {
-            "y": (x, np.exp(-0.5 * (x / scale) ** 2) / (scale * math.sqrt(2 * math.pi))),
-            "ỹ in training": nothing if integer else (x + 0.5 / _FINE, density),
-            "ỹ in training, masses": (y[::_PHASES][inside], at_integers[inside]) if integer else nothing,
-            "ŷ at test, masses": (k[shown], test[shown]),
-            "in training": (places, bars[0]),
-            "at test": (places, bars[1]),
-            "rate, chosen σ": ([scale, scale], pairs[0]),
-            "distortion, chosen σ": ([scale, scale], [12 * each for each in pairs[1]]),
-        }
+
+def _lines_at(bin_law: BinLaw, scale: float, here: LatentLosses) -> dict[str, Points]:
+    """Lines that depend on the chosen σ: densities, masses, bars, and the points on the curves."""
+    x = np.arange(-_SIDE, _SIDE, 1 / _FINE)
+    training, test = bin_law.law(scale), test_law(scale)
+    k = np.arange(-math.floor(_SIDE), math.floor(_SIDE) + 1.0)
+    integer = np.abs(training.values - np.round(training.values)).max() < 1e-9
+    density = np.histogram(training.values, bins=np.append(x, _SIDE), weights=training.weights * _FINE)[0]
+    masses, test_masses = (
+        np.histogram(law.values, bins=np.append(k - 0.5, k[-1] + 0.5), weights=law.weights)[0]
+        for law in (training, test)
+    )
+    places = ["rate", "12 × distortion"]
+    rates = here.rate_training, here.rate_test
+    distortions = 12 * here.distortion_training, 12 * here.distortion_test
+    return {
+        "y": (x, np.exp(-0.5 * (x / scale) ** 2) / (scale * math.sqrt(2 * math.pi))),
+        "ỹ in training": _NOTHING if integer else (x + 0.5 / _FINE, density),
+        "ỹ in training, masses": (k, masses) if integer else _NOTHING,
+        "ŷ at test, masses": (k, test_masses),
+        "in training": (places, (rates[0], distortions[0])),
+        "at test": (places, (rates[1], distortions[1])),
+        "rate, chosen σ": ([scale, scale], rates),
+        "distortion, chosen σ": ([scale, scale], distortions),
+    }
 
 
-def _lines(what: str) -> list[Line]:
+def _lines(quantity: str) -> list[Line]:
     return [
-        Line(f"{what}, training", color=_TRAINING, dash="dash", ghost=True, legend=False),
-        Line(f"{what}, test", color=_TEST, dash="solid", legend=False),
-        Line(f"{what}, chosen σ", mode="markers", color=_Y, symbol="diamond", legend=False),
+        Line(f"{quantity}, training", color=_TRAINING, dash="dash", ghost=True, legend=False),
+        Line(f"{quantity}, test", color=_TEST, dash="solid", legend=False),
+        Line(f"{quantity}, chosen σ", mode="markers", color=_Y, symbol="diamond", legend=False),
     ]
 
 
-def _curves(rows: list[list[float]]) -> dict[str, tuple]:
+def _curves(rows: list[list[float]]) -> dict[str, Points]:
     sigma, *losses = np.array(rows).reshape(-1, 5).T
     names = ("rate, training", "rate, test", "distortion, training", "distortion, test")
     return {
@@ -261,26 +201,12 @@ def _curves(rows: list[list[float]]) -> dict[str, tuple]:
 
 
 def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}"  # what rounds to zero has no minus
+    return f"{round(value, 3) + 0.0:+.3f}"  # adding 0.0 removes the minus sign of a rounded zero
 
 
-def _in_words(said: str, scale: float, here: AtScale) -> str:
-    cut = f"; densities are cut off at {_HIGHEST:g}" if 0.4 / scale > _HIGHEST else ""
+def _label(title: str, scale: float, here: LatentLosses) -> str:
+    cut = f"; densities above {_HIGHEST:g} are cut off" if 0.4 / scale > _HIGHEST else ""
     return (
-        f"{said}; σ = {scale:g}. The rate is {here.rate_training:.2f} bits in training and {here.rate_test:.2f} at "
+        f"{title}; σ = {scale:g}. The rate is {here.rate_training:.2f} bits in training and {here.rate_test:.2f} at "
         f"test, 12 × distortion {12 * here.distortion_training:.2f} and {12 * here.distortion_test:.2f}{cut}."
     )
-
-
-def mismatch_panel(*, surrogate: str = "aun", scale: float = 0.2, temperature: float = 0.5) -> MismatchPanel:
-    """One Gaussian latent of mean 0 and scale σ under the entropy model that fits it, in training and at test.
-
-    Above: the density of y, the law of ỹ that training sees, and the masses of ŷ = ⌊y⌉; rate and distortion as bars.
-    Below: both over σ, in training and at test, with the chosen σ marked; the run before stays in gray. Rates are in
-    bits, distortions E(ỹ − y)² in twelfths of a squared step, which is what rounding costs at high rate.
-
-    Numbers come from 512 phases of the latent in its bin and 256 evenly spaced draws for each, which is quick and right
-    to about 0.3% of a rate (`labkit.analysis.mismatch` is exact and slow). surrogate, scale and temperature are taken
-    from SURROGATES, SCALES and TEMPERATURES; where a surrogate is not annealed, τ has no say.
-    """
-    return MismatchPanel(surrogate=surrogate, scale=scale, temperature=temperature)

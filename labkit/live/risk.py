@@ -1,25 +1,24 @@
-"""The risk panel: a cloud of gradient estimates beside the gradient they are after, and bias² and variance/n over τ."""
+"""The risk panel: gradient estimates beside the exact gradient, and bias² and variance/n over the temperature.
+
+The simulation and the quadrature are in `labkit.analysis.worked_example`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
-from scipy import stats
 
 from labkit import surrogates
-from labkit.analysis import ScalarCode, exact_gradient, sources
-from labkit.analysis.risk import gradient_given
+from labkit.analysis import exact_gradient, worked_example
+from labkit.analysis.code import ScalarCode
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
-from labkit.schemes import QuantizationScheme
-from labkit.surrogates import Surrogate
 
 SURROGATES = {
     "aun": surrogates.get("aun"),
@@ -36,18 +35,22 @@ LMBDAS = (2.0, 6.0, 20.0)
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 BATCHES = 200
 
-_SAMPLES = 20_000  # of the cloud between two looks at whether anybody still wants it
-_NODES = 1000  # of the quadrature's source, likewise; fewer at a time take nearly as long
-_LOW = 1e-6  # where the plot of bias² and variance/n begins
-_Curve = dict[float, tuple[float, float]]  # mean and std of one sample's gradient, by τ
+_LOW = 1e-6  # lower end of the plot of bias² and variance/n
+_Curve = dict[float, tuple[float, float]]  # mean and standard deviation of one sample's gradient, by τ
 
 
 @dataclass(frozen=True, repr=False)
 class RiskResult(Result):
-    """A surrogate's gradient against the exact one, by quadrature, and 200 estimates by simulation.
+    """A surrogate's gradient with respect to the gain against the exact one. `loss` is the risk, bias² + std²/n.
 
-    exact, mean: of ∂ℓ/∂gain; std: of one sample's gradient; `loss` is the risk, bias² + std²/n. estimates: the batches'
-    gradients, (200,). temperatures, biases, stds: the curves over τ, (7,); bias and std are theirs at the current τ.
+    Attributes:
+        exact: Gradient of the test loss.
+        mean: Mean of the returned gradient, by quadrature.
+        std: Standard deviation of one sample's gradient, by quadrature.
+        estimates: (200,) simulated gradients, one per batch.
+        temperatures: (7,) temperatures of the curves.
+        biases: (7,) bias at each temperature.
+        stds: (7,) standard deviation of one sample's gradient at each temperature.
     """
 
     exact: float
@@ -60,11 +63,12 @@ class RiskResult(Result):
 
     @property
     def bias(self) -> float:
+        """Mean of the returned gradient minus the exact gradient."""
         return self.mean - self.exact
 
     @property
     def best_temperature(self) -> float:
-        """The τ on the curve whose risk is least at this batch size."""
+        """The temperature on the curve with the lowest risk at this batch size."""
         risks = self.biases**2 + self.stds**2 / self.settings["batch_size"]
         return float(self.temperatures[risks.argmin()])
 
@@ -77,10 +81,34 @@ class RiskResult(Result):
 
 
 class RiskPanel(PlotPanel):
-    """See `risk_panel`."""
+    """Gradient estimates for the code of the worked example, y = g x with a standard normal x.
 
-    def __init__(self, *, surrogate: str, temperature: float, gain: float, lmbda: float, batch_size: int) -> None:
-        self._moments: dict[tuple, tuple[float, float]] = {}  # mean and std, by surrogate, gain, λ and τ
+    The left plot shows 200 estimates of ∂ loss/∂ g, each the mean over a batch of n samples, with their mean and
+    spread, and the exact gradient of the rounded loss as a line. The height of a dot has no meaning. The right plot
+    shows bias², variance/n and their sum over the temperature, by quadrature. Decoder and entropy model fit the gain
+    and are held fixed. The panel trains nothing.
+
+    Rare samples carry much of the variance of soft rounding at a small τ and of sga. A simulation of these, as in the
+    left plot, usually spreads less than the curve says.
+
+    Args:
+        surrogate: Name of the surrogate, one of SURROGATES.
+        temperature: Temperature τ, one of TEMPERATURES.
+        gain: Gain g of the encoder, one of GAINS.
+        lmbda: Weight λ of the distortion, one of LMBDAS.
+        batch_size: Number n of samples per batch, one of BATCH_SIZES.
+    """
+
+    def __init__(
+        self,
+        *,
+        surrogate: str = "sua, identity slope",
+        temperature: float = 0.5,
+        gain: float = 0.5,
+        lmbda: float = 6.0,
+        batch_size: int = 64,
+    ) -> None:
+        self._moments: dict[tuple[str, float, float, float], tuple[float, float]] = {}  # by surrogate, gain, λ, τ
         super().__init__(
             controls={
                 "surrogate": menu("surrogate", tuple(SURROGATES), surrogate),
@@ -122,19 +150,20 @@ class RiskPanel(PlotPanel):
         )
         figure = self.plot.figure
         figure.update_traces(marker={"size": 5, "opacity": 0.5}, selector={"name": "one batch"})
-        figure.update_yaxes(showticklabels=False, row=1, col=1)  # the height of a dot means nothing
+        figure.update_yaxes(showticklabels=False, row=1, col=1)  # the height of a dot has no meaning
         figure.update_yaxes(dtick=2, exponentformat="power", tickformat="", row=1, col=2)
         figure.update_xaxes(tickvals=[0.1, 0.15, 0.25, 0.5, 1], row=1, col=2)
 
     def job(self, settings: Settings) -> Generator[View, None, RiskResult]:
+        """Simulate the batches, then integrate bias and variance at every temperature."""
         start = time.perf_counter()
-        one, temperature, n = SURROGATES[settings["surrogate"]], settings["temperature"], settings["batch_size"]
-        code = ScalarCode(sources.gaussian(), gain=settings["gain"], lmbda=settings["lmbda"])
+        temperature, n = settings["temperature"], settings["batch_size"]
+        code = worked_example.code(settings["gain"], settings["lmbda"])
         exact = exact_gradient(code)
 
-        estimates = np.zeros(0)
+        surrogate = SURROGATES[settings["surrogate"]]
         view: View
-        for estimates in _clouds(code, one, temperature, n):
+        for estimates in worked_example.batch_gradients(code, surrogate, temperature, n, BATCHES):
             view = partial(_cloud_frame, estimates, exact, n)
             yield view
 
@@ -163,61 +192,20 @@ class RiskPanel(PlotPanel):
     def _quadrature(
         self, code: ScalarCode, name: str, temperature: float, view: View
     ) -> Generator[View, None, tuple[float, float]]:
-        """Mean and standard deviation of one sample's gradient, with a chance to stop now and then."""
-        same = temperature if SURROGATES[name].annealed else 1.0  # the law of the others knows no τ
-        key = (name, code.gain, code.lmbda, same)
+        """Mean and standard deviation of one sample's gradient; the run can stop between the parts of the integral."""
+        surrogate = SURROGATES[name]
+        temperature = temperature if surrogate.annealed else 1.0  # the laws of the others do not depend on τ
+        key = (name, code.gain, code.lmbda, temperature)
         if key not in self._moments:
-            # source, laws and loss are even: |x| tells all, in half the time
-            half = replace(code, source=stats.halfnorm())
-            scheme = QuantizationScheme(rate=SURROGATES[name], distortion=SURROGATES[name])
-            x, weight = half.nodes(same, (half.center,))
-            mean = square = 0.0
-            for part in np.array_split(np.arange(len(x)), -(-len(x) // _NODES)):
-                given_x, variance = gradient_given(half, scheme, x[part], "gain", same)
-                mean += float(weight[part] @ given_x)
-                square += float(weight[part] @ (variance + given_x**2))
+            for mean, square in worked_example.partial_moments(code, surrogate, temperature):
+                moments = mean, math.sqrt(square - mean**2)
                 yield view
-            self._moments[key] = mean, math.sqrt(square - mean**2)
+            self._moments[key] = moments
         return self._moments[key]
 
 
-def risk_panel(
-    *,
-    surrogate: str = "sua, identity slope",
-    temperature: float = 0.5,
-    gain: float = 0.5,
-    lmbda: float = 6.0,
-    batch_size: int = 64,
-) -> RiskPanel:
-    """Gradient estimates for the code of the worked example, y = g x with a standard normal x, at every setting.
-
-    On the left 200 estimates of ∂ loss/∂ g, each the mean over a batch of n samples, their mean and spread, and the
-    exact gradient of the rounded loss as a line; on the right bias², variance/n and their sum over τ, by quadrature.
-    Decoder and entropy model fit the gain and are held fixed. The height of a dot means nothing. All arguments are
-    taken from the controls' values: SURROGATES, TEMPERATURES, GAINS, LMBDAS, BATCH_SIZES. Nothing is trained.
-
-    Rare samples carry much of the variance of soft rounding at small τ and of sga: a simulation of these, as on the
-    left, usually spreads less than the curve says.
-    """
-    return RiskPanel(surrogate=surrogate, temperature=temperature, gain=gain, lmbda=lmbda, batch_size=batch_size)
-
-
-def _clouds(code: ScalarCode, one: Surrogate, temperature: float, n: int) -> Generator[np.ndarray, None, None]:
-    """The batches' gradients, ever more of them; from the same samples x whatever the surrogate."""
-    scheme = QuantizationScheme(rate=one, distortion=one)
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    at_once = max(1, min(BATCHES, _SAMPLES // n))
-    estimates = np.zeros(0)
-    while len(estimates) < BATCHES:
-        x = np.asarray(code.source.rvs(size=at_once * n, random_state=rng))
-        noise = scheme.draw(torch.as_tensor(x), generator)
-        gradient = code.training_losses(scheme, x, noise, temperature, "gain")[2]
-        estimates = np.append(estimates, gradient.reshape(at_once, n).mean(1))[:BATCHES]
-        yield estimates
-
-
 def _cloud_frame(estimates: np.ndarray, exact: float, n: int) -> PlotFrame:
-    # golden-ratio steps fill the height evenly, and a dot stays where it is when others join it
+    # golden-ratio steps fill the height evenly, and a dot stays in its place when others are added
     height = np.arange(len(estimates)) * 0.618034 % 1
     mean, std = estimates.mean(), estimates.std()
     return PlotFrame(
@@ -238,15 +226,15 @@ def _curve_frame(curve: _Curve, estimates: np.ndarray, exact: float, settings: S
     mean, std = np.array([curve[tau] for tau in taus]).T
     bias, variance = (mean - exact) ** 2, std**2 / settings["batch_size"]
     now = taus.index(settings["temperature"])
-    cloud = _cloud_frame(estimates, exact, settings["batch_size"])  # its own last frame may not have been shown
-    words = [
+    cloud = _cloud_frame(estimates, exact, settings["batch_size"])  # its last frame may not have been shown
+    sentences = [
         cloud.label,
         f"By quadrature at τ = {taus[now]:g}: bias² {bias[now]:.2g}, variance/n {variance[now]:.2g}.",
     ]
     if not SURROGATES[settings["surrogate"]].annealed:
-        words.append("This surrogate does not depend on τ.")
+        sentences.append("This surrogate does not depend on τ.")
     elif bias.max() < _LOW:
-        words.append("bias² lies below the plot.")
+        sentences.append("bias² lies below the plot.")
     return PlotFrame(
         {
             **cloud.lines,
@@ -257,5 +245,5 @@ def _curve_frame(curve: _Curve, estimates: np.ndarray, exact: float, settings: S
         },
         progress=0.3 + 0.7 * len(curve) / len(TEMPERATURES),
         text=f"τ {len(curve)} of {len(TEMPERATURES)}",
-        label=" ".join(words),
+        label=" ".join(sentences),
     )

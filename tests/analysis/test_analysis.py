@@ -1,4 +1,4 @@
-"""The one-dimensional laboratory against integrals written in NumPy and SciPy from the definitions."""
+"""Codes of one latent against integrals in NumPy and SciPy from the definitions."""
 
 import dataclasses
 import itertools
@@ -19,26 +19,21 @@ from labkit.analysis import (
     plots,
     pointwise_risk,
     sources,
-    worked_example,
 )
 from labkit.analysis import test_loss as rounded_loss  # a name that pytest does not collect
+from tests.analysis.oracles import bits
 
 SAMPLES = 200_000
-SIGMAS = 5  # standard errors, two-sided error rate 6e-7 a comparison; about 150 comparisons in this file
-
-
-def bits_numpy(distance, scale):
-    a, b = (np.abs(distance) - 0.5) / scale, (np.abs(distance) + 0.5) / scale
-    return -np.log2(special.ndtr(-a) - special.ndtr(-b))
+SIGMAS = 5  # standard errors, two-sided error rate 6e-7 per comparison; about 150 comparisons in this file
 
 
 def loss_numpy(y, x, code):
-    """ℓ of a code's latent y for the data x."""
-    return bits_numpy(y - code.mean, code.scale) + code.lmbda * (code.step * y - x) ** 2
+    """Return the loss ℓ of a code for the latent y and the data x."""
+    return bits(y - code.mean, code.scale) + code.lmbda * (code.step * y - x) ** 2
 
 
 def expect(code, f, jumps=(0.5,)):
-    """E f(x) by adaptive quadrature between the points where gain · x − mean is an integer plus one of the jumps."""
+    """Return E f(x) by adaptive quadrature, cut where gain · x − mean is an integer plus one of the jumps."""
     low, high = code.source.ppf(1e-12), code.source.ppf(1 - 1e-12)
     k = np.arange(math.floor(code.gain * low) - 2, math.ceil(code.gain * high) + 3)
     cuts = np.unique(((k[:, None] + np.array(jumps)).ravel() + code.mean) / code.gain)
@@ -63,7 +58,7 @@ OFFSET = ScalarCode(sources.gaussian(0.3, 1.2), gain=0.4, lmbda=3.0, mean=0.37, 
         sources.uniform(0.4, 2.5),
     ],
 )
-def test_sources_have_the_mean_and_standard_deviation_they_were_asked_for(source):
+def test_sources_have_their_mean_and_standard_deviation(source):
     assert source.mean() == pytest.approx(0.4, abs=1e-12)
     assert source.std() == pytest.approx(2.5, rel=1e-12)
 
@@ -87,17 +82,19 @@ def test_an_empirical_source_is_the_histogram_of_its_samples():
 # rate and test loss
 
 
-def test_bits_are_the_formulas_and_stay_finite_far_out():
+def test_bits_follow_the_formula_and_stay_finite_far_from_the_mean():
     y = np.linspace(-6, 6, 49)
     ours = gaussian_bits(torch.tensor(y), *torch.tensor([0.3, 0.9], dtype=torch.float64)).numpy()
-    np.testing.assert_allclose(ours, bits_numpy(y - 0.3, 0.9), rtol=1e-9)
+    np.testing.assert_allclose(ours, bits(y - 0.3, 0.9), rtol=1e-9)
     far = torch.tensor([0.0, 5.0, 1e3, -1e3], dtype=torch.float64, requires_grad=True)
-    bits = gaussian_bits(far, *torch.tensor([0.0, 0.02], dtype=torch.float64))
-    (slope,) = torch.autograd.grad(bits.sum(), far)
-    assert torch.isfinite(bits).all() and torch.isfinite(slope).all()
-    # far out the nearer end of the bin decides: ((|y| − ½)/σ)²/2 nats, and the logarithm of its own distance
+    far_bits = gaussian_bits(far, *torch.tensor([0.0, 0.02], dtype=torch.float64))
+    (slope,) = torch.autograd.grad(far_bits.sum(), far)
+    assert torch.isfinite(far_bits).all() and torch.isfinite(slope).all()
+    # far from the mean, the nearer end of the bin decides: ((|y| − ½)/σ)²/2 nats plus the logarithm of its distance
     t = (5 - 0.5) / 0.02
-    assert bits[1].item() == pytest.approx((t**2 / 2 + math.log(t * math.sqrt(2 * math.pi))) / math.log(2), rel=1e-8)
+    assert far_bits[1].item() == pytest.approx(
+        (t**2 / 2 + math.log(t * math.sqrt(2 * math.pi))) / math.log(2), rel=1e-8
+    )
 
 
 @pytest.mark.parametrize("code", [GAUSSIAN, OFFSET, ScalarCode(sources.laplace(), gain=2.0)])
@@ -110,7 +107,7 @@ def test_test_loss_is_the_mean_loss_of_rounded_latents(code):
     assert loss.total == pytest.approx(loss.rate + code.lmbda * loss.distortion, rel=1e-12)
 
 
-def test_rounding_the_latent_itself_is_an_option_of_the_test():
+def test_the_test_loss_can_round_the_latent_itself():
     off = dataclasses.replace(OFFSET, zero_center=False)
     x = off.source.rvs(size=SAMPLES, random_state=1)
     losses = loss_numpy(np.round(off.gain * x), x, off)
@@ -118,7 +115,7 @@ def test_rounding_the_latent_itself_is_an_option_of_the_test():
     assert abs(rounded_loss(off).total - rounded_loss(OFFSET).total) > 0.001
 
 
-def test_a_code_takes_other_rates_and_distortions():
+def test_a_code_accepts_other_rates_and_distortions():
     code = ScalarCode(
         sources.gaussian(),
         gain=0.9,
@@ -173,7 +170,7 @@ def test_mismatch_of_additive_noise_is_the_double_integral():
 
 @pytest.mark.parametrize("tau", [1.0, 0.4])
 def test_mismatch_of_rounding_with_noise_is_the_sum_over_neighbors(tau):
-    """sua: up with probability clip((r − ½)/τ + ½, 0, 1); at τ = 1 that is stochastic rounding."""
+    """sua rounds up with probability clip((r − ½)/τ + ½, 0, 1); at τ = 1 this is stochastic rounding."""
 
     def gap(x):
         y = OFFSET.gain * x - OFFSET.mean
@@ -192,8 +189,8 @@ def test_mismatch_of_rounding_with_noise_is_the_sum_over_neighbors(tau):
     ("name", "tau", "excess"),
     [("sr", 1, 1 / 12), ("sua", 0.5, 0.25 / 12), ("aun", 1, 0), ("dither", 0.5, 0), ("uq", 1, 0)],
 )
-def test_at_high_rate_the_distortion_mismatch_is_the_closed_form(name, tau, excess):
-    """E(ỹ − y)² less rounding's 1/12, in units of the step; a Gaussian of 3 bins is uniform over a bin to 10⁻⁷⁰."""
+def test_the_distortion_mismatch_at_high_rate_is_the_closed_form(name, tau, excess):
+    """E(ỹ − y)² − 1/12 in units of the step; a Gaussian of 3 bins is uniform over a bin to 10⁻⁷⁰."""
     code = ScalarCode(sources.gaussian(), gain=3.0)
     assert mismatch(code, name, tau).distortion[0] * 9 == pytest.approx(excess, abs=1e-9)
 
@@ -219,22 +216,24 @@ EVERY = [surrogates.get(name) for name in surrogates.names()] + [
 ]
 
 
-@pytest.mark.parametrize("what", EVERY, ids=[str(i) for i in range(len(EVERY))])
-def test_quadrature_agrees_with_monte_carlo(what):
-    how = {"method": "monte_carlo", "samples": SAMPLES, "seed": 3}
-    exact, sampled = mismatch(OFFSET, what, 0.6).iloc[0], mismatch(OFFSET, what, 0.6, **how).iloc[0]
+@pytest.mark.parametrize("scheme", EVERY, ids=[str(i) for i in range(len(EVERY))])
+def test_quadrature_agrees_with_monte_carlo(scheme):
+    options = {"method": "monte_carlo", "samples": SAMPLES, "seed": 3}
+    exact, sampled = mismatch(OFFSET, scheme, 0.6).iloc[0], mismatch(OFFSET, scheme, 0.6, **options).iloc[0]
     for name in ("rate", "distortion", "total"):
         assert abs(exact[name] - sampled[name]) <= SIGMAS * sampled[f"{name}_se"] + 1e-9
     for parameter in ("gain", "mean"):
-        exact = gradient_risk(OFFSET, what, parameter, 0.6, 1).iloc[0]
-        sampled = gradient_risk(OFFSET, what, parameter, 0.6, 1, **how).iloc[0]
+        exact = gradient_risk(OFFSET, scheme, parameter, 0.6, 1).iloc[0]
+        sampled = gradient_risk(OFFSET, scheme, parameter, 0.6, 1, **options).iloc[0]
         assert abs(exact["bias"] - sampled["bias"]) <= SIGMAS * sampled["bias_se"] + 1e-9
-        if not any(tail in repr(what) for tail in ("Gumbel", "Sigmoid")):  # too heavy for a sampled variance
+        if not any(
+            tail in repr(scheme) for tail in ("Gumbel", "Sigmoid")
+        ):  # the tails are too heavy for a sampled variance
             assert abs(exact["std"] - sampled["std"]) <= SIGMAS * sampled["std_se"] + 1e-9
 
 
 def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
-    """Second moment of the slope of sga over one uniform bin: an integral over r and the logistic noise, by SciPy.
+    """The second moment of the slope of sga over one uniform bin, an integral over r and the logistic noise by SciPy.
 
     The slope is w(1 − w) score′(r)/τ², and the law of w is that of σ((score/τ + logistic)/τ).
     """
@@ -250,7 +249,7 @@ def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
 
         return integrate.quad(inner, -60, 60, points=[-score], limit=400)[0]
 
-    decades = np.concatenate([10.0 ** np.arange(-5, 0), [0.5]])  # symmetric about ½; nothing is clipped from 10⁻⁵ on
+    decades = np.concatenate([10.0 ** np.arange(-5, 0), [0.5]])  # symmetric about ½; no clipping above 10⁻⁵
     oracle = 2 * sum(integrate.quad(second_moment, a, b)[0] for a, b in itertools.pairwise(decades))
     code = ScalarCode(stats.uniform(0, 1), gain=1.0, lmbda=0.0, rate=lambda y, mean, scale: y, scale=1.0, step=1.0)
     row = pointwise_risk(code, "sga", tau).iloc[0]
@@ -273,7 +272,7 @@ def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
     assert row["variance"] == pytest.approx(oracle - 2 * squares, rel=2e-3)
 
 
-def test_three_classes_take_monte_carlo():
+def test_three_classes_need_monte_carlo():
     three = surrogates.get("ssl", classes=3)
     with pytest.raises(ValueError, match=r"rate: .*method='monte_carlo'"):
         mismatch(GAUSSIAN, three)
@@ -312,13 +311,13 @@ def test_the_gain_gradient_of_additive_noise_is_the_double_integral():
     assert row["std"] == pytest.approx(math.sqrt(square - mean**2), rel=1e-6)
 
 
-def test_stop_gradient_takes_the_reconstruction_error_out_of_the_mean_gradient():
-    """Where the slope is not 1, ỹ depends on μ through the distortion path; the stop leaves the rate's part alone."""
+def test_stop_gradient_removes_the_reconstruction_error_from_the_mean_gradient():
+    """If the slope is not 1, ỹ depends on μ through the distortion path; the stop does not change the rate's part."""
     for stop in (True, False):
         scheme = schemes.soft_rounding(0.2, stop_gradient=stop)
         rate_only = dataclasses.replace(OFFSET, lmbda=0.0)
         both, rate = (gradient_risk(c, scheme, "mean", 0.2, 1)["mean"][0] for c in (OFFSET, rate_only))
-        # with μ's own ∂ỹ/∂μ = 1 − slope, or with the added constant's 0: the parts differ unless stopped
+        # ∂ỹ/∂μ is 1 − slope without the stop and 0 with it, so the parts differ unless stopped
         assert (abs(both - rate) < 1e-9) == stop
 
 
@@ -363,81 +362,25 @@ def test_pointwise_bias_of_annealed_rounding_is_the_closed_form(options):
     assert row["risk"] == row["bias_squared"] + row["variance"]
 
 
-@pytest.mark.parametrize("what", ["round", "ste", "ds", schemes.mixed()])
-def test_pointwise_risk_refuses_hard_rounding_and_says_why(what):
-    with pytest.raises(ValueError, match=r"takes no hard rounding .* piecewise constant") as error:
-        pointwise_risk(GAUSSIAN, what)
+@pytest.mark.parametrize("scheme", ["round", "ste", "ds", schemes.mixed()])
+def test_pointwise_risk_rejects_hard_rounding_and_says_why(scheme):
+    with pytest.raises(ValueError, match=r"does not accept hard rounding .* piecewise constant") as error:
+        pointwise_risk(GAUSSIAN, scheme)
     assert "\n" not in str(error.value)
 
 
-# the worked example, to the digits of the course's page
-
-PAGE = {  # label, τ → mismatch, bias, standard deviation, at g = 0.5
-    ("ste", 1): (0, -0.606, 16.4),
-    ("aun", 1): (None, -0.249, 15.5),
-    ("sua, identity slope", 1): (2.195, -0.219, 22.1),
-    ("sua, identity slope", 0.5): (0.545, -0.467, 18.1),
-    ("sua, identity slope", 0.25): (0.136, -0.568, 16.9),
-    ("sua, identity slope", 0.1): (0.022, -0.600, 16.5),
-    ("sua, expected slope", 1): (2.195, -0.219, 22.1),
-    ("sua, expected slope", 0.5): (0.545, -0.284, 34.1),
-    ("sua, expected slope", 0.25): (0.136, -0.188, 51.9),
-    ("sua, expected slope", 0.1): (0.022, -0.055, 86.0),
-}
+# tables, figures, and messages about invalid arguments
 
 
-@pytest.fixture(scope="module")
-def example():
-    return worked_example.tables(samples=SAMPLES, seed=0)
-
-
-def test_the_worked_example_has_the_pages_digits(example):
-    test = example.test.set_index("gain").round(4)
-    assert test.loc[1.7, ["total", "exact_gradient"]].tolist() == [
-        3.0061,
-        0.8249,
-    ]  # 3.006147; a sum over bins by SciPy agrees
-    assert test.loc[0.5, ["total", "exact_gradient"]].tolist() == [3.2237, 2.4151]
-    exact = example.training[example.training["method"] == "quadrature"]
-    assert (exact.loc[exact["gain"] == 1.7, "bias"].abs() < 1e-4).all()
-    rows = exact[exact["gain"] == 0.5].set_index(["label", "temperature"])
-    assert set(rows.index) == set(PAGE)
-    for key, (gap, bias, std) in PAGE.items():
-        assert gap is None or round(rows.loc[key, "mismatch"], 3) == gap
-        assert round(rows.loc[key, "bias"], 3) == bias
-        assert round(rows.loc[key, "std"], 1) == std
-
-
-def test_monte_carlo_finds_the_same_example(example):
-    exact, sampled = (
-        example.training[example.training["method"] == method].set_index(["gain", "label", "temperature"])
-        for method in ("quadrature", "monte_carlo")
-    )
-    for name in ("mismatch", "bias", "std"):
-        assert ((exact[name] - sampled[name]).abs() <= SIGMAS * sampled[f"{name}_se"] + 1e-9).all()
-
-
-def test_the_example_prints_itself(capsys):
-    worked_example.print_tables(samples=500, seed=1)
-    printed = capsys.readouterr().out
-    assert "g = 0.5: test loss 3.2237, exact gradient 2.4151" in printed
-    assert "-0.6064" in printed and "86.05" in printed and "Monte Carlo" in printed and "±" in printed
-    worked_example.print_tables(samples=0)
-    assert "Monte Carlo" not in capsys.readouterr().out
-
-
-# tables, figures, and one clear line for what is wrong
-
-
-def test_labels_tell_options_and_mappings_apart():
+def test_labels_show_options_and_come_from_mappings():
     table = mismatch(
         GAUSSIAN, [surrogates.get("sua"), surrogates.get("sua", relaxed=True), "mixed", schemes.mixed()], 0.5
     )
     assert table["label"].tolist() == ["sua", "sua(relaxed=True)", "mixed", "aun | ste"]
-    assert mismatch(GAUSSIAN, {"mine": "aun"})["label"].tolist() == ["mine"]
+    assert mismatch(GAUSSIAN, {"my label": "aun"})["label"].tolist() == ["my label"]
 
 
-def test_figures_show_the_tables_values():
+def test_figures_show_the_values_of_the_tables():
     gaps = mismatch(GAUSSIAN, ["aun", "sua"], [0.1, 0.5, 1.0])
     figure = plots.mismatch_over_temperature(gaps)
     assert [trace.name for trace in figure.data] == ["aun", "sua"]
@@ -448,34 +391,40 @@ def test_figures_show_the_tables_values():
     np.testing.assert_allclose(figure.data[2].y + figure.data[3].y, chosen["risk"])
     page = figure.layout.template.layout
     assert page.paper_bgcolor == page.plot_bgcolor == "rgba(0,0,0,0)"
-    with pytest.raises(ValueError, match="batch_size: the table has"):
+    with pytest.raises(ValueError, match="batch_size must be one of"):
         plots.risk_over_temperature(risks, 7)
 
 
 @pytest.mark.parametrize(
-    ("call", "line"),
+    ("call", "message"),
     [
-        (lambda: sources.gaussian(std=0), "std: takes a positive number, got 0"),
-        (lambda: sources.generalized_gaussian(-1), "shape: takes a positive number"),
-        (lambda: sources.empirical([1.0, math.nan]), "samples: takes finite numbers"),
-        (lambda: ScalarCode(3.0), "source: takes a frozen continuous distribution, got 3.0"),
-        (lambda: ScalarCode(sources.gaussian(), gain=-1), "gain: takes a positive number, got -1"),
-        (lambda: ScalarCode(sources.gaussian(), scale=0), "scale: takes a positive number, got 0"),
-        (lambda: ScalarCode(sources.gaussian(), mean=math.inf), "mean: takes a finite number, got inf"),
-        (lambda: exact_gradient(GAUSSIAN, "lmbda"), "parameter: takes one of gain, mean, scale, step, got 'lmbda'"),
-        (lambda: gradient_risk(GAUSSIAN, "aun", "sigma"), "parameter: takes one of"),
+        (lambda: sources.gaussian(std=0), "std must be a positive finite number, got 0"),
+        (lambda: sources.generalized_gaussian(-1), "shape must be a positive finite number"),
+        (lambda: sources.empirical([1.0, math.nan]), "samples must be finite numbers"),
+        (lambda: ScalarCode(3.0), "source must be a frozen continuous distribution, got 3.0"),
+        (lambda: ScalarCode(sources.gaussian(), gain=-1), "gain must be a positive number, got -1"),
+        (lambda: ScalarCode(sources.gaussian(), scale=0), "scale must be a positive number, got 0"),
+        (lambda: ScalarCode(sources.gaussian(), mean=math.inf), "mean must be a finite number, got inf"),
+        (lambda: exact_gradient(GAUSSIAN, "lmbda"), "parameter must be one of gain, mean, scale, step, got 'lmbda'"),
+        (lambda: gradient_risk(GAUSSIAN, "aun", "sigma"), "parameter must be one of"),
         (lambda: mismatch(GAUSSIAN, "auns"), "unknown surrogate or preset 'auns'; did you mean aun"),
-        (lambda: mismatch(GAUSSIAN, 3), "what: takes a surrogate, a preset or a scheme, got 3"),
-        (lambda: mismatch(GAUSSIAN, ["aun", surrogates.get("aun")]), "what: two are labeled 'aun': give a dictionary"),
-        (lambda: mismatch(GAUSSIAN, "soft_then_hard"), "what: takes schemes of one stage, got one of two"),
-        (lambda: mismatch(GAUSSIAN, "aun", 0.0), "temperature: must be positive and finite, got 0.0"),
-        (lambda: mismatch(GAUSSIAN, "aun", method="exact"), "method: takes quadrature or monte_carlo, got 'exact'"),
+        (lambda: mismatch(GAUSSIAN, 3), "schemes must be a surrogate, a preset, a scheme, or several of them, got 3"),
+        (lambda: mismatch(GAUSSIAN, ["aun", surrogates.get("aun")]), "schemes has two entries with the label 'aun'"),
+        (lambda: mismatch(GAUSSIAN, "soft_then_hard"), "schemes must have one stage, got one with two"),
+        (lambda: mismatch(GAUSSIAN, "aun", 0.0), "temperature must be a positive finite number or a schedule, got 0.0"),
+        (lambda: mismatch(GAUSSIAN, "aun", method="exact"), "method must be quadrature or monte_carlo, got 'exact'"),
         (lambda: mismatch(GAUSSIAN, "aun", method="monte_carlo", samples=1), "samples must be an integer ≥ 2"),
-        (lambda: gradient_risk(GAUSSIAN, "aun", batch_sizes=0), "batch_sizes: takes positive whole numbers, got 0"),
-        (lambda: rounded_loss(ScalarCode(stats.cauchy(), scale=1.0)), "source: spans .* bins, quadrature takes 4096"),
+        (
+            lambda: gradient_risk(GAUSSIAN, "aun", batch_sizes=0),
+            "batch_sizes must be integers ≥ 1, at least one, got 0",
+        ),
+        (
+            lambda: rounded_loss(ScalarCode(stats.cauchy(), scale=1.0)),
+            "source spans .* bins and quadrature takes at most 4096",
+        ),
     ],
 )
-def test_bad_input_gets_one_clear_line(call, line):
-    with pytest.raises(ValueError, match=line) as error:
+def test_an_invalid_argument_raises_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from labkit import adoption, datasets, entropy, networks, schemes, surrogates
-from labkit.analysis import trained
+from labkit.analysis import plots, trained
 from labkit.analysis.trained import gradient as risk_module
 from labkit.analysis.trained.layers import gradient_vectors, layers_of
-from labkit.analysis.trained.running import Welford
+from labkit.analysis.trained.sums import Welford
 
 LMBDA = 0.0035
 
@@ -417,7 +417,7 @@ def test_the_network_comes_back_as_it_was_even_after_an_error(function, fails_at
     assert rest_after == rest
 
 
-def test_what_a_mask_hides_is_no_gradient():
+def test_hidden_weights_of_a_mask_have_no_gradient():
     net = Awkward().eval()
     layers = layers_of(net, "layer")
     gradient = dict(
@@ -466,46 +466,46 @@ def test_scale_bound_and_tables_of_a_gaussian_come_back(net, crops):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"what": "st"}, "unknown surrogate or preset 'st'; did you mean ste"),
-        ({"what": "soft_then_hard"}, "what: takes schemes of one stage"),
-        ({"what": 3}, "what: takes a surrogate, a preset or a scheme, got 3"),
-        ({"what": []}, "what: .* got none"),
-        ({"what": ["sua", surrogates.get("sua")]}, "what: two are labeled 'sua'"),
-        ({"what": "sua", "temperatures": -1.0}, "temperature: must be positive"),
+        ({"schemes": "st"}, "unknown surrogate or preset 'st'; did you mean ste"),
+        ({"schemes": "soft_then_hard"}, "schemes must have one stage"),
+        ({"schemes": 3}, "schemes must be a surrogate, a preset, a scheme, or several of them, got 3"),
+        ({"schemes": []}, "schemes must be .* got none"),
+        ({"schemes": ["sua", surrogates.get("sua")]}, "schemes has two entries with the label 'sua'"),
+        ({"schemes": "sua", "temperatures": -1.0}, "temperature must be a positive"),
         ({"draws": 1}, "draws must be an integer ≥ 2, got 1"),
         ({"seed": -1}, "seed must be an integer ≥ 0, got -1"),
         ({"lmbda": 0.0}, "lmbda must be a positive finite number, got 0.0"),
-        ({"images": []}, "images: takes at least one, got none"),
-        ({"images": [torch.zeros(3, 64, 64, dtype=torch.uint8)]}, "images: .* image 0 is torch.uint8"),
-        ({"images": [torch.full((3, 64, 64), 2.0)]}, r"images: takes \(3, H, W\) in \[0, 1\]"),
-        ({"images": [torch.zeros(1, 64, 64)]}, r"images: .* \(1, 64, 64\)"),
-        ({"images": [torch.zeros(3, 64, 64), torch.zeros(9, 2)]}, "images: takes images or points, got both"),
-        ({"net": compressai.models.FactorizedPrior(8, 8)}, "net: FactorizedPrior carries no scheme"),
+        ({"images": []}, "images must have at least one image, got none"),
+        ({"images": [torch.zeros(3, 64, 64, dtype=torch.uint8)]}, "images must be .* image 0 is torch.uint8"),
+        ({"images": [torch.full((3, 64, 64), 2.0)]}, r"images must be \(3, H, W\) in \[0, 1\]"),
+        ({"images": [torch.zeros(1, 64, 64)]}, r"images must be .* \(1, 64, 64\)"),
+        ({"images": [torch.zeros(3, 64, 64), torch.zeros(9, 2)]}, "images must be all images or all points, got both"),
+        ({"net": compressai.models.FactorizedPrior(8, 8)}, "net must carry a scheme, got FactorizedPrior"),
     ],
 )
-def test_bad_arguments_get_one_clear_line(net, crops, arguments, message):
+def test_an_invalid_argument_raises_one_line(net, crops, arguments, message):
     for function in (trained.network_mismatch, trained.network_gradient_risk):
         with pytest.raises(ValueError, match=message) as error:
-            function(**{"net": net, "images": crops, "what": "ste", "lmbda": LMBDA, **arguments})
+            function(**{"net": net, "images": crops, "schemes": "ste", "lmbda": LMBDA, **arguments})
         assert "\n" not in str(error.value)
 
 
-def test_bad_arguments_of_the_gradient_risk(net, crops):
+def test_invalid_arguments_of_the_gradient_measures(net, crops):
     for arguments, message in (
-        ({"by": "tensor"}, 'by: takes "layer" or "part", got \'tensor\''),
-        ({"crop": 100}, "crop: takes a multiple of 64 up to the smallest side, 64, got 100"),
-        ({"crop": 128}, "crop: takes a multiple of 64 up to the smallest side, 64, got 128"),
+        ({"by": "tensor"}, 'by must be "layer" or "part", got \'tensor\''),
+        ({"crop": 100}, "crop must be a multiple of 64 and at most the smallest side, 64, got 100"),
+        ({"crop": 128}, "crop must be a multiple of 64 and at most the smallest side, 64, got 128"),
         ({"batches": 1}, "batches must be an integer ≥ 2"),
         ({"step": 0.0}, "step must be a positive finite number, got 0.0"),
     ):
         with pytest.raises(ValueError, match=message):
             trained.network_gradient_risk(net, crops, "ste", lmbda=LMBDA, **arguments)
-    with pytest.raises(ValueError, match="not zero-centered"):
+    with pytest.raises(ValueError, match="schemes must be zero-centered"):
         trained.gradient_at_means(net, crops, schemes.noise(zero_center=False), lmbda=LMBDA, crop=64)
-    with pytest.raises(ValueError, match="no Gaussian"):
+    with pytest.raises(ValueError, match="net must have a Gaussian"):
         trained.gradient_at_means(networks.toy_2d(), torch.zeros(9, 2), "ste", lmbda=1.0)
     frozen = copy.deepcopy(net).requires_grad_(False)
-    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+    with pytest.raises(ValueError, match="net must have a parameter that requires a gradient"):
         trained.network_gradient_risk(frozen, crops, "ste", lmbda=LMBDA)
 
 
@@ -513,7 +513,7 @@ def test_figures_draw_the_tables(net, crops):
     toy = networks.toy_2d(seed=1)
     points = datasets.banana(300, torch.Generator().manual_seed(0))
     table = trained.network_mismatch(toy, points, ["aun", "sua"], lmbda=1.0, temperatures=0.5, draws=2)
-    figure = trained.plot_mismatch(table)
+    figure = plots.network_mismatch_bars(table)
     assert [trace.name for trace in figure.data] == ["aun", "sua, τ = 0.5"] * 2
     expected = pick(table, label="aun", image="mean", quantity="rate")["mismatch"].item()
     assert figure.data[0].y[list(figure.data[0].x).index("rate")] == pytest.approx(expected)
@@ -522,6 +522,6 @@ def test_figures_draw_the_tables(net, crops):
     risk = trained.network_gradient_risk(
         toy, points, ["aun", "ste"], lmbda=1.0, draws=2, batches=2, batch_size=32, directions=1
     )
-    figure = trained.plot_gradient_risk(risk)
+    figure = plots.network_gradient_risk_bars(risk)
     assert len(figure.data) == 3  # straight-through has no bar of variance
     assert list(figure.data[0].y) == pytest.approx(pick(risk, label="aun")["slope"].tolist(), nan_ok=True)

@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 MAKERS = {
     "toy": "toy_panel()",
     "codec": "codec_panel()",
-    "mismatch": "mismatch_panel()",
-    "risk": "risk_panel()",
-    "annealing": "annealing_panel()",
-    "bound": "bound_panel()",
-    "means": "means_panel()",
+    "mismatch": "MismatchPanel()",
+    "risk": "RiskPanel()",
+    "annealing": "AnnealingPanel()",
+    "bound": "BoundPanel()",
+    "means": "MeansPanel()",
     "tradeoff": "tradeoff_panel()",
     "adoption": "adoption_panel()",
 }

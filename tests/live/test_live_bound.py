@@ -1,4 +1,4 @@
-"""The bound panel: its rates against integrals and sums of its own, its codec against the evaluator's."""
+"""The bound panel: its rates against integrals and sums in NumPy, its codec against the evaluator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from scipy import special, stats
 
 from labkit import datasets, evaluation, networks, schemes
 from labkit.live import bound as live_bound
-from labkit.live.bound import BOUNDS, bound_panel
+from labkit.live.bound import BOUNDS, BoundPanel
+from tests.analysis.oracles import bounded_bits
 
 PATIENCE = 100
 
@@ -26,9 +27,9 @@ def photos():
 
 @pytest.fixture(scope="module")
 def panel(photos):
-    made = bound_panel(test=photos, steps=2)
-    yield made
-    made.close()
+    panel = BoundPanel(test=photos, steps=2)
+    yield panel
+    panel.close()
 
 
 @pytest.fixture(scope="module")
@@ -38,32 +39,22 @@ def measured(panel):
 
 @pytest.fixture(scope="module")
 def latents(photos):
-    """y − μ and σ by CompressAI's own steps, and the pixels of every photograph."""
-    net, found = networks.pretrained(lmbda=0.0035), []
+    """Return y − μ and σ by CompressAI's own steps, and the number of pixels, for every photograph."""
+    net, rows = networks.pretrained(lmbda=0.0035), []
     for image in photos:
         with torch.no_grad():
             y = net.g_a(image[None])
             z_hat, _ = net.entropy_bottleneck(net.h_a(y), training=False)
             scales, means = net.h_s(z_hat).chunk(2, 1)
-        found.append(((y - means).flatten().double().numpy(), scales.flatten().double().numpy(), image[0].numel()))
-    return found
-
-
-def bits(distance, sigma):
-    a, b = (np.abs(distance) - 0.5) / sigma, (np.abs(distance) + 0.5) / sigma
-    return -np.log2(np.maximum(special.ndtr(-a) - special.ndtr(-b), 1e-9))
+        rows.append(((y - means).flatten().double().numpy(), scales.flatten().double().numpy(), image[0].numel()))
+    return rows
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-def test_the_codecs_test_rate_is_that_of_its_rounded_latents(measured, latents, bound):
-    rates = [bits(np.round(r), np.maximum(s, bound)).sum() / pixels for r, s, pixels in latents]
+def test_the_test_rate_of_the_codec_is_that_of_its_rounded_latents(measured, latents, bound):
+    rates = [bounded_bits(np.round(r), np.maximum(s, bound)).sum() / pixels for r, s, pixels in latents]
     assert measured.test_rates[BOUNDS.index(bound)] == pytest.approx(np.mean(rates), rel=2e-4)
     assert measured.bounds[BOUNDS.index(bound)] == bound
-
-
-def test_the_likelihoods_floor_caps_the_bits():
-    given = live_bound._Latents(torch.full((4,), 3.0), torch.full((4,), 0.1), [1, 3], np.ones(2), 0.1, np.zeros((2, 2)))
-    np.testing.assert_allclose(given.bpp(given.residuals, 0.11), [-math.log2(1e-9), -3 * math.log2(1e-9)], rtol=1e-5)
 
 
 def test_straight_through_has_no_mismatch(measured):
@@ -71,32 +62,32 @@ def test_straight_through_has_no_mismatch(measured):
 
 
 @pytest.mark.parametrize("bound", [0.02, 0.3])
-def test_noise_costs_what_its_expectation_over_the_bin_says(panel, latents, bound):
+def test_the_rate_of_noise_is_its_expectation_over_the_bin(panel, latents, bound):
     run = panel.run(PATIENCE, bound=bound, surrogate="aun", lmbda=0.0035, codec="measure")
     u = (np.arange(40) + 0.5) / 40 - 0.5
     means, variance = [], 0.0
     for r, s, pixels in latents:
-        each = bits(r[:, None] + u, np.maximum(s, bound)[:, None])
-        means.append(each.mean(1).sum() / pixels)
-        variance += each.var(1).sum() / pixels**2
+        noisy = bounded_bits(r[:, None] + u, np.maximum(s, bound)[:, None])
+        means.append(noisy.mean(1).sum() / pixels)
+        variance += noisy.var(1).sum() / pixels**2
     assert abs(run.train_rate - np.mean(means)) < 5 * math.sqrt(variance) / len(latents)
     assert run.train_rate - run.test_rate > 5 * math.sqrt(variance) / len(latents)
 
 
-def test_price_and_share(measured, latents):
+def test_price_of_a_zero_and_share_below_the_bound(measured, latents):
     assert measured.price == pytest.approx(-math.log2(1 - 2 * stats.norm.cdf(-0.5 / 0.3)), abs=1e-9)
     scales = np.concatenate([s for _, s, _ in latents])
     np.testing.assert_allclose(measured.scales, scales, rtol=1e-4, atol=1e-5)
     assert measured.share == pytest.approx((scales < 0.3).mean(), abs=1e-3)
     assert f"{100 * measured.share:.1f}% of the latents lie below" in str(measured)
-    assert f"{100 * measured.share:.1f}% of the codec's {len(scales):,} latents" in measured_words(measured)
+    assert f"{100 * measured.share:.1f}% of the codec's {len(scales):,} latents" in share_sentence(measured)
 
 
-def measured_words(result):
-    return live_bound._share_in_words(torch.from_numpy(result.scales), result.settings["bound"])
+def share_sentence(result):
+    return live_bound._share_sentence(torch.from_numpy(result.scales), result.settings["bound"])
 
 
-def test_another_bound_without_training_is_what_the_evaluator_finds(measured, photos):
+def test_losses_at_another_bound_agree_with_the_evaluator(measured, photos):
     net = networks.pretrained(lmbda=0.0035)
     np.testing.assert_allclose(measured.before, evaluation.rounded_losses(net, photos), rtol=1e-5)
     net.set_scheme(schemes.mixed(scale_lower_bound=0.3))
@@ -109,7 +100,7 @@ def test_another_bound_without_training_is_what_the_evaluator_finds(measured, ph
     assert measured.rise == pytest.approx((loss - measured.before @ [1, 0.0035]).mean(), rel=1e-3)
 
 
-def test_retraining_trains_with_the_bound_and_leaves_the_shipped_weights(panel, photos):
+def test_retraining_uses_the_bound_and_keeps_the_pretrained_weights(panel, photos):
     start = copy.deepcopy(panel.run(PATIENCE, bound=0.11, surrogate="aun", lmbda=0.0035, codec="measure").net)
     run = panel.run(PATIENCE, bound=0.5, surrogate="sua", temperature=0.35, codec="retrain")
     scheme = run.net.scheme
@@ -122,21 +113,21 @@ def test_retraining_trains_with_the_bound_and_leaves_the_shipped_weights(panel, 
     after = np.array(evaluation.rounded_losses(run.net, photos))
     np.testing.assert_allclose(run.after, after, rtol=1e-5)
     assert run.loss == pytest.approx((after @ [1, 0.0035]).mean(), rel=1e-5)
-    assert not run.net.gaussian_conditional._forward_pre_hooks  # what listened is gone
+    assert not run.net.gaussian_conditional._forward_pre_hooks  # the hook is gone
 
 
-def test_the_left_plot_is_one_latent_under_the_bound(panel):
+def test_the_left_plot_shows_one_latent_under_the_bound(panel):
     panel.run(PATIENCE, bound=0.3, surrogate="aun", codec="measure")
     x, test = panel.plot.points("test rate")
     k = np.arange(-20, 21)
     for scale, rate in zip(x, test, strict=True):
         mass = special.ndtr((k + 0.5) / scale) - special.ndtr((k - 0.5) / scale)
-        assert rate == pytest.approx(mass @ bits(k, max(scale, 0.3)), abs=1e-5)
+        assert rate == pytest.approx(mass @ bounded_bits(k, max(scale, 0.3)), abs=1e-5)
     _, train = panel.plot.points("training rate")
     u = (np.arange(400) + 0.5) / 400 - 0.5
     z = stats.norm.ppf((np.arange(400) + 0.5) / 400)
     for i in (0, 12, 23):
-        noisy = bits(x[i] * z[:, None] + u, max(x[i], 0.3)).mean()
+        noisy = bounded_bits(x[i] * z[:, None] + u, max(x[i], 0.3)).mean()
         assert train[i] == pytest.approx(noisy, abs=4e-3)
     for name in ("bound", "bound there", "bound in the codec"):
         np.testing.assert_allclose(panel.plot.points(name)[0], 0.3, rtol=1e-6)
@@ -153,7 +144,7 @@ def test_the_histogram_counts_every_latent(panel, measured):
     assert heights[at] == pytest.approx(100 / 3)
 
 
-def test_a_moved_bound_measures_nothing_twice(panel, monkeypatch):
+def test_moving_the_bound_measures_nothing_twice(panel, monkeypatch):
     for bound in (0.11, 0.2):
         panel.run(PATIENCE, bound=bound, surrogate="aun", lmbda=0.0035, codec="measure")
 
@@ -162,7 +153,7 @@ def test_a_moved_bound_measures_nothing_twice(panel, monkeypatch):
 
     for name in ("training_law", "test_law"):
         monkeypatch.setattr(live_bound, name, fail)
-    monkeypatch.setattr(live_bound.evaluation, "rounded_losses", fail)
+    monkeypatch.setattr(live_bound, "codec_latents", fail)
     assert panel.run(PATIENCE, bound=0.15).test_rate < panel.run(PATIENCE, bound=1.0).test_rate
     monkeypatch.setattr(live_bound.BoundPanel, "_rates", fail)
     panel.run(PATIENCE, bound=0.2, temperature=0.1)  # aun has no temperature
@@ -171,14 +162,14 @@ def test_a_moved_bound_measures_nothing_twice(panel, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("arguments", "message"),
     [
         ({"surrogate": "ast"}, "unknown surrogate 'ast'; did you mean ste"),
         ({"codec": "train"}, "unknown codec 'train'"),
         ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
     ],
 )
-def test_bad_input_gets_one_clear_line(arguments, line):
-    with pytest.raises(ValueError, match=line) as error:
-        bound_panel(**arguments)
+def test_an_invalid_argument_raises_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        BoundPanel(**arguments)
     assert "\n" not in str(error.value)

@@ -1,12 +1,12 @@
-"""The risk panel, without a browser: its figures against the worked example, and its cloud against its curves."""
+"""The risk panel without a browser: its numbers against the worked example, its plot, and its settings."""
 
 import time
 
 import numpy as np
 import pytest
 
-from labkit import analysis
-from labkit.live import risk
+from labkit.analysis import worked_example
+from labkit.live import RiskPanel, risk
 from labkit.live.engine import Canceled
 
 # surrogates.md, the table of the worked example at g = 0.5, λ = 6: (mean, std) errors of one sample's gradient
@@ -28,38 +28,28 @@ TABLE = {
 
 @pytest.fixture
 def panel():
-    panel = risk.risk_panel()
+    panel = RiskPanel()
     yield panel
     panel.close()
 
 
-def moments(panel, code, surrogate, temperature):
-    """Mean and standard deviation by the panel's quadrature."""
-    steps = panel._quadrature(code, surrogate, temperature, dict)
-    while True:
-        try:
-            assert next(steps) is dict  # the view that it was given
-        except StopIteration as end:
-            return end.value
-
-
-def test_the_quadrature_stops_for_a_look_after_every_thousand_nodes(panel, monkeypatch):
+def test_the_run_can_stop_after_every_thousand_nodes_of_the_quadrature(panel, monkeypatch):
     sizes = []
 
     def given(code, scheme, x, parameter, temperature):
         sizes.append(len(x))
         return np.zeros_like(x), np.ones_like(x)
 
-    monkeypatch.setattr(risk, "gradient_given", given)
+    monkeypatch.setattr(worked_example, "gradient_given", given)
     settings = {**panel.settings, "surrogate": "sga", "gain": 1.7, "temperature": 0.5}
-    looks = sum(1 for _ in panel.job(settings))
+    views = sum(1 for _ in panel.job(settings))
     assert max(sizes) <= 1000 and len(sizes) > 14
-    code = analysis.ScalarCode(analysis.sources.gaussian(), gain=1.7)
-    clouds = len(list(risk._clouds(code, risk.SURROGATES["sga"], 0.5, settings["batch_size"])))
-    assert looks == clouds + len(sizes) + len(risk.TEMPERATURES)
+    code = worked_example.code(1.7)
+    clouds = len(list(worked_example.batch_gradients(code, risk.SURROGATES["sga"], 0.5, settings["batch_size"])))
+    assert views == clouds + len(sizes) + len(risk.TEMPERATURES)
 
 
-def test_figures_are_those_of_the_worked_example(panel):
+def test_the_numbers_are_those_of_the_worked_example(panel):
     for (surrogate, temperature), (bias, std) in TABLE.items():
         result = panel.run(60, surrogate=surrogate, temperature=temperature)
         assert result.exact == pytest.approx(EXACT[0.5], abs=5e-5)
@@ -68,7 +58,7 @@ def test_figures_are_those_of_the_worked_example(panel):
         assert result.loss == pytest.approx(bias**2 + std**2 / 64, rel=0.01)
 
 
-def test_no_bias_at_high_rate(panel):
+def test_there_is_no_bias_at_high_rate(panel):
     result = panel.run(60, surrogate="aun", gain=1.7)
     assert result.exact == pytest.approx(EXACT[1.7], abs=5e-5)
     assert np.abs(result.biases).max() < 1e-4 and result.stds == pytest.approx(np.full(7, 1.776), abs=1e-3)
@@ -77,35 +67,14 @@ def test_no_bias_at_high_rate(panel):
     assert "bias² lies below the plot" in panel.plot.label
 
 
-@pytest.mark.parametrize("surrogate", ["soft, with noise", "sga"])
-def test_half_the_source_does_for_both_halves(panel, surrogate):
-    """Against the laboratory's quadrature over all of the source, for those whose law is the least simple."""
-    code = analysis.ScalarCode(analysis.sources.gaussian(), gain=0.5, lmbda=6.0)
-    mean, std = moments(panel, code, surrogate, 0.5)
-    row = analysis.gradient_risk(code, risk.SURROGATES[surrogate], "gain", 0.5, 1).iloc[0]
-    assert mean == pytest.approx(row["mean"], abs=3e-5) and std == pytest.approx(row["std"], rel=1e-4)
-
-
-@pytest.mark.parametrize("surrogate", ["aun", "sr", "sua, identity slope", "sua, expected slope", "soft, with noise"])
-def test_cloud_and_quadrature_agree(panel, surrogate):
-    """200 batches of n: their mean is that of the quadrature to std/√(200 n), and their spread std/√n."""
-    code = analysis.ScalarCode(analysis.sources.gaussian(), gain=0.5, lmbda=6.0)
-    for n in (64, 1024):
-        *_, estimates = risk._clouds(code, risk.SURROGATES[surrogate], 0.5, n)
-        mean, std = moments(panel, code, surrogate, 0.5)
-        assert estimates.shape == (200,)
-        assert abs(estimates.mean() - mean) < 4 * std / (200 * n) ** 0.5
-        assert estimates.std() / (std / n**0.5) == pytest.approx(1, abs=0.2)
-
-
-def test_batch_size_decides_which_temperature_is_best(panel):
+def test_the_batch_size_decides_which_temperature_is_best(panel):
     best = {n: panel.run(60, batch_size=n).best_temperature for n in (64, 4096)}
     assert best == {64: 0.1, 4096: 1.0}
     level = (22.08**2 - 16.49**2) / (0.600**2 - 0.219**2)  # n* of τ = 1 and τ = 0.1, by the table
     assert 64 < level < 4096
 
 
-def test_shown_is_what_was_computed(panel):
+def test_the_plot_shows_the_result(panel):
     result = panel.run(60, batch_size=256, temperature=0.25)
     taus, bias = panel.plot.points("bias²")
     assert taus == pytest.approx(risk.TEMPERATURES) and bias == pytest.approx(result.biases**2, rel=1e-5)
@@ -121,14 +90,14 @@ def test_shown_is_what_was_computed(panel):
     assert panel.still().width > 800
 
 
-def test_same_samples_at_every_run(panel):
+def test_every_run_sees_the_same_samples(panel):
     first = panel.run(60, batch_size=16)
     assert np.array_equal(first.estimates, panel.run(60, batch_size=16).estimates)
     assert not np.array_equal(first.estimates, panel.run(60, temperature=0.1).estimates)
 
 
-def test_tradeoff_weights_the_error(panel):
-    """At λ = 20 the exact gradient is another; against the finite difference of a loss in closed form."""
+def test_lambda_weights_the_error(panel):
+    """The exact gradient agrees with the finite difference of a loss in closed form."""
     from scipy.stats import norm
 
     def loss(gain, lmbda, step=2.0, scale=0.5):

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from labkit import entropy
-from labkit.analysis.inputs import Temperatures, What
-from labkit.analysis.trained.inputs import (
-    Images,
-    bound_of,
-    items_of,
-    on_all_paths,
-    random_batches,
-    settings_of,
-)
+from labkit.analysis.scheme_arguments import SchemesLike, Temperatures
+from labkit.analysis.trained.images import Images, named_images, random_batches
 from labkit.analysis.trained.layers import Layer, gradient_vectors, layers_of
-from labkit.analysis.trained.running import Welford, in_double
+from labkit.analysis.trained.settings import on_all_paths, scale_bound_of, settings_of
+from labkit.analysis.trained.sums import Welford, in_double
 from labkit.checks import check_at_least, check_positive
 from labkit.progress import progress_bar
 from labkit.state_guard import preserved_state, seed_noise
 from labkit.training import rate_distortion
 
-LARGEST_STEP = 0.01  # of the finite difference, relative to the layer's norm
-CURVATURE = 0.02  # share of the derivative that curvature may falsify: it sets the step of a layer
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LARGEST_STEP = 0.01  # of the finite difference, relative to the norm of the layer
+CURVATURE = 0.02  # share of the derivative that curvature may distort, which sets the step of a layer
 
 
 @torch.enable_grad()
 def network_gradient_risk(
     net: nn.Module,
     images: Images,
-    what: What,
+    schemes: SchemesLike,
     *,
     lmbda: float,
     temperatures: Temperatures | None = None,
@@ -47,67 +44,94 @@ def network_gradient_risk(
     by: str = "layer",
     seed: int = 0,
     progress: bool | None = None,
-):
-    """Variance and bias of the gradient that training returns, layer by layer: a pandas table.
+) -> DataFrame:
+    """Return variance and bias of the gradient that training returns, layer by layer, as a table.
 
-    net, images, what, temperatures: as in `network_mismatch`. Each batch is `batch_size` random crops of crop × crop
-    (or random points). by: "layer" gives a row for each module that owns parameters, "part" for each top-level one
-    (g_a, h_a, …). Quantiles and parameters that require no gradient are left out.
+    **Variance.** The gradient is measured for several noise draws on each of several batches. Its covariance over draws
+    and over batches gives variance_draws and variance_batches.
 
-    **Variance.** norm: of the mean gradient over all batches and draws. variance_draws: trace of the covariance over
-    noise draws at a fixed batch, averaged over batches, and its standard error over them. variance_batches: trace of
-    the covariance over batches of the noise-free mean, what the draws left in it taken out (so it can come out just
-    below zero). snr: norm, its own share of variance taken out, over the standard deviation of one batch and draw.
+    **Bias.** Rounding is piecewise constant in every latent, but the mean test loss over images is smooth. A symmetric
+    difference of the rounded loss therefore has the right mean, and its error falls with the number of batches. With a
+    small step, few latents cross a boundary and the quotient is noisy. With a large step, the quotient contains
+    curvature. Layers differ by a factor of thirty in the step that suits them. By default, each layer gets the largest
+    step whose third-order error is 2% of the derivative, and at most 0.01 of the layer's norm. The error is
+    extrapolated from larger steps on the batches of the directions. Compare the results at the step with those at
+    twice the step, which has four times the error of curvature, to see whether noise or curvature matters.
 
-    **Bias.** Rounding is piecewise constant in every latent, but the mean test loss over images is smooth, so a
-    symmetric difference of the rounded loss has the right mean, and an error that falls with the number of batches.
-    With a small step few latents cross a boundary, and the quotient is noisy; a large one sees curvature. Layers differ
-    thirtyfold in the step that suits them: by default each gets the largest whose third-order error, as extrapolated
-    from larger steps on the directions' batches, is 2% (at most 0.01 of the layer's norm). `step` sets one for all.
-    Results at the step and at twice it (four times the error of curvature) show whether either matters.
-    The directions are gradients (of straight-through rounding) on batches of their own, of norm 1: isotropic ones would
-    be nearly orthogonal to every gradient in a space of so many dimensions. They are random, point uphill, and are
-    independent of the batches and of the noise that is measured. For each batch and direction, p is the mean gradient's
-    projection (what training promises), f the difference quotient (what the test loss does).
-    step: relative to the layer's norm. derivative, bias: the means of f and of p − f. slope: regression of f on p
-    through the origin, with the draws' noise taken out of Σp²; 1 where the gradient is unbiased, and 1 − slope is the
-    relative bias. agreed, found: the sums over directions of p · f and of f², means over batches. Their ratio is the
-    other regression, of p on f, which no noise of draws disturbs, however large: what is promised for each unit that is
-    found, made smaller alike for all that is compared by the noise in f. slope_twice: at twice the step. The standard
-    errors (_se) are over batches, given the directions, the slopes' by delete-one jackknife: they speak for other crops
-    of these images (or draws of these points), so a few images say little of the rest.
+    The directions are gradients of straight-through rounding on separate batches, normalized to 1. Isotropic directions
+    would be almost orthogonal to every gradient in a space of so many dimensions. The gradients are random, point
+    uphill, and are independent of the measured batches and of the measured noise. For each batch and direction, p is
+    the projection of the mean gradient (what training promises), and f is the difference quotient (what the test loss
+    does).
 
-    Raises ValueError naming the argument, what it got and what it takes.
+    Args:
+        net: Any module that carries a scheme. Its state is the same afterwards.
+        images: PhotoSet, (3, H, W) tensors in [0, 1], or (n, d) points.
+        schemes: Surrogates, presets or schemes, as in `network_mismatch`.
+        lmbda: Weight λ of the distortion.
+        temperatures: One temperature or several; None is the last temperature of the scheme's schedule.
+        draws: Number of noise draws per batch.
+        batches: Number of batches.
+        batch_size: Number of random crops or points per batch.
+        crop: Side of the crops, in pixels.
+        directions: Number of directions.
+        step: Step of the finite difference for all layers, relative to the norm of the layer; None chooses a step
+            for each layer.
+        by: "layer" gives one row per module that owns parameters, "part" one row per top-level module (g_a, h_a, …).
+            Quantiles and parameters that require no gradient are left out.
+        seed: Seed of the crops and of the noise.
+        progress: Whether to show a progress bar; None shows one on a terminal.
+
+    Returns:
+        A table with one row per scheme, temperature and layer. Standard errors (_se) are over batches for the given
+        directions; those of slopes use the delete-one jackknife. They describe other crops of these images or other
+        draws of these points, so a few images say little about other images. The columns are:
+
+        label, temperature, layer, part, parameters: the scheme and the layer.
+        norm: norm of the mean gradient over all batches and draws.
+        variance_draws, variance_draws_se: trace of the covariance over draws at a fixed batch, averaged over batches.
+        variance_batches: trace of the covariance over batches of the noise-free mean. The noise of the draws is
+            subtracted, so the value can be slightly negative.
+        snr: norm, corrected for its own variance, over the standard deviation of one batch and one draw.
+        step: step relative to the norm of the layer.
+        derivative, bias (and _se): means of f and of p − f.
+        slope (and _se): regression of f on p through the origin, with the noise of the draws subtracted from Σp². It
+            is 1 where the gradient is unbiased, and 1 − slope is the relative bias.
+        agreed, found: sums over directions of p · f and of f², averaged over batches. Their ratio is the regression
+            of p on f, which the noise of draws does not disturb. The noise in f makes it smaller by the same factor
+            for all schemes.
+        slope_twice (and _se): slope at twice the step.
+
+    Raises:
+        ValueError: If an argument is invalid, or if the network carries no scheme.
     """
     import pandas as pd
 
-    items = [item for _, item in items_of(images)]
-    settings = settings_of(net, what, temperatures)
+    tensors = [image for _, image in named_images(images)]
+    settings = settings_of(net, schemes, temperatures)
     check_positive(lmbda=lmbda, **({} if step is None else {"step": step}))
     check_at_least(2, draws=draws, batches=batches)
     check_at_least(1, batch_size=batch_size, crop=crop, directions=directions)
     check_at_least(0, seed=seed)
     layers = layers_of(net, by)
-    xs = random_batches(net, items, batches + directions, batch_size, crop, seed)
+    xs = random_batches(net, tensors, batches + directions, batch_size, crop, seed)
     bounds = sorted({setting.scheme.scale_lower_bound for setting in settings})
     differences = len(layers) * directions * 4 * (len(bounds) * batches + (step is None))
 
     with (
         preserved_state(net),
         progress_bar(
-            total=directions + differences + len(settings) * batches * draws,
-            unit="pass",
-            progress=progress,
+            total=directions + differences + len(settings) * batches * draws, unit="pass", progress=progress
         ) as bar,
     ):
-        straight_through = on_all_paths("ste", bound_of(net))
+        straight_through = on_all_paths("ste", scale_bound_of(net))
         entropy.set_scheme(net, straight_through)
         gradients = []
         for k, x in enumerate(xs[batches:]):
             seed_noise(net, seed, batches + k)
             gradients.append(gradient_vectors(net, layers, x, lmbda))
             bar.update()
-        uphill = [[_normalized(gradient) for gradient in one] for one in gradients]
+        uphill = [[_normalized(gradient) for gradient in vectors] for vectors in gradients]
         probe = _Probe(net, layers, lmbda, bar)
         lengths = probe.lengths(xs[batches:], gradients, uphill) if step is None else [step * n for n in probe.norms]
         test = {}
@@ -127,17 +151,17 @@ def network_gradient_risk(
                     seed_noise(net, seed, b, draw)
                     for i, gradient in enumerate(gradient_vectors(net, layers, x, lmbda)):
                         over_draws[i].add(gradient)
-                        promised[i, b, :, draw] = [float(gradient @ one[i]) for one in uphill]
+                        promised[i, b, :, draw] = [float(gradient @ direction[i]) for direction in uphill]
                     bar.update()
-                for i, one_batch in enumerate(over_draws):
-                    over_batches[i].add(one_batch.mean)
-                    traces[i, b] = one_batch.variance
+                for i, of_batch in enumerate(over_draws):
+                    over_batches[i].add(of_batch.mean)
+                    traces[i, b] = of_batch.variance
             for i, layer in enumerate(layers):
                 spread = _spread(over_batches[i], traces[i], draws)
                 bias = _bias(promised[i], test[setting.scheme.scale_lower_bound][i])
-                about = {"label": setting.label, "temperature": setting.temperature, "layer": layer.name}
-                about |= {"part": layer.part, "parameters": layer.size}
-                rows.append({**about, **spread, "step": lengths[i] / probe.norms[i], **bias})
+                head = {"label": setting.label, "temperature": setting.temperature, "layer": layer.name}
+                head |= {"part": layer.part, "parameters": layer.size}
+                rows.append({**head, **spread, "step": lengths[i] / probe.norms[i], **bias})
     return pd.DataFrame(rows)
 
 
@@ -146,7 +170,7 @@ def _normalized(vector: Tensor) -> Tensor:
 
 
 class _Probe:
-    """Symmetric difference quotients of the rounded loss, one layer moved at a time."""
+    """Symmetric difference quotients of the rounded loss, moving one layer at a time."""
 
     def __init__(self, net: nn.Module, layers: list[Layer], lmbda: float, bar: Any):
         self.net, self.layers, self.lmbda, self.bar = net, layers, lmbda, bar
@@ -155,47 +179,51 @@ class _Probe:
 
     @torch.no_grad()
     def quotient(self, layer: Layer, direction: Tensor, length: float, xs: list[Tensor]) -> np.ndarray:
-        """(L(θ + length · direction) − L(θ − length · direction)) / (2 · length), one for each batch."""
+        """Return (L(θ + length · direction) − L(θ − length · direction)) / (2 · length) for each batch."""
         self.net.eval()
-        rest = [parameter.data for parameter in layer.parameters]
-        move = direction.split([value.numel() for value in rest])
+        values = [parameter.data for parameter in layer.parameters]
+        moves = direction.split([value.numel() for value in values])
         change = np.zeros(len(xs))
         try:
             for sign in (1, -1):
-                for parameter, value, along in zip(layer.parameters, rest, move, strict=True):
+                for parameter, value, along in zip(layer.parameters, values, moves, strict=True):
                     parameter.data = (value.double() + sign * length * along.view_as(value)).to(value.dtype)
                 for b, x in enumerate(xs):
                     loss = rate_distortion(in_double(self.net(x)), x.double(), self.lmbda).total
                     change[b] += sign * loss.item()
                     self.bar.update()
         finally:
-            for parameter, value in zip(layer.parameters, rest, strict=True):
+            for parameter, value in zip(layer.parameters, values, strict=True):
                 parameter.data = value
         return change / (2 * length)
 
     def quotients(self, xs: list[Tensor], directions: list[list[Tensor]], lengths: list[float]) -> np.ndarray:
-        """(layers, batches, directions, 2): at each layer's length, and at twice it."""
+        """Return (layers, batches, directions, 2): at each layer's length, and at twice this length."""
         return np.array(
             [
-                [[self.quotient(layer, one[i], twice * lengths[i], xs) for twice in (1, 2)] for one in directions]
+                [
+                    [self.quotient(layer, vectors[i], twice * lengths[i], xs) for twice in (1, 2)]
+                    for vectors in directions
+                ]
                 for i, layer in enumerate(self.layers)
             ]
         ).transpose(0, 3, 1, 2)
 
     def lengths(self, xs: list[Tensor], gradients: list[list[Tensor]], directions: list[list[Tensor]]) -> list[float]:
-        """For each layer, the length at which the third-order error is `CURVATURE` of the derivative, or the largest.
+        """Return for each layer the length at which the third-order error is `CURVATURE` of the derivative.
 
-        That error goes with the length squared, so f(2h) − f(h) is three times the error of f(h). It is measured at the
-        largest lengths, where the noise of single crossings is smallest, each direction on the next one's batch.
+        The error is proportional to the squared length, so f(2h) − f(h) is three times the error of f(h). It is
+        measured at the largest lengths, where single crossings cause the least noise, and each direction is measured
+        on the batch of the next one.
         """
         chosen = []
         for i, layer in enumerate(self.layers):
             largest, errors, derivatives = LARGEST_STEP * self.norms[i], [], []
-            for k, one in enumerate(directions):
+            for k, vectors in enumerate(directions):
                 other = (k + 1) % len(directions)
-                near, far = (self.quotient(layer, one[i], n * largest, [xs[other]])[0] for n in (1, 2))
+                near, far = (self.quotient(layer, vectors[i], n * largest, [xs[other]])[0] for n in (1, 2))
                 errors.append((far - near) / 3)
-                derivatives.append(float(gradients[other][i] @ one[i]))
+                derivatives.append(float(gradients[other][i] @ vectors[i]))
             error, derivative = math.hypot(*errors), math.hypot(*derivatives)
             chosen.append(largest * min(1.0, math.sqrt(CURVATURE * derivative / error)) if error > 0 else largest)
         return [length or LARGEST_STEP * norm for length, norm in zip(chosen, self.norms, strict=True)]
@@ -206,18 +234,18 @@ def _spread(over_batches: Welford, traces: np.ndarray, draws: int) -> dict[str, 
     within = float(traces.mean())
     between = over_batches.variance - within / draws
     signal = math.sqrt(max(0.0, norm**2 - over_batches.variance / batches))
-    one = math.sqrt(max(0.0, between + within))
+    deviation = math.sqrt(max(0.0, between + within))
     return {
         "norm": norm,
         "variance_draws": within,
         "variance_draws_se": float(traces.std(ddof=1)) / math.sqrt(batches),
         "variance_batches": between,
-        "snr": signal / one if one > 0 else math.nan,
+        "snr": signal / deviation if deviation > 0 else math.nan,
     }
 
 
 def _bias(promised: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    """promised: (batches, directions, draws); test: (batches, directions, 2)."""
+    """Compare what is promised, (batches, directions, draws), with the test, (batches, directions, 2)."""
     batches, _, draws = promised.shape
     p, noise = promised.mean(-1), promised.var(-1, ddof=1) / draws
     result: dict[str, float] = {}
@@ -236,7 +264,7 @@ def _bias(promised: np.ndarray, test: np.ndarray) -> dict[str, float]:
 
 
 def _jackknifed_ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
-    """Σ above / Σ below and its standard error; NaN where nothing is promised beyond the noise."""
+    """Return Σ above / Σ below and its standard error, NaN where nothing is promised beyond the noise."""
     n = len(above)
     without = below.sum() - below
     if not (below.sum() > 0 and (without > 0).all()):

@@ -1,4 +1,4 @@
-"""The layers of a network, and the gradient of its training loss as one vector a layer."""
+"""The layers of a network, and the gradient of its training loss as one vector per layer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from labkit.analysis.trained.running import in_double
+from labkit.analysis.trained.sums import in_double
 from labkit.training import rate_distortion
 
 
 @dataclass
 class Layer:
+    """Parameters of one layer.
+
+    Attributes:
+        name: Path of the module, or the name of the top-level module.
+        part: Name of the top-level module, such as "g_a".
+        parameters: Parameters of the layer.
+        masks: Mask of each parameter that a masked convolution multiplies by one, otherwise None.
+    """
+
     name: str
     part: str
     parameters: list[nn.Parameter]
@@ -20,12 +29,22 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """Number of scalar parameters."""
         return sum(parameter.numel() for parameter in self.parameters)
 
 
 def layers_of(net: nn.Module, by: str) -> list[Layer]:
+    """Return the layers of a network, without quantiles and without parameters that require no gradient.
+
+    Args:
+        net: Network.
+        by: "layer" for one layer per module that owns parameters, "part" for one per top-level module.
+
+    Raises:
+        ValueError: If `by` is invalid, or if no parameter requires a gradient.
+    """
     if by not in ("layer", "part"):
-        raise ValueError(f'by: takes "layer" or "part", got {by!r}')
+        raise ValueError(f'by must be "layer" or "part", got {by!r}')
     layers: dict[str, Layer] = {}
     seen: set[int] = set()
     for path, module in net.named_modules():
@@ -40,25 +59,32 @@ def layers_of(net: nn.Module, by: str) -> list[Layer]:
             key = part if by == "part" else name
             layer = layers.setdefault(key, Layer(key, part, [], []))
             layer.parameters.append(parameter)
-            # masked convolutions multiply their weight outside of autograd, which sends a gradient to what is not read
+            # masked convolutions multiply their weight outside of autograd, so hidden weights receive a gradient too
             mask = getattr(module, "mask", None)
             layer.masks.append(mask if isinstance(mask, Tensor) and mask.shape == parameter.shape else None)
     if not layers:
-        raise ValueError("net: has no parameter that requires a gradient")
+        raise ValueError("net must have a parameter that requires a gradient, got none")
     return list(layers.values())
 
 
 def gradient_vectors(net: nn.Module, layers: list[Layer], x: Tensor, lmbda: float) -> list[Tensor]:
-    """The gradient of the training loss, one float64 vector a layer; `.grad` is left alone."""
+    """Return the gradient of the training loss as one float64 vector per layer; `.grad` does not change.
+
+    Args:
+        net: Network, which this function puts into training mode.
+        layers: Layers of the network.
+        x: Batch that the network reads.
+        lmbda: Weight λ of the distortion.
+    """
     net.train()
     loss = rate_distortion(in_double(net(x)), x.double(), lmbda).total
     parameters = [parameter for layer in layers for parameter in layer.parameters]
-    found = iter(torch.autograd.grad(loss, parameters, allow_unused=True))
+    gradients = iter(torch.autograd.grad(loss, parameters, allow_unused=True))
     vectors = []
     for layer in layers:
         pieces = []
         for parameter, mask in zip(layer.parameters, layer.masks, strict=True):
-            gradient = next(found)
+            gradient = next(gradients)
             gradient = torch.zeros_like(parameter) if gradient is None else gradient
             pieces.append((gradient if mask is None else gradient * mask).flatten().double())
         vectors.append(torch.cat(pieces))

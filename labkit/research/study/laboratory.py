@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from labkit import analysis, entropy, surrogates
-from labkit.analysis.risk import gradient_given, schemes_of
+from labkit.analysis.risk import gradient_given
+from labkit.analysis.scheme_arguments import scalar_schemes
 from labkit.evaluation.evaluator import pad
 from labkit.schemes import QuantizationScheme, Scheme, last_stage
 from labkit.state_guard import device_of, preserved_state
@@ -78,7 +79,7 @@ def gradient(names: Mapping[str, surrogates.Surrogate], temperature: float, shar
 @functools.cache
 def _gradients(surrogate: surrogates.Surrogate, temperature: float) -> np.ndarray:
     """(scales, 3): mean and variance over draws of the returned gradient, and the exact one."""
-    (scheme,) = schemes_of({"": surrogate}, True).values()
+    (scheme,) = scalar_schemes({"": surrogate}, True).values()
     rows = []
     for sigma in SIGMAS:
         code = _code(sigma)
