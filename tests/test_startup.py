@@ -35,6 +35,12 @@ def test_importing_labkit_changes_no_warning_filter():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_importing_networks_prints_no_warning():
+    """CompressAI's own import prints one."""
+    done = subprocess.run([sys.executable, "-c", "import labkit.networks"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 @pytest.mark.slow
 def test_importing_every_module_changes_no_warning_filter_and_prints_no_warning():
     """The filters of other packages, which change at their own imports, are in place before labkit is imported."""
