@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import labkit as lk
-from labkit import cli, datasets, networks, schemes, training
+from labkit import cli, datasets, defaults, networks, schemes, training
 from labkit.training import precision
 
 REQUIRED = ("lmbda", "steps")
@@ -40,6 +40,16 @@ def test_the_command_line_has_the_defaults_of_python():
     assert networks.get(options["network"]).scheme == networks.toy_2d().scheme == schemes.get(options["scheme"])
 
 
+def test_sweeps_have_the_defaults_of_python_with_three_exceptions(tmp_path):
+    from labkit.research.sweeps import Sweep
+
+    (run,) = Sweep(tmp_path, {"lmbda": 0.01, "steps": 1}).runs()
+    expected = {**FIELDS, "lr": defaults.LR, "network": defaults.NETWORK, "size": defaults.SIZE}
+    expected |= {"scheme": defaults.SCHEME, "save_every": defaults.SAVE_EVERY}
+    expected |= {"precision": "float32", "workers": 0, "threads": 1}  # results are comparable between machines
+    assert {name: run.settings[name] for name in expected} == expected
+
+
 def test_the_help_of_the_command_line_shows_the_defaults():
     code = "import sys; from labkit.cli import main\ntry:\n main(['train', '--help'])\nexcept SystemExit:\n pass\n"
     code += "assert 'torch' not in sys.modules"
@@ -54,7 +64,7 @@ def test_a_schedule_may_be_text():
     assert settings.lr == lk.schedules.cosine(8e-4, 1e-5)
     assert training.Settings(lmbda=1.0, steps=3, lr=settings.lr) == settings
     assert settings.learning_rate(0) == pytest.approx(8e-4) and settings.learning_rate(2) == pytest.approx(1e-5)
-    with pytest.raises(ValueError, match="schedule 'cosine:1'"):
+    with pytest.raises(ValueError, match="got 'cosine:1'"):
         training.Settings(lmbda=1.0, steps=3, lr="cosine:1")
 
 

@@ -1,7 +1,7 @@
-"""Several processes make the steps that one would make: same losses, same weights, same report, with the same files.
+"""Two processes under torchrun give the losses, weights, reports and files of one process.
 
-Two processes with gloo, started by torchrun as anyone would. They sum a batch in two halves, so float32 losses agree to
-a few parts in ten million, and weights, which Adam moves by a whole step whatever the gradient's size, to 1e-5.
+They sum each batch in two halves. The float32 losses therefore agree to a few parts in ten million. The weights agree
+to 1e-5, because Adam moves a weight by a full step even if its gradient is tiny.
 """
 
 import json
@@ -28,7 +28,7 @@ WEIGHTS = {"rtol": 0, "atol": 1e-5}
 
 
 def train(case, folder, **more):
-    """Train a case; its run, and the weights that it ends with."""
+    """Train a case; return the run and the final weights."""
     network, scheme = CASES[case]
     torch.set_num_threads(1)
     if network == "toy_2d":
@@ -45,7 +45,7 @@ def train(case, folder, **more):
 
 
 def half_done(case, folder, steps=3):
-    """OUT.part of a case, after so many steps of one process."""
+    """Write OUT.part of a case after a number of steps in one process."""
     network, scheme = CASES[case]
     settings = training.Settings(
         lmbda=LMBDA, steps=STEPS, seed=3, batch_size=4, crop=CROP, permute_colors=True, ema=0.9, lr=1e-3,
@@ -61,17 +61,17 @@ def half_done(case, folder, steps=3):
 
 
 def main(folder):
-    """What each of two processes does: train all cases, go on with a half-done run, and evaluate."""
+    """Run in each of two processes: train all cases, resume a half-done run, and evaluate."""
     found = {}
     for case in CASES:
         run, weights = train(case, folder)
         found[case] = {"losses": [s.loss for s in run.history], "norms": [s.norm for s in run.history]}
         if processes.ranks()[0] == 0:
             torch.save(weights, folder / f"{case}.pt")
-    (folder / "gone_on").mkdir(exist_ok=True)
-    run, weights = train("hyperprior", folder / "gone_on")
+    (folder / "resumed").mkdir(exist_ok=True)
+    run, weights = train("hyperprior", folder / "resumed")
     if processes.ranks()[0] == 0:
-        torch.save(weights, folder / "gone_on.pt")
+        torch.save(weights, folder / "resumed.pt")
     found["rows"] = report(folder).rows
     (folder / f"found-{processes.ranks()[0]}.json").write_text(json.dumps(found))
 
@@ -90,10 +90,10 @@ def torchrun(*command, **more):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes found, and the folder that they wrote to."""
+    """Return the results of two processes, and their folder."""
     folder = tmp_path_factory.mktemp("two")
-    (folder / "gone_on").mkdir()
-    half_done("hyperprior", folder / "gone_on")
+    (folder / "resumed").mkdir()
+    half_done("hyperprior", folder / "resumed")
     done = torchrun(__file__, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
@@ -105,7 +105,7 @@ def two(tmp_path_factory):
 def test_two_processes_make_the_steps_of_one(case, two, tmp_path):
     folder, found = two
     run, weights = train(case, tmp_path)
-    for each in found:  # every process knows the whole batch's loss
+    for each in found:  # every process has the loss of the whole batch
         assert each[case]["losses"] == pytest.approx([step.loss for step in run.history], rel=1e-5)
         assert each[case]["norms"] == pytest.approx([step.norm for step in run.history], rel=1e-4)
     for name, value in torch.load(folder / f"{case}.pt", weights_only=True).items():
@@ -113,16 +113,16 @@ def test_two_processes_make_the_steps_of_one(case, two, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_more_processes(two, tmp_path):
+def test_a_run_resumes_with_more_processes(two, tmp_path):
     folder, _ = two
     _, weights = train("hyperprior", tmp_path)
-    for name, value in torch.load(folder / "gone_on.pt", weights_only=True).items():
+    for name, value in torch.load(folder / "resumed.pt", weights_only=True).items():
         torch.testing.assert_close(value, weights[name], **WEIGHTS)
     assert not list(folder.rglob("*.part"))
 
 
 @pytest.mark.slow
-def test_images_are_shared_out_and_the_report_is_whole(two):
+def test_processes_share_the_images_and_report_all(two):
     folder, found = two
     rows = report(folder).rows
     timeless = [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
@@ -149,7 +149,7 @@ def test_the_commands_run_under_torchrun(tmp_path):
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize("colors", [False, True])
 def test_parts_of_a_batch_are_the_batch(parts, colors, train_photos):
-    """Also where pictures differ in size, which a part does not look at."""
+    """This holds for images of different sizes too."""
     images = [image[:, : 100 + 17 * i, : 180 - 29 * i] for i, image in enumerate(train_photos.images[:4])]
     settings = {"first": 2, "steps": 4, "batch_size": 6, "crop": 64, "permute_colors": colors, "seed": 5}
     source = datasets.PhotoSet(images, list("abcd"))
@@ -162,7 +162,7 @@ def test_parts_of_a_batch_are_the_batch(parts, colors, train_photos):
 
 @pytest.mark.parametrize("name", ["aun", "uq", "ssl", "ste"])
 def test_parts_of_the_noise_are_the_noise(name):
-    """For noise of the latent's shape, of one number an image, of three a latent, and for none."""
+    """The cases draw noise of the latent's shape, one number per image, three numbers per latent, and no noise."""
     surrogate = surrogates.get(name, **({"classes": 3} if name == "ssl" else {}))
     scheme = schemes.noise().replace(hyper_rate=surrogate, hyper_distortion=surrogate)
     y = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))

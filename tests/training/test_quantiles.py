@@ -1,4 +1,4 @@
-"""Quantiles solved directly, against CompressAI's auxiliary loss minimized until nothing moves."""
+"""Quantiles that are solved for agree with those that minimize CompressAI's auxiliary loss."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn import functional
 
 from labkit import entropy, networks
 
-MEDIANS, BITS = 0.01, 1e-3  # how far medians may differ, and real bits, as a share
-CHANNELS, DEAD, GAPPED = 12, 3, 5  # of the synthetic source
+MEDIANS, BITS = 0.01, 1e-3  # tolerance of medians, and relative tolerance of real bits
+CHANNELS, DEAD, GAPPED = 12, 3, 5  # channels of the synthetic source
 
 
 @dataclass
 class Case:
-    """A bottleneck in training's last state, its quantiles solved directly and by Adam, and latents to code.
+    """A trained bottleneck with quantiles from the solver and from Adam, and latents to code.
 
-    wide: the latents spread over many integers, and where the grid lies hardly changes their bits.
+    If `wide` is true, the latents spread over many integers, and an offset of the grid hardly changes their bits.
     """
 
     solved: EntropyBottleneck
@@ -31,10 +31,10 @@ class Case:
 
 
 def minimized(bottleneck: EntropyBottleneck) -> EntropyBottleneck:
-    """A copy whose quantiles CompressAI's `loss` was minimized for, from CompressAI's own start.
+    """Return a copy whose quantiles minimize CompressAI's `loss`, starting from CompressAI's initial values.
 
-    Adam begins anew every 300 steps, until a whole round moves no quantile by 0.001: where a density has a gap its
-    cumulative is flat, and gradients remembered from steeper places would hold a median there for thousands of steps.
+    Adam restarts every 300 steps until a round moves no quantile by 0.001. In a gap of the density the cumulative is
+    flat, and Adam's memory of steeper gradients would hold a median there for thousands of steps.
     """
     ours = copy.deepcopy(bottleneck).requires_grad_(False)
     ours.quantiles.copy_(torch.tensor([-10.0, 0.0, 10.0]).expand_as(ours.quantiles))
@@ -54,7 +54,7 @@ def minimized(bottleneck: EntropyBottleneck) -> EntropyBottleneck:
 
 
 def source(n: int, generator: torch.Generator) -> Tensor:
-    """Skewed latents (n, CHANNELS, 1), far from 0 and from integers; one channel is dead, one avoids its middle."""
+    """Return skewed latents (n, CHANNELS, 1), far from 0 and from integers; one channel is constant, one has a gap."""
     skewed = -torch.log1p(-torch.rand(n, CHANNELS, generator=generator))
     x = torch.linspace(-20, 23, CHANNELS) + 0.37 + torch.logspace(-0.7, 0.7, CHANNELS) * skewed
     x[:, DEAD] = 7.6
@@ -64,7 +64,7 @@ def source(n: int, generator: torch.Generator) -> Tensor:
 
 @pytest.fixture(scope="module")
 def synthetic() -> tuple[EntropyBottleneck, list[Tensor]]:
-    """A bottleneck trained for 300 steps on the source, and strings of it to code."""
+    """Return a bottleneck trained for 300 steps on the source, and latents to code."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     bottleneck = entropy.EntropyBottleneck(CHANNELS).train()
@@ -85,9 +85,9 @@ def synthetic() -> tuple[EntropyBottleneck, list[Tensor]]:
 
 @torch.no_grad()
 def shipped(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
-    """The shipped weights' bottleneck, and z of every test photograph and its mirror images.
+    """Return the bottleneck of bundled weights, and z of every test photograph and its mirror images.
 
-    A string is coded in words of 32 bits: of the photographs alone, one word would be more than a thousandth.
+    A string has words of 32 bits, and one word is more than a thousandth of the photographs' bits without the mirrors.
     """
     net = networks.pretrained(lmbda=lmbda)
     views = [photo[None].flip(sides) for photo in photos for sides in ((), (2,), (3,), (2, 3))]
@@ -99,7 +99,7 @@ def case(request, synthetic, test_photos) -> Case:
     bottleneck, latents = synthetic if request.param == "synthetic" else shipped(request.param, test_photos)
     solved = copy.deepcopy(bottleneck)
     with torch.no_grad():
-        solved.quantiles.fill_(torch.nan)  # what it starts from does not matter
+        solved.quantiles.fill_(torch.nan)  # the starting values do not matter
     entropy.solve_quantiles(solved)
     return Case(solved, minimized(bottleneck), latents, wide=request.param == "synthetic")
 
@@ -109,13 +109,13 @@ def medians(bottleneck: EntropyBottleneck) -> Tensor:
 
 
 def real_bits(bottleneck: EntropyBottleneck, latents: list[Tensor]) -> int:
-    """Of all strings as they are, rANS's flush included."""
+    """Count the bits of all strings, including rANS's flush."""
     bottleneck.update(force=True)
     return 8 * sum(len(string) for z in latents for string in bottleneck.compress(z))
 
 
-def test_the_auxiliary_loss_is_no_higher_where_it_was_minimized(case):
-    """Or it would not have converged, and agreeing with it would mean nothing."""
+def test_the_minimized_auxiliary_loss_is_the_lowest(case):
+    """Otherwise the minimization has not converged, and the comparison means nothing."""
     assert case.minimized.loss() <= case.solved.loss() < 0.01 * case.solved.channels
 
 
@@ -128,7 +128,7 @@ def test_real_bits_are_those_of_a_converged_auxiliary_optimizer(case):
     assert solved == pytest.approx(minimized, rel=BITS)
 
 
-def test_a_median_that_is_off_is_told(case):
+def test_the_comparison_detects_a_wrong_median(case):
     off = copy.deepcopy(case.solved)
     with torch.no_grad():
         off.quantiles[:, :, 1] += 0.05
@@ -137,8 +137,8 @@ def test_a_median_that_is_off_is_told(case):
         assert real_bits(off, case.latents) > (1 + BITS) * real_bits(case.minimized, case.latents)
 
 
-def test_the_synthetic_source_is_what_it_says(synthetic):
-    """Medians far from 0 and from integers, one channel without spread, one whose density is flat at its median."""
+def test_the_synthetic_source_is_as_described(synthetic):
+    """Medians are far from 0 and from integers; one channel is constant, and one has a gap at its median."""
     bottleneck, latents = synthetic
     found, spread = medians(bottleneck), torch.cat(latents, 2)[0].std(dim=1)
     assert found.abs().median() > 10 and (found - found.round()).abs().median() > 0.1
@@ -149,9 +149,9 @@ def test_the_synthetic_source_is_what_it_says(synthetic):
 
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
 def test_medians_move_with_the_density(synthetic, shift):
-    """An oracle without an optimizer: a cumulative of x − shift has its median at shift more.
+    """Shifting the cumulative by `shift` shifts its median by as much, which needs no optimizer to check.
 
-    CompressAI's search ends within a relative 1e-4, so medians beyond 200 would miss the 0.01.
+    CompressAI's search stops at a relative error of 1e-4, so medians beyond 200 would not agree to 0.01.
     """
     bottleneck, _ = synthetic
     moved = copy.deepcopy(bottleneck)

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or out of luck goes on, and ends with the numbers that it would have had."""
+"""A run that was stopped, killed or interrupted by an error resumes and ends with the same numbers."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def run(photos, out, steps=9, net=None, **settings):
 
 
 def stopped_after(monkeypatch, step):
-    """As if the process had ended, without a word, after so many steps; its last save was two steps before that."""
+    """Simulate a process that ends suddenly after a step, two steps after its last save."""
     add = training.logs.Log.add
 
     def stop(log, seen):
@@ -52,7 +52,7 @@ def stopped_after(monkeypatch, step):
     save = states.Files.save
     monkeypatch.setattr(states.Files, "save", lambda f, s: save(f, s) if f.training.step <= step - 2 else None)
     monkeypatch.setattr(training.logs.Log, "add", stop)
-    monkeypatch.setattr(training.run, "SAVING", math.inf)  # save as often as is asked for
+    monkeypatch.setattr(training.run, "SAVING", math.inf)  # save as often as requested
 
 
 def contents(path):
@@ -70,7 +70,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("after", [2, 5, 8])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_it_ends_with_the_same_numbers_bit_for_bit(scheme, after, train_photos, tmp_path, monkeypatch):
+def test_a_resumed_run_ends_with_the_same_numbers_bit_for_bit(scheme, after, train_photos, tmp_path, monkeypatch):
     def fresh():
         return networks.get("mean_scale_hyperprior", "tiny", SCHEMES[scheme], seed=1)
 
@@ -90,11 +90,11 @@ def test_it_ends_with_the_same_numbers_bit_for_bit(scheme, after, train_photos, 
     ]
 
 
-def test_a_finished_run_is_read_and_not_made_again(train_photos, tmp_path, monkeypatch):
+def test_a_finished_run_is_read_and_not_repeated(train_photos, tmp_path, monkeypatch):
     out = tmp_path / "a.safetensors"
     first = run(train_photos, out)
     before = out.read_bytes()
-    monkeypatch.setattr(training.Training, "__iter__", lambda self: pytest.fail("it was made again"))
+    monkeypatch.setattr(training.Training, "__iter__", lambda self: pytest.fail("it was repeated"))
     net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
     again = run(train_photos, out, net=net)
     assert out.read_bytes() == before and training.weights_hash(net) == training.weights_hash(first.net)
@@ -127,9 +127,7 @@ def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_finished(t
     ],
 )
 @pytest.mark.parametrize("half_done", [False, True])
-def test_another_run_is_not_overwritten_unless_it_is_asked_for(
-    change, message, half_done, train_photos, tmp_path, monkeypatch
-):
+def test_another_run_is_overwritten_only_on_request(change, message, half_done, train_photos, tmp_path, monkeypatch):
     change, out = dict(change), tmp_path / "a.safetensors"
     if half_done:
         with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -152,7 +150,7 @@ def test_another_run_is_not_overwritten_unless_it_is_asked_for(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_stop_is_met_after_the_step_and_saved(number, train_photos, tmp_path, monkeypatch):
+def test_a_signal_stops_the_run_after_the_step_and_saves_it(number, train_photos, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     run(train_photos, whole)
     forward = networks.MeanScaleHyperprior.forward
@@ -175,7 +173,7 @@ def test_a_request_to_stop_is_met_after_the_step_and_saved(number, train_photos,
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_numbers_that_are_not_finite_end_the_run_and_never_reach_the_state(what, train_photos, tmp_path, monkeypatch):
+def test_infinite_numbers_end_the_run_and_are_not_saved(what, train_photos, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     run(train_photos, whole)
     gradient = training.Training._gradient
@@ -222,7 +220,7 @@ def test_a_full_disk_ends_in_one_line_with_the_last_state_kept(train_photos, tmp
             run(train_photos, tmp_path / "b.safetensors")
 
 
-def test_a_damaged_state_and_a_foreign_one_are_named(train_photos, tmp_path):
+def test_a_damaged_state_is_reported(train_photos, tmp_path):
     out = tmp_path / "a.safetensors"
     for content in (b"", b"hello " * 100):
         (tmp_path / "a.safetensors.part").write_bytes(content)
@@ -234,7 +232,7 @@ def test_a_damaged_state_and_a_foreign_one_are_named(train_photos, tmp_path):
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_run_of_the_first_edition_is_resumed(finished, train_photos, tmp_path, monkeypatch):
-    """Its files call the setting permute_colors by an older name."""
+    """Its files contain the British name of permute_colors."""
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     settings = {"permute_colors": True, "save_every": 1e-9}
     run(train_photos, whole, **settings)
@@ -250,7 +248,7 @@ def test_a_run_of_the_first_edition_is_resumed(finished, train_photos, tmp_path,
     old = {name: text.replace("permute_colors", before) for name, text in metadata.items()}
     assert old != metadata
     file.write_bytes(serialized(load_file(file), old))
-    monkeypatch.setattr(states, "load", passed(states.load, loads := []))
+    monkeypatch.setattr(states, "load", recorded(states.load, loads := []))
     again = run(train_photos, out, **settings)
     assert len(loads) == (not finished) and len(again.history) == 9
     if finished:
@@ -259,14 +257,14 @@ def test_a_run_of_the_first_edition_is_resumed(finished, train_photos, tmp_path,
         same(whole, out)
 
 
-def passed(function, calls):
-    """The same function, which notes its calls."""
+def recorded(function, calls):
+    """Wrap a function so that it records its calls."""
 
-    def noting(*arguments):
+    def recording(*arguments):
         calls.append(arguments)
         return function(*arguments)
 
-    return noting
+    return recording
 
 
 def test_a_resumed_run_keeps_its_precision(train_photos, tmp_path, monkeypatch):
@@ -283,7 +281,7 @@ def test_a_resumed_run_keeps_its_precision(train_photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", ["half a line", "steps to come", "gone", "something else"])
-def test_the_log_is_mended(harm, train_photos, tmp_path, monkeypatch):
+def test_the_log_is_repaired(harm, train_photos, tmp_path, monkeypatch):
     out, log = tmp_path / "a.safetensors", tmp_path / "a.safetensors.csv"
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stopped_after(patch, 6)
@@ -302,8 +300,8 @@ def test_the_log_is_mended(harm, train_photos, tmp_path, monkeypatch):
     assert [s.step for s in result.history] == steps
 
 
-def test_the_average_is_what_its_formula_says(train_photos, tmp_path):
-    """In float64, from the weights after each step of the same training without an average."""
+def test_the_average_follows_its_formula(train_photos, tmp_path):
+    """The reference averages, in float64, the weights after each step of the same run without averaging."""
     decay, wanted = 0.8, {}
     net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
     wanted = {name: p.detach().double().clone() for name, p in net.named_parameters()}
@@ -318,7 +316,7 @@ def test_the_average_is_what_its_formula_says(train_photos, tmp_path):
             torch.testing.assert_close(p.double(), wanted[name], rtol=1e-6, atol=1e-8)
 
 
-def test_an_adopted_model_goes_on_too(train_photos, tmp_path, monkeypatch):
+def test_an_adopted_model_resumes_too(train_photos, tmp_path, monkeypatch):
     def fresh():
         torch.manual_seed(5)
         return adoption.adopt(compressai.models.Cheng2020AnchorCheckerboard(N=24), schemes.soft_then_hard(share=0.5))

@@ -1,4 +1,4 @@
-"""Networks trained as one, against each trained alone."""
+"""Networks in a stack end as networks trained alone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import labkit as lk
 from labkit import datasets, networks, schedules, schemes, training
 from labkit.training.stacked import StackedTraining
 
-# Equal but for the order in which float32 sums are made: of 1e-7 in a step, and Adam takes most of a step's size for
-# gradients that are all rounding. Measured over 30 steps: weights 1e-6, a row of the history 1e-5 of its value.
+# The order of float32 sums differs. This changes a step by 1e-7, and Adam takes nearly full steps even for gradients
+# that consist of rounding errors. Measured over 30 steps: 1e-6 for weights, and 1e-5 of its value for a row of history.
 WEIGHTS, SHARE = 1e-5, 1e-4
 BANANA = datasets.Banana()
 COMMON = {"steps": 12, "batch_size": 32, "lr": 1e-3, "precision": "float32", "threads": 1, "progress": False}
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # pytest has filters of its own
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # pytest replaces the filters of the code
 ANNEALED = schedules.exponential(1, 0.1)
 
 
@@ -25,7 +25,7 @@ def toys(*chosen: schemes.Scheme, seeds=(0, 1, 2, 3)) -> list[networks.ToyTransf
 
 
 def alone(nets, each, source=BANANA, **settings) -> list[training.TrainingRun]:
-    """Copies of the networks, each trained by `train`."""
+    """Train copies of the networks, each with `train`."""
     runs = []
     for net, own in zip(copy.deepcopy(nets), each, strict=True):
         runs.append(lk.train(net, source, **{**COMMON, **settings, **own}))
@@ -67,7 +67,7 @@ EACH = [
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_each_member_ends_where_it_ends_alone(made, schedule):
-    """λ, learning rate, clipping, averaging, seed and, where there is one, the temperature are each its own."""
+    """Members have their own λ, learning rate, clipping, averaging, seed, and temperature."""
     constant = schedule and schedules.constant(0.4)
     nets = toys(*(made(temperature=s) for s in (schedule, constant)) if schedule else [made()])
     single = alone(nets, EACH)
@@ -79,10 +79,10 @@ def test_each_member_ends_where_it_ends_alone(made, schedule):
 
 
 def test_quantiles_are_solved_within_a_stack_as_alone(monkeypatch):
-    """Straight-through rounding is around the medians, which move every few steps, here with a large learning rate."""
+    """Straight-through rounding uses the medians, which move every few steps at this large learning rate."""
     monkeypatch.setattr(training.trainer, "SOLVE_EVERY", 4)
     nets = toys(schemes.straight_through())
-    nets[1].entropy_bottleneck.biases[-1].data.add_(3.0)  # its median is far from the others'
+    nets[1].entropy_bottleneck.biases[-1].data.add_(3.0)  # moves its median far from the others
     each = [{"lmbda": lmbda} for lmbda in (1.0, 2.0, 4.0, 8.0)]
     single = alone(nets, each, lr=0.05)
     assert_same(training.train_stack(nets, BANANA, each, **{**COMMON, "lr": 0.05}), single, 1e-4, 1e-3)
@@ -90,7 +90,7 @@ def test_quantiles_are_solved_within_a_stack_as_alone(monkeypatch):
 
 def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
     nets = toys(schemes.noise())
-    for i, net in enumerate(nets):  # a search ends sooner far from zero
+    for i, net in enumerate(nets):  # the search ends earlier far from zero
         net.entropy_bottleneck.biases[-1].data.add_(torch.tensor([4.0, -2.0])[:, None, None] * i)
     single = copy.deepcopy(nets)
     stack = StackedTraining(nets, BANANA, [training.Settings(lmbda=1.0, steps=1)] * 4)
@@ -101,7 +101,7 @@ def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
 
 
 def test_a_stack_of_one_and_of_equal_seeds():
-    for count in (1, 3):  # with one seed, batch and noise are drawn once
+    for count in (1, 3):  # members with the same seed share batch and noise
         nets, each = toys(schemes.mixed(), seeds=range(count)), [{"lmbda": 1.0 + i} for i in range(count)]
         single = alone(nets, each, seed=4)
         runs = training.train_stack(nets, BANANA, each, how="stacked", seed=4, **COMMON)
@@ -116,10 +116,10 @@ def test_permuted_members_give_permuted_results():
     assert_same(permuted, [runs[i] for i in order])
 
 
-def test_networks_that_differ_in_more_than_numbers_are_stacked_apart():
+def test_networks_with_different_structure_form_different_stacks():
     nets = [
         *toys(schemes.noise(), schemes.straight_through()),
-        networks.toy_2d(schemes.noise(scale_lower_bound=0.2), hidden=8, seed=4),  # with the other noise
+        networks.toy_2d(schemes.noise(scale_lower_bound=0.2), hidden=8, seed=4),  # joins the other networks with noise
         networks.toy_2d(schemes.noise(), hidden=12, seed=5),
     ]
     each = [{"lmbda": 1.0 + i} for i in range(6)]
@@ -131,7 +131,7 @@ def test_networks_that_differ_in_more_than_numbers_are_stacked_apart():
 
 
 def test_a_member_that_diverges_leaves_the_others_as_they_were():
-    """Member 2 takes a step so large that its next loss is not finite; it stays where that step has left it."""
+    """Member 2 takes a step so large that its next loss is not finite; it keeps the weights after that step."""
     nets = toys(schemes.mixed())
     without, single = copy.deepcopy(nets), copy.deepcopy(nets)
     each = [own | {"lr": 1e30} if i == 2 else own for i, own in enumerate(EACH)]
@@ -150,7 +150,7 @@ def test_a_member_that_diverges_leaves_the_others_as_they_were():
         assert all(bool(p.isfinite().all()) for p in run.net.g_s.parameters())
 
 
-def test_times_are_shares():
+def test_durations_are_shares_of_the_stack():
     runs = training.train_stack(toys(schemes.noise()), BANANA, EACH, **COMMON)
     assert len({run.seconds for run in runs}) == 1
     assert 0 < sum(step.seconds for step in runs[0].history) < runs[0].seconds
@@ -162,7 +162,7 @@ def test_training_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_image_codecs_are_stacked_where_asked_and_measured_where_not(train_photos):
+def test_image_codecs_are_stacked_on_request_and_timed_otherwise(train_photos):
     nets = [
         networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(scale_lower_bound=b), seed=0)
         for b in (0.11, 0.3)
@@ -194,7 +194,7 @@ def test_bad_input(changes, message):
     assert str(error.value) == message
 
 
-def test_a_network_is_there_once():
+def test_a_network_listed_twice_is_refused():
     net = networks.toy_2d(hidden=8)
     with pytest.raises(ValueError, match=r"^nets must hold each network once, because it is trained in place$"):
         training.train_stack([net, net], BANANA, EACH[:2], **COMMON)

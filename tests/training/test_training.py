@@ -1,4 +1,4 @@
-"""The trainer and its checkpoints: it learns, repeats itself, stops cleanly, and loses nothing."""
+"""The trainer learns, repeats its results and stops cleanly; checkpoints keep everything."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def test_every_preset_trains_and_the_same_seed_gives_the_same_numbers(scheme):
     assert np.mean(one[-5:]) < 0.8 * np.mean(one[:5])
 
 
-def test_photographs_train_in_either_precision(train_photos):
+def test_photographs_train_in_both_precisions(train_photos):
     for precision in ("float32", "bfloat16"):
         net = networks.mean_scale_hyperprior("tiny", schemes.annealed())
         steps = list(
@@ -42,7 +42,7 @@ def test_photographs_train_in_either_precision(train_photos):
 
 
 def test_loss_is_compressais_scale():
-    """bpp + λ 255² MSE in NumPy, as CompressAI's examples compute it."""
+    """The reference is bpp + λ · 255² · MSE in NumPy, as CompressAI's examples compute it."""
     rng = np.random.default_rng(0)
     x, x_hat = rng.random((2, 3, 8, 6)), rng.random((2, 3, 8, 6))
     y, z = rng.random((2, 4, 2, 2)), rng.random((2, 4, 1, 1))
@@ -59,7 +59,7 @@ def test_temperature_and_learning_rate_follow_their_schedules():
     net = networks.toy_2d(schemes.annealed(temperature=schedules.exponential(1, 0.01)))
     steps = list(training.stream(net, datasets.Banana(), steps=3, **{**TOY, "lr": schedules.linear(1e-3, 1e-4)}))
     assert [s.temperature for s in steps] == pytest.approx([1, 0.1, 0.01])
-    # a schedule that starts at a whole number does not make the temperature one, which would be 0 from step 2 on
+    # an integer at the start of the schedule must not make the temperature an integer, which would be 0 from step 2
     assert all(float(m.temperature) == pytest.approx(0.01) for m in entropy.carriers(net))
 
 
@@ -139,7 +139,7 @@ def test_checkpoint_gives_the_same_network_and_bytes(checkpoint):
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert loaded.compress(x) == net.eval().compress(x)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file is left
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file remains
 
 
 def test_saving_over_a_checkpoint_loses_nothing_when_it_fails(checkpoint, monkeypatch):
@@ -221,7 +221,7 @@ def adopted():
 
 
 def test_an_adopted_model_trains_in_two_stages_and_is_evaluated(adopted, train_photos):
-    """Its latent codec holds h_a further down: frozen in the second stage like g_a."""
+    """The second stage also freezes h_a, which the latent codec holds at a deeper level."""
     kept = {}
     for step in training.stream(adopted, train_photos[:2], lmbda=0.01, steps=4, batch_size=1, crop=64):
         if step.step == 2:
@@ -233,7 +233,7 @@ def test_an_adopted_model_trains_in_two_stages_and_is_evaluated(adopted, train_p
     assert report.mean["bpp"] > 0 and abs(report.mean["bpp"] / report.mean["estimated_bpp"] - 1) < 0.5
 
 
-def test_weights_fit_where_tables_of_another_training_lie(tmp_path):
+def test_weights_fit_a_network_with_coder_tables_of_other_weights(tmp_path):
     coarse, fine = (networks.pretrained(lmbda=lmbda) for lmbda in (0.0035, 0.025))
     assert coarse.entropy_bottleneck._quantized_cdf.shape != fine.entropy_bottleneck._quantized_cdf.shape
     hash_of_fine = training.weights_hash(fine)
@@ -243,28 +243,28 @@ def test_weights_fit_where_tables_of_another_training_lie(tmp_path):
     assert torch.equal(coarse.entropy_bottleneck._quantized_cdf, fine.entropy_bottleneck._quantized_cdf)
 
 
-def test_an_adopted_model_is_kept_with_compressais_keys(adopted, train_photos, tmp_path):
+def test_the_checkpoint_of_an_adopted_model_has_compressais_keys(adopted, train_photos, tmp_path):
     out = tmp_path / "x.safetensors"
     training.train(adopted, train_photos[:1], lmbda=0.01, steps=2, batch_size=1, crop=64, out=out)
     again = adoption.adopt(compressai.models.Cheng2020AnchorCheckerboard(N=24), schemes.soft_then_hard(share=0.5))
     assert training.load_weights(again, out)["lmbda"] == 0.01
     assert training.weights_hash(again) == training.weights_hash(adopted)
     adoption.release(again)
-    again.load_state_dict(load_file(out))  # whoever has no labkit
+    again.load_state_dict(load_file(out))  # as someone without labkit does
     with pytest.raises(ValueError, match="does not fit: unknown network 'Cheng2020AnchorCheck"):
         training.load_checkpoint(out)
 
 
 @pytest.mark.parametrize("N", [8, 24])
 def test_an_adopted_model_with_strided_pointwise_convolutions_trains(N, train_photos):
-    """In the channels-last layout torch 2.15 corrupts memory in their backward on a CPU, and the process dies."""
+    """In the channels-last layout on a CPU, torch 2.15 corrupts memory in their backward pass."""
     net = adoption.adopt(compressai.models.Cheng2020Anchor(N=N), schemes.mixed())
     for step in training.stream(net, train_photos[:1], lmbda=0.01, steps=2, batch_size=2, crop=128):
         assert math.isfinite(step.loss)
 
 
-def test_weights_hash_is_the_contents_not_the_files(tmp_path):
-    """The same through a file; another with one value, one table or one name changed."""
+def test_the_weights_hash_depends_on_the_contents_only(tmp_path):
+    """Saving and loading keeps the hash; changing a value or dropping the tables changes it."""
     net = networks.mean_scale_hyperprior("tiny", seed=3)
     net.update()
     before = training.weights_hash(net)
@@ -279,8 +279,8 @@ def test_weights_hash_is_the_contents_not_the_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", networks.names())
-def test_weights_hash_stays_when_the_network_is_used(name):
-    """Masked convolutions change what their masks hide when they are first run."""
+def test_using_a_network_keeps_its_weights_hash(name):
+    """Masked convolutions change the weights under their masks in the first forward pass."""
     net = networks.get(name, "tiny", seed=3).eval()
     net.update()
     before = training.weights_hash(net)
@@ -304,7 +304,7 @@ def test_tensorboard_gets_every_step(train_photos, tmp_path):
 
 @pytest.mark.slow
 def test_compiled_transforms_train_alike(train_photos):
-    """Within float32's rounding; afterwards the network is as it was."""
+    """The losses agree within float32's rounding, and the network is unchanged afterwards."""
     losses = {}
     for compiled in (False, True):
         net = networks.get("factorized_prior", "tiny", schemes.mixed(), seed=2)

@@ -1,4 +1,4 @@
-"""Batches for training: one law of crops for memory and files, the same batches whoever makes them, no process left."""
+"""Batches are the same from memory, from files and from any number of workers, and no worker process remains."""
 
 import gc
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image
 from labkit import datasets
 from labkit.training import data
 
-SIZE = 16  # of crops
+SIZE = 16  # side of the crops
 
 
 def generator(seed=0):
@@ -27,7 +27,7 @@ def generator(seed=0):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Pictures as people have them, none square: turned by EXIF, gray, transparent, indexed."""
+    """Create image files that are rotated by EXIF, gray, transparent or indexed, and never square."""
     path, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
 
     def noise(height, width, *channels):
@@ -67,7 +67,7 @@ def equal(ones, others):
 
 @pytest.mark.parametrize("permute", [False, True])
 def test_crops_are_drawn_in_this_order_from_memory_and_from_files(both, permute):
-    """Cut with NumPy. The order of the draws is what makes a seed's crops the same in the next version."""
+    """NumPy cuts the reference. A fixed order of draws keeps the crops of a seed the same in later versions."""
     expected, g = [], generator(7)
     for index in torch.randint(len(both[0]), (30,), generator=g).tolist():
         image = both[0].images[index].numpy()
@@ -89,13 +89,13 @@ def test_crops_are_drawn_in_this_order_from_memory_and_from_files(both, permute)
         np.testing.assert_array_equal(bytes_.numpy(), np.stack(expected))
 
 
-def test_pictures_places_turns_and_colors_follow_their_laws():
-    """Pixels that tell where they come from: rows below 100, columns from 100 on, pictures from 250 on."""
+def test_images_positions_rotations_and_colors_have_the_right_distributions():
+    """Each pixel encodes its origin: rows below 100, columns from 100, images from 250."""
     rows, columns = torch.meshgrid(torch.arange(12), torch.arange(100, 110), indexing="ij")
     images = [torch.stack([rows, columns, torch.full_like(rows, 250 + k)]).to(torch.uint8) for k in range(2)]
     n, seen = 6000, []
     for crop in datasets.PhotoSet(images, ["0", "1"]).crops_uint8(n, 8, generator(1), permute_colors=True).numpy():
-        order = tuple(np.argsort(crop[:, 0, 0]).tolist())  # where rows, columns and the picture have gone
+        order = tuple(np.argsort(crop[:, 0, 0]).tolist())  # the order of the channels for row, column and image
         row, column, which = crop[list(order)]
         swapped = bool(row[0, 0] != row[0, 1])
         row, column = (row.T, column.T) if swapped else (row, column)
@@ -114,7 +114,7 @@ def test_pictures_places_turns_and_colors_follow_their_laws():
 
 
 def assert_law(seen, law):
-    """Pearson's χ², within five standard deviations of its mean."""
+    """Check that Pearson's χ² is within five standard deviations of its mean."""
     assert set(seen) <= set(law)
     expected = {each: share * len(seen) for each, share in law.items()}
     statistic = sum((seen.count(each) - count) ** 2 / count for each, count in expected.items())
@@ -122,8 +122,8 @@ def assert_law(seen, law):
     assert statistic < freedom + 5 * (2 * freedom) ** 0.5
 
 
-def test_memory_decides(pictures):
-    """3 bytes a pixel, a JPEG's as many as a PNG's."""
+def test_the_free_memory_decides_how_images_are_read(pictures):
+    """A decoded image needs 3 bytes per pixel, from a JPEG or a PNG."""
     pixels = 19 * 40 + 33 * 24 + 20 * 27 + 25 * 21 + 48 * 40
     assert isinstance(datasets.training_images(pictures, memory=3 * pixels), datasets.PhotoSet)
     files = datasets.training_images(pictures, memory=3 * pixels - 1)
@@ -141,12 +141,12 @@ def test_files_are_a_sequence_like_photographs(both):
 
 
 def header_only(path, height, width):
-    """A PNG that ends where its pixels would start."""
+    """Write a PNG that ends before its pixels."""
     Image.new("L", (width, height)).save(path)
     path.write_bytes(path.read_bytes()[:45])
 
 
-def test_headers_alone_decide(tmp_path):
+def test_only_headers_are_read_for_the_decision(tmp_path):
     header_only(tmp_path / "a.png", 90, 300)
     header_only(tmp_path / "b.png", 60, 90)
     files = datasets.training_images(tmp_path, memory=3 * 90 * 300)
@@ -159,10 +159,10 @@ def test_headers_alone_decide(tmp_path):
     assert str(error.value) == str(in_memory.value)
     assert str(error.value) == "b.png is 90×60, too small for crops of 61×61: leave it out, or crop less"
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: "):
-        datasets.training_images(tmp_path)  # fits, and is decoded
+        datasets.training_images(tmp_path)  # fits into memory, and is decoded
 
 
-def test_no_header_is_read_beyond_what_memory_holds(tmp_path):
+def test_reading_headers_stops_when_memory_is_exceeded(tmp_path):
     header_only(tmp_path / "a.png", 90, 300)
     (tmp_path / "b.png").write_bytes(b"no image")
     files = datasets.training_images(tmp_path, memory=3 * 90 * 300 - 1)
@@ -172,14 +172,14 @@ def test_no_header_is_read_beyond_what_memory_holds(tmp_path):
         datasets.training_images(tmp_path, memory=3 * 90 * 300)
 
 
-def test_a_folder_without_images_is_named(tmp_path):
+def test_a_folder_without_images_is_reported(tmp_path):
     with pytest.raises(ValueError, match="nowhere: there is no such folder"):
         datasets.training_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no image"):
         datasets.training_images(tmp_path)
 
 
-def test_a_picture_that_was_large_enough_when_it_was_checked(tmp_path):
+def test_an_image_that_shrinks_after_the_check_is_reported(tmp_path):
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     for images in (datasets.folder(tmp_path), datasets.training_images(tmp_path, memory=0)):
         with pytest.raises(ValueError, match=r"a\.png is 20×10, too small for crops of 11×11"):
@@ -190,7 +190,7 @@ def test_a_picture_that_was_large_enough_when_it_was_checked(tmp_path):
 
 
 def test_every_seed_step_and_stream_draws_its_own_numbers():
-    """Among them numbers that sums would confuse, and seeds longer than the words that are mixed."""
+    """The cases include numbers with equal sums, and seeds longer than one word."""
     numbers = [0, 1, 2, 3, 100, 2**31, 2**32 - 1]
     draws = {
         tuple(torch.rand(4, generator=data.generator_for(seed, step, stream)).tolist())
@@ -202,7 +202,7 @@ def test_every_seed_step_and_stream_draws_its_own_numbers():
 
 
 def test_draws_of_neighboring_steps_are_independent():
-    """Correlations of 200 first draws with those of the next step, seed and stream: within four standard deviations."""
+    """Correlations with the next step, seed and stream are within four standard deviations of 0."""
     first = {
         key: torch.stack(
             [torch.randn(50, generator=data.generator_for(key[0], step + key[1], key[2])) for step in range(200)]
@@ -213,8 +213,8 @@ def test_draws_of_neighboring_steps_are_independent():
         assert abs((first[0, 0, 0] * first[key]).mean()) < 4 / 10_000**0.5
 
 
-def test_reseeding_leaves_nothing_of_what_was_drawn_before():
-    """Torch's generator keeps the second of two Gaussian numbers for the next call."""
+def test_reseeding_clears_the_generators_state():
+    """Torch's generator stores the second of two Gaussian numbers for the next call."""
     g = generator()
     for before in range(4):
         torch.randn(before, generator=g)
@@ -224,7 +224,7 @@ def test_reseeding_leaves_nothing_of_what_was_drawn_before():
 
 
 @pytest.mark.parametrize("name", ["seed", "step", "stream"])
-def test_a_negative_number_is_named(name):
+def test_a_negative_number_is_reported(name):
     with pytest.raises(ValueError, match=f"{name} must be an integer ≥ 0, got -1"):
         data.generator_for(**{"seed": 0, "step": 0, "stream": 0, name: -1})
 
@@ -253,14 +253,14 @@ def test_any_step_can_be_the_first(both):
     assert all(batch.shape == (5, 2) and batch.dtype == torch.float32 for batch in points)
 
 
-def test_batches_are_crops_by_the_generator_of_the_step(both):
+def test_batches_are_crops_drawn_with_the_generator_of_the_step(both):
     for step, batch in enumerate(made(both[1], steps=3)):
         assert torch.equal(batch, both[0].crops(4, SIZE, data.generator_for(3, step, data.DATA), True))
     (plain,) = made(both[1], steps=1, permute_colors=False)
     assert torch.equal(plain, both[0].crops(4, SIZE, data.generator_for(3, 0, data.DATA), False))
 
 
-def test_torchs_own_generator_is_left_alone(both):
+def test_torchs_global_generator_is_unchanged(both):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     for source in both:
@@ -268,7 +268,7 @@ def test_torchs_own_generator_is_left_alone(both):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_crop_too_large_is_refused_before_anything_starts(both):
+def test_a_crop_that_is_too_large_is_refused_before_workers_start(both):
     for source in both:
         with pytest.raises(ValueError, match=r"a-turned\.png is .* too small for crops of 20×20"):
             made(source, crop=20, workers=1)
@@ -276,8 +276,8 @@ def test_a_crop_too_large_is_refused_before_anything_starts(both):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_file_ends_in_one_line_that_names_it(pictures, tmp_path, workers):
-    import distributed  # noqa: F401  (it makes exceptions bring their tracebacks along, which once kept workers alive)
+def test_a_damaged_file_is_reported_in_one_line(pictures, tmp_path, workers):
+    import distributed  # noqa: F401  (it makes exceptions carry tracebacks, which once kept workers alive)
 
     for path in pictures.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -290,7 +290,7 @@ def test_a_damaged_file_ends_in_one_line_that_names_it(pictures, tmp_path, worke
             drawn += 1
     assert str(error.value).startswith(f"{damaged} cannot be read as an image") and "\n" not in str(error.value)
     indices = [torch.randint(5, (1,), generator=data.generator_for(3, step, data.DATA)).item() for step in range(200)]
-    assert drawn == indices.index(1)  # the batches before it all came
+    assert drawn == indices.index(1)  # all earlier batches arrived
     assert not multiprocessing.active_children()
 
 
@@ -310,9 +310,9 @@ def test_workers_end_with_the_batches(both, end):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on fewer cores than the test pretends
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # the machine has fewer cores than the test simulates
 @pytest.mark.parametrize("cores, workers", [(1, 1), (2, 1), (4, 3), (16, 4)])
-def test_one_core_is_left_for_training(both, monkeypatch, cores, workers):
+def test_one_core_is_reserved_for_training(both, monkeypatch, cores, workers):
     monkeypatch.setattr(data, "cores", lambda: cores)
     batches = made(both[1], workers=None)
     assert len(multiprocessing.active_children()) == workers
@@ -320,7 +320,7 @@ def test_one_core_is_left_for_training(both, monkeypatch, cores, workers):
 
 
 def test_a_worker_that_is_killed_is_reported_in_one_line():
-    """In torch's words. A real one may raise anywhere in the main thread, in pytest's own code for instance."""
+    """The error is simulated, because a real one may be raised anywhere in the main thread, even in pytest's code."""
 
     def lost():
         yield torch.zeros(2, dtype=torch.uint8)
@@ -334,7 +334,7 @@ def test_a_worker_that_is_killed_is_reported_in_one_line():
 
 
 def test_ctrl_c_does_not_end_a_worker(both):
-    """A terminal sends it to every process; the one that trains decides, and may want more batches first."""
+    """A terminal sends it to every process, and the training process may need more batches before it ends."""
     batches = made(both[1], steps=40, workers=1)
     next(batches)
     (worker,) = multiprocessing.active_children()
@@ -342,8 +342,8 @@ def test_ctrl_c_does_not_end_a_worker(both):
     assert len(list(batches)) == 39
 
 
-def test_what_workers_get_can_be_sent_to_new_processes(both):
-    """As platforms do it that do not fork."""
+def test_datasets_can_be_pickled_for_workers(both):
+    """Platforms without fork send them to spawned processes."""
     sent = data._Batches(both[1], 4, SIZE, True, 3)
     assert torch.equal(pickle.loads(pickle.dumps(sent)).cut(2), sent.cut(2))
 
@@ -386,8 +386,8 @@ torch.UntypedStorage._share_fd_cpu_ = torch.UntypedStorage._share_filename_cpu_ 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", BEFORE)
-def test_batches_arrive_where(before, both, pictures, tmp_path):
-    """Each of these has made workers hang; the spawned ones need a file to start from."""
+def test_batches_arrive_in_a_new_process_if(before, both, pictures, tmp_path):
+    """Each of these situations once made workers hang. A spawned process needs a script file."""
     script = tmp_path / "alone.py"
     script.write_text(ALONE)
     run = [sys.executable, str(script), str(pictures), BEFORE[before]]
