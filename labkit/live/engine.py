@@ -115,6 +115,9 @@ class Engine:
         self.history: list[LiveRun] = []
         _engines.add(self)
 
+    def __repr__(self) -> str:
+        return f"Engine({self.state}, {len(self.history)} finished runs)"
+
     @property
     def state(self) -> str:
         """State of the newest run; idle before the first request."""

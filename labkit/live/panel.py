@@ -130,6 +130,9 @@ class Panel:
         self.widget.add_class("labkit-panel")
         self._write_status(None)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._describe(self.settings)}; {self.state})"
+
     # A subclass overrides these methods. The engine calls the last three while it holds its lock.
 
     def job(self, settings: Settings) -> Generator[View, None, Result]:

@@ -65,6 +65,9 @@ class ToyPanel(RetrainingPanel):
         scheme: Name of a preset from `labkit.schemes.names()`.
         steps: Number of optimizer steps per run.
         seed: Seed for the weights, the training batches and the test points.
+
+    Raises:
+        ValueError: If an argument is not one of the values above.
     """
 
     def __init__(

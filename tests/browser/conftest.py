@@ -1,6 +1,6 @@
-"""A browser and a server for each module, and a busy core; what was measured is printed at the end.
+"""Fixtures: a browser and a server per module, and a busy core. A summary of all measured times ends the output.
 
-A session's browser would leave Playwright's event loop running under every test that comes after it.
+A browser for the whole session would keep Playwright's event loop running during all later tests.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def lab_server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 
 @pytest.fixture
 def busy_core() -> Iterator[None]:
-    """Another program that never rests, at normal priority, as on a desk where other things run."""
+    """Run another program that keeps a core busy, at normal priority, as on a usual desktop."""
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     yield
     other.kill()
@@ -47,14 +47,14 @@ def busy_core() -> Iterator[None]:
 
 @pytest.fixture
 def measured() -> Callable[[str, list[float], float], float]:
-    """Keeps milliseconds for the summary; returns their median."""
+    """Return a function that records milliseconds for the summary and returns their median."""
 
-    def keep(what: str, milliseconds: list[float], limit: float) -> float:
+    def record(name: str, milliseconds: list[float], limit: float) -> float:
         median = statistics.median(milliseconds)
-        _MEASURED.append(f"{what:52} {median:7.0f} {max(milliseconds):7.0f} {limit:7.0f} {len(milliseconds):5}")
+        _MEASURED.append(f"{name:52} {median:7.0f} {max(milliseconds):7.0f} {limit:7.0f} {len(milliseconds):5}")
         return median
 
-    return keep
+    return record
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -1,4 +1,4 @@
-"""A JupyterLab server of our own, and a browser on its notebooks. For the browser tests and for `screenshot.py`."""
+"""A separate JupyterLab server, and a browser for its notebooks; for the browser tests and for `screenshot.py`."""
 
 from __future__ import annotations
 
@@ -24,34 +24,35 @@ _FLAGS += ["--disable-component-update", "--disable-sync"]
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium that is installed, or None."""
+    """Return the path of an installed Chromium or Chrome, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def launch(playwright: Playwright) -> Browser:
+    """Start the browser."""
     return playwright.chromium.launch(executable_path=find_browser(), args=_FLAGS)
 
 
 class Lab:
-    """A running server; `folder` holds the notebooks it serves."""
+    """A running server for the notebooks in `folder`."""
 
     def __init__(self, url: str, token: str, folder: Path) -> None:
         self.url, self.token, self.folder = url, token, folder
         self._pages = 0
 
     def write(self, name: str, *cells: str) -> str:
-        """Make a notebook of code cells; returns its name."""
+        """Write a notebook of code cells and return its name."""
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.folder / name)
         return name
 
     def open(self, browser: Browser, name: str, *, width: int = 1250, height: int = 900) -> Page:
-        """Open a notebook in a tab of its own and wait for its kernel."""
+        """Open a notebook in a new tab and wait for its kernel."""
         page = browser.new_page(viewport={"width": width, "height": height})
         page.route(lambda url: not url.startswith(self.url), _refuse)
-        self._pages += 1  # a workspace used before has left cells hanging
+        self._pages += 1  # in a reused workspace, cells have hung
         page.goto(f"{self.url}/lab/workspaces/w{self._pages}/tree/{name}?reset&token={self.token}")
         page.wait_for_function(
             """() => {
@@ -64,12 +65,12 @@ class Lab:
 
 
 def run_all(page: Page) -> None:
-    """Start every cell of the open notebook."""
+    """Run all cells of the open notebook, without waiting for them."""
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
 def _refuse(route: Route) -> None:
-    """Nothing beyond the server: the project runs without a network."""
+    """Refuse requests to other servers: the project must run without a network."""
     if route.request.url.startswith(("data:", "blob:")):
         route.continue_()
     else:
@@ -78,7 +79,7 @@ def _refuse(route: Route) -> None:
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Lab]:
-    """Serve a folder's `notebooks`, with settings, workspaces and caches of its own beside it."""
+    """Serve `folder/notebooks`; settings, workspaces and caches go to other folders in `folder`."""
     notebooks, token = folder / "notebooks", secrets.token_hex(8)
     notebooks.mkdir(parents=True, exist_ok=True)
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
@@ -103,7 +104,7 @@ def serve(folder: Path) -> Iterator[Lab]:
     with open(folder / "server.log", "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            _await(url, token, server, folder / "server.log")
+            _wait_for_server(url, token, server, folder / "server.log")
             yield Lab(url, token, notebooks)
         finally:
             server.terminate()
@@ -113,7 +114,7 @@ def serve(folder: Path) -> Iterator[Lab]:
                 server.kill()
 
 
-def _await(url: str, token: str, server: subprocess.Popen, log: Path) -> None:
+def _wait_for_server(url: str, token: str, server: subprocess.Popen, log: Path) -> None:
     for _ in range(300):
         if server.poll() is not None:
             raise RuntimeError(f"JupyterLab ended at once:\n{log.read_text()[-2000:]}")

@@ -1,8 +1,8 @@
-// What a person at the screen would see, and when. Nothing here asks the kernel: the state is read from the page, and a
-// plot has changed when its pixels (canvas) or its paths (plotly) differ from what they were.
+// Records what a person at the screen sees, and when. Nothing here asks the kernel: the state comes from the page, and a
+// plot has changed if its pixels (canvas) or its paths (plotly) have changed.
 
 window.probe = {
-  events: [], // {at, what, run, state}, in the order the page showed them; a test empties it as it likes
+  events: [], // {at, what, run, state} in the order of the page; tests empty this list
 
   watch(panel) {
     const status = panel.querySelector(".labkit-status");
@@ -19,7 +19,7 @@ window.probe = {
     if (canvas) {
       let pixels = fingerprint(canvas);
       observe(canvas, ["data-run"], () => {
-        note("drawn", canvas); // set by every drawing, changed or not
+        note("drawn", canvas); // every drawing sets the run, even if no pixel changes
         const now = fingerprint(canvas);
         if (now !== pixels) {
           note("picture", canvas);
@@ -43,9 +43,9 @@ window.probe = {
 };
 
 function fingerprint(canvas) {
-  const words = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+  const pixels = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
   let hash = 0;
-  for (const word of words) hash = (Math.imul(hash, 31) + word) | 0;
+  for (const pixel of pixels) hash = (Math.imul(hash, 31) + pixel) | 0;
   return hash;
 }
 

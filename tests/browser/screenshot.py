@@ -1,6 +1,6 @@
-"""Full-length pictures of a notebook, run in JupyterLab, in its light and its dark theme.
+"""Takes screenshots of a whole notebook after its run in JupyterLab, in the light theme and in the dark theme.
 
-python tests/browser/screenshot.py lessons/00_start_here.ipynb pictures/
+python tests/browser/screenshot.py lessons/00_start_here.ipynb screenshots/
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ _SETTLED = """() => {
 
 
 def shoot(page: Page, path: Path) -> None:
-    """One picture as tall as the notebook: the window is made tall enough to hold every cell."""
-    for height in (15_000, 15_000, None):  # twice: cells far below are drawn only once they are near
-        page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")  # it may follow the run
+    """Take one screenshot as tall as the notebook, in a window that is tall enough for all cells."""
+    for height in (15_000, 15_000, None):  # twice: JupyterLab draws distant cells only when they come near
+        page.evaluate(
+            "document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0"
+        )  # the notebook may have scrolled during the run
         height = height or page.evaluate("""() => {
             const last = [...document.querySelectorAll(".jp-Notebook .jp-Cell")].at(-1);
             return Math.ceil(last.getBoundingClientRect().bottom) + 60;
@@ -36,9 +38,9 @@ def shoot(page: Page, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("folder", type=Path, help="where the pictures go")
-    parser.add_argument("--timeout", type=int, default=300, help="seconds to wait for the notebook")
+    parser.add_argument("notebook", type=Path, help="notebook to run")
+    parser.add_argument("folder", type=Path, help="folder for the screenshots")
+    parser.add_argument("--timeout", type=int, default=300, help="longest time to wait for the notebook, in seconds")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, serve(Path(scratch)) as lab, sync_playwright() as playwright:

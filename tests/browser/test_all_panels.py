@@ -1,4 +1,4 @@
-"""Every panel of the course, as a learner meets it: moved, moved five times at once, canceled, failing, restarted."""
+"""Every panel of the course in JupyterLab: one move, five quick moves, cancel, an error, and a kernel restart."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from test_panels import PROBE, TRIALS, PanelPage, TooSlow, twice_if_noisy
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-MAKERS = {
-    "toy": "toy_panel()",
-    "codec": "codec_panel()",
+PANELS = {
+    "toy": "ToyPanel()",
+    "codec": "CodecPanel()",
     "mismatch": "MismatchPanel()",
     "risk": "RiskPanel()",
     "annealing": "AnnealingPanel()",
     "bound": "BoundPanel()",
     "means": "MeansPanel()",
-    "tradeoff": "tradeoff_panel()",
-    "adoption": "adoption_panel()",
+    "tradeoff": "TradeoffPanel()",
+    "adoption": "AdoptionPanel()",
 }
 FAILING = """
 def _failing(settings):
@@ -33,37 +33,37 @@ panel.job = _failing
 """
 
 
-def code(maker: str) -> str:
-    return f"import labkit as lk\nlk.course.start('00')\npanel = lk.live.{maker}\npanel"
+def code(panel: str) -> str:
+    return f"import labkit as lk\nlk.course.start('00')\npanel = lk.live.{panel}\npanel"
 
 
-@pytest.fixture(scope="module", params=list(MAKERS))
+@pytest.fixture(scope="module", params=list(PANELS))
 def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
     name = request.param
-    panel = PanelPage(lab_server, browser, f"all_{name}.ipynb", code(MAKERS[name]))
+    panel = PanelPage(lab_server, browser, f"all_{name}.ipynb", code(PANELS[name]))
     panel.name = name
-    panel.await_state("done", 240)  # the first run, and what it loads and caches
+    panel.await_state("done", 240)  # the first run loads and caches data
     yield panel
     panel.page.close()
 
 
 def ask(panel: PanelPage, source: str) -> str:
-    """What the notebook's kernel prints when it runs this."""
+    """Run code in the kernel of the notebook and return what it prints."""
     return panel.page.evaluate(
         """async (code) => {
             const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
             const future = kernel.requestExecute({ code });
-            let said = "";
-            future.onIOPub = ({ content }) => { said += content.text ?? (content.evalue ?? ""); };
+            let output = "";
+            future.onIOPub = ({ content }) => { output += content.text ?? (content.evalue ?? ""); };
             await future.done;
-            return said;
+            return output;
         }""",
         source,
     )
 
 
 def at_rest(panel: PanelPage) -> None:
-    """Cancel whatever runs; a run may be over before anybody can."""
+    """Cancel the run, unless it has finished already."""
     panel.page.evaluate("""() => [...document.querySelectorAll(".labkit-panel button")]
         .find((button) => button.textContent.includes("Cancel")).click()""")
     panel.page.wait_for_function(
@@ -72,7 +72,7 @@ def at_rest(panel: PanelPage) -> None:
 
 
 def first_changes(panel: PanelPage, trials: int) -> list[float]:
-    """Milliseconds from a key to the first plot or picture that is another one, each from a panel at rest."""
+    """Measure milliseconds from a key press to the first changed plot or picture, starting from an idle panel."""
     taken = []
     for trial in range(trials):
         at_rest(panel)
@@ -84,20 +84,20 @@ def first_changes(panel: PanelPage, trials: int) -> list[float]:
 
 
 @twice_if_noisy
-def test_a_key_shows_a_new_plot_at_once(panel: PanelPage, busy_core, measured):
+def test_a_key_press_changes_the_plot_at_once(panel: PanelPage, busy_core, measured):
     if (median := measured(f"{panel.name}: key to first new plot", first_changes(panel, TRIALS), 250)) > 250:
         raise TooSlow(median)
 
 
-def test_of_five_quick_moves_the_last_one_counts(panel: PanelPage):
+def test_the_last_of_five_quick_moves_counts(panel: PanelPage):
     handle = panel.page.locator(".labkit-panel .noUi-handle").first
     handle.focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowLeft"):
         panel.page.keyboard.press(key)
     panel.page.wait_for_timeout(1000)
     run = int(panel.page.locator(".labkit-status").get_attribute("data-run"))
-    shown, asked = json.loads(ask(panel, "import json; print(json.dumps([panel.settings, panel._asked]))"))
-    assert shown == asked
+    shown, requested = json.loads(ask(panel, "import json; print(json.dumps([panel.settings, panel._requested]))"))
+    assert shown == requested
     panel.first(what="change", run=run)
     panel.page.wait_for_timeout(500)
     late = [event for event in panel.events() if event["what"] == "drawn"][-1:]
@@ -112,7 +112,7 @@ def test_cancel_ends_a_run(panel: PanelPage):
     key = panel.press("ArrowRight")
     panel.first(what="state", run=key["run"] + 1)
     at_rest(panel)
-    assert panel.state() in ("canceled", "done")  # some runs are over before anybody can cancel them
+    assert panel.state() in ("canceled", "done")  # short runs may finish before the cancel
     panel.forget()
     panel.page.wait_for_timeout(500)
     assert [event for event in panel.events() if event["what"] in ("change", "state")] == []
@@ -152,7 +152,7 @@ def test_after_a_kernel_restart_the_panel_works_again(panel: PanelPage, lab_serv
 
 
 def test_a_second_notebook_does_not_disturb_it(panel: PanelPage, lab_server: Lab, browser: Browser):
-    other = PanelPage(lab_server, browser, f"second_{panel.name}.ipynb", code(MAKERS[panel.name]))
+    other = PanelPage(lab_server, browser, f"second_{panel.name}.ipynb", code(PANELS[panel.name]))
     other.await_state("done", 240)
     panel.page.bring_to_front()
     panel.forget()

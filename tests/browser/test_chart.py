@@ -1,4 +1,4 @@
-"""The loss chart after a page is loaded again: its curves are still there, since the kernel still is."""
+"""The loss chart keeps its curves when the page is reloaded while the kernel keeps running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live panels as a learner meets them: in JupyterLab, by keyboard, while another program keeps a core busy."""
+"""Live panels in JupyterLab, driven by the keyboard while another program keeps a core busy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10
-TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough to be interrupted
+TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough for an interruption
 CODEC = """
 import labkit as lk
 weights = None if lk.networks.pretrained_lmbdas() else lk.networks.mean_scale_hyperprior()
@@ -50,14 +50,14 @@ class PanelPage:
         self.page.evaluate(PROBE)
 
     def press(self, key: str = "ArrowRight", slider: int = 0) -> dict:
-        """Press a key on a slider's handle; returns that event, the first of those to come."""
+        """Press a key on the handle of a slider and return this event; earlier events are forgotten."""
         self.page.locator(".labkit-panel .noUi-handle").nth(slider).focus()
         self.forget()
         self.page.keyboard.press(key)
         return self.first(what="key")
 
     def cancel(self) -> dict:
-        """Cancel by keyboard; returns that event, the first of those to come."""
+        """Cancel with the keyboard and return this event; earlier events are forgotten."""
         self.page.locator(".labkit-panel button", has_text="Cancel").focus()
         self.forget()
         self.page.keyboard.press("Enter")
@@ -67,15 +67,15 @@ class PanelPage:
         self.page.evaluate("probe.events.length = 0")
 
     def events(self) -> list[dict]:
-        """What was seen since the last key press (or `forget`)."""
+        """Return the events since the last key press, cancel or `forget`."""
         return self.page.evaluate("probe.events")
 
     def first(self, timeout: float = 20, **wanted) -> dict:
-        """The first event since then that has all these values."""
+        """Wait for the first event since then that has all these values."""
         found = self.page.wait_for_function(
             "(wanted) => probe.events.find((e) => Object.entries(wanted).every(([key, value]) => e[key] === value))",
             arg=wanted,
-            polling=20,  # milliseconds: animation frames, the default, stand still in a page behind another
+            polling=20,  # milliseconds; the default, animation frames, stops in a page in the background
             timeout=1000 * timeout,
         )
         return found.json_value()
@@ -109,7 +109,7 @@ class TooSlow(AssertionError):
 
 
 def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
-    """Measure once more where a median is over its limit, as a shared machine may be busy a while. Both are printed."""
+    """Repeat a measurement once if its median exceeds the limit, since a shared machine may be busy; print both."""
 
     @functools.wraps(test)
     def measuring(**fixtures) -> None:
@@ -124,9 +124,9 @@ def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(params=["toy", "codec"])
 def panel(request: pytest.FixtureRequest):
     panel = request.getfixturevalue(request.param)
-    panel.page.bring_to_front()  # a browser slows the pages behind, as it should
+    panel.page.bring_to_front()  # a browser slows down pages in the background
     yield panel
-    if panel.state() in ("queued", "running"):  # else it would train on beside the next test's measurements
+    if panel.state() in ("queued", "running"):  # otherwise it would disturb the next measurement
         panel.cancel()
 
 
@@ -169,7 +169,7 @@ def test_a_second_move_supersedes_the_first(panel: PanelPage, busy_core, measure
         raise TooSlow(median)
 
 
-def test_sliders_say_what_they_are(toy: PanelPage):
+def test_sliders_have_names_and_values_for_screen_readers(toy: PanelPage):
     handle = toy.page.locator(".labkit-panel .noUi-handle").first
     assert handle.get_attribute("aria-label") == "temperature τ"
     assert (
@@ -177,7 +177,7 @@ def test_sliders_say_what_they_are(toy: PanelPage):
     )
 
 
-def test_cancel_stops_the_run_and_says_so(toy: PanelPage):
+def test_cancel_stops_the_run_and_marks_it_as_unfinished(toy: PanelPage):
     key = toy.press("ArrowUp")
     toy.first(what="picture", run=key["run"] + 1)
     toy.cancel()
@@ -209,6 +209,6 @@ def test_an_error_in_the_worker_is_shown(lab_server: Lab, browser: Browser):
     panel.press(slider=1)
     panel.await_state("error")
     assert "ArithmeticError: the loss went through the roof" in panel.text()
-    panel.press("ArrowLeft", slider=1)  # and the panel goes on
+    panel.press("ArrowLeft", slider=1)  # the panel still works
     panel.await_state("done")
     panel.page.close()

@@ -34,6 +34,15 @@ def test_a_panel_trains_without_a_browser(toy):
     assert toy.wait() is result
 
 
+def test_a_panel_prints_its_settings_and_state_in_one_line(toy):
+    assert repr(toy) == "ToyPanel(τ = 0.5, λ = 5, scheme = annealed; idle)"
+
+
+def test_a_wrong_initial_value_gets_one_clear_line():
+    with pytest.raises(ValueError, match=r"^tradeoff λ must be one of 0\.3, .*, got 3$"):
+        lk.live.ToyPanel(lmbda=3)
+
+
 def test_equal_settings_give_equal_numbers(toy):
     first, second = toy.run(PATIENCE), toy.run(PATIENCE)
     assert first is not second
