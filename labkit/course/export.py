@@ -1,10 +1,10 @@
-"""The course as a folder of pages, to read without a kernel and without a network.
+"""The course as a folder of pages that need neither a kernel nor a network.
 
     labkit lessons --export site/
 
-Every notebook is copied in memory and the copy executed, with a record of its own; the notebooks and the learner's
-record stay as they are. Panels and predictions are shown as on paper (`printed`), plots are drawn by plotly's script,
-which lies beside the pages. Nothing is written before all notebooks have run.
+The export runs a copy of every notebook with an empty record. The notebooks and the learner's record stay unchanged.
+Panels and predictions appear in their static form (`printed`). Plotly's script beside the pages draws the plots.
+Nothing is written until all notebooks have run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from labkit import paths
+from labkit.course.reference import write_reference
 from labkit.disk import write_whole
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-MARK = "/* labkit lessons --export */"  # the first line of style.css, by which an earlier export is known
-_PATIENCE = 600  # seconds a cell may take
+MARK = "/* labkit lessons --export */"  # first line of style.css, which identifies an earlier export
+_TIMEOUT = 600  # seconds per cell
 _PLOT = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _FILES = Path(__file__).parent / "pages"
@@ -37,7 +38,13 @@ _FILES = Path(__file__).parent / "pages"
 
 @dataclass(frozen=True)
 class Page:
-    """One page: its file's name without a suffix, its title, and the notebook that it shows."""
+    """One page.
+
+    Attributes:
+        name: Name of the file without suffix.
+        title: Title of the page.
+        notebook: Notebook that the page shows.
+    """
 
     name: str
     title: str
@@ -45,11 +52,19 @@ class Page:
 
 
 def export(folder: str | Path, notebooks: str | Path | None = None, progress: bool = True) -> list[Path]:
-    """Execute copies of all notebooks and write them as pages to `folder`, beside a map of the course, index.html.
+    """Run copies of all notebooks, and write them as pages with a map of the course and the API reference.
 
-    notebooks: the folder they lie in, by default the course's. Returns the pages, the map first. Raises ValueError
-    where `folder` holds anything but an earlier export, where there are no notebooks, and where a cell fails, naming
-    it; then nothing was written.
+    Args:
+        folder: New folder, or the folder of an earlier export.
+        notebooks: Folder of the notebooks. The default is that of the course.
+        progress: Show a progress bar.
+
+    Returns:
+        The pages of the course. The map, index.html, comes first.
+
+    Raises:
+        ValueError: If `folder` contains other files, if there are no notebooks, or if a cell fails. The message names
+            the cell, and nothing is written.
     """
     import nbformat
 
@@ -58,7 +73,7 @@ def export(folder: str | Path, notebooks: str | Path | None = None, progress: bo
     source = paths.lessons() if notebooks is None else Path(notebooks)
     files = sorted(source.glob("*.ipynb"))
     if not files:
-        raise ValueError(f"notebooks: there are none in {source}")
+        raise ValueError(f"{source} contains no notebooks")
     pages = []
     with tempfile.TemporaryDirectory() as scratch:
         for file in tqdm(files, unit="notebook", disable=not progress):
@@ -68,17 +83,19 @@ def export(folder: str | Path, notebooks: str | Path | None = None, progress: bo
                 _execute(notebook, file.name, Path(scratch) / file.stem)
                 _settle(notebook)
             pages.append(Page(file.stem, title, notebook))
-    return _write([Page("index", "The course", _map(pages)), *pages], folder)
+    written = _write([Page("index", "The course", _map(pages)), *pages], folder)
+    write_reference(folder / "reference")
+    return written
 
 
 def _check_folder(folder: Path) -> None:
-    """May pages be written there?"""
+    """Raise ValueError if the folder contains anything but an earlier export."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder")
+        raise ValueError(f"{folder} is a file; expected a folder")
     if folder.is_dir() and any(folder.iterdir()):
         style = folder / "style.css"
         if not style.is_file() or not style.read_bytes().startswith(MARK.encode()):
-            raise ValueError(f"{folder} holds other files: name a new folder, or one with an earlier export")
+            raise ValueError(f"{folder} contains other files; use a new folder or the folder of an earlier export")
 
 
 def _title(notebook: NotebookNode, otherwise: str) -> str:
@@ -90,7 +107,7 @@ def _title(notebook: NotebookNode, otherwise: str) -> str:
 
 
 def _execute(notebook: NotebookNode, name: str, scratch: Path) -> None:
-    """Run a copy of a notebook in place, in a folder of its own. Raises ValueError naming the cell that fails."""
+    """Run a notebook in a new folder and keep its outputs. Raises ValueError with the name of a cell that fails."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, DeadKernelError
@@ -101,16 +118,16 @@ def _execute(notebook: NotebookNode, name: str, scratch: Path) -> None:
     setup = "from labkit.course import printed\nprinted.show_printed()\ndel printed"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(setup))
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=_PATIENCE, kernel_name="python3", resources=resources)
+    client = NotebookClient(notebook, timeout=_TIMEOUT, kernel_name="python3", resources=resources)
     try:
-        client.execute(env=environment, stderr=subprocess.DEVNULL)  # what the kernel itself has to say
+        client.execute(env=environment, stderr=subprocess.DEVNULL)  # hides messages of the kernel itself
     except (CellControlSignal, DeadKernelError) as error:
         raise ValueError(f"{name}, {_failed(notebook, error)}") from None
     del notebook.cells[0]
 
 
 def _failed(notebook: NotebookNode, error: Exception) -> str:
-    """Which cell failed, and how, in one line; cells are counted as a reader counts them, from 1."""
+    """Return the number of the failed cell, counted from 1, and its error in one line."""
     for place, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
@@ -121,32 +138,32 @@ def _failed(notebook: NotebookNode, error: Exception) -> str:
     return f"cell {max(ran, default=0)}: {str(error).strip() or type(error).__name__}".split("\n")[0]
 
 
-# From outputs to what a page can show
+# Outputs
 
 
 def _settle(notebook: NotebookNode) -> None:
-    """Bring every output into one form, HTML or text, and leave the map of what was done out: nothing was."""
+    """Convert every output to HTML or text, and remove the map of the learner's progress."""
     cells = [cell for cell in notebook.cells if "lk.course.progress()" not in cell.source]
     for place, cell in enumerate(cells):
         if cell.cell_type == "code":
-            words = next((after.source for after in cells[place + 1 :] if after.cell_type == "markdown"), "")
-            said = _plain(words.split("\n\n")[0]) if words.startswith("**Figure") else "A figure"
+            text = next((after.source for after in cells[place + 1 :] if after.cell_type == "markdown"), "")
+            description = _plain(text.split("\n\n")[0]) if text.startswith("**Figure") else "A figure"
             cell.outputs = _joined(filter(_shows, cell.outputs))
             for output in cell.outputs:
                 if "data" in output:
-                    output.data = _form(output.data, said)
+                    output.data = _form(output.data, description)
     notebook.cells = cells
 
 
 def _shows(output: Any) -> bool:
-    """False for what a reader has no use for: progress bars, and warnings of the machine that made the pages."""
+    """Return False for progress bars and for warnings of this machine."""
     if output.output_type == "stream":
         return output.name == "stdout"
     return not (_WIDGET in output.data and re.match(r"\s*\d+%\|", output.data.get("text/plain", "")))
 
 
 def _joined(outputs: Iterable[Any]) -> list[Any]:
-    """Outputs with what was printed in pieces as one."""
+    """Join successive pieces of printed text."""
     joined: list[Any] = []
     for output in outputs:
         if joined and output.output_type == joined[-1].output_type == "stream":
@@ -156,23 +173,23 @@ def _joined(outputs: Iterable[Any]) -> list[Any]:
     return joined
 
 
-def _form(data: dict[str, Any], said: str) -> dict[str, str]:
-    """One output's data as HTML, or as text where it has no other form; said: what stands for a picture."""
+def _form(data: dict[str, Any], description: str) -> dict[str, str]:
+    """Return an output as HTML if possible, or as text. The description is the text alternative of an image."""
     if "text/html" in data:
         return {"text/html": data["text/html"]}
     if _PLOT in data:
         figure = {name: data[_PLOT][name] for name in ("data", "layout")}
         script = json.dumps(figure).replace("</", "<\\/")
         script = f'<script type="application/json">{script}</script>'
-        return {"text/html": f'<div class="plot" role="img" aria-label="{escape(said)}">{script}</div>'}
+        return {"text/html": f'<div class="plot" role="img" aria-label="{escape(description)}">{script}</div>'}
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
-            return {"text/html": f'<img src="data:{kind};base64,{data[kind].strip()}" alt="{escape(said)}">'}
+            return {"text/html": f'<img src="data:{kind};base64,{data[kind].strip()}" alt="{escape(description)}">'}
     return {"text/plain": data.get("text/plain", "")}
 
 
 def _plain(markdown: str) -> str:
-    """Markdown's words, without its marks."""
+    """Return Markdown text without its markup."""
     return re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda found: found[1] or "", markdown).strip()
 
 
@@ -180,14 +197,14 @@ def _plain(markdown: str) -> str:
 
 
 def _map(pages: list[Page]) -> NotebookNode:
-    """The first page: every lesson with the misconception it takes apart and what one can do after it."""
+    """Return the first page: every lesson with its misconception and its objectives."""
     import nbformat
 
     parts = [
-        "# The course\n\nHow learned image codecs are trained through rounding: nine lessons, each with live panels on "
-        "which a network retrains while one looks on. These pages were made by running the lessons; where a panel "
-        "stands in one, they show the end of its first run. To move its controls, and to do the exercises, open the "
-        "lessons in JupyterLab: `labkit lessons`."
+        "# The course\n\nHow learned image codecs are trained through rounding. Each lesson has live panels, in which "
+        "a network trains while you watch. These pages show every panel at the end of its first run. To move its "
+        "controls and to do the exercises, open the lessons in JupyterLab: `labkit lessons`.\n\n"
+        "The [API reference](reference/labkit.html) describes every public function and class of labkit."
     ]
     for page in pages:
         text = "\n\n".join(cell.source for cell in page.notebook.cells if cell.cell_type == "markdown")
@@ -202,7 +219,7 @@ def _map(pages: list[Page]) -> NotebookNode:
 
 
 def _write(pages: list[Page], folder: Path) -> list[Path]:
-    """Write the pages and what they share; each file appears whole."""
+    """Write the pages and their shared files, each as a whole."""
     from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
@@ -226,7 +243,7 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
     style = f"{style}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
     style += ".highlight, .highlight pre { background: var(--soft); }\n"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "style.css", style.encode())  # first, for it says what the folder is
+    write_whole(folder / "style.css", style.encode())  # first, since it identifies the folder as an export
     write_whole(folder / "plots.js", (_FILES / "plots.js").read_bytes())
     write_whole(folder / "plotly.min.js", get_plotlyjs().encode())
     written = [folder / f"{page.name}.html" for page in pages]
@@ -236,13 +253,13 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
 
 
 def _plots(notebook: NotebookNode) -> bool:
-    """Is there something for plotly to draw?"""
+    """Return True if plotly has something to draw on the page."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return any('<div class="plot"' in output.get("data", {}).get("text/html", "") for output in outputs)
 
 
 def _relinked(text: str, pages: list[Page]) -> str:
-    """Links from notebook to notebook as links from page to page; and none of what serves other readers' anchors."""
+    """Turn links between notebooks into links between pages, and remove the anchors that only notebooks need."""
     text = re.sub(r'<a class="anchor-link"[^>]*></a>|<span id="[^"]*"></span>', "", text)
     names = "|".join(re.escape(page.name) for page in pages)
     return re.sub(rf'href="({names})\.ipynb(?=["#])', r'href="\1.html', text)

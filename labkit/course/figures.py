@@ -1,4 +1,4 @@
-"""Figures of the lessons that take more than a line of plotly."""
+"""Figures of the lessons that need more than a line of plotly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Extent = tuple[float, float, float, float]  # x0, x1, y0, y1
 
 
 def use_template() -> None:
-    """Make plotly's figures readable in JupyterLab's light and dark themes, and light: no script in the notebook."""
+    """Make plotly's figures readable in both themes of JupyterLab, and keep plotly's script out of notebooks."""
     import plotly.io as pio
 
     pio.templates["labkit"] = theme.template()
@@ -29,15 +29,20 @@ def use_template() -> None:
     pio.renderers.default = "plotly_mimetype"
 
 
-def images(pictures: Mapping[str, Tensor], width: int = 300) -> Card:
-    """Images of shape (3, H, W) in [0, 1] side by side, each over its caption, `width` page pixels wide."""
+def images(named_images: Mapping[str, Tensor], width: int = 300) -> Card:
+    """Show images side by side, each above its caption.
+
+    Args:
+        named_images: Images of shape (3, H, W) with values in [0, 1], by their captions.
+        width: Width of an image on the page, in pixels.
+    """
     figures = []
-    for caption, image in pictures.items():
-        said = escape(caption)
-        picture = f'<img src="data:image/png;base64,{_png(image)}" alt="{said}" style="width:100%">'
-        figures.append(f'<figure style="margin:0;width:{width}px">{picture}<figcaption>{said}</figcaption></figure>')
+    for caption, image in named_images.items():
+        label = escape(caption)
+        picture = f'<img src="data:image/png;base64,{_png(image)}" alt="{label}" style="width:100%">'
+        figures.append(f'<figure style="margin:0;width:{width}px">{picture}<figcaption>{label}</figcaption></figure>')
     row = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>'
-    return _Row(row, "Images: " + "; ".join(pictures))
+    return _Row(row, "Images: " + "; ".join(named_images))
 
 
 class _Row(Card):
@@ -55,9 +60,17 @@ def _png(image: Tensor) -> str:
 
 
 def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4, 8, -6, 6)) -> Any:
-    """The quantization cells of 2-D transform codes side by side, over samples x of shape (n, 2), by plotly.
+    """Plot the quantization cells of two-dimensional transform codes side by side.
 
-    Gray lines part the cells; a disc is a codeword, its area the share of the samples that it serves.
+    Gray lines separate the cells. Each disc is a codeword; its area is the share of samples in its cell.
+
+    Args:
+        codes: Transform codes by their titles.
+        x: Samples of shape (n, 2).
+        extent: Left, right, lower and upper limit of the plot.
+
+    Returns:
+        A plotly figure.
     """
     import numpy as np
     import plotly.graph_objects as go
