@@ -1,4 +1,4 @@
-"""The default of every training setting, written down once.
+"""The default of every setting of training and refinement, written down once.
 
 Python, the command line and sweep files read these values. This module does not import torch, so the command line's
 help and the process that drives a sweep can read it quickly. `labkit.training.Settings` gives the reasons.
@@ -27,3 +27,8 @@ WORKERS: int | None = None
 # How a run is executed
 THREADS: int | None = None
 SAVE_EVERY = 60.0
+
+# The search for better latents of an image, labkit.refine
+REFINE_SURROGATE = "sga"
+REFINE_STEPS = 200
+REFINE_LR = 0.03

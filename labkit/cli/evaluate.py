@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from labkit import defaults
 from labkit.cli.options import load_network, parse_schedule
 
 TABLES = (".csv", ".parquet")
@@ -86,9 +87,13 @@ def evaluate(
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the bundled weights]")
 @click.option("--lmbda", type=float, help="Weight λ of the distortion.  [default: the λ of the weights]")
-@click.option("--surrogate", default="sga", help="Surrogate for rounding: sga, ssl (SGA+), sua or another one.")
-@click.option("--steps", type=int, default=200, help="Largest number of steps of Adam per image.")
-@click.option("--lr", type=float, default=0.03, help="Initial learning rate.")
+@click.option(
+    "--surrogate",
+    default=defaults.REFINE_SURROGATE,
+    help="Surrogate for rounding: sga, ssl (SGA+), sua or another one.",
+)
+@click.option("--steps", type=int, default=defaults.REFINE_STEPS, help="Largest number of steps of Adam per image.")
+@click.option("--lr", type=float, default=defaults.REFINE_LR, help="Initial learning rate.")
 @click.option(
     "--temperature",
     help="Temperature of the surrogate: a number or KIND:START:END.  [default: 0.5 for 35% of the steps, then to 0.1]",

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit import entropy, schedules, schemes, surrogates
+from labkit import defaults, entropy, schedules, schemes, surrogates
 from labkit.checks import check_at_least, check_positive
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
@@ -41,8 +41,6 @@ from labkit.training import rate_distortion
 if TYPE_CHECKING:
     import pandas as pd
 
-STEPS = 200
-LEARNING_RATE = 0.03
 TEMPERATURE = schedules.delayed_exponential(0.5, 0.1, 0.35)
 PATIENCE = 10
 CHECK_EVERY = 10  # number of steps between measurements of the rounded loss
@@ -137,9 +135,9 @@ def refine(
     image: Tensor,
     *,
     lmbda: float | None = None,
-    surrogate: str | Surrogate = "sga",
-    steps: int = STEPS,
-    lr: float = LEARNING_RATE,
+    surrogate: str | Surrogate = defaults.REFINE_SURROGATE,
+    steps: int = defaults.REFINE_STEPS,
+    lr: float = defaults.REFINE_LR,
     temperature: float | Schedule = TEMPERATURE,
     patience: int = PATIENCE,
     seed: int = 0,

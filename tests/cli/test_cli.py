@@ -1,5 +1,6 @@
 """The commands `labkit train`, `evaluate`, `refine`, `lessons`, `study` and `bench`."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -187,6 +188,14 @@ def test_the_toml_file_in_the_readme_sets_options():
     text = re.search(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
     names = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
     assert len(names) >= 8 and names <= {option.name for option in main.commands["train"].params}
+
+
+def test_refine_has_the_same_defaults_in_python_and_on_the_command_line():
+    options = {option.name: option.default for option in main.commands["refine"].params}
+    parameters = inspect.signature(evaluation.refine).parameters
+    assert {name: options[name] for name in ("surrogate", "steps", "lr", "seed")} == {
+        name: parameters[name].default for name in ("surrogate", "steps", "lr", "seed")
+    }
 
 
 @pytest.mark.slow
