@@ -120,7 +120,8 @@ def percentile_ends(values: Array, confidence: float = CONFIDENCE) -> Array:
     """
     check_confidence(confidence)
     tail = (1 - confidence) / 2
-    return np.quantile(values, [tail, 1 - tail], axis=0, method="nearest")
+    ends: Array = np.quantile(values, [tail, 1 - tail], axis=0, method="nearest")
+    return ends
 
 
 # Jackknife ------------------------------------------------------------------------------------------------------------
@@ -237,7 +238,8 @@ def estimates(statistic: Statistic, *arrays: Array) -> list[Estimate]:
         return np.asarray(statistic(*remaining), dtype=float)
 
     def variance(n: int, values: Array) -> Array:
-        return (n - 1) / n * np.square(values - values.mean(0)).sum(0)
+        result: Array = (n - 1) / n * np.square(values - values.mean(0)).sum(0)
+        return result
 
     value = without()
     seed_variance = image_variance = joint_variance = np.full(value.shape, math.nan)

@@ -1,7 +1,9 @@
-"""Images as people have them: turned, deep, indexed, transparent, animated, damaged."""
+"""All kinds of image files can be read: rotated, deep, indexed, transparent, animated and damaged ones."""
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -18,7 +20,7 @@ DEEP = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
 
 
 def loaded(path):
-    """(H, W, 3), after a check of type and layout."""
+    """Return an array of shape (H, W, 3), after a check of type and layout."""
     image = load_image(path)
     assert image.dtype == torch.uint8 and image.size(0) == 3 and image.is_contiguous()
     return image.permute(1, 2, 0).numpy()
@@ -29,7 +31,7 @@ def three(gray):
 
 
 def png(path, array, color_type, depth, *chunks):
-    """A PNG written by hand: Pillow writes no 16-bit color."""
+    """Write a PNG by hand, since Pillow does not write 16-bit color."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -168,7 +170,7 @@ def test_the_first_frame_of_an_animation_counts(suffix, tmp_path):
 
 
 def claiming(path, width, height):
-    """A PNG file whose header alone claims this size: there are no pixels behind it that could be decoded."""
+    """Write a PNG file whose header claims a size, without pixels that could be decoded."""
     data = png(path, np.zeros((1, 1), np.uint8), 0, 8).read_bytes()
     claim = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     header = struct.pack(">I", 13) + b"IHDR" + claim + struct.pack(">I", zlib.crc32(b"IHDR" + claim))
@@ -197,7 +199,7 @@ def test_damage_anywhere_gives_an_image_or_one_line(tmp_path):
     refused = 0
     for number in range(400):
         data = bytearray(buffer.getvalue())
-        data[rng.integers(len(data) if number % 2 else 120)] = rng.integers(256)  # every other one in the headers
+        data[rng.integers(len(data) if number % 2 else 120)] = rng.integers(256)  # every second is in a header
         path.write_bytes(data)
         try:
             assert loaded(path).shape[2] == 3
@@ -205,3 +207,32 @@ def test_damage_anywhere_gives_an_image_or_one_line(tmp_path):
             refused += 1
             assert "\n" not in str(error) and str(error).startswith(str(path))
     assert 10 < refused < 390
+
+
+DECODE = """
+import sys
+from labkit.datasets import load_image
+try:
+    load_image(sys.argv[1])
+except ValueError as error:
+    print(error, file=sys.stderr)
+print("later messages are shown", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_damaged_tiff_causes_one_line(compression, tmp_path):
+    """libtiff itself writes to file descriptor 2, where only the message of labkit may appear."""
+    buffer = io.BytesIO()
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "tiff", compression=compression)
+    data = bytearray(buffer.getvalue())
+    for place in range(200, 2000, 7):
+        data[place] ^= 0x5A
+    (tmp_path / "damaged.tif").write_bytes(data)
+    with pytest.raises(OSError):  # without labkit, Pillow reports an error and libtiff writes its own lines
+        Image.open(tmp_path / "damaged.tif").load()
+    command = [sys.executable, "-W", "ignore", "-c", DECODE, str(tmp_path / "damaged.tif")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert len(lines) == 2 and "damaged.tif cannot be read as an image" in lines[0]
+    assert lines[1] == "later messages are shown"

@@ -141,7 +141,7 @@ def table_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> float:
     count = (table[position + 1] - table[position]).double()
     bits = float((model.entropy_coder_precision - torch.log2(count)).sum())
     escaped = torch.where(value < 0, -2 * value - 1, 2 * (value - escape))[outside]
-    digits = sum(math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist())
+    digits: int = sum(math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist())
     return bits + _DIGIT * (len(escaped) + digits)
 
 

@@ -39,13 +39,13 @@ def replaced_latents(net: nn.Module, y: Tensor, z: Tensor | None = None) -> Iter
 def _replaced_output(module: nn.Module, output: Tensor) -> Iterator[None]:
     """Replace the output of a module; an attribute of the instance takes precedence over the method of the class."""
     forward = vars(module).get("forward")
-    module.forward = lambda *_, **__: output  # type: ignore[method-assign]
+    module.forward = lambda *_, **__: output
     try:
         yield
     finally:
         del module.forward
         if forward is not None:
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
 
 
 def transforms_of(net: nn.Module) -> tuple[nn.Module, nn.Module | None]:

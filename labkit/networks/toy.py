@@ -75,7 +75,8 @@ class ToyTransformCode(CodecBase, nn.Module):
         xs, ys = torch.linspace(x0, x1, resolution), torch.linspace(y0, y1, resolution)
         grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
         _, label = torch.unique(self.symbols(grid), dim=0, return_inverse=True)
-        return label.reshape(resolution, resolution).to(torch.int32).numpy()
+        labels: Array = label.reshape(resolution, resolution).to(torch.int32).numpy()
+        return labels
 
     @torch.no_grad()
     def intervals(self, extent: tuple[float, float], resolution: int = 4096) -> tuple[Array, Array]:
@@ -122,7 +123,8 @@ class ToyTransformCode(CodecBase, nn.Module):
             raise ValueError(f"{method} needs a code of dimension {dimension}, this one has dimension {self.dimension}")
 
     def _medians(self) -> Tensor:
-        return self.entropy_bottleneck._get_medians()[:, 0, 0].detach()
+        medians: Tensor = self.entropy_bottleneck._get_medians()[:, 0, 0].detach()
+        return medians
 
 
 def _transform(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -119,7 +119,7 @@ def test_image_too_small_is_named():
     photos = datasets.PhotoSet(
         [torch.zeros(3, 300, 300, dtype=torch.uint8), torch.zeros(3, 90, 300, dtype=torch.uint8)], ["a", "b"]
     )
-    with pytest.raises(ValueError, match="b is 300×90, too small for crops of 256×256"):
+    with pytest.raises(ValueError, match="b is 300×90 pixels; crops of 256×256 need"):
         list(training.stream(networks.factorized_prior(), photos, lmbda=0.01, steps=1))
 
 

@@ -157,7 +157,10 @@ def test_only_headers_are_read_for_the_decision(tmp_path):
     with pytest.raises(ValueError) as in_memory:
         datasets.PhotoSet([torch.zeros(3, 60, 90)], ["b.png"]).check_crop(61)
     assert str(error.value) == str(in_memory.value)
-    assert str(error.value) == "b.png is 90×60, too small for crops of 61×61: leave it out, or crop less"
+    assert str(error.value) == (
+        "b.png is 90×60 pixels; crops of 61×61 need at least 61 pixels on each side. "
+        "Use smaller crops or remove the image"
+    )
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: "):
         datasets.training_images(tmp_path)  # fits into memory, and is decoded
 
@@ -182,7 +185,7 @@ def test_a_folder_without_images_is_reported(tmp_path):
 def test_an_image_that_shrinks_after_the_check_is_reported(tmp_path):
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     for images in (datasets.folder(tmp_path), datasets.training_images(tmp_path, memory=0)):
-        with pytest.raises(ValueError, match=r"a\.png is 20×10, too small for crops of 11×11"):
+        with pytest.raises(ValueError, match=r"a\.png is 20×10 pixels; crops of 11×11 need"):
             images.crops(1, 11, generator())
 
 
@@ -270,7 +273,7 @@ def test_torchs_global_generator_is_unchanged(both):
 
 def test_a_crop_that_is_too_large_is_refused_before_workers_start(both):
     for source in both:
-        with pytest.raises(ValueError, match=r"a-turned\.png is .* too small for crops of 20×20"):
+        with pytest.raises(ValueError, match=r"a-turned\.png is .* crops of 20×20 need"):
             made(source, crop=20, workers=1)
     assert not multiprocessing.active_children()
 
