@@ -1,4 +1,4 @@
-"""A GPU: training steps as CUDA graphs beside the steps themselves, and what is coded there; skipped without one."""
+"""On a GPU, CUDA graphs train like plain steps, and coded images decode; skipped without a GPU."""
 
 import functools
 
@@ -13,19 +13,19 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 STEPS = 24
 
 
-def test_a_replay_draws_what_the_step_itself_would():
-    generator, wanted = torch.Generator("cuda"), torch.Generator("cuda")
+def test_a_replay_draws_the_same_noise_as_the_step():
+    generator, expected = torch.Generator("cuda"), torch.Generator("cuda")
     step = Graphed(lambda batch: batch + torch.rand(3, 5, device="cuda", generator=generator), generator)
     for call in range(WARM_UP + 4):
         batch = torch.full((3, 5), float(call), device="cuda")
         generator.manual_seed(call)
-        wanted.manual_seed(call)
-        assert torch.equal(step(batch), batch + torch.rand(3, 5, device="cuda", generator=wanted))
+        expected.manual_seed(call)
+        assert torch.equal(step(batch), batch + torch.rand(3, 5, device="cuda", generator=expected))
 
 
 @pytest.mark.parametrize("network", ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"])
 @pytest.mark.parametrize("scheme", schemes.names())
-def test_a_graphed_training_ends_where_the_same_steps_end(monkeypatch, network, scheme):
+def test_training_with_graphs_equals_training_without(monkeypatch, network, scheme):
     def trained():
         net = networks.get(network, "tiny", schemes.get(scheme), 0)
         run = training.train(
@@ -46,12 +46,13 @@ def test_a_graphed_training_ends_where_the_same_steps_end(monkeypatch, network, 
         trainer.Training, "_gradients", lambda self, *given: functools.partial(self._gradient, *given[:2])
     )
     plain = trained()
-    apart = abs(graphed / plain - 1)
-    assert apart[: WARM_UP + 2].max() < 1e-3  # of which the last two are replays
-    assert apart[:, :2].max() < 0.05, apart.tolist()  # cuDNN's sums differ from one run to the next, and training parts
+    difference = abs(graphed / plain - 1)
+    assert difference[: WARM_UP + 2].max() < 1e-3  # the last two steps are replays
+    # Sums of cuDNN differ between runs, and training amplifies the differences.
+    assert difference[:, :2].max() < 0.05, difference.tolist()
 
 
-def test_evaluation_on_a_gpu_decodes_what_was_coded():
+def test_evaluation_on_a_gpu_decodes_the_coded_images():
     from labkit import evaluation
 
     net, photos = networks.pretrained().to("cuda"), datasets.photos("test")[:2]

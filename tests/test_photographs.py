@@ -1,4 +1,4 @@
-"""The photographs are those of their table, with known licenses, and no source serves both sides."""
+"""The photographs agree with their table, have known licenses, and no source is in both sets."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def rows_of(split: str) -> list[dict[str, str]]:
 
 
 def sources(split: str) -> set[str]:
-    """The photographs of a side, by file name alone: a second package's copy is the same photograph."""
+    """Return the photographs of a set by file name, since a copy in a second package is the same photograph."""
     return {Path(row["source_path"]).name.lower() for row in rows_of(split)}
 
 
-def test_the_folder_holds_the_table_s_files_and_no_others() -> None:
+def test_the_folder_has_the_files_of_the_table_and_no_others() -> None:
     listed = [row["file"] for row in ROWS]
     assert len(set(listed)) == len(listed)
-    there = {str(path.relative_to(FOLDER).as_posix()) for path in FOLDER.rglob("*") if path.is_file()}
-    beside = {"sources.csv", "rebuild.py", "README.md", "GPL-2.0.txt"}
-    assert {path for path in there if "__pycache__" not in path} == set(listed) | beside
+    present = {str(path.relative_to(FOLDER).as_posix()) for path in FOLDER.rglob("*") if path.is_file()}
+    others = {"sources.csv", "rebuild.py", "README.md", "GPL-2.0.txt"}
+    assert {path for path in present if "__pycache__" not in path} == set(listed) | others
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
-def test_a_file_has_its_hashes_its_size_and_is_lossless(row: dict[str, str]) -> None:
+def test_each_file_is_lossless_with_the_listed_size_and_hashes(row: dict[str, str]) -> None:
     data = (FOLDER / row["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == row["sha256"]
     # A lossless still image is one VP8L chunk right after the RIFF header; a lossy one is VP8 or VP8X.
@@ -78,7 +78,7 @@ def test_there_are_enough_images_from_enough_photographs() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
-def test_a_row_says_where_its_image_comes_from(row: dict[str, str]) -> None:
+def test_each_row_names_a_source_that_is_large_enough(row: dict[str, str]) -> None:
     assert all(row[name].strip() for name in NAMED)
     assert row["license"] in LICENSES
     assert row["package"].partition(":")[0] in {"debian", "pypi"}
@@ -95,7 +95,7 @@ def test_a_row_says_where_its_image_comes_from(row: dict[str, str]) -> None:
         assert max(width, height) >= 384 and min(width, height) >= 256
 
 
-def test_crops_of_one_photograph_do_not_overlap_and_share_their_particulars() -> None:
+def test_crops_of_one_photograph_do_not_overlap_and_share_their_description() -> None:
     by_source: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in ROWS:
         by_source[row["source_path"]].append(row)
@@ -108,7 +108,7 @@ def test_crops_of_one_photograph_do_not_overlap_and_share_their_particulars() ->
 
 
 def lanczos(length: int, factor: int) -> npt.NDArray[np.float64]:
-    """Rows of weights that downscale `length` samples by a whole factor with a Lanczos kernel of order 3."""
+    """Return the weights that downscale `length` samples by an integer factor with a Lanczos kernel of order 3."""
     count = length // factor
     centers = (np.arange(count)[:, None] + 0.5) * factor
     distance = (np.arange(count * factor)[None, :] + 0.5 - centers) / factor
@@ -118,7 +118,7 @@ def lanczos(length: int, factor: int) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
-def test_the_script_downscales_and_cuts_as_numpy_does(factor: int) -> None:
+def test_the_script_downscales_and_cuts_like_numpy(factor: int) -> None:
     rng = np.random.default_rng(factor)
     height, width = 16 * factor + 1, 20 * factor + factor - 1  # the last row and columns fill no pixel
     pixels = rng.integers(60, 196, (height, width, 3), dtype=np.uint8)
@@ -135,7 +135,7 @@ def test_the_script_downscales_and_cuts_as_numpy_does(factor: int) -> None:
 
 
 def synthetic_row(tmp_path: Path) -> dict[str, str]:
-    """A wheel with one made photograph in `tmp_path`, and the table's row for a crop of it."""
+    """Write a wheel with a synthetic photograph, and return a row of the table for a crop of it."""
     pixels = np.random.default_rng(7).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     photograph = Image.fromarray(pixels)
     photograph.save(tmp_path / "made.png")
@@ -168,13 +168,13 @@ def test_the_script_rebuilds_a_row_from_a_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"left": "5"}, "gives other pixels"),
+        ({"left": "5"}, "differ from those of the table"),
         ({"left": "15"}, "reaches outside"),
         ({"source_path": "made_photos/other.png"}, "does not hold"),
         ({"package": "other:made-photos"}, "debian:NAME or pypi:NAME"),
     ],
 )
-def test_the_script_stops_in_one_line(
+def test_errors_of_the_script_have_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -189,6 +189,6 @@ def test_the_script_stops_in_one_line(
     assert not (tmp_path / "out" / "train").exists()
 
 
-def test_a_missing_tool_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_tool(tmp_path: Path) -> None:
     with pytest.raises(rebuild.RebuildError, match="no-such-tool is missing"):
         rebuild.run(["no-such-tool", "-x"], tmp_path)

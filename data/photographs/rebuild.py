@@ -1,8 +1,8 @@
 """Rebuild the photographs of this folder from the packages that sources.csv names.
 
-Each row of the table is one file: its package, the photograph's path in it, the whole factor by which
-the photograph is downscaled, and the box cut out afterwards. The decoded pixels are compared with the
-table's hash; the bytes of a file may differ between versions of the WebP encoder, its pixels may not.
+Each row of the table describes one file: its package, the path of the photograph in the package, the integer factor of
+the downscaling, and the crop of the downscaled photograph. The script compares the decoded pixels with the hash in the
+table. The bytes of a file may differ between versions of the WebP encoder, but its pixels may not.
 """
 
 from __future__ import annotations
@@ -26,40 +26,42 @@ Box = tuple[int, int, int, int]
 
 
 class RebuildError(Exception):
-    """Something that stops the rebuild, said in one line."""
+    """An error that stops the rebuild, with a message of one line."""
 
 
 def read_table(path: Path = HERE / "sources.csv") -> list[Row]:
+    """Return the rows of the table."""
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
 def box_of(row: Row) -> Box:
-    """The crop as left, top, width and height, in pixels of the downscaled photograph."""
+    """Return the crop as left, top, width and height, in pixels of the downscaled photograph."""
     return int(row["left"]), int(row["top"]), int(row["width"]), int(row["height"])
 
 
 def downscale(photograph: Image.Image, factor: int) -> Image.Image:
-    """Downscale to RGB by exactly `factor`; columns and rows that do not fill a pixel are left out."""
+    """Downscale to RGB by exactly `factor`, without columns and rows that do not fill a pixel."""
     width, height = photograph.width // factor, photograph.height // factor
     filled = (0, 0, width * factor, height * factor)
     return photograph.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, box=filled)
 
 
 def cut(downscaled: Image.Image, box: Box) -> Image.Image:
+    """Cut a crop out of a downscaled photograph."""
     left, top, width, height = box
     if left < 0 or top < 0 or left + width > downscaled.width or top + height > downscaled.height:
-        raise RebuildError(f"the crop {box} reaches outside the {downscaled.size} photograph")
+        raise RebuildError(f"the crop {box} reaches outside the photograph of size {downscaled.size}")
     return downscaled.crop((left, top, left + width, top + height))
 
 
 def pixels_sha256(image: Image.Image) -> str:
-    """SHA-256 of the RGB bytes, row by row from the top."""
+    """Return the SHA-256 of the RGB bytes, row by row from the top."""
     return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write lossless WebP under a temporary name and rename it, so that no half-written file remains."""
+    """Write a lossless WebP file under a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -70,8 +72,9 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def run(command: list[str], folder: Path) -> None:
+    """Run a command in a folder, and raise RebuildError if it fails."""
     if shutil.which(command[0]) is None:
-        raise RebuildError(f"{command[0]} is missing; it is needed to run: {' '.join(command)}")
+        raise RebuildError(f"{command[0]} is missing, but is needed to run: {' '.join(command)}")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -79,7 +82,7 @@ def run(command: list[str], folder: Path) -> None:
 
 
 def find_package(package: str, version: str, folder: Path) -> Path:
-    """The package's file in `folder`, the table's version first; downloaded when there is none."""
+    """Return the file of a package in a folder, preferably of the given version; download it if there is none."""
     kind, _, name = package.partition(":")
     if kind == "debian":
         pattern, exact = f"{name}_*.deb", f"{name}_{version.replace(':', '%3a')}_"
@@ -99,16 +102,17 @@ def find_package(package: str, version: str, folder: Path) -> Path:
             f"{name}=={version}",
         ]
     else:
-        raise RebuildError(f"{package}: packages are debian:NAME or pypi:NAME")
+        raise RebuildError(f"package must be debian:NAME or pypi:NAME, got {package}")
     if not any(folder.glob(pattern)):
         run(download, folder)
-    found = sorted(folder.glob(pattern), key=lambda path: (path.name.startswith(exact), path.name))
-    if not found:
+    files = sorted(folder.glob(pattern), key=lambda path: (path.name.startswith(exact), path.name))
+    if not files:
         raise RebuildError(f"{package}: no {pattern} in {folder}, and none was downloaded")
-    return found[-1]
+    return files[-1]
 
 
 def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .deb file or a wheel into a folder."""
     if archive.suffix == ".deb":
         run(["dpkg-deb", "-x", str(archive), str(folder)], folder)
         return
@@ -120,7 +124,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def rebuild(rows: list[Row], packages: Path, to: Path) -> int:
-    """Rebuild every row's file below `to`; the number of files whose bytes differ from the table's."""
+    """Rebuild all files below `to`, and return how many have other bytes than in the table."""
     differing = 0
     for package, version in sorted({(row["package"], row["package_version"]) for row in rows}):
         archive = find_package(package, version, packages)
@@ -137,27 +141,28 @@ def rebuild(rows: list[Row], packages: Path, to: Path) -> int:
                         photographs[source, factor] = downscale(photograph, factor)
                 image = cut(photographs[source, factor], box_of(row))
                 if pixels_sha256(image) != row["pixels_sha256"]:
-                    raise RebuildError(f"{row['file']}: {archive.name} gives other pixels than the table's")
+                    raise RebuildError(f"{row['file']}: the pixels from {archive.name} differ from those of the table")
                 save(image, to / row["file"])
                 differing += hashlib.sha256((to / row["file"]).read_bytes()).hexdigest() != row["sha256"]
     return differing
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the script, and return its exit status."""
     parser = argparse.ArgumentParser(description="Rebuild the photographs from their packages.")
     parser.add_argument(
         "--packages",
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder with the .deb files and wheels; what is absent is downloaded into it",
+        help="folder with the .deb files and wheels; missing ones are downloaded into it",
     )
     parser.add_argument(
         "--to",
         type=Path,
         default=HERE,
         metavar="DIR",
-        help="folder to write train/ and test/ into (default: this script's)",
+        help="folder for train/ and test/ (default: the folder of this script)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -167,8 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RebuildError, OSError) as error:
         print(f"rebuild: {error}", file=sys.stderr)
         return 2
-    note = f"; {differing} encoded with other bytes than the table's" if differing else ""
-    print(f"rebuilt {len(rows)} files in {options.to}, all with the table's pixels{note}")
+    note = f"; the bytes of {differing} differ from those of the table" if differing else ""
+    print(f"rebuilt {len(rows)} files in {options.to}, all with the pixels of the table{note}")
     return 0
 
 
