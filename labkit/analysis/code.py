@@ -33,7 +33,7 @@ def gaussian_bits(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         >>> import torch
         >>> from labkit.analysis import gaussian_bits
         >>> gaussian_bits(torch.tensor([0.0, 1.0]), torch.tensor(0.0), torch.tensor(0.5))
-        tensor([0.5507, 2.6699])
+        tensor([0.5507, 2.6684])
     """
     distance = (y - mean).abs()  # differences of Φ keep their digits in the lower tail
     near = torch.special.log_ndtr((0.5 - distance) / scale)

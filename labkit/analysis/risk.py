@@ -62,9 +62,9 @@ def mismatch(
         >>> import labkit as lk
         >>> code = lk.analysis.ScalarCode(lk.analysis.sources.gaussian(), gain=0.5)
         >>> print(lk.analysis.mismatch(code, ["aun", "ste"]).round(3).to_string(index=False))
-        label  temperature   rate  distortion  total
-          aun          1.0  0.013       0.011  0.079
-          ste          1.0  0.000       0.000  0.000
+        label  temperature  rate  distortion  total
+          aun          1.0 0.013       0.003  0.031
+          ste          1.0 0.000       0.000  0.000
     """
     return _table(_mismatch_row, code, schemes, temperatures, method, samples, seed)
 
