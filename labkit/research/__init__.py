@@ -1,3 +1,4 @@
-"""Grids of training runs (`sweeps`), and a study of the field's claims that uses them (`study`)."""
+"""Research: grids of training runs (`sweeps`), and a study of the field's claims that uses them (`study`)."""
 
+from labkit.research import study as study
 from labkit.research import sweeps as sweeps

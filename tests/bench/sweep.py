@@ -29,9 +29,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from labkit import datasets
-from labkit.research.sweeps import driver, work
+from labkit.research.sweeps import driver, worker
 from labkit.research.sweeps.grid import Sweep
-from labkit.research.sweeps.results import Results
+from labkit.research.sweeps.results import ResultsFolder
 from tests.bench.common import COMMAND
 
 RATIO, MEMORY = 0.6, 500e6  # limits: time of two workers relative to one, and resident memory of the driver in bytes
@@ -70,11 +70,11 @@ def print_many(runs: int) -> None:
         begin = time.perf_counter()
         peak = _run_command(sweep, 2)
         wall = time.perf_counter() - begin
-        expected, table = sweep.runs(), Results(sweep.out).frame([run.name for run in sweep.runs()])
+        expected, table = sweep.runs(), ResultsFolder(sweep.out).frame([run.name for run in sweep.runs()])
         if table["run"].tolist() != [run.name for run in expected] or (table["status"] != "done").any():
             raise ValueError(f"the table must have each of {runs} runs once, with status done")
         for run in random.Random(0).sample(expected, min(runs, CHECKED)):
-            (again,) = work.do(run, str(Path(folder, "again")))
+            (again,) = worker.execute(run, str(Path(folder, "again")))
             (row,) = table[table["run"] == run.name].to_dict("records")
             if any(row[name] != again[name] for name in ("rate", "distortion", "loss", "weights")):
                 raise ValueError(f"{run.name} has other results when it runs alone")
@@ -227,7 +227,7 @@ def _codec_sweep(folder: Path) -> Sweep:
 
 def _busy_processes(sweep: Sweep) -> list[int]:
     """Return the ids of the processes that are executing a run."""
-    locks = [path.read_text().split() for path in Results(sweep.out).runs.glob("*.lock")]
+    locks = [path.read_text().split() for path in ResultsFolder(sweep.out).runs.glob("*.lock")]
     return [int(fields[1]) for fields in locks if fields]
 
 
@@ -238,9 +238,9 @@ def _wait_until(condition: Callable[[], Any], process: Any) -> None:
 
 def _contents(sweep: Sweep) -> pd.DataFrame:
     """Return the table without times, in a fixed order."""
-    if remaining := list(Results(sweep.out).runs.glob("*.json")):
+    if remaining := list(ResultsFolder(sweep.out).runs.glob("*.json")):
         raise ValueError(f"{remaining[0]} is not in the table")
-    table = pd.read_parquet(Results(sweep.out).table).drop(columns=TIMES)
+    table = pd.read_parquet(ResultsFolder(sweep.out).table).drop(columns=TIMES)
     return table.sort_values(["run", "name"], ignore_index=True)
 
 

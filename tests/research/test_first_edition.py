@@ -8,9 +8,9 @@ import pytest
 
 from labkit import paths
 from labkit.research import sweeps
-from labkit.research.study import engine
+from labkit.research.study import CLAIMS, Study, engine, tables
 from labkit.research.study.claims import method, structure
-from labkit.research.sweeps.results import Results
+from labkit.research.sweeps.results import ResultsFolder
 
 WRITTEN = Path(__file__).parents[1] / "first_edition"
 RESULTS = paths.data() / "results"
@@ -43,22 +43,22 @@ def test_a_sweep_file_of_the_first_edition_gives_the_same_names():
     assert all(run.settings["permute_colors"] for run in runs)
 
 
-@pytest.mark.parametrize("name", engine.CLAIMS)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_every_row_of_a_table_belongs_to_a_declared_run(name, kodak, tmp_path, monkeypatch):
     """The table is computed again from the declarations, and every row and number comes from the table itself."""
-    monkeypatch.setattr(structure, "_trained", no_training)
-    table = pd.read_parquet(engine.file(name))
+    monkeypatch.setattr(structure, "_train_toys", no_training)
+    table = pd.read_parquet(tables.table_path(name))
     tests = (kodak,) if "kodak" in set(table["set"]) else ()
-    study = engine.Study(name, tmp_path, RESULTS, seeds=table["seed"].nunique(), tests=tests)
-    parts = engine.parts(study, no_training)
-    missing = [run for run in engine.left(study, parts).runs() if run.trunk]
+    study = Study(name, tmp_path, RESULTS, seeds=table["seed"].nunique(), tests=tests)
+    parts = CLAIMS[name].parts(study, no_training)
+    missing = [run for run in engine.missing_runs(study, parts).runs() if run.trunk]
     assert len(missing) == ABSENT.get(name, 0)
     assert {run.settings["network"] for run in missing} <= {"channel_autoregressive"}
     weights = dict(zip(table["run"], table["weights"], strict=True)) if missing else {}
     trunks = {run.name: run for _, sweep in parts for run in sweep.runs() if not run.trunk}
-    made_here = [run.row("done", weights=weights[engine.short(run.name)]) for run in trunks.values() if missing]
-    Results(study.work).merge(made_here)  # without its trunk, a group of runs that lacks some is not used
-    again = engine.table(study, lambda _: pd.DataFrame())
+    made_here = [run.row("done", weights=weights[tables.short_name(run.name)]) for run in trunks.values() if missing]
+    ResultsFolder(study.work).merge(made_here)  # without its trunk, a group of runs that lacks some is not used
+    again = engine.updated_table(study, lambda _: pd.DataFrame())
     keys = [key for key in ("part", "run", "set", "name", "label", "temperature", "quantity") if key in table]
     columns = [column for column in table if column != "command"]
     assert len(again) == len(table) + SHARED.get(name, 0) and len(table) == ROWS[name]
@@ -69,6 +69,6 @@ def test_every_row_of_a_table_belongs_to_a_declared_run(name, kodak, tmp_path, m
 
 
 def test_every_run_of_the_tuning_table_is_declared(tmp_path):
-    study = engine.Study("method", tmp_path, RESULTS)
-    assert len(method.tuned(study, no_training)) == 3 * 8  # all 96 candidates are in the table
+    study = Study("method", tmp_path, RESULTS)
+    assert len(method.tuned_candidates(study, no_training)) == 3 * 8  # all 96 candidates are in the table
     assert len(pd.read_parquet(RESULTS / "study-tuning.parquet")) == 96

@@ -1,216 +1,340 @@
-"""The pilot: what is compared is alike but for the scheme, what was done is not done again, and columns mean this."""
+"""The study: rows that tables already have, predictions, tables and reports, and a few tiny studies."""
 
+import json
 import math
+import shutil
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-import torch
 from click.testing import CliRunner
 
-from labkit import cli, datasets, entropy, networks, schemes, training
-from labkit.research import study
-from labkit.research.study import SCHEMES, Grid, Pilot, Run
-from labkit.training import trainer
-from labkit.training.data import DATA, generator_for
+from labkit import cli, datasets, first_edition, networks, paths, schemes, surrogates, training
+from labkit.research.study import CLAIMS, ClaimReport, Finding, Study, declarations, engine, predictions, report, tables
+from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from labkit.research.sweeps.results import ResultsFolder
+from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, fork_rows, parabola
 
-COLUMNS = [
-    "network", "size", "scheme", "lmbda", "seed", "start", "steps", "name", "height", "width", "bpp",
-    "estimated_bpp", "psnr", "ms_ssim", "mse255", "train_bpp", "train_mse255", "loss", "train_loss", "weights",
-    "labkit", "torch", "threads", "device", "command",
-]  # fmt: skip
-MEAN_SCALE, FACTORIZED = "mean_scale_hyperprior", "factorized_prior"
-TINY = {"steps": 2, "refreshed": 1, "scratch": 3, "moved": 2, "batch_size": 1, "crop": 64}
+VERDICTS = Path(__file__).parents[1] / "first_edition" / "study_verdicts.json"
 
 
-def _cut(split: str, side: int) -> datasets.PhotoSet:
-    photos = datasets.photos(split)[3:5]
-    return datasets.PhotoSet([image[:, 64 : 64 + side, :side].clone() for image in photos.images], photos.names)
+def study(name, tmp_path, **more):
+    return Study(name, tmp_path / "work", tmp_path / "out", **more)
 
 
-@pytest.fixture(scope="module")
-def photos() -> dict[str, datasets.PhotoSet]:
-    return {"train": _cut("train", 96), "test": _cut("test", 64)}
+def no_results(sweep):
+    return pd.DataFrame({"run": [], "status": []})
 
 
-def _pilot(photos, work, **grid) -> Pilot:
-    return Pilot(Grid(**{**TINY, **grid}), work, photos["train"], photos["test"], "as typed")
+def parts_of(asked):
+    return CLAIMS[asked.name].parts(asked, no_results)
 
 
-@pytest.fixture(scope="module")
-def made(photos, tmp_path_factory):
-    """A small pilot, its table, and every batch that it trained on by scheme, λ and seed."""
-    batches: dict[tuple, list[torch.Tensor]] = {}
-    plain = trainer.Training._gradient
+# Rows that tables already have ----------------------------------------------------------------------------------------
 
-    def watched(self, model, optimizer, batch):
-        key = (type(self.net).kind, self.net.scheme, self.settings.lmbda, self.settings.seed)
-        batches.setdefault(key, []).append(batch.clone())
-        return plain(self, model, optimizer, batch)
 
-    pilot = _pilot(
-        photos, tmp_path_factory.mktemp("pilot"), lmbdas=(0.0035, 0.0093), schemes=("noise", "annealed"), seeds=2
+def save_table(asked, runs, weights):
+    """Save a table with these runs, whose trunks have these weights."""
+    rows = []
+    for run in runs:
+        row = {"part": "forks" if run.trunk else tables.TRUNK, "run": tables.short_name(run.name), "command": "here"}
+        row |= {"start": tables.short_name(run.trunk), "seed": run.settings["seed"], "set": "test", "name": "a"}
+        rows.append({**row, "bpp": 0.5, "weights": "of a fork" if run.trunk else weights})
+    tables.save(pd.DataFrame(rows), tables.table_path(asked.name, asked.out))
+
+
+def save_trunk(asked, run, weights):
+    """Put the row of a trunk into the work folder."""
+    asked.work.mkdir(exist_ok=True)
+    ResultsFolder(asked.work).merge([run.row("done", weights=weights)])
+
+
+def missing_and_existing(asked):
+    parts = parts_of(asked)
+    return {run.name for run in engine.missing_runs(asked, parts).runs()}, engine._existing_rows(asked, parts)
+
+
+def test_an_incomplete_table_counts_only_with_the_trunk_in_the_work_folder(tmp_path):
+    """The trunk of another machine has other weights, and runs are compared if they fork from the same trunk."""
+    asked = study("bound", tmp_path, seeds=1)
+    (sweep,) = (sweep for _, sweep in parts_of(asked))
+    trunk, *forks = sweep.runs()
+    save_table(asked, [trunk, *forks[1:]], "first")
+    assert missing_and_existing(asked)[0] == {trunk.name, *(run.name for run in forks)}  # no trunk to fork from
+    save_trunk(asked, trunk, "second, which is longer")
+    assert missing_and_existing(asked)[0] == {trunk.name, *(run.name for run in forks)}
+    save_trunk(asked, trunk, "first")
+    missing, existing = missing_and_existing(asked)
+    assert missing == {trunk.name, forks[0].name} and len(existing) == len(forks)
+    save_trunk(asked, trunk, "second")
+    save_table(asked, [trunk, *forks], "first")
+    assert missing_and_existing(asked)[0] == set()  # a complete table counts, whatever the work folder contains
+
+
+def test_of_two_tables_the_complete_one_counts_and_the_claims_own_first(tmp_path):
+    structure, tradeoff = (study(name, tmp_path, seeds=1) for name in ("structure", "tradeoff"))
+    (sweep,) = (sweep for _, sweep in parts_of(tradeoff))
+    save_table(tradeoff, sweep.runs(), "first")
+    missing, existing = missing_and_existing(structure)
+    shared = {run.name for run in structure.sweep().runs()} & {run.name for run in sweep.runs()}
+    assert len(shared) == 17 and not missing & shared and set(existing["weights"]) == {"first", "of a fork"}
+    runs = [run for run in structure.sweep().runs() if run.name in shared]
+    save_table(structure, runs[:-1], "second")
+    missing, existing = missing_and_existing(structure)
+    assert not missing & shared and "second" not in set(existing["weights"])
+    save_table(structure, runs, "second")
+    assert "first" not in set(missing_and_existing(structure)[1]["weights"])
+
+
+def test_a_failed_run_is_in_the_table_and_is_not_repeated(tmp_path):
+    asked = study("bound", tmp_path, seeds=1)
+    trunk, *forks = parts_of(asked)[0][1].runs()
+    rows = [run.row("done", bpp=0.5, rate=0.5, weights="w", set="test", name="a") for run in (trunk, *forks[1:])]
+    rows.append(forks[0].row("failed", "FloatingPointError: the loss is nan at step 7; /some/where keeps step 0"))
+    asked.work.mkdir()
+    ResultsFolder(asked.work).merge(rows)
+    frame = ResultsFolder(asked.work).frame([run.name for run in (trunk, *forks)])
+    tables.save(engine.updated_table(asked, lambda _: frame), tables.table_path(asked.name, asked.out))
+    table = tables.read(asked.name, asked.out)
+    failed = table[table["run"] == tables.short_name(forks[0].name)]
+    assert failed["error"].tolist() == ["FloatingPointError: the loss is nan at step 7"] and len(table) == len(rows)
+    shutil.rmtree(asked.work)
+    assert missing_and_existing(asked)[0] == set()
+
+
+# Predictions of a scalar code -----------------------------------------------------------------------------------------
+
+
+def test_scales_are_those_of_the_latents():
+    photos = datasets.photos("test")[:1]
+    net = networks.pretrained("mean_scale_hyperprior", 0.025)
+    sigmas = []
+    forward = net.gaussian_conditional.forward
+    net.gaussian_conditional.forward = lambda y, s, *a, **k: (sigmas.append(s), forward(y, s, *a, **k))[1]
+    shares = predictions.scale_shares(net, photos)
+    mean_log = sigmas[-1].clamp(0.11, 4).log().mean().item()
+    assert shares.sum() == pytest.approx(1)
+    assert shares @ np.log(predictions.SIGMAS) == pytest.approx(mean_log, abs=0.03)
+    for name in ("factorized_prior", "channel_autoregressive"):
+        assert predictions.scale_shares(networks.get(name), photos).sum() == pytest.approx(1)
+
+
+def test_predictions_are_averages_over_scales():
+    shares = np.zeros(len(predictions.SIGMAS))
+    shares[[2, 6]] = 0.25, 0.75
+    predicted = predictions.mismatch({"annealed": schemes.annealed(0.5), "hard": schemes.soft_then_hard()}, shares)
+    assert predicted["hard"] == (0.0, 0.0)
+    average = shares @ predictions._mismatches(schemes.annealed(0.5))
+    assert predicted["annealed"] == pytest.approx(tuple(average)) and predicted["annealed"][1] > 0
+    variance, promise = predictions.gradient({"ste": surrogates.get("ste")}, 0.25, shares)["ste"]
+    assert variance == 0 and 0.5 < promise < 2
+
+
+# Tables and reports ---------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_table_is_small_and_exact_to_16_binary_digits(tmp_path):
+    table = curve_rows(RATE_FACTORS)
+    table["value"] = [math.nan, -0.5, *[1e-30] * (len(table) - 2)]
+    tables.save(table, tables.table_path("method", tmp_path))
+    read = tables.read("method", tmp_path)
+    loss = table["estimated_bpp"] + table["lmbda"] * table["mse255"]
+    assert read["loss"].to_numpy() == pytest.approx(loss.to_numpy(), rel=2e-5)
+    assert read["bpp"].to_numpy() == pytest.approx(table["bpp"].to_numpy(), rel=1.6e-5)
+    assert (read["lmbda"] == table["lmbda"]).all() and read["value"].isna().sum() == 1 and read["value"][1] == -0.5
+    assert tables.table_path("method", tmp_path).stat().st_size < 4 * 8 * len(table)
+    with pytest.raises(ValueError, match=r"does not exist. `labkit study bound` makes it"):
+        tables.read("bound", tmp_path)
+
+
+def test_the_report_covers_all_claims_and_writes_the_block_of_the_readme(tmp_path):
+    tables.save(curve_rows(RATE_FACTORS), tables.table_path("method", tmp_path))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    call = ["study", "report", "--results", str(tmp_path), "--readme", str(readme), "--figures"]
+    done = CliRunner().invoke(cli.main, call)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("no table yet") == len(CLAIMS) - 1 and "method: The whole method" in done.output
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text == report.with_block(text, report.claim_reports(tmp_path))
+    assert text.count("| **no table yet** |") == len(CLAIMS) - 1 and "| **supported** |" in text
+    figure = (tmp_path / "study-method.svg").read_bytes()
+    CliRunner().invoke(cli.main, call)
+    assert (tmp_path / "study-method.svg").read_bytes() == figure and b"<svg" in figure
+    readme.write_text("no marks")
+    assert "README.md: the text must contain <!-- study -->" in CliRunner().invoke(cli.main, call).output
+
+
+def test_an_inconclusive_report_names_the_seeds_that_would_decide_it():
+    findings = tuple(Finding("x", 0.0, -1.0, 1.0, INCONCLUSIVE, further_seeds=seeds) for seeds in (None, 7, 2))
+    conclusions = {
+        rule: ClaimReport("x", "", findings, INCONCLUSIVE, 3, 1.5, rule).conclusion for rule in ("any", "all")
+    }
+    assert conclusions["any"].startswith("inconclusive: 2 further seeds (3 core-hours) would decide it")
+    assert conclusions["all"].startswith("inconclusive: 1,000 further seeds would not decide it")
+
+
+def test_the_short_table_shows_the_inconclusive_finding_closest_to_a_decision():
+    findings = tuple(
+        Finding(name, 0.0, -1.0, 1.0, INCONCLUSIVE, further_seeds=seeds, main=True)
+        for name, seeds in (("far", None), ("near", 3))
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Training, "_gradient", watched)
-        return pilot, pilot.table(), batches
+    assert "2 inconclusive, e.g. near:" in report.markdown([ClaimReport("x", "", findings, INCONCLUSIVE)])
 
 
-def test_the_grid_is_whole_and_goes_seed_by_seed():
-    runs = Grid().runs()
-    schemes_there = ("noise", "mixed", "soft_rounding", "gumbel", "annealed")
-    wanted = set(product((MEAN_SCALE, FACTORIZED), (0.0035, 0.0093, 0.025), schemes_there, range(3)))
-    assert len(runs) == 90 == len({run.name for run in runs})
-    assert {(run.network, run.lmbda, run.scheme, run.seed) for run in runs} == wanted
-    assert [run.seed for run in runs] == [0] * 30 + [1] * 30 + [2] * 30
-    for name in schemes_there:  # a preset's own paths, and only the temperature is the pilot's
-        assert SCHEMES[name].replace(temperature=1.0) == schemes.get(name, temperature=1.0)
-        assert SCHEMES[name].temperature.end <= SCHEMES[name].temperature.start
-    with pytest.raises(ValueError, match=r"^seeds must be an integer ≥ 1"):
-        Grid(seeds=0)
+def test_a_stopped_study_is_reported_on_its_complete_seeds():
+    table = curve_rows(RATE_FACTORS, seeds=3)
+    stopped = table[(table["seed"] < 2) | (table["scheme"] == "noise")]
+    assert tables.complete_seeds(stopped) == [0, 1] and tables.complete_seeds(table) == [0, 1, 2]
+    another = table[table["seed"] == 0].assign(network="two", run="another's " + table["run"])
+    assert tables.complete_seeds(pd.concat([table, another])) == [0, 1, 2]  # the other network has one seed
+    assert tables.complete_seeds(stopped[stopped["seed"] > 0]) == [1]
+    one, two = report.claim_report("method", stopped), report.claim_report("method", table[table["seed"] < 2])
+    assert (one.seeds, one.hours) == (2, two.hours)
+    assert one.findings == two.findings
 
 
-def test_one_row_a_run_and_photograph_with_the_columns_of_the_readme(made):
-    pilot, table, _ = made
-    assert list(table.columns) == COLUMNS
-    assert len(table) == len(pilot.grid.runs()) * 2 == 2 * 2 * 2 * 2 * 2
-    keys = table[["network", "lmbda", "scheme", "seed", "name"]]
-    assert not keys.duplicated().any()
-    assert set(table["name"]) == set(pilot.test.names)
-    assert (table["height"] == 64).all() and (table["steps"] == 2).all() and (table["threads"] == 1).all()
-    assert (table["command"] == "as typed").all() and (table["size"] == "tiny").all()
+def test_a_table_that_lacks_a_comparison_has_no_verdict():
+    empty = fork_rows(parabola(0.2), scheme=["identity"], temperature=TEMPERATURES[:1])[:0]
+    assert report.claim_report("tradeoff", empty).verdict != SUPPORTED
+    table = curve_rows(RATE_FACTORS)
+    incomplete = report.claim_report("method", table[(table["scheme"] != "mixed") | (table["lmbda"] > 0.02)])
+    assert incomplete.verdict.startswith("incomplete: no seed has all of annealed/")
 
 
-def test_runs_of_a_group_fork_from_one_checkpoint_of_noise(made):
-    pilot, table, _ = made
-    steps = {}
-    for network, lmbda in product(pilot.grid.networks, pilot.grid.lmbdas):
-        start, info = training.load_checkpoint(pilot.work / f"{network}-{lmbda:g}-start.safetensors")
-        assert start.scheme == schemes.noise() and info["lmbda"] == lmbda
-        rows = table[(table["network"] == network) & (table["lmbda"] == lmbda)]
-        assert set(rows["start"]) == {training.weights_hash(start)}
-        steps[network, lmbda] = info["steps"]
-        for run in pilot.grid.runs():
-            if (run.network, run.lmbda) == (network, lmbda):
-                net, info = training.load_checkpoint(pilot.work / f"{run.name}.safetensors")
-                assert info["started_from"] == training.weights_hash(start)
-                assert net.scheme == SCHEMES[run.scheme] and info["seed"] == run.seed
-                mine = rows[(rows["scheme"] == run.scheme) & (rows["seed"] == run.seed)]
-                assert set(mine["weights"]) == {training.weights_hash(net)}
-    assert table["weights"].nunique() == len(pilot.grid.runs())
-    assert list(steps.values()) == [1, 1, 2, 2]
-    trunk, info = training.load_checkpoint(pilot.work / f"{FACTORIZED}-scratch.safetensors")
-    assert (info["steps"], info["lmbda"]) == (3, 0.0093)  # the middle of two is the second
-    for lmbda in pilot.grid.lmbdas:
-        _, info = training.load_checkpoint(pilot.work / f"{FACTORIZED}-{lmbda:g}-start.safetensors")
-        assert info["started_from"] == training.weights_hash(trunk)
+def test_the_block_of_the_readme_follows_from_the_bundled_tables():
+    text = (paths.data().parent / "README.md").read_text(encoding="utf-8")
+    assert text == report.with_block(text, report.claim_reports())
 
 
-def test_a_start_comes_from_the_nearest_shipped_weights_with_the_step_of_its_lmbda(made):
-    pilot, _, _ = made
-    moved = networks.pretrained(MEAN_SCALE, 0.0035)
-    moved.scale_latents(math.sqrt(0.0093 / 0.0035))
-    for lmbda, first in ((0.0035, networks.pretrained(MEAN_SCALE, 0.0035)), (0.0093, moved)):
-        _, info = training.load_checkpoint(pilot.work / f"{MEAN_SCALE}-{lmbda:g}-start.safetensors")
-        assert info["started_from"] == training.weights_hash(first)
+def test_the_bundled_tables_give_the_verdicts_of_the_first_edition():
+    """Only the words for the verdicts have changed."""
+    words = {"held": SUPPORTED, "not held": NOT_SUPPORTED, "undecided": INCONCLUSIVE, "": ""}
+    for name, expected in json.loads(VERDICTS.read_text()).items():
+        found = report.claim_report(name)
+        assert found.verdict == words[expected["verdict"]], name
+        assert [finding.verdict for finding in found.findings] == [words[word] for word in expected["findings"]], name
+        assert [finding.value for finding in found.findings] == pytest.approx(expected["values"], rel=1e-6, nan_ok=True)
 
 
-def test_all_schemes_of_a_seed_see_the_same_batches_and_other_seeds_others(made, photos):
-    pilot, _, batches = made
-    of_seed = {}
-    for run in pilot.grid.runs():
-        seen = torch.cat(batches[run.network, SCHEMES[run.scheme], run.lmbda, run.seed])
-        assert len(seen) == 2  # one crop a step
-        assert torch.equal(seen, of_seed.setdefault(run.seed, seen)), run
-    assert not torch.equal(of_seed[0], of_seed[1])
-    first = photos["train"].crops(1, 64, generator_for(1, 0, DATA), permute_colors=True)
-    assert torch.equal(of_seed[1][:1], first)
-    starts = [seen[0] for (_, _, _, seed), seen in batches.items() if seed not in of_seed]
-    assert len(starts) == 5 and not any(torch.equal(batch, of_seed[seed][:1]) for batch in starts for seed in of_seed)
+# Tiny studies ---------------------------------------------------------------------------------------------------------
 
 
-def _by_hand(net, x: torch.Tensor) -> tuple[float, float]:
-    """Bits per pixel and 255² · MSE, from CompressAI's own output."""
-    with torch.no_grad():
-        output = net(x[None])
-    bits = sum(-torch.log2(p.double()).sum().item() for p in output["likelihoods"].values())
-    error = (output["x_hat"][0].double() - x.double()).square().mean().item()
-    return bits / (x.shape[1] * x.shape[2]), 255**2 * error
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Cut the declarations down to a few steps and cells, and the photographs to small crops."""
+    from PIL import Image
+
+    for split, side in (("train", 96), ("test", 64)):
+        (tmp_path / split).mkdir()
+        for path in sorted((paths.data() / "photographs" / split).glob("*.webp"))[:2]:
+            Image.open(path).crop((64, 64, 64 + side, 64 + side)).save(tmp_path / split / f"{path.stem}.png")
+    whole = declarations.declaration
+
+    def declaration(name, scale="laptop"):
+        values = whole(name, scale)
+        short = {"steps": 2, "batch_size": 1, "crop": 64, "grid": {"seed": [0, 1]}, "trunk": {"steps": 3}}
+        values = declarations.merged(values, short)
+        values["grid"] |= {"network": ["mean_scale_hyperprior"]} if "network" in values["grid"] else {}
+        values["grid"] |= {"temperature": [0.1, 0.3, 1.0]} if "temperature" in values["grid"] else {}
+        if "tuning" in values:
+            names = ("noise", "annealed")
+            values["tuning"]["schemes"] = {key: values["tuning"]["schemes"][key][:2] for key in names}
+            values["parts"]["scratch"] |= {"steps": 3, "grid": {"network": ["mean_scale_hyperprior"]}}
+            values["grid"]["lmbda"] = [0.0035, 0.025]
+            values["tuning"]["lmbda"] = 0.025
+        if "toys" in values:
+            values["toys"] |= {"steps": 3, "sources": ["toy_1d laplacian", "toy_2d ring"]}
+        return values
+
+    monkeypatch.setattr(predictions, "SIGMAS", np.geomspace(0.11, 1, 3))
+    for cached in (predictions._mismatches, predictions._gradients):
+        cached.cache_clear()
+    monkeypatch.setattr(declarations, "declaration", declaration)
+    monkeypatch.setattr(declarations, "test_folder", lambda: tmp_path / "test")
+    yield tmp_path
+    for cached in (predictions._mismatches, predictions._gradients):
+        cached.cache_clear()
 
 
-def test_training_columns_are_what_the_surrogate_sees_at_its_last_temperature(photos, tmp_path):
-    pilot = _pilot(photos, tmp_path, networks=(MEAN_SCALE,), lmbdas=(0.025,), schemes=("gumbel",), seeds=1)
-    rows = pilot.table()
-    net, _ = training.load_checkpoint(tmp_path / f"{Run(MEAN_SCALE, 0.025, 'gumbel', 0).name}.safetensors")
-    for (_, row), x in zip(rows.iterrows(), pilot.test, strict=True):
-        rate, distortion = _by_hand(net.eval(), x)
-        assert row["estimated_bpp"] == pytest.approx(rate, rel=1e-4)
-        assert row["mse255"] == pytest.approx(distortion, rel=1e-5)
-        assert row["psnr"] == pytest.approx(10 * math.log10(255**2 / distortion), abs=0.1)  # 8 bits, and clamped
-        assert rate < row["bpp"] < rate + 2 * 64 / 64**2  # two strings, each with its end
-        entropy.set_temperature(net, SCHEMES["gumbel"].temperature.end)
-        torch.manual_seed(0)
-        drawn = torch.tensor([_by_hand(net.train(), x) for _ in range(24)], dtype=torch.float64)
-        seen = torch.tensor([row["train_bpp"], row["train_mse255"]], dtype=torch.float64)
-        spread = drawn.std(0) * math.sqrt(1 / 4 + 1 / 24)
-        assert ((drawn.mean(0) - seen).abs() < 4 * spread).all(), (drawn.mean(0), seen, spread)
-        entropy.set_temperature(net, SCHEMES["gumbel"].temperature.start)  # where this would not hold
-        drawn = torch.tensor([_by_hand(net.train(), x) for _ in range(8)], dtype=torch.float64)
-        assert ((drawn.mean(0) - seen).abs() > 4 * spread).any()
-    assert rows["loss"].to_numpy() == pytest.approx((rows["estimated_bpp"] + 0.025 * rows["mse255"]).to_numpy())
-    assert rows["train_loss"].to_numpy() == pytest.approx((rows["train_bpp"] + 0.025 * rows["train_mse255"]).to_numpy())
+def command(tmp_path, name, *more):
+    call = ["study", name, "--work", tmp_path / "work", "--out", tmp_path / "out", "--data", tmp_path / "train"]
+    done = CliRunner().invoke(cli.main, [str(word) for word in [*call, "--workers", 1, *more]])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
 
 
-def test_a_pilot_that_was_stopped_makes_only_what_is_missing(photos, tmp_path, monkeypatch, capsys):
-    asked = {"networks": (FACTORIZED,), "lmbdas": (0.0093,), "schemes": ("noise", "mixed"), "seeds": 2}
-    whole = _pilot(photos, tmp_path / "whole", **asked).table()
-    assert "4 of 4 runs are missing" in capsys.readouterr().out
-
-    plain, left = trainer.Training._gradient, [3 + 2 + 2 + 1]  # of the start, the first run, and half of the second
-
-    def stopped(self, model, optimizer, batch):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return plain(self, model, optimizer, batch)
-
-    parts = _pilot(photos, tmp_path / "parts", **asked)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer.Training, "_gradient", stopped)
-        parts.table()
-    there = {file.name: file.stat().st_mtime_ns for file in parts.work.iterdir()}
-    first, second = (run.name for run in parts.grid.runs()[:2])
-    assert {f"{first}.safetensors", f"{first}.parquet", f"{second}.safetensors.part"} < set(there)
-    assert len(there) == 5  # with the start, and what it came from
-
-    capsys.readouterr()
-    table = parts.table()
-    assert "3 of 4 runs are missing" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(table, whole, check_exact=True)
-    after = {file.name: file.stat().st_mtime_ns for file in parts.work.iterdir()}
-    assert {name for name in there if after.get(name) == there[name]} == set(there) - {f"{second}.safetensors.part"}
-
-    (parts.work / f"{second}.parquet").write_bytes((parts.work / f"{first}.parquet").read_bytes())
-    pd.testing.assert_frame_equal(parts.table(), whole, check_exact=True)  # measured again: other weights
-    fewer = _pilot(photos, parts.work, **{**asked, "seeds": 1}).table()
-    pd.testing.assert_frame_equal(fewer, whole[whole["seed"] == 0], check_exact=True)
-    with pytest.raises(ValueError, match=r"is another run's \(steps 2, not 3"):
-        _pilot(photos, parts.work, **asked, steps=3).table()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["structure", "zero_center", "gradients", "mismatch", "tradeoff"])
+def test_a_tiny_study_ends_with_a_table_a_figure_and_a_verdict(tiny, name):
+    output = command(tiny, name)
+    table = tables.read(name, tiny / "out")
+    text = output[output.index(f"{name}: {declarations.declaration(name)['claim']}") :]
+    verdict = text.splitlines()[1]
+    assert any(word in verdict for word in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE)) and "(2 seeds)" in text
+    assert set(table["seed"]) == {0, 1} and (tiny / "out" / f"study-{name}.svg").exists()
+    written = {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
+    assert command(tiny, name).endswith(text) and command(tiny, name, "--as-is").endswith(text)  # nothing is repeated
+    assert written == {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
 
 
-def test_the_command_writes_the_table_and_says_what_is_missing(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "photos", photos.__getitem__)
-    monkeypatch.setattr(
-        study, "Grid", lambda **asked: Grid(**{**TINY, **asked}, networks=(MEAN_SCALE,), lmbdas=(0.025,))
-    )
-    out, work = tmp_path / "new" / "pilot.csv", tmp_path / "runs"
-    call = ["study", "pilot", "--out", str(out), "--work", str(work), "--steps", "1", "--seeds", "1"]
-    said = CliRunner().invoke(cli.main, call)
-    assert said.exit_code == 0, said.output
-    assert "5 of 5 runs are missing" in said.output and "for the other 4" in said.output
-    table = pd.read_csv(out)
-    assert len(table) == 5 * 2 and list(table.columns) == COLUMNS
-    assert set(table["command"]) == {"labkit study pilot --steps 1 --seeds 1 --threads 1"}
-    assert table["loss"].notna().all()
-    said = CliRunner().invoke(cli.main, [*call[:3], str(tmp_path / "pilot.txt"), *call[4:]])
-    assert said.exit_code == 2 and "takes a name that ends in .csv or .parquet" in said.output
+@pytest.mark.slow
+def test_runs_that_tables_contain_are_not_repeated_without_the_work_folder(tiny):
+    """Tables of other claims count too, and a table grows by seeds."""
+    command(tiny, "tradeoff", "--seeds", 1)
+    shutil.rmtree(tiny / "work")
+    command(tiny, "structure", "--seeds", 1)
+    assert not (tiny / "work" / "runs").exists()  # only toys were trained
+    first = pd.read_parquet(tiny / "out" / "study-structure.parquet")
+    shutil.rmtree(tiny / "work")
+    command(tiny, "structure", "--seeds", 2)
+    table = pd.read_parquet(tiny / "out" / "study-structure.parquet")
+    both = table.merge(first, how="right", on=[*first.drop(columns="command")], validate="one_to_one")
+    assert len(both) == len(first) and both["part"].notna().all()
+    assert {int(path.name.split("-")[-2]) for path in (tiny / "work" / "runs").iterdir()} == {1}
+    assert all(set(seeds) == {0, 1} for seeds in table.groupby("part")["seed"].unique())
+    assert set(table["part"]) == {"forks", "trunk", "toys"}
+    shutil.rmtree(tiny / "work")
+    for seeds in (1, 2):
+        assert "(2 seeds)" in command(tiny, "structure", "--seeds", seeds)
+        again = pd.read_parquet(tiny / "out" / "study-structure.parquet")
+        assert not (tiny / "work").exists() and len(again) == len(table)
+    command(tiny, "tradeoff", "--seeds", 2)
+    table = pd.read_parquet(tiny / "out" / "study-tradeoff.parquet")
+    assert set(table["seed"][table["part"] == "measured"]) == {0, 1}
+
+
+@pytest.mark.slow
+def test_a_tiny_method_is_tuned_trained_and_coded_on_two_sets_of_images(tiny):
+    shutil.copytree(tiny / "test", tiny / "kodak")
+    none = CliRunner().invoke(cli.main, ["study", "bound", "--as-is", "--work", str(tiny / "none")])
+    assert none.exit_code == 2 and none.output == f"labkit: no run of bound is done in {tiny / 'none'}\n"
+    dry = command(tiny, "method", "--test", tiny / "kodak", "--dry-run")
+    assert dry.count("missing in") == 2 and not (tiny / "work").exists()
+    output = command(tiny, "method", "--test", tiny / "kodak")
+    table = tables.read("method", tiny / "out")
+    counts = table.groupby(["part", "set"])["run"].nunique().to_dict()
+    assert counts == {**dict.fromkeys(product(("forks", "scratch"), ("kodak", "test")), 8), ("trunk", "test"): 4}
+    forks = table[table["part"] == "forks"]
+    assert set(forks["start"]) == set(table[table["part"] == "trunk"]["run"])
+    assert (table["command"] == "labkit study method --data FOLDER --test kodak").all()
+    assert "BD-rate against noise" in output and len(pd.read_parquet(tiny / "out" / "study-tuning.parquet")) == 4
+    checkpoint = next((tiny / "work" / "runs").glob("*.safetensors"))
+    assert training.load_checkpoint(checkpoint)[1]["steps"] in (2, 3)
+    nothing = command(tiny, "method", "--test", tiny / "kodak", "--dry-run")
+    assert nothing.endswith(f"nothing is missing in {tiny / 'out' / 'study-method.parquet'}\n")
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_every_claim_and_accepts_the_old_name_of_one():
+    listing = CliRunner().invoke(cli.main, ["study", "--help"]).output
+    assert all(f"\n  {name} " in listing for name in [*CLAIMS, "example", "report"])
+    ((old, name),) = first_edition.CLAIMS.items()
+    help_text = CliRunner().invoke(cli.main, ["study", old, "--help"])
+    assert help_text.exit_code == 0 and f"claims/{name}.toml" in help_text.output
+    assert CliRunner().invoke(cli.main, ["study", "pilot"]).exit_code == 2

@@ -1,5 +1,33 @@
-"""Networks trained with one scheme beside another, on the same batches, and what each costs in real bytes."""
+"""The study: nine claims about surrogates, each tested on networks that fork from common checkpoints.
 
-from labkit.research.study.pilot import SCHEMES, Grid, Pilot, Run
+    study = lk.research.study.Study("bound", "study-runs", "results", seeds=2)
+    result = lk.research.study.run(study, workers=2)      # trains what is missing; a table, a figure and a report
+    print(lk.research.study.claim_report("bound"))        # the verdict from the bundled table
 
-__all__ = ["SCHEMES", "Grid", "Pilot", "Run"]
+The files, from the declarations to the verdicts: claims/NAME.toml → declarations → engine (runs and measurements) →
+tables → claims/NAME.py → findings → report and figures.
+"""
+
+from labkit.research.study.claims import CLAIMS
+from labkit.research.study.declarations import Study
+from labkit.research.study.engine import StudyResult, preview, run
+from labkit.research.study.figures import draw_figures
+from labkit.research.study.findings import Finding
+from labkit.research.study.report import ClaimReport, claim_report, claim_reports, rewrite
+from labkit.research.study.tables import read, table_path
+
+__all__ = [
+    "CLAIMS",
+    "ClaimReport",
+    "Finding",
+    "Study",
+    "StudyResult",
+    "claim_report",
+    "claim_reports",
+    "draw_figures",
+    "preview",
+    "read",
+    "rewrite",
+    "run",
+    "table_path",
+]

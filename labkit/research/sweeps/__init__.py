@@ -1,9 +1,13 @@
-"""Sweeps: every combination of a grid of settings, trained and measured once, on one machine or on many.
+"""Sweeps: every combination of a grid of settings is trained and measured once, on one machine or on many.
 
-grid (what is to run) → work (what a worker does with one run) → results (files and the table) → driver (Dask)
+    sweep = lk.research.sweeps.Sweep.from_file("sweep.toml")
+    table = lk.research.sweeps.run(sweep)       # a DataFrame, and OUT/table.parquet
+
+The files, from the settings to the table: settings → grid (the runs) → worker (one run) → results (files and table) →
+driver, with cluster (Dask) and costs (time estimates).
 """
 
 from labkit.research.sweeps.driver import run
-from labkit.research.sweeps.grid import Run, Several, Sweep
+from labkit.research.sweeps.grid import Sweep, SweepGroup, SweepRun
 
-__all__ = ["Run", "Several", "Sweep", "run"]
+__all__ = ["Sweep", "SweepGroup", "SweepRun", "run"]

@@ -1,18 +1,21 @@
-"""A sweep's folder: the table of results, and the files of the runs that are on their way into it.
+"""The folder of a sweep: the table of results, and the files of runs that are not in the table yet.
 
-    OUT/table.parquet           one row a run, or a row an image; written by the driver alone
-    OUT/runs/NAME.json          rows of a run that has ended, from the moment it has until the table has them
-    OUT/runs/NAME.safetensors   checkpoint, which forks start from; .part: what a run goes on from; .csv: its log
-    OUT/runs/NAME.txt           traceback of a run that failed
+    OUT/table.parquet           one row per run, or per run and image; only the driver writes it
+    OUT/runs/NAME.json          rows of a finished run, until the table contains them
+    OUT/runs/NAME.safetensors   checkpoint, from which forks start; .part: state for resuming; .csv: log
+    OUT/runs/NAME.txt           traceback of a failed run
 
-Why nothing is lost and nothing counts twice, whoever is killed, and when: a worker writes a run's rows whole or not at
-all before it says that the run has ended; the driver puts rows into a new table that takes the old one's place in one
-rename, and deletes a JSON file only after that; rows take the place of those that the table has of their run, so that
-doing it again changes nothing. A driver that starts reads what JSON files there are first. One lock, which dies with
-the process that holds it, keeps a second driver out, and another for each run makes a worker that comes to a run still
-trained by a worker that was thought lost wait, and read that one's result.
+Nothing is lost or counted twice, whichever process is killed and whenever:
 
-The locks are flock's: between machines they hold on NFS from version 4 on, elsewhere if the file system says so.
+- A worker writes all rows of a run in one step before it reports that the run has ended.
+- The driver writes a new table, renames it over the old one, and deletes the JSON files afterwards.
+- New rows replace the rows that the table has of the same run, so repeating a merge changes nothing.
+- A driver that starts reads the existing JSON files first.
+- A lock keeps a second driver out. It ends with the process that holds it.
+- A lock for each run makes a worker wait for another worker that was believed lost but still trains that run. The
+  waiting worker then reads the result.
+
+The locks use flock. Across machines they work on NFS version 4 and later, and on other file systems that support them.
 """
 
 from __future__ import annotations
@@ -24,50 +27,62 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.disk import whole, write_whole
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Row = dict[str, Any]
+Finished = dict[str, tuple[str, float]]
 
 
-class Results:
-    """See above. out: the folder, made when something is written to it."""
+class ResultsFolder:
+    """The folder of a sweep, as described at the top of this file.
+
+    Args:
+        out: Path of the folder. It is created when something is written to it.
+    """
 
     def __init__(self, out: str | Path):
         self.out = Path(out)
         self.table, self.runs = self.out / "table.parquet", self.out / "runs"
 
+    def __repr__(self) -> str:
+        return f"ResultsFolder({str(self.out)!r})"
+
     def file(self, name: str, suffix: str) -> Path:
-        """The file of a run."""
+        """Return the path of a run's file with this suffix."""
         return self.runs / f"{name}.{suffix}"
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Keep the rows of a run that has ended."""
+        """Save the rows of a finished run."""
         self.runs.mkdir(parents=True, exist_ok=True)
         write_whole(self.file(rows[0]["run"], "json"), json.dumps(list(rows)).encode())
 
     def read(self, name: str) -> list[Row] | None:
-        """The rows of a run that has ended and is not in the table yet."""
+        """Return the rows of a finished run that is not in the table yet, or None."""
         try:
-            return json.loads(self.file(name, "json").read_bytes())
+            rows: list[Row] = json.loads(self.file(name, "json").read_bytes())
         except FileNotFoundError:
             return None
+        return rows
 
-    def waiting(self) -> list[Row]:
-        """The rows of every run that has ended and, as far as this driver knows, is not in the table yet."""
+    def pending(self) -> list[Row]:
+        """Return the rows of all finished runs that this driver has not put into the table yet."""
         return [row for path in sorted(self.runs.glob("*.json")) for row in json.loads(path.read_bytes())]
 
-    def ended(self) -> dict[str, tuple[str, float]]:
-        """Of each run that has ended, by name: done or failed, and the seconds that it took."""
+    def finished(self) -> Finished:
+        """Return the status, "done" or "failed", and the seconds of every finished run, by name."""
         import pyarrow.parquet as pq
 
         columns = ["run", "status", "seconds"]
         rows = pq.read_table(self.table, columns=columns).to_pylist() if self.table.exists() else []
-        return {row["run"]: (row["status"], row["seconds"]) for row in [*rows, *self.waiting()]}
+        return {row["run"]: (row["status"], row["seconds"]) for row in [*rows, *self.pending()]}
 
     def merge(self, rows: Sequence[Row]) -> None:
-        """Put rows into the table, in the place of those that it has of the same runs."""
+        """Put rows into the table, where they replace the rows of the same runs."""
         import pandas as pd
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -79,15 +94,15 @@ class Results:
         names = table["run"].unique()
         if self.table.exists():
             before = pq.read_table(self.table)
-            kept = before.filter(pc.invert(pc.is_in(before["run"], names)))
-            table = pa.concat_tables([kept, table], promote_options="permissive")
+            others = before.filter(pc.invert(pc.is_in(before["run"], names)))
+            table = pa.concat_tables([others, table], promote_options="permissive")
         with whole(self.table) as temporary:
             pq.write_table(table, temporary)
         for name in names.to_pylist():
             self.file(name, "json").unlink(missing_ok=True)
 
-    def frame(self, names: Sequence[str]):
-        """The table's rows of these runs, in this order, as pandas has them."""
+    def frame(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return the table's rows of these runs, in this order."""
         import pandas as pd
 
         table = pd.read_parquet(self.table) if self.table.exists() else pd.DataFrame({"run": []})
@@ -97,27 +112,36 @@ class Results:
 
     @contextmanager
     def driven(self) -> Iterator[None]:
-        """While the results of this folder are this driver's to write. Raises ValueError where another drives it."""
+        """Hold the folder for one driver.
+
+        Raises:
+            ValueError: If another driver holds it.
+        """
         path = self.out / "lock"
         try:
             with locked(path, wait=False):
                 yield
         except BlockingIOError:
             holder = path.read_text(encoding="utf-8").strip()
-            raise ValueError(f"{self.out}: another driver works there ({holder}): wait for it, or stop it") from None
+            raise ValueError(f"{self.out} is in use by another driver, {holder}. Wait for it or stop it") from None
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock that no other process or thread holds, and that a killed one lets go; the file says whose it is.
+    """Hold a lock that excludes all other processes and threads and that ends when the process is killed.
 
-    wait: until it is free; otherwise BlockingIOError is raised. The file is there while the lock is held.
+    Args:
+        path: File of the lock. It exists while the lock is held, and names the holder.
+        wait: Wait until the lock is free.
+
+    Raises:
+        BlockingIOError: If the lock is held elsewhere and wait is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if not _is(path, file.fileno()):  # deleted by whoever had the lock: another file is locked by now
+            if not _is_open_file(path, file.fileno()):  # the previous holder deleted it, so this lock protects nothing
                 continue
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -129,7 +153,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
             return
 
 
-def _is(path: Path, descriptor: int) -> bool:
+def _is_open_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

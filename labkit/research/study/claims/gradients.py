@@ -3,85 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit import surrogates
-from labkit.research.study.engine import LABORATORY, MEASURED
-from labkit.research.study.findings import Finding, crossed, finding, order
-from labkit.statistics import estimates
+from labkit.research.study.claim import Claim, Row, Trunk
+from labkit.research.study.findings import Finding, crossed, finding, order_findings
+from labkit.research.study.tables import LABORATORY, MEASURED
+from labkit.statistics import Array, estimates
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TEMPERATURE = 0.25
-EVERY = 2  # photographs: of these, one is measured
-SURROGATES = {
-    **{name: surrogates.get(name) for name in ("aun", "ste", "sr", "ds", "soft", "sga", "ssl", "sua")},
-    "sua, expected": surrogates.get("sua", gradient="expected"),
-    "sua, relaxed": surrogates.get("sua", relaxed=True),
+EVERY = 2  # one of so many photographs is measured
+SURROGATES: dict[str, tuple[str, dict[str, Any]]] = {  # names and fields, by label
+    **{name: (name, {}) for name in ("aun", "ste", "sr", "ds", "soft", "sga", "ssl", "sua")},
+    "sua, expected": ("sua", {"gradient": "expected"}),
+    "sua, relaxed": ("sua", {"relaxed": True}),
 }
-PART = "g_a"  # what lies before the quantizer: the laboratory's gain
+LAYER = "g_a"  # the analysis transform, which corresponds to the gain of a scalar code
 
 
-def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """On a trunk: every surrogate on all paths, photograph by photograph, and what the laboratory says."""
-    from labkit.research.study import laboratory
+class Gradients(Claim):
+    """Variance of the gradient, and promised change of the loss, against the predictions of a scalar code."""
 
-    yield from risks(net, photos[::EVERY], SURROGATES, settings, TEMPERATURE)
-    shares = laboratory.scales(net, photos)
-    for label, values in laboratory.gradient(SURROGATES, TEMPERATURE, shares).items():
-        for quantity, value in zip(("variance", "promise"), values, strict=True):
-            yield {"part": LABORATORY, "name": "", "label": label, "quantity": quantity, "value": value}
+    name = "gradients"
+    summary = "bias and variance of gradients, in the predicted order"
+    measures_trunks = True
+
+    def measure(self, trunk: Trunk) -> Iterator[Row]:
+        """Yield the gradient risk of every surrogate on each photograph, and the predictions of a scalar code."""
+        from labkit import surrogates
+        from labkit.research.study import predictions
+
+        compared = {label: surrogates.get(name, **fields) for label, (name, fields) in SURROGATES.items()}
+        yield from gradient_risk_rows(trunk, EVERY, compared, TEMPERATURE)
+        shares = predictions.scale_shares(trunk.net, trunk.photos)
+        for label, values in predictions.gradient(compared, TEMPERATURE, shares).items():
+            for quantity, value in zip(("variance", "promise"), values, strict=True):
+                yield {"part": LABORATORY, "name": "", "label": label, "quantity": quantity, "value": value}
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """For each network: variance relative to additive noise, promised change, and the orders of both.
+
+        The measured change of the test loss is noisy, which lowers all promises by the same factor and keeps their
+        order.
+        """
+        measured, findings = table[table["part"] == MEASURED], []
+        labels = list(SURROGATES)
+        for network in measured["network"].unique():
+            rows = table[(table["part"] == LABORATORY) & (table["network"] == network)]
+            predicted = rows.groupby(["quantity", "label"])["value"].mean()
+            rows = measured[measured["network"] == network]
+            variances, agreed, changes = (
+                crossed(rows[rows["quantity"] == quantity], "value", ["label"], labels)
+                for quantity in ("variance", "agreed", "found")
+            )
+            ratios = estimates(lambda v: v.mean((0, 1)) / v[:, :, 0].mean(), variances)
+            for label, ratio in list(zip(labels, ratios, strict=True))[1:]:
+                text = f"{network}: variance of the gradient of {label} relative to aun"
+                findings.append(finding(text, ratio, log=False, percent=False))
+            for label, promise in zip(labels, estimates(promised_change, agreed, changes), strict=True):
+                text = f"{network}: promised change of the loss per measured change, {label}"
+                findings.append(finding(text, promise, log=False, percent=False))
+            findings += order_findings(
+                f"{network}: variance of the gradient", labels, lambda v: v.mean((0, 1)),
+                predicted["variance"].loc[labels].to_numpy(), variances, relative=True,
+            )  # fmt: skip
+            findings += order_findings(
+                f"{network}: promised change of the loss", labels, promised_change,
+                predicted["promise"].loc[labels].to_numpy(), agreed, changes,
+            )  # fmt: skip
+        return findings
 
 
-def risks(net, photos, what: dict[str, Any], settings: dict[str, Any], temperatures: Any) -> Iterator[dict[str, Any]]:
-    """The gradient risk of the analysis transform on crops of each photograph, as rows: variance, agreed, found.
+def gradient_risk_rows(trunk: Trunk, every: int, compared: dict[str, Any], temperatures: Any) -> Iterator[Row]:
+    """Yield the gradient risk of the analysis transform on crops of some photographs.
 
-    variance: over draws; agreed ÷ found: what training promises for each unit by which the test loss changes.
+    The quantity "variance" is the variance over draws. The ratio of "agreed" to "found" is the change that training
+    promises per unit by which the test loss changes.
+
+    Args:
+        trunk: The checkpoint.
+        every: Measure one of so many photographs.
+        compared: Surrogates or schemes by label.
+        temperatures: One temperature or several.
     """
     from labkit import analysis
 
+    photos, settings = trunk.photos[::every], trunk.settings
     for name, image in zip(photos.names, photos, strict=True):
         crop = min(settings["crop"], min(image.shape[1:]) // 64 * 64)
         table = analysis.network_gradient_risk(
-            net, [image], what, lmbda=settings["lmbda"], temperatures=temperatures, draws=4, batches=4, crop=crop,
-            directions=2, by="part", seed=settings["seed"], progress=False,
+            trunk.net, [image], compared, lmbda=settings["lmbda"], temperatures=temperatures, draws=4, batches=4,
+            crop=crop, directions=2, by="part", seed=settings["seed"], progress=False,
         )  # fmt: skip
-        for row in table[table["layer"] == PART].to_dict("records"):
+        for row in table[table["layer"] == LAYER].to_dict("records"):
             about = {"name": name, "label": row["label"], "temperature": f"{row['temperature']:g}"}
             yield about | {"quantity": "variance", "value": row["variance_draws"]}
             yield about | {"quantity": "agreed", "value": row["agreed"]}
             yield about | {"quantity": "found", "value": row["found"]}
 
 
-def findings(table) -> list[Finding]:
-    """For each network: variance and promised change against additive noise, and both orders.
-
-    The finite difference of the test loss is noisy, which lowers all promises by one factor: their order stays.
-    """
-    measured, found = table[table["part"] == MEASURED], []
-    labels = list(SURROGATES)
-    for network in measured["network"].unique():
-        there = table[(table["part"] == LABORATORY) & (table["network"] == network)]
-        laboratory = there.groupby(["quantity", "label"])["value"].mean()
-        here = measured[measured["network"] == network]
-        variances, agreed, changes = (
-            crossed(here[here["quantity"] == quantity], "value", ["label"], labels)
-            for quantity in ("variance", "agreed", "found")
-        )
-        against = estimates(lambda v: v.mean((0, 1)) / v[:, :, 0].mean(), variances)
-        for label, one in list(zip(labels, against, strict=True))[1:]:
-            what = f"{network}, variance of the gradient, {label} to aun"
-            found.append(finding(what, one, log=False, percent=False))
-        for label, one in zip(labels, estimates(promise, agreed, changes), strict=True):
-            what = f"{network}, change promised for each unit that is found, {label}"
-            found.append(finding(what, one, log=False, percent=False))
-        wanted = laboratory["variance"].loc[labels].to_numpy()
-        found += order(f"{network}, variance", labels, lambda v: v.mean((0, 1)), wanted, variances, relative=True)
-        wanted = laboratory["promise"].loc[labels].to_numpy()
-        found += order(f"{network}, promise", labels, promise, wanted, agreed, changes)
-    return found
-
-
-def promise(agreed: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """What is promised for each unit that is found, of all seeds and photographs together."""
-    return agreed.sum((0, 1)) / found.sum((0, 1))
+def promised_change(agreed: Array, found: Array) -> Array:
+    """Return the promised change per measured change, over all seeds and photographs together."""
+    return np.asarray(agreed.sum((0, 1)) / found.sum((0, 1)))

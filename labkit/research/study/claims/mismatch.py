@@ -1,60 +1,73 @@
-"""Claim 1: mismatch, on networks trained with each scheme and on the trunk that all forked from."""
+"""Claim 1: mismatch of networks that were trained with each scheme, and of the trunk that they fork from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.engine import LABORATORY, MEASURED
-from labkit.research.study.findings import Finding, crossed, finding, order
-from labkit.schemes import last_stage
-from labkit.statistics import estimates
+from labkit.research.study.claim import Claim, Row, Trunk
+from labkit.research.study.findings import Finding, crossed, finding, order_findings
+from labkit.research.study.tables import FORKS, LABORATORY, MEASURED
+from labkit.statistics import Array, estimates
 
-PLACES = {"rate": ("train_bpp", "estimated_bpp"), "distortion": ("train_mse255", "mse255")}
-DRAWS = 2  # of noise, for each image
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """On a trunk: each scheme's relative mismatch, image by image, and what the laboratory says of these latents."""
-    from labkit import entropy, evaluation
-    from labkit.research.study import laboratory
-
-    for label, scheme in schemes.items():
-        stage = last_stage(scheme)
-        entropy.set_scheme(net, stage)
-        entropy.set_temperature(net, stage.temperature.end)
-        rounded = np.array(evaluation.rounded_losses(net, photos))
-        seen = np.mean([evaluation.surrogate_losses(net, photos, seed) for seed in range(DRAWS)], 0)
-        for name, gaps in zip(photos.names, (seen - rounded) / rounded, strict=True):
-            for quantity, gap in zip(PLACES, gaps, strict=True):
-                yield {"name": name, "label": label, "quantity": quantity, "value": float(gap)}
-    for label, gaps in laboratory.mismatch(schemes, laboratory.scales(net, photos)).items():
-        for quantity, gap in zip(PLACES, gaps, strict=True):
-            yield {"part": LABORATORY, "name": "", "label": label, "quantity": quantity, "value": float(gap)}
+COLUMNS = {"rate": ("train_bpp", "estimated_bpp"), "distortion": ("train_mse255", "mse255")}
+DRAWS = 2  # noise samples per image
 
 
-def findings(table) -> list[Finding]:
-    """For each network and quantity: each scheme's mismatch, and the order, on the trunk, and on forks if all are."""
-    forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
-    labels = list(measured["label"].unique())
-    for network in measured["network"].unique():
-        for quantity, (seen, rounded) in PLACES.items():
-            own = forks[forks["network"] == network]
-            own = own.assign(value=(own[seen] - own[rounded]) / own[rounded])
-            there = table[(table["network"] == network) & (table["quantity"] == quantity)]
-            laboratory = there[there["part"] == LABORATORY].groupby("label")["value"].mean().loc[labels].to_numpy()
-            all_there = set(labels) <= set(own["scheme"])
-            gaps = {"trained with it": crossed(own, "value", ["scheme"], labels)} if all_there else {}
-            gaps["on the trunk"] = crossed(there[there["part"] == MEASURED], "value", ["label"], labels)
-            for where, values in gaps.items():
-                what = f"{network}, {quantity} mismatch {where}"
-                for label, one in zip(labels, estimates(_mean, values), strict=True):
-                    found.append(finding(f"{what}, {label}", one, log=False, percent=True))
-                found += order(what, labels, _mean, laboratory, values)
-    return found
+class Mismatch(Claim):
+    """Relative mismatch of rate and distortion, against the predictions of a scalar code."""
+
+    name = "mismatch"
+    summary = "train–test mismatch, in the predicted order"
+    measures_trunks = True
+
+    def measure(self, trunk: Trunk) -> Iterator[Row]:
+        """Yield the relative mismatch of each scheme on each image, and the predictions of a scalar code."""
+        from labkit import entropy, evaluation
+        from labkit.research.study import predictions
+        from labkit.schemes import last_stage
+
+        net, photos = trunk.net, trunk.photos
+        for label, scheme in trunk.schemes.items():
+            stage = last_stage(scheme)
+            entropy.set_scheme(net, stage)
+            entropy.set_temperature(net, stage.temperature.end)
+            rounded = np.array(evaluation.rounded_losses(net, photos))
+            training = np.mean([evaluation.surrogate_losses(net, photos, seed) for seed in range(DRAWS)], 0)
+            for name, gaps in zip(photos.names, (training - rounded) / rounded, strict=True):
+                for quantity, gap in zip(COLUMNS, gaps, strict=True):
+                    yield {"name": name, "label": label, "quantity": quantity, "value": float(gap)}
+        shares = predictions.scale_shares(net, photos)
+        for label, predicted in predictions.mismatch(trunk.schemes, shares).items():
+            for quantity, gap in zip(COLUMNS, predicted, strict=True):
+                yield {"part": LABORATORY, "name": "", "label": label, "quantity": quantity, "value": float(gap)}
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """For each network and quantity: the mismatch of each scheme, and the order, on trunks and complete forks."""
+        forks, measured, findings = table[table["part"] == FORKS], table[table["part"] == MEASURED], []
+        labels = list(measured["label"].unique())
+        for network in measured["network"].unique():
+            for quantity, (training, rounded) in COLUMNS.items():
+                trained = forks[forks["network"] == network]
+                trained = trained.assign(value=(trained[training] - trained[rounded]) / trained[rounded])
+                rows = table[(table["network"] == network) & (table["quantity"] == quantity)]
+                predicted = rows[rows["part"] == LABORATORY].groupby("label")["value"].mean().loc[labels].to_numpy()
+                complete = set(labels) <= set(trained["scheme"])
+                gaps = {"after training": crossed(trained, "value", ["scheme"], labels)} if complete else {}
+                gaps["on the shared checkpoint"] = crossed(rows[rows["part"] == MEASURED], "value", ["label"], labels)
+                for place, values in gaps.items():
+                    for label, estimated in zip(labels, estimates(_mean, values), strict=True):
+                        text = f"{network}: {quantity} mismatch of {label} {place}"
+                        findings.append(finding(text, estimated, log=False, percent=True))
+                    text = f"{network}: {quantity} mismatch {place}"
+                    findings += order_findings(text, labels, _mean, predicted, values)
+        return findings
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    return values.mean((0, 1))
+def _mean(values: Array) -> Array:
+    return np.asarray(values.mean((0, 1)))

@@ -1,71 +1,86 @@
-"""Claim 3: constant temperatures, from nearly rounding to noise, for four surrogates of the reconstruction."""
+"""Claim 3: constant temperatures, from almost rounding to noise, for four surrogates of the reconstruction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.claims.gradients import promise, risks
-from labkit.research.study.engine import MEASURED
-from labkit.research.study.findings import Finding, against_both_ends, crossed, finding
+from labkit.research.study.claim import Claim, Lines, Row, Trunk
+from labkit.research.study.claims.gradients import gradient_risk_rows, promised_change
+from labkit.research.study.findings import Finding, best_inner_level_findings, crossed, finding
+from labkit.research.study.tables import FORKS, MEASURED
 from labkit.statistics import estimate
 
-EVERY = 4  # photographs: of these, the gradient of one is measured
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVERY = 4  # the gradient is measured on one of so many photographs
 
 
-def temperatures(table) -> list[str]:
-    """Those of a table, as it has them, rising."""
-    return sorted(table["temperature"].dropna().unique(), key=float)
+class Tradeoff(Claim):
+    """Loss, mismatch and gradient risk over a constant temperature."""
 
+    name = "tradeoff"
+    summary = "the best temperature is neither the lowest nor the highest"
+    measures_trunks = True
 
-def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """On a trunk: gradient risk of each surrogate at each temperature."""
-    from labkit.research.study.engine import declared
+    def measure(self, trunk: Trunk) -> Iterator[Row]:
+        """Yield the gradient risk of each surrogate at each temperature."""
+        yield from gradient_risk_rows(trunk, EVERY, trunk.schemes, trunk.declaration["grid"]["temperature"])
 
-    yield from risks(net, photos[::EVERY], schemes, settings, declared("tradeoff")["grid"]["temperature"])
-
-
-def findings(table) -> list[Finding]:
-    """For each surrogate: the best inner temperature against both ends; mismatch and gradient at the two ends."""
-    forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
-    levels = temperatures(forks)
-    low, high = levels[0], levels[-1]
-    for scheme in forks["scheme"].unique():
-        own = forks[forks["scheme"] == scheme]
-        losses, seen = (crossed(own, name, ["temperature"], levels) for name in ("loss", "train_loss"))
-        found += against_both_ends(f"{scheme}, loss", np.log(losses), (f"τ = {low}", f"τ = {high}"))
-        for place, level in ((0, low), (-1, high)):
-            gap = estimate(lambda a, b, place=place: np.mean((b / a - 1)[:, :, place]), losses, seen)
-            found.append(finding(f"{scheme}, mismatch of the loss at τ = {level}", gap, log=False, percent=True))
-        here = measured[measured["label"] == scheme]
-        if len(here):
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """For each surrogate: the best inner temperature against both ends, and mismatch and gradient at both ends."""
+        forks, measured, findings = table[table["part"] == FORKS], table[table["part"] == MEASURED], []
+        levels = temperatures(forks)
+        low, high = levels[0], levels[-1]
+        for scheme in forks["scheme"].unique():
+            rows = forks[forks["scheme"] == scheme]
+            losses, training = (crossed(rows, name, ["temperature"], levels) for name in ("loss", "train_loss"))
+            ends = f"τ = {low}", f"τ = {high}"
+            findings += best_inner_level_findings(f"{scheme}: loss", "τ", np.log(losses), ends)
+            for place, level in ((0, low), (-1, high)):
+                gap = estimate(lambda a, b, place=place: np.mean((b / a - 1)[:, :, place]), losses, training)
+                findings.append(finding(f"{scheme}: loss mismatch at τ = {level}", gap, log=False, percent=True))
+            rows = measured[measured["label"] == scheme]
+            if rows.empty:
+                continue
             variances, agreed, changes = (
-                crossed(here[here["quantity"] == quantity], "value", ["temperature"], levels)
+                crossed(rows[rows["quantity"] == quantity], "value", ["temperature"], levels)
                 for quantity in ("variance", "agreed", "found")
             )
             ratio = estimate(lambda v: v[:, :, 0].mean() / v[:, :, -1].mean(), variances)
-            what = f"{scheme}, variance of the gradient at τ = {low} to that at τ = {high}"
-            found.append(finding(what, ratio, log=False, percent=False))
+            text = f"{scheme}: variance of the gradient at τ = {low} relative to τ = {high}"
+            findings.append(finding(text, ratio, log=False, percent=False))
             for place, level in ((0, low), (-1, high)):
-                one = estimate(lambda a, f, place=place: promise(a, f)[place], agreed, changes)
-                what = f"{scheme}, change promised for each unit that is found at τ = {level}"
-                found.append(finding(what, one, log=False, percent=False))
-    return found
+                promise = estimate(lambda a, f, place=place: promised_change(a, f)[place], agreed, changes)
+                text = f"{scheme}: promised change of the loss per measured change at τ = {level}"
+                findings.append(finding(text, promise, log=False, percent=False))
+        return findings
+
+    def curves(self, table: pd.DataFrame) -> tuple[str, Lines]:
+        """Mean loss over the temperature, relative to the least loss of each surrogate, in percent."""
+        return "temperature τ", loss_curves(table[table["part"] == FORKS], ["scheme"], "temperature")
 
 
-def curves(table) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
-    """Mean loss over the temperature, relative to each surrogate's least, in percent."""
-    return "temperature τ", lines(table[table["part"] == "forks"], ["scheme"], "temperature")
+def temperatures(table: pd.DataFrame) -> list[str]:
+    """Return the temperatures of a table in rising order, as the texts that the table contains."""
+    return sorted(table["temperature"].dropna().unique(), key=float)
 
 
-def lines(table, names: list[str], axis: str) -> dict[str, tuple[list[float], list[float]]]:
-    """Mean log losses over an axis of the grid, less the least of each line, in percent."""
-    found = {}
-    for keys, one in table.groupby(names, sort=False):
-        means = np.log(one.set_index(axis)["loss"]).groupby(level=0).mean()
+def loss_curves(table: pd.DataFrame, names: list[str], axis: str) -> Lines:
+    """Return mean log losses over an axis of the grid, minus the least of each curve, in percent.
+
+    Args:
+        table: Rows with the column loss.
+        names: Columns that distinguish the curves.
+        axis: Column of the horizontal axis.
+    """
+    curves = {}
+    for keys, rows in table.groupby(names, sort=False):
+        means = np.log(rows.set_index(axis)["loss"]).groupby(level=0).mean()
         means.index = means.index.astype(float)
         means = means.sort_index()
-        found[", ".join(keys)] = list(means.index), list(100 * (means - means.min()))
-    return found
+        curves[", ".join(keys)] = list(means.index), list(100 * (means - means.min()))
+    return curves

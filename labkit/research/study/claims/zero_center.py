@@ -1,80 +1,89 @@
-"""Claim 6: the partial stop-gradient of zero-center quantization, on and off, for five surrogates."""
+"""Claim 6: the partial stop-gradient of zero-center quantization, with and without it, for five surrogates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.engine import MEASURED
+from labkit.research.study.claim import Claim, Row, Trunk
 from labkit.research.study.findings import SMALL, Finding, crossed, finding
-from labkit.statistics import estimate
+from labkit.research.study.tables import FORKS, MEASURED
+from labkit.statistics import Array, Estimate, estimate
 
-CONTROL = "identity"  # the stop changes it by no more than `SMALL`: the same sum is rounded otherwise, and runs part
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The stop-gradient must change the control by at most SMALL. It changes only the rounding of a sum, after which two
+# runs drift apart.
+CONTROL = "identity"
 THROUGH, UNCENTERED = " through", " uncentered"
-SPREAD = "spread of the training loss"
-EVERY = 2  # photographs: of these, the gradient of one is measured
+VARIANCE, LOSS, SPREAD = "variance of the gradient at the means", "loss", "spread of the training loss"
+EVERY = 2  # the gradient is measured on one of so many photographs
 
 
-def measure(net, photos, settings: dict[str, Any], schemes: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """On a trunk: variance over draws of the gradient that reaches the means, with and without the stop."""
-    from labkit import analysis
+class ZeroCenter(Claim):
+    """Gradient variance, loss and spread of the training loss, with the stop-gradient relative to without it."""
 
-    stopped = {label: scheme for label, scheme in schemes.items() if f"{label}{THROUGH}" in schemes}
-    for name, image in zip(photos[::EVERY].names, photos[::EVERY], strict=True):
-        crop = min(settings["crop"], min(image.shape[1:]) // 64 * 64)
-        table = analysis.gradient_at_means(
-            net, [image], stopped, lmbda=settings["lmbda"], draws=8, batches=2, crop=crop, seed=settings["seed"],
-            progress=False,
-        )  # fmt: skip
-        for row in table[table["path"] == "both"].to_dict("records"):
-            label = row["label"] + THROUGH * (not row["stop_gradient"])
-            yield {"name": name, "label": label, "quantity": "variance", "value": row["variance"]}
+    name = "zero_center"
+    summary = "the partial stop-gradient stabilizes training"
+    measures_trunks = True
+
+    def measure(self, trunk: Trunk) -> Iterator[Row]:
+        """Yield the variance over draws of the gradient at the means, with and without the stop-gradient."""
+        from labkit import analysis
+        from labkit.schemes import last_stage
+
+        photos, settings, schemes = trunk.photos[::EVERY], trunk.settings, trunk.schemes
+        stopped = {label: last_stage(schemes[label]) for label in schemes if f"{label}{THROUGH}" in schemes}
+        for name, image in zip(photos.names, photos, strict=True):
+            crop = min(settings["crop"], min(image.shape[1:]) // 64 * 64)
+            table = analysis.gradient_at_means(
+                trunk.net, [image], stopped, lmbda=settings["lmbda"], draws=8, batches=2, crop=crop,
+                seed=settings["seed"], progress=False,
+            )  # fmt: skip
+            for row in table[table["path"] == "both"].to_dict("records"):
+                label = row["label"] + THROUGH * (not row["stop_gradient"])
+                yield {"name": name, "label": label, "quantity": "variance", "value": row["variance"]}
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """For each network and surrogate: three quantities with the stop-gradient relative to without it.
+
+        Further findings compare the loss of each variation with that of the method, the identity slope with the
+        stop-gradient. A network without forks has findings of the variance only.
+        """
+        forks, measured, findings = table[table["part"] == FORKS], table[table["part"] == MEASURED], []
+        for network in measured["network"].unique():
+            trained, rows = forks[forks["network"] == network], measured[measured["network"] == network]
+            schemes = list(trained["scheme"].unique())
+            for label in [label for label in rows["label"].unique() if not label.endswith(THROUGH)]:
+                pair = [label, f"{label}{THROUGH}"]
+                ratios = {VARIANCE: _variance_ratio(crossed(rows, "value", ["label"], pair))}
+                if len(trained):
+                    ratios[LOSS] = _log_ratio(crossed(trained, "loss", ["scheme"], pair))
+                    ratios[SPREAD] = _log_ratio(crossed(trained, "train_spread", ["scheme"], pair))
+                for quantity, ratio in ratios.items():
+                    text = f"{network}, {label}: {quantity} with the stop-gradient relative to without it"
+                    main = quantity != SPREAD
+                    if label != CONTROL:
+                        findings.append(finding(text, ratio, "below", negligible=SMALL, main=main))
+                    else:
+                        findings.append(finding(text, ratio, "none" if main else "", negligible=SMALL, main=main))
+                if f"{label}{UNCENTERED}" in schemes:
+                    ratio = _log_ratio(crossed(trained, "loss", ["scheme"], [label, f"{label}{UNCENTERED}"]))
+                    text = f"{network}, {label}: loss with zero center and stop-gradient relative to neither"
+                    findings.append(finding(text, ratio))
+            for label in [label for label in schemes if label != CONTROL]:
+                ratio = _log_ratio(crossed(trained, "loss", ["scheme"], [label, CONTROL]))
+                findings.append(finding(f"{network}: loss of {label} relative to {CONTROL}", ratio))
+        return findings
 
 
-def findings(table) -> list[Finding]:
-    """For each network and surrogate, with the stop against without: variance at the means, loss, training's spread.
-
-    And what each variation's loss is to that of the course's method, the identity slope with the stop. Of a network
-    that nothing was forked of, the variance alone.
-    """
-    forks, measured, found = table[table["part"] == "forks"], table[table["part"] == MEASURED], []
-    for network in measured["network"].unique():
-        own, there = forks[forks["network"] == network], measured[measured["network"] == network]
-        labels = list(own["scheme"].unique())
-        stopped = [label for label in there["label"].unique() if not label.endswith(THROUGH)]
-        for label in stopped:
-            pair = [label, f"{label}{THROUGH}"]
-            values = {"variance of the gradient at the means": crossed(there, "value", ["label"], pair)}
-            if len(own):
-                values["loss"] = crossed(own, "loss", ["scheme"], pair)
-                values[SPREAD] = crossed(own, "train_spread", ["scheme"], pair)
-            for what, value in values.items():
-                expected = "below" if label != CONTROL else "none" if what != SPREAD else ""
-                found.append(
-                    finding(
-                        f"{network}, {label}, {what} with the stop to without",
-                        _variances(value) if what.startswith("variance") else estimate(_change, np.log(value)),
-                        expected,
-                        same=SMALL,
-                        main=what != SPREAD,
-                    )
-                )
-            if f"{label}{UNCENTERED}" in labels:
-                losses = crossed(own, "loss", ["scheme"], [label, f"{label}{UNCENTERED}"])
-                what = f"{network}, {label}, loss with zero center and stop to neither"
-                found.append(finding(what, estimate(_change, np.log(losses))))
-        for label in [label for label in labels if label != CONTROL]:
-            losses = crossed(own, "loss", ["scheme"], [label, CONTROL])
-            found.append(finding(f"{network}, loss, {label} to {CONTROL}", estimate(_change, np.log(losses))))
-    return found
+def _log_ratio(values: Array) -> Estimate:
+    return estimate(lambda logs: float(np.mean(logs[:, :, 0] - logs[:, :, 1])), np.log(values))
 
 
-def _change(logs: np.ndarray) -> float:
-    return float(np.mean(logs[:, :, 0] - logs[:, :, 1]))
-
-
-def _variances(values: np.ndarray):
-    """The log of the ratio of mean variances: of a photograph whose latents all lie at their means, one may be zero."""
+def _variance_ratio(values: Array) -> Estimate:
+    """Return the log ratio of mean variances; a photograph whose latents all lie at their means has variance 0."""
     return estimate(lambda v: float(np.log(v[:, :, 0].mean() / v[:, :, 1].mean())), values)

@@ -1,0 +1,304 @@
+"""The nine claims: verdicts on tables whose answer is known, and the declared grids."""
+
+import json
+import math
+from itertools import product
+
+import pandas as pd
+import pytest
+
+from labkit import paths, schemes, surrogates
+from labkit.research.study import CLAIMS, Study, claim_report, tables
+from labkit.research.study.claims import gradients, method, tradeoff
+from labkit.research.study.declarations import SCALES, declaration
+from labkit.research.study.engine import named_runs
+from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, verdict
+from labkit.research.study.report import markdown
+from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, fork_rows, measured_rows, parabola
+
+NETWORKS = ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"]
+
+
+def report_on(name, table):
+    return claim_report(name, table.drop(columns=["loss", "train_loss"]))
+
+
+def values_of(report):
+    return {finding.comparison: finding.value for finding in report.findings}
+
+
+def test_a_parabola_is_a_tradeoff_and_a_slope_is_not():
+    axes = {"scheme": ["identity", "sga"], "temperature": TEMPERATURES}
+    report = report_on("tradeoff", fork_rows(parabola(0.2), **axes))
+    assert report.verdict == SUPPORTED and report.seeds == 4
+    low = report.findings[0]
+    gain = math.exp(0.02 * (0 - math.log(0.02 / 0.2) ** 2)) - 1
+    assert low.comparison == "identity: loss at the best inner τ relative to τ = 0.02"
+    assert low.value == pytest.approx(gain, abs=1e-3)
+    slope = fork_rows(lambda temperature, **_: float(temperature) ** 0.01, **axes)
+    assert report_on("tradeoff", slope).verdict == NOT_SUPPORTED
+    assert report.hours == pytest.approx(2 * 8 * 60 / 3600)
+    flat = report_on("tradeoff", fork_rows(lambda **_: 1.0, noise=0.02, **axes))
+    assert flat.verdict != SUPPORTED
+
+
+def test_curves_show_the_loss_relative_to_the_least_loss():
+    table = fork_rows(parabola(0.2), scheme=["identity", "sga"], temperature=TEMPERATURES)
+    label, curves = CLAIMS["tradeoff"].curves(table)
+    assert label == "temperature τ" and curves["sga"][0] == [float(t) for t in TEMPERATURES]
+    assert min(curves["sga"][1]) == 0 and curves == {
+        name: tradeoff.loss_curves(table[table["scheme"] == name], ["scheme"], "temperature")[name] for name in curves
+    }
+    assert CLAIMS["method"].curves(table) is None
+
+
+def test_networks_differ_if_their_best_temperatures_do():
+    def table(best):
+        parts = [
+            fork_rows(parabola(level), network=[network], scheme=["identity"], temperature=TEMPERATURES)
+            for network, level in best.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    report = report_on("structure", table({"one": 0.1, "two": 0.3}))
+    ratio, *regrets = report.findings
+    assert report.verdict == SUPPORTED == ratio.verdict and ratio.value == pytest.approx(0.1 / 0.3 - 1, abs=0.03)
+    assert len(regrets) == 2 and all(regret.value > 0 for regret in regrets)
+    assert report_on("structure", table({"one": 0.2, "two": 0.2})).verdict == NOT_SUPPORTED
+
+
+def test_an_inner_bound_is_best_and_reduces_the_mismatch():
+    levels = [0.02, 0.05, 0.11, 0.2, 0.35, 0.6]
+    table = fork_rows(
+        lambda scale_lower_bound, **_: parabola(0.15)(scale_lower_bound), scheme=["annealed"], scale_lower_bound=levels
+    )
+    table["train_bpp"] = table["estimated_bpp"] * (1 + 0.002 / table["scale_lower_bound"])
+    report = report_on("bound", table)
+    reduction = next(finding for finding in report.findings if "size of the rate mismatch" in finding.comparison)
+    assert report.verdict == SUPPORTED and reduction.value == pytest.approx(0.002 / 0.11 - 0.002 / 0.02, abs=0.01)
+    table["train_bpp"] = table["estimated_bpp"] * (1 + 0.1 * table["scale_lower_bound"])
+    assert report_on("bound", table).verdict == NOT_SUPPORTED
+    assert CLAIMS["bound"].curves(table)[1]["annealed"][0] == levels
+
+
+def test_the_stop_gradient_helps_other_slopes_and_does_not_change_the_control():
+    labels = ["soft", "soft through", "soft uncentered", "identity", "identity through"]
+    worse = {"soft through": 1.02, "soft uncentered": 1.05}
+    forks = fork_rows(lambda scheme, **_: worse.get(scheme, 1.0), noise=1e-4, network=["one"], scheme=labels)
+    variances = {"soft": 1.0, "soft through": 2.0, "identity": 1.0, "identity through": 1.0}
+    measured = measured_rows(variances, network="one", quantity="variance")
+    for name in ("identity", "identity through"):
+        measured.loc[measured["label"] == name, "value"] = 1.0
+    report = report_on("zero_center", pd.concat([forks, measured], ignore_index=True))
+    assert report.verdict == SUPPORTED
+    values, ending = values_of(report), "with the stop-gradient relative to without it"
+    assert values[f"one, soft: variance of the gradient at the means {ending}"] == pytest.approx(-0.5, abs=0.02)
+    assert values[f"one, soft: loss {ending}"] == pytest.approx(1 / 1.02 - 1, abs=1e-3)
+    measured.loc[measured["label"] == "identity", "value"] = 3.0
+    table = pd.concat([forks, measured], ignore_index=True)
+    assert report_on("zero_center", table).verdict == NOT_SUPPORTED
+
+
+def test_mismatch_is_compared_with_the_prediction_on_forks_and_on_trunks():
+    gaps = {"noise": 0.05, "mixed": 0.0, "gumbel": 0.02}
+    forks = fork_rows(lambda **_: 1.0, network=["one"], scheme=list(gaps))
+    share = 1 + forks["scheme"].map(gaps)
+    forks["train_bpp"], forks["train_mse255"] = forks["estimated_bpp"] * share, forks["mse255"] * share
+    others = [
+        measured_rows(gaps, part, network="one", quantity=quantity)
+        for quantity, part in product(("rate", "distortion"), ("measured", "laboratory"))
+    ]
+    report = report_on("mismatch", pd.concat([forks, *others], ignore_index=True))
+    assert report.verdict == SUPPORTED
+    assert values_of(report)["one: rate mismatch of noise after training"] == pytest.approx(0.05, abs=1e-6)
+    others[-1]["value"] *= -1
+    table = pd.concat([forks, *others], ignore_index=True)
+    assert report_on("mismatch", table).verdict == NOT_SUPPORTED
+
+
+def test_gradients_are_compared_by_variance_and_by_promised_change_over_all_seeds():
+    variances = {label: 1.0 + k for k, label in enumerate(gradients.SURROGATES)}
+    slopes = {label: 1.0 - 0.05 * k for k, label in enumerate(gradients.SURROGATES)}
+    about = {"network": "one", "estimated_bpp": math.nan, "mse255": math.nan}
+    about |= {"train_bpp": math.nan, "train_mse255": math.nan}
+    parts = [
+        measured_rows(variances, quantity="variance", **about),
+        measured_rows(slopes, quantity="agreed", **about),
+        measured_rows(dict.fromkeys(slopes, 1.0), quantity="found", **about),
+        measured_rows(variances, "laboratory", quantity="variance", **about),
+        measured_rows(slopes, "laboratory", quantity="promise", **about),
+    ]
+    findings = CLAIMS["gradients"].findings(pd.concat(parts, ignore_index=True))
+    assert verdict(findings) == SUPPORTED
+    values = {finding.comparison: finding.value for finding in findings}
+    assert values["one: variance of the gradient of ste relative to aun"] == pytest.approx(2.0, abs=0.05)
+    assert values["one: promised change of the loss per measured change, sr"] == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_variation_is_compared_with_the_better_of_method_and_noise_at_their_better_learning_rates():
+    losses = {"noise": (1.00, 0.98), "identity": (1.01, 1.02), "relaxed": (0.99, 0.96), "expected": (1.0, 1.0)}
+    rates = ["cosine:2e-4:1e-5", "cosine:4e-4:1e-5"]
+    table = fork_rows(lambda lr, scheme: losses[scheme][rates.index(lr)], lr=rates, scheme=list(losses))
+    report = report_on("variations", table)
+    findings = {finding.comparison: finding for finding in report.findings}
+    assert report.verdict == SUPPORTED
+    better = findings["relaxed: loss relative to the better of identity and noise"]
+    worse = findings["expected: loss relative to the better of identity and noise"]
+    assert better.value == pytest.approx(0.96 / 0.98 - 1, abs=1e-3) and better.verdict == SUPPORTED
+    assert worse.value == pytest.approx(1.0 / 0.98 - 1, abs=1e-3) and worse.verdict == NOT_SUPPORTED
+    assert findings["relaxed: loss relative to identity"].value == pytest.approx(0.96 / 1.01 - 1, abs=1e-3)
+    rate = findings[f"identity: loss at lr {rates[1]} relative to lr {rates[0]}"]
+    assert rate.value == pytest.approx(1 / 101, abs=1e-3)
+
+
+def test_the_best_variation_must_be_better_on_every_other_network():
+    losses = {"noise": 1.00, "annealed": 1.01, "substituted": 0.98}
+    axes = {"network": ["one", "other"], "scheme": list(losses)}
+    report = report_on("elsewhere", fork_rows(lambda network, scheme: losses[scheme], **axes))
+    values = values_of(report)
+    assert report.verdict == SUPPORTED and len(values) == 4
+    assert values["one, test: loss relative to noise"] == pytest.approx(0.98 / 1.00 - 1, abs=1e-3)
+    assert values["other, test: loss relative to annealed"] == pytest.approx(0.98 / 1.01 - 1, abs=1e-3)
+    table = fork_rows(lambda network, scheme: 1.0 if network == "one" else losses[scheme], **axes)
+    assert report_on("elsewhere", table).verdict == NOT_SUPPORTED
+
+
+def test_bd_rates_of_the_method_against_each_other_scheme():
+    table = curve_rows(RATE_FACTORS)
+    table = table[(table["part"] == "forks") | (table["scheme"] != "mixed")]  # fewer schemes are trained from scratch
+    report = claim_report("method", table)
+    findings = {finding.comparison: finding for finding in report.findings}
+    for about, others in (("one, test", ("noise", "mixed")), ("one from scratch, test", ("noise",))):
+        for scheme in others:
+            rate = findings[f"{about}: BD-rate against {scheme}"]
+            assert rate.value == pytest.approx(0.95 / RATE_FACTORS[scheme] - 1, abs=2e-3)
+            assert rate.verdict == SUPPORTED
+    assert report.verdict == SUPPORTED and "BD-rate against noise: -5.0" in markdown([report])
+    assert claim_report("method", curve_rows({**RATE_FACTORS, "annealed": 0.98})).verdict == NOT_SUPPORTED
+    wide = claim_report("method", curve_rows({**RATE_FACTORS, "annealed": 0.96}, noise=0.06))
+    assert wide.verdict == INCONCLUSIVE
+    assert "further seed" in wide.conclusion and "core-hours" in wide.conclusion
+    hours = curve_rows(RATE_FACTORS)["run"].nunique() / 4 * 90 / 3600
+    assert wide.hours == pytest.approx(hours)
+
+
+def test_failed_runs_are_counted_and_do_not_affect_other_comparisons():
+    table = curve_rows({"annealed": 0.95, "noise": 1.0, "soft_rounding": 1.0})
+    lost = (table["scheme"] == "soft_rounding") & (table["part"] == "scratch") & (table["seed"] < 3)
+    failed = table[lost & (table["lmbda"] < 0.005)].drop_duplicates("run")
+    nothing: dict = dict.fromkeys(("bpp", "psnr", "estimated_bpp", "mse255", "train_bpp", "train_mse255"), math.nan)
+    nothing |= {"set": None, "name": None}
+    failed = failed.assign(**nothing, error="FloatingPointError: the loss is nan at step 7")
+    others = table[~table["run"].isin(failed["run"])]
+    report = claim_report("method", pd.concat([others, failed], ignore_index=True))
+    assert report.seeds == 4
+    findings = {finding.comparison: finding for finding in report.findings}
+    assert findings["one from scratch, test: BD-rate against noise"].verdict == SUPPORTED
+    lone = findings["one from scratch, test: BD-rate against soft_rounding"]
+    assert lone.verdict == INCONCLUSIVE and lone.value == pytest.approx(-0.05, abs=2e-3) and math.isnan(lone.low)
+    last = report.findings[-1]
+    assert last.comparison == "one, scratch, soft_rounding: runs that failed with FloatingPointError, 3 of 12"
+    assert last.value == 0.25 and not last.verdict and "25%" in str(last)
+
+
+# Declared grids -------------------------------------------------------------------------------------------------------
+
+
+def study(name, tmp_path, **more):
+    return Study(name, tmp_path / "work", tmp_path / "out", **more)
+
+
+def no_results(sweep):
+    return pd.DataFrame({"run": [], "status": []})
+
+
+def parts_of(asked):
+    return CLAIMS[asked.name].parts(asked, no_results)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_is_declared_and_shares_its_trunks(name, tmp_path):
+    runs = [(part, run) for part, sweep in parts_of(study(name, tmp_path)) for run in sweep.runs()]
+    other = (str(paths.data() / "photographs" / "train"),)  # further images to code do not change the trunks
+    shared = {run.name for _, run in named_runs(parts_of(study("method", tmp_path, tests=other))) if not run.trunk}
+    for part, run in runs:
+        if not run.trunk and part != "scratch":
+            assert run.name in shared, run
+    laptop, gpu = (declaration(name, scale) for scale in SCALES)
+    assert laptop["claim"].endswith(".") and laptop["size"] == "tiny" and gpu["size"] == "small"
+    assert (laptop["trunk"]["steps"], gpu["trunk"]["steps"], gpu["steps"]) == (5000, 100_000, 20_000)
+    fewer = [run for _, sweep in parts_of(study(name, tmp_path, seeds=1)) for run in sweep.runs()]
+    assert {run.settings["seed"] for run in fewer} == {0}
+    assert {run.name for run in fewer} < {run.name for _, run in runs}
+
+
+def test_the_declared_claims_are_the_listed_claims():
+    with pytest.raises(ValueError, match="unknown claim 'bounds'; did you mean bound"):
+        declaration("bounds")
+    with pytest.raises(ValueError, match="unknown scale 'cluster'"):
+        Study("bound", "work", "out", scale="cluster")
+    assert [claim.name for claim in CLAIMS.values()] == list(CLAIMS) and len(CLAIMS) == 9
+    assert all(declaration(name)["claim"] for name in CLAIMS)
+
+
+def test_the_method_has_three_networks_three_lambdas_and_eight_tuned_schemes(tmp_path):
+    declared = declaration("method")
+    assert set(declared["grid"]["network"]) == set(NETWORKS) and len(declared["grid"]["lmbda"]) == 3
+    tuning = declared["tuning"]["schemes"]
+    others = {"noise", "straight_through", "mixed", "soft_rounding", "gumbel", "universal_ds", "soft_then_hard"}
+    assert set(tuning) == others | {"annealed"} and {len(candidates) for candidates in tuning.values()} == {4}
+    assert all(len({json.dumps(one) for one in candidates}) == 4 for candidates in tuning.values())
+    runs = list(named_runs(parts_of(study("method", tmp_path))))
+    cells = {(part, run.settings["network"], run.settings["scheme"], run.settings["lmbda"]) for part, run in runs}
+    assert len([cell for cell in cells if cell[0] == "forks"]) == 3 * 8 * 3
+    assert len([cell for cell in cells if cell[0] == "scratch"]) == 1 * 5 * 3
+    assert {run.settings["steps"] for part, run in runs if part == "scratch"} == {5000}
+
+
+def test_structure_and_tradeoff_share_runs(tmp_path):
+    one, other = (
+        {run.name for _, sweep in parts_of(study(name, tmp_path)) for run in sweep.runs()}
+        for name in ("tradeoff", "structure")
+    )
+    assert len(one & other) == 4 * (1 + 2 * 8)
+
+
+def test_tuning_selects_the_best_candidate_on_training_photographs_for_each_network(tmp_path):
+    requests = []
+
+    def run_sweep(sweep):
+        """Return losses by the place of a candidate: the third is best, except for one network the second."""
+        requests.append(sweep)
+        places, rows = {}, []
+        for run in [run for run in sweep.runs() if run.trunk]:
+            key = run.settings["network"], run.settings["scheme"]
+            places[key] = places.get(key, -1) + 1
+            best = 1 if key == ("factorized_prior", "mixed") else 2
+            loss = 1.0 + abs(places[key] - best)
+            rows.append({"run": run.name, "status": "done", "loss": loss, "seconds": 36.0})
+        return pd.DataFrame(rows)
+
+    asked = study("method", tmp_path)
+    chosen = method.tuned_candidates(asked, run_sweep)
+    declared = declaration("method")["tuning"]["schemes"]
+    for (network, scheme), fields in chosen.items():
+        assert fields == declared[scheme][1 if (network, scheme) == ("factorized_prior", "mixed") else 2]
+    for run in requests[0].runs():
+        assert run.settings["seed"] == 1000 and run.settings["lmbda"] == 0.0093
+        if run.trunk:
+            assert run.settings["test"] == [str((paths.data() / "photographs" / "train").resolve())]
+    assert method.tuned_candidates(asked, no_results) == chosen  # the saved table is used
+    table = pd.read_parquet(tables.table_path("tuning", tmp_path / "out"))
+    assert len(table) == 3 * 8 * 4 and table["chosen"].sum() == 3 * 8
+    assert table["core_hours"].to_numpy() == pytest.approx(0.01, rel=1e-4)
+    forks = [run for _, run in named_runs(CLAIMS["method"].parts(asked, run_sweep)) if run.trunk]
+    used = {(r.settings["network"], r.settings["scheme"], r.settings["lr"], r.scheme.get("share")) for r in forks}
+    assert ("factorized_prior", "mixed", "cosine:2e-4:1e-5", None) in used
+    assert ("mean_scale_hyperprior", "mixed", "cosine:3e-4:1e-5", None) in used
+    assert ("mean_scale_hyperprior", "soft_then_hard", "cosine:2e-4:1e-5", 0.8) in used
+
+
+def test_a_declared_scheme_can_have_another_surrogate_on_one_path():
+    scheme = schemes.annealed(distortion="sga", temperature=0.3)
+    assert scheme.distortion == surrogates.get("sga") and scheme.rate == surrogates.get("aun") and scheme.stop_gradient
+    assert schemes.mixed(distortion="round").distortion == surrogates.get("round")
