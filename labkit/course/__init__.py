@@ -5,7 +5,7 @@
     lk.course.reveal("scalar.gain", truth)               # the guess beside the truth
     lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
     lk.course.progress()                             # a map of the course, from a local file
-    lk.course.results.method()                       # tables of trained networks
+    lk.course.results.forks("method")                # tables of trained networks
 
 Lessons, predictions and exercises have words as keys. `exercises/` has a module for the exercises of each lesson.
 """
