@@ -14,6 +14,7 @@ from torch import Tensor
 from labkit.analysis import quadrature
 from labkit.analysis.sources import Source
 from labkit.schemes import PATHS, Noise, QuantizationScheme
+from labkit.statistics import Array
 
 PARAMETERS = ("gain", "mean", "scale", "step")
 
@@ -38,7 +39,8 @@ def gaussian_bits(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     distance = (y - mean).abs()  # differences of Φ keep their digits in the lower tail
     near = torch.special.log_ndtr((0.5 - distance) / scale)
     far = torch.special.log_ndtr((-0.5 - distance) / scale)
-    return -(near + torch.log1p(-torch.exp(far - near))) / math.log(2)
+    bits: Tensor = -(near + torch.log1p(-torch.exp(far - near))) / math.log(2)
+    return bits
 
 
 def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -121,13 +123,13 @@ class ScalarCode:
     def training_losses(
         self,
         scheme: QuantizationScheme,
-        x: np.ndarray,
+        x: Array,
         noise: Noise,
         temperature: float,
         parameter: str | None = None,
         paths: tuple[str, ...] = PATHS[:2],
-        shift: float | np.ndarray = 0.0,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shift: float | Array = 0.0,
+    ) -> tuple[Array, Array, Array]:
         """Return the losses of samples in training and the gradient that back-propagation returns.
 
         Args:
@@ -160,8 +162,8 @@ class ScalarCode:
         return rate.detach().numpy(), distortion.detach().numpy(), gradient
 
     def test_losses(
-        self, x: np.ndarray, symbols: np.ndarray | None = None, parameter: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, x: Array, symbols: Array | None = None, parameter: str | None = None
+    ) -> tuple[Array, Array, Array]:
         """Return the losses of samples with real rounding, and their gradient at fixed symbols.
 
         Args:
@@ -181,11 +183,11 @@ class ScalarCode:
         gradient = self._gradient(rate + self.lmbda * distortion, theta, parameter)
         return rate.detach().numpy(), distortion.detach().numpy(), gradient
 
-    def symbols(self, x: np.ndarray) -> np.ndarray:
+    def symbols(self, x: Array) -> Array:
         """Return the integers that are coded for samples x, ⌊gain · x − c⌉, as floats of the same shape."""
         return np.round(self.gain * np.asarray(x) - self.center)
 
-    def boundaries(self) -> tuple[np.ndarray, np.ndarray]:
+    def boundaries(self) -> tuple[Array, Array]:
         """Return the decision boundaries within the source's support, and the symbol below each boundary.
 
         Returns:
@@ -203,7 +205,7 @@ class ScalarCode:
         k = np.arange(math.ceil(low - 0.5), math.floor(high - 0.5) + 1, dtype=np.float64)
         return (k + 0.5 + self.center) / self.gain, k
 
-    def nodes(self, temperature: float, centers: tuple[float, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def nodes(self, temperature: float, centers: tuple[float, ...] = ()) -> tuple[Array, Array]:
         """Return quadrature nodes and weights for expectations over the source.
 
         No piece crosses a point at which rounding or a surrogate changes its law.
@@ -231,7 +233,7 @@ class ScalarCode:
         return theta
 
     @staticmethod
-    def _gradient(loss: Tensor, theta: dict[str, Tensor], parameter: str | None) -> np.ndarray:
+    def _gradient(loss: Tensor, theta: dict[str, Tensor], parameter: str | None) -> Array:
         if parameter is None or not loss.requires_grad:
             return np.zeros(loss.shape)
         (gradient,) = torch.autograd.grad(loss.sum(), theta[parameter], allow_unused=True)

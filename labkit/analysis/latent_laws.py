@@ -25,6 +25,7 @@ from labkit import surrogates
 from labkit.analysis import quadrature
 from labkit.analysis.code import gaussian_bits
 from labkit.analysis.sources import Source, gaussian
+from labkit.statistics import Array
 from labkit.surrogates import Surrogate
 
 LIKELIHOOD_BOUND = 1e-9  # CompressAI's lower bound on likelihoods
@@ -41,8 +42,8 @@ class Law:
         weights: (n,) probabilities, which sum to 1.
     """
 
-    values: np.ndarray
-    weights: np.ndarray
+    values: Array
+    weights: Array
 
     def __repr__(self) -> str:
         return f"Law({len(self.values)} points from {self.values.min():.3g} to {self.values.max():.3g})"
@@ -101,11 +102,11 @@ class BinLaw:
         weights: (M,) probability of each output given its phase.
     """
 
-    phases: np.ndarray
-    shares: np.ndarray
-    index: np.ndarray
-    outputs: np.ndarray
-    weights: np.ndarray
+    phases: Array
+    shares: Array
+    index: Array
+    outputs: Array
+    weights: Array
     _cells: dict[float, _Cells] = field(default_factory=dict, init=False, compare=False)
 
     def __repr__(self) -> str:
@@ -127,7 +128,7 @@ class BinLaw:
         edges = np.append(quadrature.bin_cuts(temperature), 1.0)
         phases, shares = quadrature.gauss_legendre(np.unique(np.concatenate([edges, np.asarray(marks)])))
 
-        def outputs(index: np.ndarray, v: np.ndarray | None) -> np.ndarray:
+        def outputs(index: Array, v: Array | None) -> Array:
             noise = None if v is None else torch.as_tensor(v)
             return surrogate(torch.as_tensor(phases[index]), temperature, noise=noise).numpy()
 
@@ -190,18 +191,18 @@ class BinLaw:
         )
 
     @functools.cached_property
-    def _squared_errors(self) -> np.ndarray:
+    def _squared_errors(self) -> Array:
         """E(ỹ − y)² at each phase."""
         squares = (self.outputs - self.phases[self.index]) ** 2
         return np.bincount(self.index, self.weights * squares, len(self.phases))
 
-    def _law(self, scale: float, bins: np.ndarray, masses: np.ndarray) -> Law:
+    def _law(self, scale: float, bins: Array, masses: Array) -> Law:
         width = _cell_width(scale)
         if width not in self._cells:
             self._cells[width] = _Cells.of(self.outputs, self.weights, width, self.index, len(self.phases))
         return self._cells[width].law(bins, masses)
 
-    def _masses(self, scale: float, source: Source | None) -> tuple[np.ndarray, np.ndarray]:
+    def _masses(self, scale: float, source: Source | None) -> tuple[Array, Array]:
         """Bins (K,), and the probability of each bin and phase (K, P)."""
         shape = _Shape.of(source)
         low, high = shape.ends(scale)
@@ -316,13 +317,11 @@ class _Cells:
     """Weight, first and second moment of values in each cell, for each phase: the law with two points per cell."""
 
     width: float
-    cells: np.ndarray  # (C,) numbers of the cells
-    moments: tuple[np.ndarray, ...]  # three of (P, C)
+    cells: Array  # (C,) numbers of the cells
+    moments: tuple[Array, ...]  # three of (P, C)
 
     @classmethod
-    def of(
-        cls, values: np.ndarray, weights: np.ndarray, width: float, index: np.ndarray | int = 0, phases: int = 1
-    ) -> _Cells:
+    def of(cls, values: Array, weights: Array, width: float, index: Array | int = 0, phases: int = 1) -> _Cells:
         nearest = np.round(values / width)
         place = (nearest - nearest.min()).astype(np.int64)
         occupied = np.bincount(place) > 0
@@ -336,7 +335,7 @@ class _Cells:
             tuple(np.bincount(flat, weights * offset**power, shape[0] * shape[1]).reshape(shape) for power in range(3)),
         )
 
-    def law(self, bins: np.ndarray | None = None, masses: np.ndarray | None = None) -> Law:
+    def law(self, bins: Array | None = None, masses: Array | None = None) -> Law:
         """Law of bins[b] + values, weighted by masses of shape (bins, phases); two points have a cell's moments."""
         bins, masses = (np.zeros(1), np.ones((1, 1))) if bins is None or masses is None else (bins, masses)
         weight, first, second = (masses @ moment for moment in self.moments)

@@ -18,6 +18,7 @@ from torch import Tensor
 from labkit.analysis import sources
 from labkit.analysis.code import ScalarCode, exact_gradient, gaussian_bits
 from labkit.schemes import Noise, QuantizationScheme
+from labkit.statistics import Array
 from labkit.surrogates import Surrogate
 
 WAYS = {"y": (False, False), "y − μ": (True, False), "y − μ, stop": (True, True)}  # zero_center, stop_gradient
@@ -42,14 +43,14 @@ def schemes_of_ways(surrogate: Surrogate) -> list[QuantizationScheme]:
     ]
 
 
-def exact_gradients() -> np.ndarray:
+def exact_gradients() -> Array:
     """Return the gradient of the test loss of `CODE` with respect to μ, (3,) for the paths in `PATHS`."""
     both = exact_gradient(CODE, "mean")
     rate = exact_gradient(replace(CODE, lmbda=0.0), "mean")
     return np.array([rate, both - rate, both])
 
 
-def gradient_moments(schemes: Sequence[QuantizationScheme], temperature: float, seed: int = 0) -> np.ndarray:
+def gradient_moments(schemes: Sequence[QuantizationScheme], temperature: float, seed: int = 0) -> Array:
     """Return the mean and variance of one latent's gradient with respect to μ in `CODE`, over samples and noise.
 
     Args:
@@ -85,9 +86,9 @@ class Curves:
     """
 
     step: int
-    steps: np.ndarray
-    test: np.ndarray
-    mismatch: np.ndarray
+    steps: Array
+    test: Array
+    mismatch: Array
 
     def __repr__(self) -> str:
         schemes, seeds, _ = self.test.shape

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from labkit.analysis.sources import Source
+from labkit.statistics import Array
 
 TAIL = 1e-13  # probability that is left out at each end of a source
 MAX_BINS = 4096  # a source that spans more quantization bins needs Monte Carlo
@@ -21,7 +22,7 @@ _BELOW_ONE = 1 - 2.0**-53
 _QUANTILES = np.array([1e-10, 1e-7, 1e-5, 1e-3, 1e-2, 0.05, 0.15, 0.3])
 
 
-def gauss_legendre(edges: np.ndarray, order: int = _ORDER_SOURCE) -> tuple[np.ndarray, np.ndarray]:
+def gauss_legendre(edges: Array, order: int = _ORDER_SOURCE) -> tuple[Array, Array]:
     """Return the nodes and weights of Gauss–Legendre quadrature on every piece between sorted edges.
 
     Args:
@@ -36,7 +37,7 @@ def gauss_legendre(edges: np.ndarray, order: int = _ORDER_SOURCE) -> tuple[np.nd
     return (low + length * unit).ravel(), (length * weight).ravel()
 
 
-def source_nodes(source: Source, cuts: Sequence[float] | np.ndarray = ()) -> tuple[np.ndarray, np.ndarray]:
+def source_nodes(source: Source, cuts: Sequence[float] | Array = ()) -> tuple[Array, Array]:
     """Return nodes x and weights such that E f(x) = Σ weights · f(nodes) for f that is smooth between the cuts.
 
     The weights contain the density of the source.
@@ -57,23 +58,25 @@ def source_nodes(source: Source, cuts: Sequence[float] | np.ndarray = ()) -> tup
     return x, weight
 
 
-def marks(source: Source) -> np.ndarray:
+def marks(source: Source) -> Array:
     """Return both ends of a source, then points between which its density is smooth and of one order of magnitude."""
     low, high = support(source)
     median, spread = source.ppf(0.5), source.ppf(0.75) - source.ppf(0.25)
     graded = spread * np.concatenate([-(0.1 ** np.arange(1, 7)), [0], 0.1 ** np.arange(1, 7)])  # around a cusp
     inner = [median + graded, source.ppf(_QUANTILES), source.ppf(1 - _QUANTILES), getattr(source, "edges", ())]
-    return np.concatenate([[low, high], *inner])
+    points: Array = np.concatenate([[low, high], *inner])
+    return points
 
 
-def distance_to_ends(x: np.ndarray) -> np.ndarray:
+def distance_to_ends(x: Array) -> Array:
     """Return the distance of each node of `source_nodes` to the nearer end of its piece.
 
     A finite difference at a node may reach this far without leaving the piece.
     """
     unit, _ = _rule(_ORDER_SOURCE)
     length = np.diff(x.reshape(-1, _ORDER_SOURCE)[:, [0, -1]]) / (unit[-1] - unit[0])
-    return (length * np.minimum(unit, 1 - unit)).ravel()
+    distance: Array = (length * np.minimum(unit, 1 - unit)).ravel()
+    return distance
 
 
 def support(source: Source) -> tuple[float, float]:
@@ -81,7 +84,7 @@ def support(source: Source) -> tuple[float, float]:
     return float(source.ppf(TAIL)), float(source.ppf(1 - TAIL))
 
 
-def bin_cuts(temperature: float) -> np.ndarray:
+def bin_cuts(temperature: float) -> Array:
     """Return the points within one bin [0, 1) at which surrogates change their law at this temperature.
 
     The points are 0, ½, and ½ ± multiples of τ, where uniform noise begins and ends and where soft rounding bends.
@@ -90,12 +93,13 @@ def bin_cuts(temperature: float) -> np.ndarray:
     """
     steps = temperature * 2.0 ** np.arange(-1, 5)
     graded = 0.1 ** np.arange(1, 8)
-    return np.unique(np.mod(np.concatenate([[0, 0.5], 0.5 - steps, 0.5 + steps, graded, -graded]), 1))
+    cuts: Array = np.unique(np.mod(np.concatenate([[0, 0.5], 0.5 - steps, 0.5 + steps, graded, -graded]), 1))
+    return cuts
 
 
 def draw_nodes(
-    law: Callable[[np.ndarray, np.ndarray], np.ndarray], count: int, temperature: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    law: Callable[[Array, Array], Array], count: int, temperature: float = 1.0
+) -> tuple[Array, Array, Array]:
     """Return quadrature nodes of E f(v) for each latent, where v is uniform on [0, 1).
 
     A piece over which a feature changes by more than 0.1 is cut where the feature crosses the mean of its two ends.
@@ -134,22 +138,20 @@ def draw_nodes(
     return index, v, weight
 
 
-def _nodes_on_pieces(
-    index: np.ndarray, low: np.ndarray, high: np.ndarray, order: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _nodes_on_pieces(index: Array, low: Array, high: Array, order: int) -> tuple[Array, Array, Array]:
     unit, weight = _rule(order)
     v = low[:, None] + (high - low)[:, None] * unit
     return np.repeat(index, order), v.ravel(), ((high - low)[:, None] * weight).ravel()
 
 
 def _bisect(
-    law: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    index: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    at_low: np.ndarray,
-    at_high: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+    law: Callable[[Array, Array], Array],
+    index: Array,
+    low: Array,
+    high: Array,
+    at_low: Array,
+    at_high: Array,
+) -> tuple[Array, Array]:
     """Return neighboring numbers between which the feature that changes most crosses the mean of its ends."""
     rows = np.arange(len(index))
     feature = np.abs(at_high - at_low).argmax(1)
@@ -162,7 +164,7 @@ def _bisect(
     return low, high
 
 
-def _rule(order: int) -> tuple[np.ndarray, np.ndarray]:
+def _rule(order: int) -> tuple[Array, Array]:
     """Return the nodes and weights of Gauss–Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(order)
     return (nodes + 1) / 2, weights / 2

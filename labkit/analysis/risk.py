@@ -20,6 +20,7 @@ from labkit.analysis.quadrature import distance_to_ends, draw_nodes
 from labkit.analysis.scheme_arguments import SchemesLike, Temperatures, as_temperatures, scalar_schemes
 from labkit.checks import check_at_least
 from labkit.schemes import PATHS, Noise, QuantizationScheme
+from labkit.statistics import Array
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -148,8 +149,8 @@ def pointwise_risk(code: ScalarCode, schemes: SchemesLike, temperatures: Tempera
 
 
 def gradient_given(
-    code: ScalarCode, scheme: QuantizationScheme, x: np.ndarray, parameter: str = "gain", temperature: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
+    code: ScalarCode, scheme: QuantizationScheme, x: Array, parameter: str = "gain", temperature: float = 1.0
+) -> tuple[Array, Array]:
     """Return the mean and variance over the draw of the returned gradient at given samples, by quadrature.
 
     `gradient_risk` weights these with the density of the source at the nodes of `ScalarCode.nodes`. Call this function
@@ -256,12 +257,10 @@ def _by_quadrature(code: ScalarCode, scheme: QuantizationScheme, temperature: fl
     return _Moments(rate_gap, distortion_gap, rate_gap + code.lmbda * distortion_gap, gradient, variance)
 
 
-Given = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # mean rate, distortion, gradient; its variance
+Given = tuple[Array, Array, Array, Array]  # mean rate, distortion, gradient; its variance
 
 
-def _given(
-    code: ScalarCode, scheme: QuantizationScheme, x: np.ndarray, temperature: float, parameter: str | None
-) -> Given:
+def _given(code: ScalarCode, scheme: QuantizationScheme, x: Array, temperature: float, parameter: str | None) -> Given:
     """Sum `_given_on` over the draws of the paths, which are independent."""
     parts = [_given_on(paths, code, scheme, x, temperature, parameter) for paths in _draws(scheme)]
     rate, distortion, gradient, variance = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
@@ -272,10 +271,10 @@ def _given_on(
     paths: tuple[str, ...],
     code: ScalarCode,
     scheme: QuantizationScheme,
-    x: np.ndarray,
+    x: Array,
     temperature: float,
     parameter: str | None,
-    shift: float | np.ndarray = 0.0,
+    shift: float | Array = 0.0,
 ) -> Given:
     """Given x: mean rate, distortion and gradient of ℓ on these paths, and the gradient's variance, each (n,)."""
     parts = []
@@ -293,15 +292,15 @@ def _given_on(
 
 
 def _noise_nodes(
-    code: ScalarCode, scheme: QuantizationScheme, latents: np.ndarray, temperature: float, paths: tuple[str, ...]
-) -> tuple[np.ndarray, Noise, np.ndarray]:
+    code: ScalarCode, scheme: QuantizationScheme, latents: Array, temperature: float, paths: tuple[str, ...]
+) -> tuple[Array, Noise, Array]:
     """Quadrature nodes over the draw that these paths read, for each latent: index, noise for the scheme, weights."""
     if not any(getattr(scheme, path).random for path in paths):
         return np.arange(len(latents)), (None, None), np.ones(len(latents))
     mean = torch.tensor(code.mean, dtype=torch.float64)
     distinct = paths[:1] if scheme.rate == scheme.distortion else paths
 
-    def law(index: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def law(index: Array, v: Array) -> Array:
         """Return ỹ and its slope, compressed into (−1, 1), on every path with its own surrogate."""
         y = torch.as_tensor(latents[index]).requires_grad_()
         noise = (torch.as_tensor(v),) * 2
@@ -352,13 +351,15 @@ def _pointwise(code: ScalarCode, scheme: QuantizationScheme, temperature: float)
 
 
 def _slope_of_mean(
-    code: ScalarCode, scheme: QuantizationScheme, x: np.ndarray, temperature: float, paths: tuple[str, ...]
-) -> np.ndarray:
+    code: ScalarCode, scheme: QuantizationScheme, x: Array, temperature: float, paths: tuple[str, ...]
+) -> Array:
     """Return J′ by a difference of fourth order that stays within the quadrature pieces, where J is smooth."""
     h = np.minimum(1e-3, code.gain * distance_to_ends(x) / 3)
 
-    def loss(steps: int) -> np.ndarray:
+    def loss(steps: int) -> Array:
         rate, distortion, *_ = _given_on(paths, code, scheme, x, temperature, None, steps * h)
-        return rate + code.lmbda * distortion
+        losses: Array = rate + code.lmbda * distortion
+        return losses
 
-    return (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * h)
+    slope: Array = (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * h)
+    return slope

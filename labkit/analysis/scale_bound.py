@@ -29,6 +29,7 @@ from labkit.analysis.scheme_arguments import (
 )
 from labkit.analysis.sources import Source
 from labkit.schemes import QuantizationScheme
+from labkit.statistics import Array
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -242,7 +243,7 @@ def best_bound(
     scales, shares = _gather(population, weights)
     learned = _Population(scales, shares, single, tau, source, test_zero_center, likelihood_bound)
 
-    def best(bounds: np.ndarray) -> tuple[int, bool, dict[str, np.ndarray]]:
+    def best(bounds: Array) -> tuple[int, bool, dict[str, Array]]:
         means = learned.means(bounds)
         allowed = means["cost"] <= max_cost
         if not allowed.any():
@@ -272,8 +273,8 @@ class _Population:
 
     def __init__(
         self,
-        scales: np.ndarray,
-        shares: np.ndarray,
+        scales: Array,
+        shares: Array,
         scheme: QuantizationScheme,
         temperature: float,
         source: Source | None,
@@ -293,7 +294,7 @@ class _Population:
         ]
         self.learned = [learned_scale(laws[0][0], likelihood_bound) for laws in self.laws]
 
-    def means(self, bounds: np.ndarray) -> dict[str, np.ndarray]:
+    def means(self, bounds: Array) -> dict[str, Array]:
         """Return the columns of `bound_table`, each with one mean per bound."""
         rates = np.array(
             [self._rates(*latent, np.append(0, bounds)) for latent in zip(self.laws, self.learned, strict=True)]
@@ -310,7 +311,7 @@ class _Population:
         }
         return {name: values[1:] for name, values in columns.items()}
 
-    def _rates(self, laws: list[tuple[Law, Law]], learned: float, bounds: np.ndarray) -> np.ndarray:
+    def _rates(self, laws: list[tuple[Law, Law]], learned: float, bounds: Array) -> Array:
         """Training rate, test rate, and ∂(train − test)/∂ ln s at fixed scale, for each bound: (3, bounds)."""
         scale, where = np.unique(np.maximum(bounds, learned), return_inverse=True)
         (train, test), *beside = [
@@ -321,7 +322,7 @@ class _Population:
         return np.stack([train, test, (above - below) / (2 * _STEP)])
 
 
-def _gather(population: float | Iterable[float], weights: Iterable[float] | None) -> tuple[np.ndarray, np.ndarray]:
+def _gather(population: float | Iterable[float], weights: Iterable[float] | None) -> tuple[Array, Array]:
     """Gather scales into at most 32 equal steps of ln s: their geometric means, and their shares."""
     scales = np.atleast_1d(np.asarray(population, dtype=np.float64)).ravel()
     shares = np.ones_like(scales) if weights is None else np.asarray(weights, dtype=np.float64).ravel()

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from labkit.checks import check_positive
+from labkit.statistics import Array
 
 
 class Source(Protocol):
@@ -95,8 +96,8 @@ def uniform(mean: float = 0.0, std: float = 1.0) -> Source:
     return cast(Source, stats.uniform(mean - half, 2 * half))
 
 
-class _Histogram(stats.rv_histogram):  # type: ignore[misc]  # SciPy has no types
-    edges: np.ndarray
+class _Histogram(stats.rv_histogram):
+    edges: Array
 
 
 def empirical(samples: Any, bins: int | str = "auto") -> Source:

@@ -19,6 +19,7 @@ from labkit.analysis import sources
 from labkit.analysis.code import ScalarCode, exact_gradient, test_loss
 from labkit.analysis.risk import METHODS, gradient_given, gradient_risk
 from labkit.schemes import QuantizationScheme
+from labkit.statistics import Array
 from labkit.surrogates import Surrogate
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def code(gain: float, lmbda: float = 6.0) -> ScalarCode:
 
 def batch_gradients(
     code: ScalarCode, surrogate: Surrogate, temperature: float, batch_size: int, batches: int = 200
-) -> Iterator[np.ndarray]:
+) -> Iterator[Array]:
     """Simulate gradient estimates with respect to the gain, each the mean over one batch.
 
     All surrogates see the same samples x. Rare samples carry much of the variance of soft rounding at a small τ and of

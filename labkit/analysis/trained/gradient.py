@@ -18,6 +18,7 @@ from labkit.analysis.trained.sums import Welford, in_double
 from labkit.checks import check_at_least, check_positive
 from labkit.progress import progress_bar
 from labkit.state_guard import preserved_state, seed_noise
+from labkit.statistics import Array
 from labkit.training import rate_distortion
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class _Probe:
         self.norms = [math.sqrt(square) or 1.0 for square in squares]
 
     @torch.no_grad()
-    def quotient(self, layer: Layer, direction: Tensor, length: float, xs: list[Tensor]) -> np.ndarray:
+    def quotient(self, layer: Layer, direction: Tensor, length: float, xs: list[Tensor]) -> Array:
         """Return (L(θ + length · direction) − L(θ − length · direction)) / (2 · length) for each batch."""
         self.net.eval()
         values = [parameter.data for parameter in layer.parameters]
@@ -197,7 +198,7 @@ class _Probe:
                 parameter.data = value
         return change / (2 * length)
 
-    def quotients(self, xs: list[Tensor], directions: list[list[Tensor]], lengths: list[float]) -> np.ndarray:
+    def quotients(self, xs: list[Tensor], directions: list[list[Tensor]], lengths: list[float]) -> Array:
         """Return (layers, batches, directions, 2): at each layer's length, and at twice this length."""
         return np.array(
             [
@@ -229,7 +230,7 @@ class _Probe:
         return [length or LARGEST_STEP * norm for length, norm in zip(chosen, self.norms, strict=True)]
 
 
-def _spread(over_batches: Welford, traces: np.ndarray, draws: int) -> dict[str, float]:
+def _spread(over_batches: Welford, traces: Array, draws: int) -> dict[str, float]:
     norm, batches = float(over_batches.mean.norm()), len(traces)
     within = float(traces.mean())
     between = over_batches.variance - within / draws
@@ -244,7 +245,7 @@ def _spread(over_batches: Welford, traces: np.ndarray, draws: int) -> dict[str, 
     }
 
 
-def _bias(promised: np.ndarray, test: np.ndarray) -> dict[str, float]:
+def _bias(promised: Array, test: Array) -> dict[str, float]:
     """Compare what is promised, (batches, directions, draws), with the test, (batches, directions, 2)."""
     batches, _, draws = promised.shape
     p, noise = promised.mean(-1), promised.var(-1, ddof=1) / draws
@@ -263,7 +264,7 @@ def _bias(promised: np.ndarray, test: np.ndarray) -> dict[str, float]:
     return result
 
 
-def _jackknifed_ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+def _jackknifed_ratio(above: Array, below: Array) -> tuple[float, float]:
     """Return Σ above / Σ below and its standard error, NaN where nothing is promised beyond the noise."""
     n = len(above)
     without = below.sum() - below

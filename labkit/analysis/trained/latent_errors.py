@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from labkit import entropy
+from labkit.statistics import Array
 from labkit.training import rate_distortion
 
 
@@ -22,7 +22,7 @@ class LatentErrors(NamedTuple):
     """
 
     loss: float
-    errors: np.ndarray
+    errors: Array
     output: dict[str, Tensor]
 
 

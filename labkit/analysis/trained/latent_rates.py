@@ -17,6 +17,7 @@ from labkit.analysis.latent_laws import LIKELIHOOD_BOUND
 from labkit.datasets import PhotoSet
 from labkit.networks import Codec
 from labkit.schemes import first_stage
+from labkit.statistics import Array
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,9 +36,9 @@ class CodecLatents:
     residuals: Tensor
     scales: Tensor
     counts: list[int]
-    pixels: np.ndarray
+    pixels: Array
     bound: float
-    losses: np.ndarray
+    losses: Array
 
     def __repr__(self) -> str:
         return f"CodecLatents({len(self.scales):,} latents of {len(self.counts)} images, bound {self.bound:g})"
@@ -54,7 +55,7 @@ class CodecLatents:
             losses=np.concatenate([part.losses for part in parts]),
         )
 
-    def bpp(self, values: Tensor, bound: float) -> np.ndarray:
+    def bpp(self, values: Tensor, bound: float) -> Array:
         """Return the bits per pixel of each image's y under another lower bound on σ.
 
         Args:
@@ -78,13 +79,14 @@ class CodecLatents:
         training = surrogates.get(surrogate)(self.residuals, temperature, generator=generator)
         return float(self.bpp(training, bound).mean()), float(self.bpp(self.residuals.round(), bound).mean())
 
-    def losses_at(self, bound: float) -> np.ndarray:
+    def losses_at(self, bound: float) -> Array:
         """Return the rounded losses, (images, 2), with another bound and the same weights.
 
         Only the rate of y depends on the bound.
         """
-        rounded = self.residuals.round()
-        return self.losses + np.array([1.0, 0.0]) * (self.bpp(rounded, bound) - self.bpp(rounded, self.bound))[:, None]
+        rounded, losses = self.residuals.round(), self.losses.copy()
+        losses[:, 0] += self.bpp(rounded, bound) - self.bpp(rounded, self.bound)
+        return losses
 
 
 def codec_latents(net: Codec, images: PhotoSet) -> CodecLatents:

@@ -16,6 +16,7 @@ from labkit.analysis.trained.sums import in_double
 from labkit.checks import check_at_least, check_positive
 from labkit.progress import progress_bar
 from labkit.state_guard import device_of, preserved_state, seed_noise
+from labkit.statistics import Array
 from labkit.training import rate_distortion
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ def _rows(
     setting: Setting,
     image: str,
     names: list[str],
-    training: np.ndarray,
-    rounded: np.ndarray,
-    se: np.ndarray,
-    se_images: np.ndarray | float,
+    training: Array,
+    rounded: Array,
+    se: Array,
+    se_images: Array | float,
 ) -> list[dict[str, Any]]:
     columns = zip(names, training, rounded, training - rounded, *np.broadcast_arrays(se, se_images), strict=True)
     keys = ("quantity", "training", "rounded", "mismatch", "se", "se_images")
