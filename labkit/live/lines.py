@@ -95,12 +95,12 @@ class Trace:
 
     @property
     def dash(self) -> str:
-        """plotly's name of the dash."""
+        """The dash, by its name in plotly."""
         return self.line.dash or DASHES[self.place % len(DASHES)]
 
     @property
     def symbol(self) -> str:
-        """plotly's name of the marker symbol."""
+        """The marker symbol, by its name in plotly."""
         return self.line.symbol or SYMBOLS[self.place % len(SYMBOLS)]
 
 

@@ -171,15 +171,18 @@ class SliceLatentCodec(GaussianConditionalLatentCodec):
         self.residual = _slice_transform(M, M + support + depth, depth)
 
     def forward(self, y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
+        """Return the output of CompressAI's method with the refined latents."""
         return self._refined(super().forward(y, ctx_params), ctx_params)
 
     # ChannelGroupsLatentCodec needs the number of channels in the shape, which GaussianConditionalLatentCodec omits.
 
     def compress(self, y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
+        """Return the output of CompressAI's method with the refined latents and the number of channels."""
         coded = self._refined(super().compress(y, ctx_params), ctx_params)
         return {**coded, "shape": y.shape[1:]}
 
     def decompress(self, strings: list[list[bytes]], shape: Any, ctx_params: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """Return the output of CompressAI's method with the refined latents."""
         return self._refined(super().decompress(strings, shape[1:], ctx_params, **kwargs), ctx_params)
 
     def _refined(self, output: dict[str, Any], ctx_params: Tensor) -> dict[str, Any]:

@@ -35,10 +35,12 @@ class FactorizedPrior(CodecBase, _compressai.FactorizedPrior):
         self.entropy_bottleneck = entropy.EntropyBottleneck(M, scheme=self._start_with(scheme), main=True)
 
     def coded_shape(self, height: int, width: int) -> Any:
+        """Return the shape that `decompress` needs, for an image of this size in pixels."""
         return torch.Size((height // 16, width // 16))
 
     @torch.no_grad()
     def scale_latents(self, gain: float) -> None:
+        """Scale the latents by a positive gain, and adapt the entropy model to them."""
         super().scale_latents(gain)
         bottleneck = self.entropy_bottleneck  # its cumulative function takes y through softplus(matrices[0])
         slope = functional.softplus(bottleneck.matrices[0]) / gain

@@ -41,6 +41,7 @@ class ToyTransformCode(CodecBase, nn.Module):
         self.entropy_bottleneck = entropy.EntropyBottleneck(self.latents, scheme=stage, main=True, init_scale=10)
 
     def forward(self, x: Tensor) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Return the reconstruction and the likelihoods of the latents, for points of shape (B, d)."""
         y_hat, likelihood = self.entropy_bottleneck(self.g_a(x))
         return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihood}}
 

@@ -48,7 +48,7 @@ class StackRun(TrainingRun):
     error: FloatingPointError | None = None
 
 
-def train_stack(
+def train_stack(  # noqa: D417 - Settings describes the other arguments
     nets: Sequence[Network],
     source: data.Source,
     each: Sequence[Mapping[str, Any]],

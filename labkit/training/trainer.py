@@ -192,7 +192,7 @@ class Training:
         return tensors | {f"average.{i}": value for i, value in enumerate(self.average)}
 
 
-def stream(
+def stream(  # noqa: D417 - Settings describes the other arguments
     net: Network,
     source: data.Source,
     *,
@@ -261,8 +261,10 @@ def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 def is_quantile(name: str) -> bool:
+    """Return whether a parameter's name is that of an entropy bottleneck's quantiles."""
     return name.endswith("quantiles")
 
 
 def is_table(name: str) -> bool:
+    """Return whether a buffer's name is that of a coder table."""
     return name.rpartition(".")[2] in ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
