@@ -71,9 +71,9 @@ def test_photographs_stand_upright(orientation, suffix, tmp_path):
 def test_a_jpeg_with_an_orientation_is_turned_and_one_with_damaged_exif_still_loads(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = Image.fromarray(np.kron(COLORS, np.ones((8, 8, 1), np.uint8)))
-    picture.save(tmp_path / "plain.jpg", quality=95)
-    picture.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    colors = Image.fromarray(np.kron(COLORS, np.ones((8, 8, 1), np.uint8)))
+    colors.save(tmp_path / "plain.jpg", quality=95)
+    colors.save(tmp_path / "turned.jpg", quality=95, exif=exif)
     plain = loaded(tmp_path / "plain.jpg")
     np.testing.assert_array_equal(loaded(tmp_path / "turned.jpg"), TURNED[6](plain))
     whole = (tmp_path / "turned.jpg").read_bytes()
