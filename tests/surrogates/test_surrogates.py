@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labkit import surrogates
+from tests.surrogates.oracles import ORACLES, SLOPES, SURROGATES
 
 ALL = [
     surrogates.get("round"),
@@ -27,55 +28,12 @@ HARD = [s for s in ALL if s.annealed and not (s.name == "soft" and s.noise)]
 IDS = [repr(s) for s in ALL]
 
 
-def soft_numpy(y, alpha):
-    m = np.floor(y) + 0.5
-    return m + np.tanh(alpha * (y - m)) / (2 * np.tanh(alpha / 2))
-
-
-def soft_inverse_numpy(z, alpha):
-    m = np.floor(z) + 0.5
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return m + np.clip(np.arctanh(2 * (z - m) * np.tanh(alpha / 2)) / alpha, -0.5, 0.5)
-
-
-def law_numpy(surrogate, y, v, tau):
-    """ỹ as the papers write it, in float64."""
-    u, floor, ceil = v - 0.5, np.floor(y), np.ceil(y)
-    if surrogate.name in ("round", "ste", "ds"):
-        return np.round(y)
-    if surrogate.name == "aun":
-        return y + u
-    if surrogate.name == "sr":
-        return floor + (v < y - floor)
-    if surrogate.name == "uq":
-        return np.round(y - u) + u
-    if surrogate.name == "soft":
-        s = soft_numpy(y, 1 / tau)
-        return soft_inverse_numpy(s + u - 0.5, 1 / tau) + 0.5 if surrogate.noise else s
-    if surrogate.name == "sga":
-        # Gumbel-softmax over (⌊y⌋, ⌈y⌉); the difference of the two Gumbels is log v − log(1 − v)
-        logits = [-np.arctanh(np.minimum(d, 1 - 1e-5)) / tau for d in (y - floor, ceil - y)]
-        up = 1 / (1 + np.exp(-(logits[1] - logits[0] + np.log(v) - np.log1p(-v)) / tau))
-        return floor * (1 - up) + ceil * up
-    if surrogate.relaxed:
-        return floor + np.clip((y - floor - 0.5) / tau + u + 0.5, 0, 1)
-    return np.round(y + tau * u)
-
-
-def slope_numpy(surrogate, y, v, tau):
-    """The derivative that back-propagation should return: stated slopes, or central differences of the exact ones."""
-    if surrogate.name == "round":
-        return np.zeros_like(y)
-    if surrogate.name in ("aun", "ste", "sr", "uq"):
-        return np.ones_like(y)
-    if surrogate.name == "sua" and not surrogate.relaxed:
-        if surrogate.gradient == "identity":
-            return np.ones_like(y)
-        return (np.abs(y - np.floor(y) - 0.5) < tau / 2) / tau
-    h = 1e-6
-    if surrogate.name == "ds":
-        return (soft_numpy(y + h, 1 / tau) - soft_numpy(y - h, 1 / tau)) / (2 * h)
-    return (law_numpy(surrogate, y + h, v, tau) - law_numpy(surrogate, y - h, v, tau)) / (2 * h)
+def oracles(surrogate, y, v, tau):
+    """Return ỹ and the derivative of back-propagation: a stated slope, or the central difference of the law."""
+    key = next(key for key, other in SURROGATES.items() if other == surrogate)
+    law, h = ORACLES[key], 1e-6
+    slope = SLOPES[key](y, v, tau) if key in SLOPES else (law(y + h, v, tau) - law(y - h, v, tau)) / (2 * h)
+    return law(y, v, tau), slope
 
 
 @pytest.mark.parametrize("surrogate", ALL, ids=IDS)
@@ -88,8 +46,8 @@ def test_value_and_slope_are_the_papers(surrogate, tau):
     x = torch.from_numpy(y).requires_grad_()
     out = surrogate(x, tau, noise=torch.from_numpy(v))
     (slope,) = torch.autograd.grad(out.sum(), x)
-    np.testing.assert_allclose(out.detach().numpy(), law_numpy(surrogate, y, v, tau), rtol=1e-9, atol=1e-9)
-    expected = slope_numpy(surrogate, y, v, tau)
+    law, expected = oracles(surrogate, y, v, tau)
+    np.testing.assert_allclose(out.detach().numpy(), law, rtol=1e-9, atol=1e-9)
     close = np.isclose(slope.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert close.mean() > 0.995  # a central difference may straddle the kink of a ramp, or the clip of an inverse
     if surrogate.name not in ("soft", "sga") and not getattr(surrogate, "relaxed", False):
