@@ -28,7 +28,7 @@ class Points(Protocol):
 
 Images: TypeAlias = PhotoSet | ImageFiles
 Source: TypeAlias = Images | Points
-Loaded: TypeAlias = Tensor | np.ndarray | str  # crops, or the message of an error
+Loaded: TypeAlias = Tensor | np.ndarray[Any, Any] | str  # crops, or the message of an error
 
 
 def generator_for(seed: int, step: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -153,7 +153,7 @@ class _Batches(Dataset[Any]):
             return crops.numpy()  # goes through a pipe
 
 
-def _loader(dataset: _Batches, steps: range, workers: int, device: torch.device) -> DataLoader:
+def _loader(dataset: _Batches, steps: range, workers: int, device: torch.device) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_size=None,

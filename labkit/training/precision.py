@@ -59,7 +59,7 @@ def _faster_on_cpu() -> str:
 def _has_bfloat16_kernels() -> bool:
     """Return False if torch would fall back to loops that are many times slower than float32."""
     try:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # this build of torch is without oneDNN
         return False
 

@@ -206,7 +206,7 @@ class StackedTraining:
                 parts = [t.net.get_submodule(path) for t in self.members]
                 joined = copy.deepcopy(part)
                 joined.channels = len(parts) * part.channels
-                joined._search_target = partial(bisect, len(parts))  # type: ignore[method-assign]
+                joined._search_target = partial(bisect, len(parts))
                 for name, p in joined.named_parameters():
                     p.data = torch.cat([each.get_parameter(name).detach() for each in parts])
                 joined._update_quantiles()

@@ -27,7 +27,9 @@ class Draws(TorchFunctionMode):
         self.drawn = None if drawn is None else iter(drawn)
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is not torch.rand:
             return func(*args, **kwargs)
@@ -42,7 +44,7 @@ def make_bounds_mappable(net: nn.Module) -> None:
     """Change the lower bounds of a network, in place, so that vmap can map them."""
     for part in net.modules():
         if isinstance(part, LowerBound):
-            part.forward = partial(_bounded, part)  # type: ignore[method-assign]
+            part.forward = partial(_bounded, part)
 
 
 class _LowerBound(LowerBoundFunction):
@@ -50,7 +52,8 @@ class _LowerBound(LowerBoundFunction):
 
     @staticmethod
     def forward(x: Tensor, bound: Tensor) -> Tensor:
-        return lower_bound_fwd(x, bound)
+        bounded: Tensor = lower_bound_fwd(x, bound)
+        return bounded
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -63,7 +66,8 @@ class _LowerBound(LowerBoundFunction):
 
 
 def _bounded(part: LowerBound, x: Tensor) -> Tensor:
-    return _LowerBound.apply(x, part.bound)
+    bounded: Tensor = _LowerBound.apply(x, part.bound)
+    return bounded
 
 
 def bisect(

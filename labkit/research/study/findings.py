@@ -55,7 +55,8 @@ def crossed(table: pd.DataFrame, column: str, along: Sequence[str], levels: Sequ
     if complete.empty:
         names = ", ".join("/".join(map(str, key)) for key in keys[:4]) + (" …" if len(keys) > 4 else "")
         raise ValueError(f"no seed has all of {names}")
-    return complete.to_numpy().reshape(len(complete), -1, len(keys))
+    values: Array = complete.to_numpy()
+    return values.reshape(len(complete), -1, len(keys))
 
 
 # Findings -------------------------------------------------------------------------------------------------------------

@@ -151,8 +151,8 @@ def _drive(
     bar: tqdm,
 ) -> None:
     """Keep up to `limit` workers busy with one run each; the forks of a failed trunk fail without being started."""
-    completed: queue.SimpleQueue[Future] = queue.SimpleQueue()
-    running: dict[Any, tuple[SweepRun, Future]] = {}
+    completed: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+    running: dict[Any, tuple[SweepRun, Future[Any]]] = {}
     waiting, unfinished, rows, count, places = list(missing), {run.name for run in missing}, list[Row](), 0, 0
     next_look = next_merge = last_seen = time.monotonic()
     failed_before = len(failed)
@@ -206,7 +206,7 @@ def _next_run(waiting: list[SweepRun], unfinished: set[str]) -> SweepRun | None:
     return None
 
 
-def _outcome(future: Future, run: SweepRun) -> list[Row]:
+def _outcome(future: Future[Any], run: SweepRun) -> list[Row]:
     """Return the rows of a run, also of one that killed its workers, or raise the error of the cluster."""
     if future.status == "finished":
         rows: list[Row] = future.result()
