@@ -26,7 +26,7 @@ from labkit.schemes import Noise
 
 
 class AdoptedHyperLatentCodec(latent_codecs.HyperLatentCodec):
-    """A hyper-latent codec that returns the hyper distortion path in training, whatever `quantizer` is."""
+    """A hyper-latent codec that always returns the hyper distortion path in training, regardless of `quantizer`."""
 
     def forward(self, y: Tensor) -> dict[str, Any]:
         """Return the likelihoods of z and the parameters that the hyper-synthesis transform predicts.

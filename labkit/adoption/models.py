@@ -59,8 +59,8 @@ def adopt(model: nn.Module, scheme: Scheme, example: Tensor | None = None) -> nn
     Args:
         model: Any image model of `compressai.models` except for the variable-rate ones, or your own model that
             quantizes only in CompressAI's entropy models and latent codecs. labkit's own networks take the new scheme.
-        scheme: Scheme, which `model.scheme` returns afterwards. Of two stages, the first is in force until a trainer
-            starts the second.
+        scheme: Scheme, which `model.scheme` returns afterwards. If it has two stages, the first applies until a
+            trainer starts the second.
         example: Input for the forward pass. By default, random numbers of shape 1×3×64×64.
 
     Returns:

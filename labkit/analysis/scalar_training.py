@@ -169,7 +169,7 @@ def _laplace(v: Tensor) -> Tensor:
 
 
 def _training_bits(y: Tensor, scale: Tensor) -> Tensor:
-    """`gaussian_bits` around 0 in float32 and up to 120 bits, in a third of the time."""
+    """Compute `gaussian_bits` around 0 in float32, for up to 120 bits, in a third of the time."""
     distance, unit = y.abs(), scale * math.sqrt(2)
     mass = torch.erfc((distance - 0.5) / unit) - torch.erfc((distance + 0.5) / unit)
     return 1 - torch.log2(mass.clamp_min(1e-36))

@@ -147,7 +147,7 @@ class Panel:
         """Put a run that is done into the background, before the first frame of a new run is drawn."""
 
     def finish(self, run: LiveRun) -> None:
-        """Put the result of a run that is done on the screens."""
+        """Display the result of a finished run."""
 
     # Interface for Python
 

@@ -66,7 +66,7 @@ class Claim(ABC):
 
         Args:
             study: The study.
-            run_sweep: Function that makes the missing runs of a sweep, for runs that the parts depend on.
+            run_sweep: Function that trains the missing runs of a sweep on which the parts depend.
         """
         return [("forks", study.sweep())]
 

@@ -119,7 +119,7 @@ def updated_table(study: Study, run_sweep: RunSweep) -> pd.DataFrame:
 
     Args:
         study: The claim, with its folders and settings.
-        run_sweep: Function that makes the missing runs of a sweep and returns their rows.
+        run_sweep: Function that trains the missing runs of a sweep and returns their rows.
     """
     import pandas as pd
 

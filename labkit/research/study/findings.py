@@ -45,7 +45,7 @@ def crossed(table: pd.DataFrame, column: str, along: Sequence[str], levels: Sequ
         Array of shape (seeds, images, levels).
 
     Raises:
-        ValueError: If no seed has all values.
+        ValueError: If no seed has a complete set of values.
     """
     image = ["set", "name"]
     wide = table.pivot_table(index="seed", columns=[*along, *image], values=column, aggfunc="mean")
@@ -221,7 +221,8 @@ def best_inner_level_findings(quantity: str, level: str, losses: Array, ends: tu
 def best_level(losses: Array, levels: Array) -> float:
     """Return the level at the vertex of a parabola through the least mean loss and its two neighbors.
 
-    At an end of the grid the result is that end, and for a parabola that opens downward the level of the least loss.
+    If the lowest loss is at an end of the grid, the result is that end. If the parabola opens downward, the result is the
+    level with the lowest loss.
 
     Args:
         losses: Mean losses, of shape (levels,).

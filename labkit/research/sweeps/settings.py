@@ -9,39 +9,41 @@ import json
 from pathlib import Path
 from typing import Any
 
-from labkit import paths
+from labkit import defaults, paths
 from labkit.checks import check_positive
 
 TOYS = {"toy_1d": ("gaussian", "laplacian"), "toy_2d": ("banana", "ring"), "toy_sawbridge": ("sawbridge",)}
 
-_COMMON: dict[str, Any] = {  # a value of ... marks a setting without a default
-    "network": "mean_scale_hyperprior",
-    "scheme": "mixed",
+# The defaults are those of `labkit train`, except that results must be comparable between machines: runs use one thread
+# and float32, and no worker processes. A value of ... marks a setting without a default.
+_COMMON: dict[str, Any] = {
+    "network": defaults.NETWORK,
+    "scheme": defaults.SCHEME,
     "temperature": None,
     "scale_lower_bound": None,
     "lmbda": ...,
     "steps": ...,
-    "clip": 1.0,
-    "ema": None,
-    "seed": 0,
+    "clip": defaults.CLIP,
+    "ema": defaults.EMA,
+    "seed": defaults.SEED,
     "threads": 1,
-    "device": None,
+    "device": defaults.DEVICE,
 }
 TOY_SETTINGS = _COMMON | {"source": None, "hidden": 64, "batch_size": 1024, "lr": "cosine:1e-2:5e-4"}
 CODEC_SETTINGS = _COMMON | {
-    "size": "tiny",
+    "size": defaults.SIZE,
     "data": None,
     "test": None,
     "coded": True,
     "start": None,
-    "batch_size": 4,
-    "crop": 256,
-    "permute_colors": False,
-    "lr": "cosine:8e-4:1e-5",
+    "batch_size": defaults.BATCH_SIZE,
+    "crop": defaults.CROP,
+    "permute_colors": defaults.PERMUTE_COLORS,
+    "lr": defaults.LR,
     "precision": "float32",
-    "compile": False,
+    "compile": defaults.COMPILE,
     "workers": 0,
-    "save_every": 60.0,
+    "save_every": defaults.SAVE_EVERY,
 }
 # Settings that affect where and how a run is computed, but not its result. See labkit.training.states.
 WITHOUT_EFFECT = ("device", "compile", "workers", "save_every")

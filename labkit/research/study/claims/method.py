@@ -86,7 +86,7 @@ def tuned_candidates(study: Study, run_sweep: RunSweep) -> Chosen:
 
     Args:
         study: The study of the method.
-        run_sweep: Function that makes the missing runs of a sweep.
+        run_sweep: Function that trains the missing runs of a sweep.
     """
     import pandas as pd
 

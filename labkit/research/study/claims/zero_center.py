@@ -51,7 +51,7 @@ class ZeroCenter(Claim):
         """For each network and surrogate: three quantities with the stop-gradient relative to without it.
 
         Further findings compare the loss of each variation with that of the method, the identity slope with the
-        stop-gradient. A network without forks has findings of the variance only.
+        stop-gradient. For a network without forks, only the variance is compared.
         """
         forks, measured, findings = table[table["part"] == FORKS], table[table["part"] == MEASURED], []
         for network in measured["network"].unique():
