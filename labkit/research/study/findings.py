@@ -221,8 +221,8 @@ def best_inner_level_findings(quantity: str, level: str, losses: Array, ends: tu
 def best_level(losses: Array, levels: Array) -> float:
     """Return the level at the vertex of a parabola through the least mean loss and its two neighbors.
 
-    If the lowest loss is at an end of the grid, the result is that end. If the parabola opens downward, the result is the
-    level with the lowest loss.
+    If the lowest loss is at an end of the grid, the result is that end. If the parabola opens downward, the result is
+    the level with the lowest loss.
 
     Args:
         losses: Mean losses, of shape (levels,).
