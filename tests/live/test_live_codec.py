@@ -90,7 +90,7 @@ def test_missing_weights_and_small_photographs_are_refused(images, monkeypatch, 
     with pytest.raises(ValueError, match="no pretrained weights of 'mean_scale_hyperprior' are bundled"):
         lk.live.CodecPanel(photos=images, test=images)
     small = lk.datasets.PhotoSet([torch.zeros(3, 200, 300, dtype=torch.uint8)], ["small"])
-    with pytest.raises(ValueError, match="small is 300×200, too small"):
+    with pytest.raises(ValueError, match="small is 300×200 pixels; crops of 256×256 need at least 256 pixels"):
         lk.live.CodecPanel(weights=lk.networks.mean_scale_hyperprior("tiny"), photos=images, test=small)
 
 

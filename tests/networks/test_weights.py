@@ -122,5 +122,6 @@ def test_refined_results_are_of_these_weights_and_every_loss_fell(lmbda, mean):
     assert set(table["weights"]) == {training.weights_hash(networks.pretrained(lmbda=lmbda))}
     least, most = (f"{share:.1%}" for share in (table["saving"].min(), table["saving"].max()))
     text = " ".join((paths.data() / "results" / "README.md").read_text(encoding="utf-8").split())
-    assert f"by {mean} on average, {least} to {most}" in text or f"by {mean}, {least} to {most}" in text
+    sentence = rf"by {mean}( on average)? for λ = {lmbda:g} \({least} to {most}( per image)?\)"
+    assert re.search(sentence, text)
     assert f"{table['saving'].mean():.1%}" == mean
