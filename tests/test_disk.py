@@ -1,4 +1,4 @@
-"""Files are whole or as they were, whatever ends the writing, and have the permissions that new files have."""
+"""A file is either complete or unchanged, however writing ends, and has the permissions of a new file."""
 
 import os
 import re
@@ -16,7 +16,7 @@ NEW = b"new" * 50_000
 TEMPORARY = re.compile(r"\.net\.bin\.[0-9a-f]{8}\.tmp")
 
 
-@pytest.fixture(params=[True, False], ids=["there", "absent"])
+@pytest.fixture(params=[True, False], ids=["existing", "absent"])
 def path(request, tmp_path):
     path = tmp_path / "net.bin"
     if request.param:
@@ -25,13 +25,13 @@ def path(request, tmp_path):
 
 
 @pytest.fixture
-def as_before(path):
-    """Whether the folder is as it was."""
+def unchanged(path):
+    """Return a function that tells whether the folder is unchanged."""
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     return lambda: {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_nothing_is_seen_before_the_end(path):
+def test_the_file_does_not_change_before_writing_ends(path):
     with whole(path) as temporary:
         assert temporary.parent == path.parent and TEMPORARY.fullmatch(temporary.name)
         assert temporary.read_bytes() == b""
@@ -43,38 +43,38 @@ def test_nothing_is_seen_before_the_end(path):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, ValueError, KeyboardInterrupt, GeneratorExit])
-def test_an_error_in_the_block_passes_and_leaves_everything_as_it_was(path, as_before, error):
+def test_an_error_in_the_block_propagates_and_leaves_the_folder_unchanged(path, unchanged, error):
     with pytest.raises(error, match="in the middle"), whole(path) as temporary:
         temporary.write_bytes(NEW)
         raise error("in the middle")
-    assert as_before()
+    assert unchanged()
 
 
-def test_a_writer_that_removes_what_it_could_not_finish(path, as_before):
-    """As pyarrow does."""
+def test_a_writer_can_remove_its_unfinished_file(path, unchanged):
+    """pyarrow does so after an error."""
     with pytest.raises(ZeroDivisionError), whole(path) as temporary:
         temporary.unlink()
         raise ZeroDivisionError
-    assert as_before()
+    assert unchanged()
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_step_that_fails_is_named_and_leaves_everything_as_it_was(path, as_before, monkeypatch, step):
+def test_a_failed_step_raises_an_error_and_leaves_the_folder_unchanged(path, unchanged, monkeypatch, step):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(ValueError, match=r"/net\.bin cannot be written: No space left on device$"):
         write_whole(path, NEW)
-    assert as_before()
+    assert unchanged()
 
 
 def python(code, *arguments, **options):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, **options)
 
 
-def test_a_disk_that_is_full_in_the_middle(path, as_before):
-    """The system itself ends the write: a process may be kept from writing files over a size."""
+def test_a_write_that_the_system_ends_leaves_the_folder_unchanged(path, unchanged):
+    """A limit on the size of files ends the write in the middle, as a full disk does."""
     code = """
 import resource, sys
 from labkit.disk import write_whole
@@ -84,12 +84,12 @@ try:
 except ValueError as error:
     print(error)
 """
-    said, _ = python(code, path, stdout=subprocess.PIPE).communicate(timeout=30)
-    assert said == f"{path} cannot be written: File too large\n" and as_before()
+    output, _ = python(code, path, stdout=subprocess.PIPE).communicate(timeout=30)
+    assert output == f"{path} cannot be written: File too large\n" and unchanged()
 
 
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_leaves_the_old_file_and_a_name_that_says_so(path, way):
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_leaves_the_old_file_and_a_recognizable_temporary_file(path, signal_number):
     before = path.exists()
     code = """
 import sys, time
@@ -102,17 +102,17 @@ with whole(sys.argv[1]) as temporary, open(temporary, "wb") as file:
 """
     process = python(code, path, stdout=subprocess.PIPE)
     assert process.stdout.readline() == "half\n"
-    process.send_signal(way)
+    process.send_signal(signal_number)
     process.communicate(timeout=30)
-    assert process.returncode == -way
-    (left,) = [file for file in path.parent.iterdir() if file != path]
-    assert TEMPORARY.fullmatch(left.name) and left.read_bytes() == b"half"
+    assert process.returncode == -signal_number
+    (leftover,) = [file for file in path.parent.iterdir() if file != path]
+    assert TEMPORARY.fullmatch(leftover.name) and leftover.read_bytes() == b"half"
     assert path.exists() == before and (not before or path.read_bytes() == b"old")
-    write_whole(path, NEW)  # what is left does not stand in the way
+    write_whole(path, NEW)  # the leftover file does not prevent another write
     assert path.read_bytes() == NEW
 
 
-def test_the_disk_has_all_of_it_before_its_name_changes(tmp_path, monkeypatch):
+def test_the_complete_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
     steps, fsync, replace = [], os.fsync, os.replace
 
     def recorded_fsync(file):
@@ -131,12 +131,12 @@ def test_the_disk_has_all_of_it_before_its_name_changes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_permissions_are_those_of_new_files(path, umask, mode):
+def test_a_file_has_the_permissions_of_a_new_file(path, umask, mode):
     before = os.umask(umask)
     try:
         write_whole(path, NEW)
         assert stat.S_IMODE(path.stat().st_mode) == mode
-        with whole(path) as temporary:  # a writer with a file of its own, for its owner alone, as safetensors has
+        with whole(path) as temporary:  # some writers, such as safetensors, rename a private file
             (path.parent / "own").touch(0o600)
             os.replace(path.parent / "own", temporary)
         assert stat.S_IMODE(path.stat().st_mode) == mode and path.read_bytes() == b""
@@ -144,7 +144,7 @@ def test_permissions_are_those_of_new_files(path, umask, mode):
         os.umask(before)
 
 
-def test_a_link_is_followed(tmp_path):
+def test_a_symbolic_link_is_followed(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "net.bin").write_bytes(b"old")
     (tmp_path / "link").symlink_to("far/net.bin")
@@ -153,8 +153,8 @@ def test_a_link_is_followed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["far", "link"] and os.listdir(tmp_path / "far") == ["net.bin"]
 
 
-def test_a_pipe_stays_one(tmp_path):
-    """So would /dev/null, where a rename by root would leave a file in its place."""
+def test_a_pipe_stays_a_pipe(tmp_path):
+    """This also protects /dev/null, which a rename by root would replace with a file."""
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
     with pytest.raises(ValueError, match=r"/pipe cannot be written: it is a device or a pipe"), whole(pipe):
@@ -175,7 +175,7 @@ def test_a_pipe_stays_one(tmp_path):
         ("n" * 300, "File name too long"),
     ],
 )
-def test_what_cannot_be_written_is_named(tmp_path, name, reason):
+def test_the_error_names_the_file_that_cannot_be_written(tmp_path, name, reason):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(ValueError, match=rf"{name} cannot be written: {reason}$"):

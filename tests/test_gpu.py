@@ -26,7 +26,7 @@ def test_a_replay_draws_the_same_noise_as_the_step():
 @pytest.mark.parametrize("network", ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"])
 @pytest.mark.parametrize("scheme", schemes.names())
 def test_training_with_graphs_equals_training_without(monkeypatch, network, scheme):
-    def trained():
+    def train():
         net = networks.get(network, "tiny", schemes.get(scheme), 0)
         run = training.train(
             net,
@@ -41,11 +41,11 @@ def test_training_with_graphs_equals_training_without(monkeypatch, network, sche
         )
         return run.to_frame()[["rate", "distortion", "norm"]].to_numpy()
 
-    graphed = trained()
+    graphed = train()
     monkeypatch.setattr(
-        trainer.Training, "_gradients", lambda self, *given: functools.partial(self._gradient, *given[:2])
+        trainer.Training, "_gradients", lambda self, *arguments: functools.partial(self._gradient, *arguments[:2])
     )
-    plain = trained()
+    plain = train()
     difference = abs(graphed / plain - 1)
     assert difference[: WARM_UP + 2].max() < 1e-3  # the last two steps are replays
     # Sums of cuDNN differ between runs, and training amplifies the differences.

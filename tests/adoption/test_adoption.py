@@ -1,4 +1,4 @@
-"""Adoption: CompressAI's models train with a scheme, and stay CompressAI's everywhere else."""
+"""Adopted models of CompressAI train with a scheme, and otherwise behave as before."""
 
 import copy
 import io
@@ -27,18 +27,18 @@ GROUPS = [4, 4, 4, 4, 8]
 
 
 class RasterScanModel(SimpleVAECompressionModel):
-    """The one codec of CompressAI's that none of its models uses, in a model as a user would write it."""
+    """A model as a user would write it, with the only codec of CompressAI that none of CompressAI's models uses."""
 
     def __init__(self, N=8, quantizer="noise"):
         super().__init__()
-        like = models.JointAutoregressiveHierarchicalPriors(N, N)
-        self.g_a, self.g_s = like.g_a, like.g_s
+        reference = models.JointAutoregressiveHierarchicalPriors(N, N)
+        self.g_a, self.g_s = reference.g_a, reference.g_s
         self.latent_codec = latent_codecs.HyperpriorLatentCodec(
             {
                 "y": latent_codecs.RasterScanLatentCodec(
-                    GaussianConditional(None), like.entropy_parameters, like.context_prediction
+                    GaussianConditional(None), reference.entropy_parameters, reference.context_prediction
                 ),
-                "hyper": latent_codecs.HyperLatentCodec(EntropyBottleneck(N), like.h_a, like.h_s, quantizer),
+                "hyper": latent_codecs.HyperLatentCodec(EntropyBottleneck(N), reference.h_a, reference.h_s, quantizer),
             }
         )
 
@@ -73,19 +73,19 @@ def image(batch=1):
 
 
 def build(name):
-    """A small model whose latents spread over several integers, with medians off zero, and varied means and scales."""
+    """Return a small model with latents that cover several integers, nonzero medians, and varied means and scales."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     networks = ["g_a", "h_a", "entropy_parameters"] if name not in ("ScaleHyperprior", "MeanScaleHyperprior") else []
     for path, part in model.named_modules():
         if isinstance(part, nn.Sequential) and path.split(".")[-1] in (networks or ["g_a", "h_a", "h_s"]):
             last = [layer for layer in part if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)][-1]
-            spread = []
-            handle = last.register_forward_hook(lambda _module, _inputs, output, spread=spread: spread.append(output))
+            values = []
+            handle = last.register_forward_hook(lambda _module, _inputs, output, values=values: values.append(output))
             with torch.no_grad():
                 model(image())
                 for parameter in last.parameters():
-                    parameter.mul_(2 / spread[-1].std())
+                    parameter.mul_(2 / values[-1].std())
             handle.remove()
     for module in model.modules():
         if isinstance(module, EntropyBottleneck):
@@ -99,7 +99,7 @@ _built = {}
 
 @pytest.fixture
 def model(name):
-    """A copy of the model, which is built once."""
+    """Return a copy of the model, which is built only once."""
     if name not in _built:
         _built[name] = build(name)
     return copy.deepcopy(_built[name])
@@ -134,14 +134,14 @@ def gaussians(model):
     return [module for module in model.modules() if isinstance(module, GaussianConditional)]
 
 
-# Evaluation and coding stay CompressAI's ------------------------------------------------------------------------------
+# Evaluation and coding are CompressAI's -------------------------------------------------------------------------------
 
 
 @every_model
 @torch.no_grad()
-def test_evaluation_and_bytes_are_bit_for_bit_as_before(name, model):
-    """Before, adopted, adopted with new tables, released: one set of outputs, strings, images and keys."""
-    x = image()  # CompressAI's raster-scan codec decodes batches of one only
+def test_adoption_and_release_change_no_bit_of_evaluation_and_coding(name, model):
+    """Outputs, strings, images and keys are the same after adoption, with updated tables and after release."""
+    x = image()  # CompressAI's raster-scan codec decodes only batches of one
     keys, classes = list(model.state_dict()), [type(module) for module in model.modules()]
     names = [set(vars(module)) | set(module._buffers) for module in model.modules()]
     output, coded = model(x), model.compress(x)
@@ -170,7 +170,7 @@ def test_evaluation_and_bytes_are_bit_for_bit_as_before(name, model):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in SEQUENTIAL])
 @torch.no_grad()
-def test_what_is_decoded_is_what_the_evaluation_forward_gives(name, model):
+def test_the_decoded_image_is_the_reconstruction_of_the_evaluation_forward(name, model):
     lk.adopt(model, schemes.mixed(scale_lower_bound=0.2)).update()
     x = image()
     coded = model.compress(x)
@@ -180,20 +180,20 @@ def test_what_is_decoded_is_what_the_evaluation_forward_gives(name, model):
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
 @torch.no_grad()
-def test_what_is_decoded_is_the_sequential_reconstruction(name, model):
-    """Oracle: the latent decoded pixel by pixel, rounding y − μ with μ from the pixels before."""
+def test_the_decoded_image_is_the_sequential_reconstruction(name, model):
+    """The oracle reconstructs the latent pixel by pixel: it rounds y − μ, with μ predicted from the previous pixels."""
     lk.adopt(model, schemes.mixed(scale_lower_bound=0.2)).update()
     x = image()
     coded = model.compress(x)
     decoded = model.decompress(coded["strings"], coded["shape"])["x_hat"]
-    part = parts(model)
+    networks = SideNetworks(model)
     y = model.g_a(x)
-    z = part.h_a(y)
-    medians = part.eb.quantiles[:, 0, 1][:, None, None]
-    side = part.h_s(torch.round(z - medians) + medians)
+    z = networks.h_a(y)
+    medians = networks.eb.quantiles[:, 0, 1][:, None, None]
+    side = networks.h_s(torch.round(z - medians) + medians)
     y_hat = torch.zeros_like(y)
     for i, j in itertools.product(*map(range, y.shape[2:])):
-        _, mean = part.ep(torch.cat((side, part.cp(y_hat)), 1)).chunk(2, 1)
+        _, mean = networks.ep(torch.cat((side, networks.cp(y_hat)), 1)).chunk(2, 1)
         y_hat[..., i, j] = (torch.round(y - mean) + mean)[..., i, j]
     torch.testing.assert_close(decoded, model.g_s(y_hat).clamp(0, 1), rtol=1e-4, atol=1e-4)
 
@@ -201,8 +201,8 @@ def test_what_is_decoded_is_the_sequential_reconstruction(name, model):
 # Training follows the scheme ------------------------------------------------------------------------------------------
 
 
-class parts:
-    """Where a model keeps its side networks, by their usual short names."""
+class SideNetworks:
+    """The side networks of a model under their usual short names."""
 
     def __init__(self, model):
         hyper = model.latent_codec["hyper"] if hasattr(model, "latent_codec") else model
@@ -213,7 +213,7 @@ class parts:
 
 
 def gaussian_likelihood(y, scale, mean, bound):
-    """Mass of a Gaussian over a unit bin around y, in NumPy float64."""
+    """Return the mass of a Gaussian over a unit bin around y, computed in NumPy float64."""
     y, scale, mean = (t.detach().double().numpy() for t in (y, scale, mean))
     scale, v = np.maximum(scale, np.float32(bound)), np.abs(y - mean)
     mass = (erfc(-(0.5 - v) / scale / np.sqrt(2)) - erfc((0.5 + v) / scale / np.sqrt(2))) / 2
@@ -225,16 +225,17 @@ def bottleneck_likelihood(eb, z):
     return likelihood.clamp(min=1e-9).reshape(z.transpose(0, 1).shape).transpose(0, 1)
 
 
-def expected(model, x, tau, zero_center, shared, bound):
-    """The training forward of `annealed`, by hand: rate y + u, distortion ⌊y − μ + τu⌉ + μ, hyper z + u, ⌊z − m⌉ + m.
+def forward_by_hand(model, x, tau, zero_center, shared, bound):
+    """Return the outputs of the training forward of `annealed`, written by hand.
 
-    The plain model's transforms and networks are used, none of its entropy models' or codecs' forwards.
+    The rate path is y + u and the distortion path ⌊y − μ + τu⌉ + μ. Those of z are z + u and ⌊z − m⌉ + m. The function
+    uses the transforms and networks of the plain model, but no forward of its entropy models and codecs.
     """
     name = type(model).__name__
     y = model.g_a(x)
 
     def draw(context):
-        """(u of the rate, u of the distortion); with a context model the distortion's comes first in the stream."""
+        """Return u of the rate and u of the distortion; with a context model, the second is drawn first."""
         u = torch.rand(y_part.shape) - 0.5
         if shared:
             return u, u
@@ -252,14 +253,14 @@ def expected(model, x, tau, zero_center, shared, bound):
         likelihood = bottleneck_likelihood(model.entropy_bottleneck, y + u_rate)
         return {"x_hat": model.g_s(distort(y, medians, u)), "likelihoods": {"y": likelihood}}
 
-    part = parts(model)
-    z = part.h_a(y.abs() if name == "ScaleHyperprior" else y)
-    z_likelihood = bottleneck_likelihood(part.eb, z + torch.rand(z.shape) - 0.5)
-    medians = part.eb.quantiles[:, 0, 1][:, None, None]
-    side = part.h_s(torch.round(z - medians) + medians if zero_center else torch.round(z))
+    networks = SideNetworks(model)
+    z = networks.h_a(y.abs() if name == "ScaleHyperprior" else y)
+    z_likelihood = bottleneck_likelihood(networks.eb, z + torch.rand(z.shape) - 0.5)
+    medians = networks.eb.quantiles[:, 0, 1][:, None, None]
+    side = networks.h_s(torch.round(z - medians) + medians if zero_center else torch.round(z))
 
     def code(y_part, side, codec):
-        """ŷ and the likelihoods of one group of channels."""
+        """Return ŷ and the likelihoods of one group of channels."""
         if name in ("ScaleHyperprior", "MeanScaleHyperprior"):
             u_rate, u = draw(context=False)
             scale, mean = side.chunk(2, 1) if name[0] == "M" else (side, torch.zeros_like(y))
@@ -268,8 +269,8 @@ def expected(model, x, tau, zero_center, shared, bound):
 
             def predict(context):
                 order = (context, side) if name in CHECKERBOARD else (side, context)
-                one, two = codec.entropy_parameters(torch.cat(order, 1)).chunk(2, 1)
-                return (two, one) if name == "Elic2022Chandelier" else (one, two)
+                first_half, second_half = codec.entropy_parameters(torch.cat(order, 1)).chunk(2, 1)
+                return (second_half, first_half) if name == "Elic2022Chandelier" else (first_half, second_half)
 
             uncentered = torch.round(y_part + tau * u)
             if name in SEQUENTIAL:
@@ -278,8 +279,8 @@ def expected(model, x, tau, zero_center, shared, bound):
                 rows, columns = torch.meshgrid(*map(torch.arange, y_part.shape[2:]), indexing="ij")
                 anchor = (rows + columns) % 2 == 0
                 first = predict(torch.zeros_like(codec.context_prediction(y_part)))
-                known = uncentered if codec.forward_method == "onepass" else distort(y_part, first[1], u)
-                second = predict(codec.context_prediction(torch.where(anchor, known, 0.0)))
+                quantized = uncentered if codec.forward_method == "onepass" else distort(y_part, first[1], u)
+                second = predict(codec.context_prediction(torch.where(anchor, quantized, 0.0)))
                 scale, mean = (torch.where(anchor, a, b) for a, b in zip(first, second, strict=True))
         return distort(y_part, mean, u), gaussian_likelihood(y_part + u_rate, scale, mean, bound)
 
@@ -288,20 +289,20 @@ def expected(model, x, tau, zero_center, shared, bound):
         for k, y_part in enumerate(y.split(GROUPS, 1)):
             params = side
             if k:
-                seen = groups if name == "Elic2022Official" or k == 1 else [groups[0], groups[-1]]
-                params = torch.cat((part.context.channel_context[f"y{k}"](torch.cat(seen, 1)), side), 1)
-            y_hat, likelihood = code(y_part, params, part.context[f"y{k}"])
+                support = groups if name == "Elic2022Official" or k == 1 else [groups[0], groups[-1]]
+                params = torch.cat((networks.context.channel_context[f"y{k}"](torch.cat(support, 1)), side), 1)
+            y_hat, likelihood = code(y_part, params, networks.context[f"y{k}"])
             groups.append(y_hat)
             likelihoods.append(likelihood)
         y_hat, y_likelihood = torch.cat(groups, 1), torch.cat(likelihoods, 1)
     else:
-        y_hat, y_likelihood = code(y, side, part.context)
+        y_hat, y_likelihood = code(y, side, networks.context)
     return {"x_hat": model.g_s(y_hat), "likelihoods": {"y": y_likelihood, "z": z_likelihood}}
 
 
 @every_model
 @pytest.mark.parametrize("zero_center, shared", [(True, True), (True, False), (False, True)])
-def test_training_forward_is_the_one_written_by_hand(name, model, zero_center, shared):
+def test_the_training_forward_equals_the_one_written_by_hand(name, model, zero_center, shared):
     x, plain = image(2), copy.deepcopy(model)
     scheme = schemes.annealed(
         temperature=0.6,
@@ -313,25 +314,25 @@ def test_training_forward_is_the_one_written_by_hand(name, model, zero_center, s
     output = train_forward(lk.adopt(model, scheme), x)
     torch.manual_seed(0)
     with torch.no_grad():
-        by_hand = expected(plain, x, 0.6, zero_center, shared, 0.25)
+        by_hand = forward_by_hand(plain, x, 0.6, zero_center, shared, 0.25)
     assert_close(output, by_hand, 2e-4)
 
 
 @pytest.mark.parametrize("method", ["onepass", "twopass_faster"])
 @pytest.mark.parametrize("name", ["Cheng2020AnchorCheckerboard"])
-def test_the_other_checkerboard_methods_by_hand(name, model, method):
+def test_other_checkerboard_methods_equal_the_forward_written_by_hand(name, model, method):
     model.latent_codec["y"].forward_method = method
     plain = copy.deepcopy(model)
     output = train_forward(lk.adopt(model, schemes.annealed(temperature=0.6)), image(2))
     torch.manual_seed(0)
     with torch.no_grad():
-        assert_close(output, expected(plain, image(2), 0.6, True, True, 0.11), 2e-4)
+        assert_close(output, forward_by_hand(plain, image(2), 0.6, True, True, 0.11), 2e-4)
         model.eval(), plain.eval()
         assert_equal(model(image()), plain(image()))
 
 
 @every_model
-def test_straight_through_training_repeats_itself_and_noise_does_not(name, model):
+def test_straight_through_training_is_deterministic_and_training_with_noise_is_not(name, model):
     lk.adopt(model, schemes.straight_through())
     assert_equal(train_forward(model, image(), seed=0), train_forward(model, image(), seed=1))
     lk.adopt(model, schemes.noise())
@@ -340,8 +341,8 @@ def test_straight_through_training_repeats_itself_and_noise_does_not(name, model
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_MEANS if name not in SEQUENTIAL] + list(FACTORIZED))
-def test_straight_through_training_is_the_evaluation_forward(name, model):
-    """Where evaluation rounds y − μ as well, centered straight-through training sees what the codec will do."""
+def test_the_straight_through_training_forward_equals_the_evaluation_forward(name, model):
+    """If evaluation also rounds y − μ, centered straight-through training reconstructs the image as the codec will."""
     with torch.no_grad():
         evaluated = model.eval()(image())
         assert_close(train_forward(lk.adopt(model, schemes.straight_through()), image()), evaluated, 1e-4)
@@ -363,14 +364,14 @@ def test_a_few_steps_lower_the_loss(name, model):
     assert model.aux_loss().item() > 0
 
 
-# CompressAI's own law -------------------------------------------------------------------------------------------------
+# CompressAI's training law --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*FACTORIZED, "ScaleHyperprior", "MeanScaleHyperprior", *SEQUENTIAL])
-def test_noise_is_compressais_own_law_with_the_same_seed(name, model):
-    """CompressAI's uniform_ and labkit's rand take the same numbers from the stream, in the same order.
+def test_noise_trains_as_compressai_does_with_the_same_seed(name, model):
+    """CompressAI's `uniform_` and labkit's `rand` draw the same numbers in the same order.
 
-    With a context model CompressAI draws once for the context and the decoder, and again for the rate.
+    With a context model, CompressAI draws once for the context and the decoder, and again for the rate.
     """
     theirs = train_forward(copy.deepcopy(model), image())
     lk.adopt(model, schemes.noise())
@@ -380,8 +381,8 @@ def test_noise_is_compressais_own_law_with_the_same_seed(name, model):
 
 
 @pytest.mark.parametrize("name", CHECKERBOARD)
-def test_mixed_is_compressais_own_law_of_latent_codecs_with_the_same_seed(name, model):
-    """Noise for the rates, straight-through rounding for both reconstructions; gradients too."""
+def test_mixed_trains_as_compressais_latent_codecs_do_with_the_same_seed(name, model):
+    """Rates use noise, and both reconstructions use straight-through rounding. Outputs and gradients agree."""
     plain = copy.deepcopy(model)
     lk.adopt(model, schemes.mixed())
     outputs = [train_forward(net, image()) for net in (model, plain)]
@@ -396,24 +397,24 @@ def test_mixed_is_compressais_own_law_of_latent_codecs_with_the_same_seed(name, 
 
 @pytest.mark.parametrize("name", SEQUENTIAL[:2])
 @torch.no_grad()
-def test_one_draw_for_all_has_the_means_of_compressais_two(name, model):
-    """The shared draw changes no latent's marginal law: rate and distortion agree within five standard errors."""
+def test_one_shared_draw_has_the_same_means_as_compressais_two_draws(name, model):
+    """A shared draw keeps the marginal law of each latent. Rate and distortion agree within five standard errors."""
     n, x = 150, image()
-    figures = {}
+    results = {}
     adopted = lk.adopt(copy.deepcopy(model), schemes.noise())
     for seed, (key, net) in enumerate({"theirs": model, "ours": adopted}.items()):
         torch.manual_seed(seed)
         outputs = [net.train()(x) for _ in range(n)]
-        figures[key] = np.array([[bits(o).item(), (o["x_hat"] - x).square().mean().item()] for o in outputs])
-    difference = figures["ours"].mean(0) - figures["theirs"].mean(0)
-    error = np.sqrt((figures["ours"].var(0) + figures["theirs"].var(0)) / n)
-    assert (error < 0.02 * figures["theirs"].mean(0)).all()  # the test has teeth
+        results[key] = np.array([[bits(o).item(), (o["x_hat"] - x).square().mean().item()] for o in outputs])
+    difference = results["ours"].mean(0) - results["theirs"].mean(0)
+    error = np.sqrt((results["ours"].var(0) + results["theirs"].var(0)) / n)
+    assert (error < 0.02 * results["theirs"].mean(0)).all()  # small enough to detect a difference
     assert (np.abs(difference) < 5 * error).all(), difference / error
 
 
 @pytest.mark.parametrize("name", ["MeanScaleHyperprior", *SEQUENTIAL, *CHECKERBOARD])
-def test_under_autocast_quantization_and_likelihoods_stay_in_float32(name, model):
-    """Noise in bfloat16 would be rounded to 2⁻⁸ of the latent; the scores of both precisions agree within its error."""
+def test_quantization_and_likelihoods_stay_in_float32_under_autocast(name, model):
+    """bfloat16 would round noise to 2⁻⁸ of the latent. The rates of both precisions agree within bfloat16's error."""
     lk.adopt(model, schemes.noise())
     exact = train_forward(model, image())
     with torch.autocast("cpu", torch.bfloat16):
@@ -422,16 +423,16 @@ def test_under_autocast_quantization_and_likelihoods_stay_in_float32(name, model
     assert bits(output).item() == pytest.approx(bits(exact).item(), rel=0.05)
 
 
-def context_and_decoder(model, precision):
-    """What the context model and the synthesis transform read in a training forward."""
-    seen = {}
-    context_prediction = parts(model).cp
-    context_prediction.register_forward_pre_hook(lambda _module, inputs: seen.update(context=inputs[0]))
-    model.g_s.register_forward_pre_hook(lambda _module, inputs: seen.update(decoder=inputs[0]))
+def inputs_of_context_and_decoder(model, precision):
+    """Return the inputs of the context model and of the synthesis transform in a training forward."""
+    seen_inputs = {}
+    context_prediction = SideNetworks(model).cp
+    context_prediction.register_forward_pre_hook(lambda _module, inputs: seen_inputs.update(context=inputs[0]))
+    model.g_s.register_forward_pre_hook(lambda _module, inputs: seen_inputs.update(decoder=inputs[0]))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         train_forward(model, image(2))
-    assert seen["decoder"].dtype == torch.float32
-    return seen["context"], seen["decoder"]
+    assert seen_inputs["decoder"].dtype == torch.float32
+    return seen_inputs["context"], seen_inputs["decoder"]
 
 
 both_precisions = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -439,17 +440,17 @@ both_precisions = pytest.mark.parametrize("precision", [torch.float32, torch.bfl
 
 @both_precisions
 @pytest.mark.parametrize("name", ["Cheng2020AnchorCheckerboard"])
-def test_the_context_model_reads_the_anchors_that_the_decoder_reads(name, model, precision):
+def test_the_context_model_and_the_decoder_read_the_same_anchors(name, model, precision):
     lk.adopt(model, schemes.annealed(temperature=0.6))
-    context, decoder = context_and_decoder(model, precision)
+    context, decoder = inputs_of_context_and_decoder(model, precision)
     assert torch.equal(context, model.latent_codec["y"]._keep_only(decoder, "anchor"))
     assert context.count_nonzero() == context.numel() / 2
 
 
 @both_precisions
 @pytest.mark.parametrize("name", SEQUENTIAL)
-def test_uncentered_the_context_model_reads_what_the_decoder_reads(name, model, precision):
-    context, decoder = context_and_decoder(lk.adopt(model, schemes.noise(zero_center=False)), precision)
+def test_the_context_model_and_the_decoder_read_the_same_latent_without_zero_center(name, model, precision):
+    context, decoder = inputs_of_context_and_decoder(lk.adopt(model, schemes.noise(zero_center=False)), precision)
     assert torch.equal(context, decoder)
 
 
@@ -457,15 +458,15 @@ def test_uncentered_the_context_model_reads_what_the_decoder_reads(name, model, 
 
 
 def side_gradient(model, loss):
-    """Largest gradient of any parameter outside g_a and g_s, where μ and σ come from."""
+    """Return the largest gradient of the parameters outside g_a and g_s, which predict μ and σ."""
     named = [(n, p) for n, p in model.named_parameters() if not n.startswith(("g_a", "g_s"))]
     gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True, retain_graph=True)
     return max((g.abs().max().item() for g in gradients if g is not None), default=0.0)
 
 
 @pytest.mark.parametrize("name", WITH_MEANS)
-def test_stop_gradient_keeps_the_reconstruction_error_from_whatever_predicts_the_means(name, model):
-    """Everything beside the transforms feeds μ and σ alone: hyper transforms, context model, entropy parameters."""
+def test_stop_gradient_keeps_the_reconstruction_error_from_the_networks_that_predict_means(name, model):
+    """Hyper transforms, context model and entropy parameters, all outside g_a and g_s, only affect μ and σ."""
     for stop in (True, False):
         lk.adopt(model, schemes.noise(temperature=0.2, stop_gradient=stop).replace(distortion="soft"))
         output = train_forward(model, image())
@@ -475,7 +476,7 @@ def test_stop_gradient_keeps_the_reconstruction_error_from_whatever_predicts_the
 
 
 @pytest.mark.parametrize("name", ["ScaleHyperprior"])
-def test_without_means_the_reconstruction_error_never_reaches_the_side_networks(name, model):
+def test_the_reconstruction_error_does_not_reach_the_side_networks_without_means(name, model):
     output = train_forward(lk.adopt(model, schemes.noise().replace(distortion="soft")), image())
     assert side_gradient(model, output["x_hat"].square().sum()) == 0
 
@@ -484,13 +485,13 @@ def test_without_means_the_reconstruction_error_never_reaches_the_side_networks(
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("save", "load", "adopt", "release"))))
-def test_save_load_adopt_release_in_any_order(order):
-    """Keys never change; the scheme's bound holds while it is carried, and stays until plain code loads another."""
+def test_a_model_can_be_saved_loaded_adopted_and_released_in_any_order(order):
+    """Keys never change. The scheme's bound applies while the model is adopted; after release, loading replaces it."""
     torch.manual_seed(0)
     model = models.MeanScaleHyperprior(8, 12)
     model.update()
     other = copy.deepcopy(model).state_dict()
-    keys, bound, carried, saved = list(other), 0.11, False, None
+    keys, bound, adopted, saved = list(other), 0.11, False, None
     for action in order:
         if action == "save":
             saved = copy.deepcopy(model.state_dict()), bound
@@ -500,14 +501,14 @@ def test_save_load_adopt_release_in_any_order(order):
                 model.load_state_dict(other)
             messages = [str(w.message) for w in caught if "scale bound" in str(w.message)]
             expected = "the scheme's scale bound 0.3 replaces the bound 0.11 of the state dict"
-            assert messages == ([expected] if carried else [])
-            bound = bound if carried else 0.11
+            assert messages == ([expected] if adopted else [])
+            bound = bound if adopted else 0.11
         elif action == "adopt":
             lk.adopt(model, schemes.noise(scale_lower_bound=0.3))
-            bound, carried = 0.3, True
+            bound, adopted = 0.3, True
         else:
             lk.release(model)
-            carried = False
+            adopted = False
         state, (gaussian,) = model.state_dict(), gaussians(model)
         assert list(state) == keys
         assert gaussian.scale_bound.item() == gaussian.lower_bound_scale.bound.item() == np.float32(bound)
@@ -518,7 +519,7 @@ def test_save_load_adopt_release_in_any_order(order):
 
 
 @pytest.mark.parametrize("bound", [0.11, 0.3, 1.7])
-def test_the_scale_table_starts_at_the_bound_to_the_bit(bound):
+def test_the_scale_table_starts_exactly_at_the_bound(bound):
     table = entropy.scale_table(bound)
     assert table.shape == (64,) and table.dtype == torch.float32
     assert table[0].item() == np.float32(bound)
@@ -526,15 +527,15 @@ def test_the_scale_table_starts_at_the_bound_to_the_bit(bound):
     np.testing.assert_allclose(table.numpy(), geometric, rtol=1e-5)
 
 
-def test_a_table_of_no_range_is_refused():
+def test_a_scale_table_without_a_range_is_refused():
     with pytest.raises(ValueError, match="bound must be between 0 and 256, got 300"):
         entropy.scale_table(300)
 
 
 @pytest.mark.parametrize("name", ["MeanScaleHyperprior", "Elic2022Official"])
 @torch.no_grad()
-def test_another_bound_reaches_the_coder_and_outlives_release(name, model):
-    """Tables at 0.11 are dropped and made again from 0.5; release changes no byte, and CompressAI's own table would."""
+def test_another_bound_reaches_the_coder_and_stays_after_release(name, model):
+    """New tables for 0.5 replace those for 0.11. Release changes no byte, but CompressAI's default table would."""
     x = image(2)
     lk.adopt(model, schemes.noise(scale_lower_bound=0.5))
     assert all(gaussian._offset.numel() == 0 for gaussian in gaussians(model))
@@ -549,7 +550,7 @@ def test_another_bound_reaches_the_coder_and_outlives_release(name, model):
     assert model.compress(x)["strings"] != coded["strings"]
 
 
-def test_a_table_of_the_models_own_bound_is_kept():
+def test_adoption_with_the_same_bound_keeps_the_table():
     model = models.MeanScaleHyperprior(8, 12)
     model.update()
     table = model.gaussian_conditional._quantized_cdf
@@ -561,43 +562,43 @@ def test_a_table_of_the_models_own_bound_is_kept():
 
 
 @pytest.mark.parametrize("name", ["Cheng2020Anchor", "Elic2022Chandelier"])
-def test_adopting_twice_changes_the_scheme_and_one_release_undoes_both(name, model):
+def test_a_second_adoption_changes_the_scheme_and_one_release_undoes_both(name, model):
     classes = [type(module) for module in model.modules()]
     lk.adopt(model, schemes.noise())
-    once = [type(module) for module in model.modules()]
+    adopted_classes = [type(module) for module in model.modules()]
     scheme = schemes.annealed(temperature=0.3, scale_lower_bound=0.2)
     lk.adopt(model, scheme)
-    assert [type(module) for module in model.modules()] == once
+    assert [type(module) for module in model.modules()] == adopted_classes
     assert model.scheme is scheme
     for carrier in entropy.carriers(model):
         assert carrier.scheme is scheme and carrier.temperature.item() == pytest.approx(0.3)
     lk.release(model)
     assert [type(module) for module in model.modules()] == classes
     assert not hasattr(model, "scheme") and not entropy.carriers(model)
-    lk.release(model)  # nothing left to do
+    lk.release(model)  # a second release has no effect
 
 
-def test_two_stages_start_with_the_first():
+def test_two_stages_start_with_the_scheme_of_the_first():
     model, scheme = models.MeanScaleHyperprior(8, 12), schemes.soft_then_hard(scale_lower_bound=0.2)
     assert lk.adopt(model, scheme).scheme is scheme
     assert all(carrier.scheme is scheme.first for carrier in entropy.carriers(model))
 
 
-def test_temperature_reaches_every_carrier_also_through_a_wrapper():
+def test_the_temperature_reaches_every_carrier_even_through_a_wrapper():
     model = lk.adopt(models.Elic2022Official(16, 24, GROUPS), schemes.annealed())
     lk.set_temperature(nn.DataParallel(model), 0.125)
     assert [c.temperature.item() for c in entropy.carriers(model)] == [0.125] * 6
     lk.set_temperature(model, lk.schedules.exponential(0.5, 0.05))
     assert {c.temperature.item() for c in entropy.carriers(model)} == {0.5}
-    for bad in (0, -1.0, math.nan, math.inf, "cold", None):
+    for invalid in (0, -1.0, math.nan, math.inf, "cold", None):
         with pytest.raises(ValueError, match="temperature"):
-            lk.set_temperature(model, bad)
+            lk.set_temperature(model, invalid)
     with pytest.raises(ValueError, match=r"^torch.nn.modules.linear.Linear carries no scheme; call labkit.adopt"):
         lk.set_temperature(nn.Linear(1, 1), 0.5)
     assert {c.temperature.item() for c in entropy.carriers(model)} == {0.5}
 
 
-def test_a_wrapped_model_is_adopted_and_released_too():
+def test_a_wrapped_model_can_be_adopted_and_released():
     model = models.Cheng2020Anchor(8)
     wrapped = nn.Sequential(model)
     lk.adopt(wrapped, schemes.straight_through())
@@ -606,19 +607,19 @@ def test_a_wrapped_model_is_adopted_and_released_too():
     assert type(model) is models.Cheng2020Anchor and not hasattr(wrapped, "scheme")
 
 
-def test_the_temperature_lives_where_the_model_does():
-    with pytest.warns(UserWarning, match="cannot be run"):  # a model on this device has no numbers
+def test_the_temperature_is_on_the_device_of_the_model():
+    with pytest.warns(UserWarning, match="cannot be run"):  # a model on this device has no values
         model = lk.adopt(models.FactorizedPrior(8, 12).to("meta"), schemes.noise())
     assert model.entropy_bottleneck.temperature.device.type == "meta"
 
 
 @every_model
-def test_deepcopy_and_pickle(name, model):
-    """Copies train with the scheme, independently, and are released to the user's own classes."""
+def test_an_adopted_model_can_be_copied_and_pickled(name, model):
+    """Each copy trains with the scheme, is independent of the original, and regains the user's classes on release."""
     try:
         pickle.dumps(model)
         can_pickle = True
-    except (AttributeError, pickle.PicklingError):  # CompressAI's AttentionBlock holds a class of its own
+    except (AttributeError, pickle.PicklingError):  # CompressAI's AttentionBlock contains a local class
         can_pickle = False
     assert can_pickle or name in ("Cheng2020Attention", "Elic2022Official", "Elic2022Chandelier")
     classes = [type(module) for module in model.modules()]
@@ -640,7 +641,7 @@ def test_deepcopy_and_pickle(name, model):
         assert [type(module) for module in other.modules()] == classes
 
 
-def test_summary_names_every_module_that_was_changed():
+def test_the_summary_names_every_changed_module():
     model = models.Cheng2020AnchorCheckerboard(8)
     before = {path: type(module) for path, module in model.named_modules()}
     table = adoption.summary(lk.adopt(model, schemes.annealed(scale_lower_bound=0.2)))
@@ -661,7 +662,7 @@ def test_summary_names_every_module_that_was_changed():
 # labkit's own networks and trainer ------------------------------------------------------------------------------------
 
 
-def test_labkits_own_networks_take_a_scheme_and_are_not_released():
+def test_labkits_own_networks_accept_a_scheme_and_cannot_be_released():
     net = lk.networks.mean_scale_hyperprior("tiny")
     scheme = schemes.mixed(scale_lower_bound=0.2)
     assert lk.adopt(net, scheme) is net and net.scheme is scheme
@@ -680,10 +681,10 @@ def test_labkits_own_networks_take_a_scheme_and_are_not_released():
     [("MeanScaleHyperprior", (8, 12)), ("Cheng2020Anchor", (24,)), ("Cheng2020AnchorCheckerboard", (24,))],
 )
 def test_labkits_trainer_trains_an_adopted_model(name, widths, stages, train_photos):
-    """Temperature follows the schedule, the same seed gives the same losses, and plain CompressAI codes the result.
+    """The temperature follows the schedule, the same seed gives the same losses, and plain CompressAI codes the result.
 
-    Not with widths 8 and 16: there torch's channels-last gradient of a 1×1 convolution of stride 2, which Cheng's
-    blocks hold, writes out of bounds on some CPUs.
+    The test avoids widths 8 and 16. With these, torch's channels-last gradient of a 1×1 convolution of stride 2 writes
+    out of bounds on some CPUs, and the blocks of Cheng et al. contain such convolutions.
     """
     falling = schemes.annealed(temperature=lk.schedules.exponential(0.5, 0.1))
     scheme = falling if stages == 1 else schemes.TwoStages(falling, schemes.straight_through(), 0.5)
@@ -708,7 +709,7 @@ def test_labkits_trainer_trains_an_adopted_model(name, widths, stages, train_pho
 
 
 class Plain(CompressionModel):
-    """A hyperprior as a user would write it, with a size rounded by the way."""
+    """A hyperprior as a user would write it, which also rounds a size."""
 
     def __init__(self):
         super().__init__()
@@ -726,21 +727,21 @@ class Plain(CompressionModel):
 
 
 class Brighter(models.Cheng2020Anchor):
-    """A subclass that adds to its parent's forward."""
+    """A subclass that extends the forward of its parent."""
 
     def forward(self, x):
         output = super().forward(x)
         return {**output, "x_hat": output["x_hat"] + 1}
 
 
-class OwnHyper(latent_codecs.HyperLatentCodec):
+class CustomHyper(latent_codecs.HyperLatentCodec):
     def forward(self, y):
         output = super().forward(y)
         return {**output, "params": 2 * output["params"]}
 
 
-def test_a_models_own_subclass_may_add_to_its_parents_forward():
-    """The parent's forward, to which `super()` leads, is then the scheme's, and evaluation CompressAI's."""
+def test_a_subclass_can_extend_the_forward_of_its_parent():
+    """Through `super()`, the subclass calls a forward that follows the scheme in training."""
     torch.manual_seed(0)
     model = Brighter(8)
     parent = models.Cheng2020Anchor(8)
@@ -753,7 +754,7 @@ def test_a_models_own_subclass_may_add_to_its_parents_forward():
     assert type(lk.release(copied)) is Brighter and type(lk.release(model)) is Brighter
 
 
-def test_a_users_own_model_and_codec_follow_the_scheme():
+def test_a_users_model_and_codec_follow_the_scheme():
     torch.manual_seed(0)
     model = lk.adopt(Plain(), schemes.straight_through())
     assert not model.bottleneck.main
@@ -761,17 +762,17 @@ def test_a_users_own_model_and_codec_follow_the_scheme():
 
     scan = RasterScanModel()
     plain = copy.deepcopy(scan)
-    scan.latent_codec.hyper.__class__ = OwnHyper
+    scan.latent_codec.hyper.__class__ = CustomHyper
     outputs = [net.latent_codec.train()(4 * net.g_a(image())) for net in (scan, lk.adopt(plain, schemes.noise()))]
     assert outputs[0]["likelihoods"]["y"].shape == outputs[1]["likelihoods"]["y"].shape
     y = scan.g_a(image())
     lk.adopt(scan, schemes.straight_through()), lk.adopt(plain, schemes.straight_through())
     ours, theirs = (net.latent_codec.hyper.train()(y)["params"] for net in (scan, plain))
     assert torch.equal(ours, 2 * theirs)
-    assert type(lk.release(scan).latent_codec.hyper) is OwnHyper
+    assert type(lk.release(scan).latent_codec.hyper) is CustomHyper
 
 
-def test_arguments_of_another_kind_get_one_clear_line():
+def test_arguments_of_a_wrong_type_raise_a_clear_error():
     with pytest.raises(ValueError, match=r"^model must be a PyTorch module with CompressAI's entropy models, got 3$"):
         lk.adopt(3, schemes.noise())
     with pytest.raises(

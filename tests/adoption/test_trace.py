@@ -1,4 +1,4 @@
-"""What adoption refuses: by the class of a module, and by what one forward pass in training mode does."""
+"""Adoption refuses models by the classes of their modules, and by the operations of one training forward."""
 
 import copy
 import warnings
@@ -25,7 +25,7 @@ from labkit import schemes
 
 
 class Hyperprior(CompressionModel):
-    """A hyperprior as a user would write it. Its latent goes through `part`; a size is rounded with Python's round."""
+    """A hyperprior as a user would write it. `part` transforms its latent, and Python's `round` rounds a size."""
 
     def __init__(self, part=None, channels=3):
         super().__init__()
@@ -221,7 +221,7 @@ class DropPath(nn.Module):
 
 
 class Statistics(nn.Module):
-    """A layer that computes figures from rounded latents for itself."""
+    """A layer that computes statistics of rounded latents for its own use."""
 
     def __init__(self):
         super().__init__()
@@ -234,7 +234,7 @@ class Statistics(nn.Module):
 
 
 class QuantizedWeights(nn.Module):
-    """A layer with weights of few bits."""
+    """A layer whose weights have few bits."""
 
     def __init__(self):
         super().__init__()
@@ -261,7 +261,7 @@ class Warp(nn.Module):
 
 
 class NoisyInput(Hyperprior):
-    """A model that reads images of 8 bits with a little noise."""
+    """A model that adds a little noise to 8-bit images."""
 
     def forward(self, x):
         x = torch.round(255 * x) / 255
@@ -269,15 +269,15 @@ class NoisyInput(Hyperprior):
 
 
 class Windows(nn.Module):
-    """Padding to whole windows, with floor and ceil of Python numbers, and a masked convolution."""
+    """Padding to whole windows, with a ceiling of Python numbers, and a masked convolution."""
 
     def __init__(self):
         super().__init__()
         self.masked = MaskedConv2d(4, 4, 3, padding=1)
 
     def forward(self, x):
-        more = -x.size(-1) // 7 * -7 - x.size(-1)
-        return self.masked(F.pad(x, (0, more)))[..., : x.size(-1)]
+        padding = -x.size(-1) // 7 * -7 - x.size(-1)
+        return self.masked(F.pad(x, (0, padding)))[..., : x.size(-1)]
 
 
 class GumbelGate(nn.Module):

@@ -20,12 +20,12 @@ def test_unknown_names_and_sizes_suggest_valid_ones():
         networks.factorized_prior("huge")
 
 
-def test_the_seed_decides_the_weights_and_the_global_random_state_stays():
+def test_the_seed_determines_the_weights_and_the_global_random_state_is_unchanged():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, two = (networks.factorized_prior("tiny", seed=1).state_dict() for _ in range(2))
+    first, second = (networks.factorized_prior("tiny", seed=1).state_dict() for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_banana_has_the_moments_of_its_formula():
@@ -33,14 +33,14 @@ def test_banana_has_the_moments_of_its_formula():
     n = 200_000
     x = datasets.banana(n, torch.Generator().manual_seed(0)).double().numpy()
     c, s = np.cos(np.radians(240)), np.sin(np.radians(240))
-    turn = np.array([[c, s], [-s, c]])
-    mean = turn @ [0, -0.1 * 9] - 1
-    covariance = turn @ np.diag([9, 0.25 + 0.01 * 2 * 81]) @ turn.T  # Var(a²) = 2σ⁴ for a Gaussian
+    rotation = np.array([[c, s], [-s, c]])
+    mean = rotation @ [0, -0.1 * 9] - 1
+    covariance = rotation @ np.diag([9, 0.25 + 0.01 * 2 * 81]) @ rotation.T  # Var(a²) = 2σ⁴ for a Gaussian
     np.testing.assert_allclose(x.mean(0), mean, atol=5 * np.sqrt(covariance.max() / n))
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.15)
 
 
-def test_toy_learns_and_can_be_drawn():
+def test_a_toy_learns_and_can_be_drawn():
     """Training lowers the rounded test loss, and cells, codewords and symbols agree."""
     net = networks.toy_2d(schemes.annealed(), seed=0)
     x = datasets.banana(4000, torch.Generator().manual_seed(9))
@@ -63,7 +63,7 @@ def test_toy_learns_and_can_be_drawn():
     labels = net.cells((-6, 6, -6, 6), 64)
     grid = torch.linspace(-6, 6, 64)
     assert labels.shape == (64, 64) and labels.dtype == np.int32
-    same = net.symbols(torch.stack([grid[[3, 40]], grid[[10, 20]]], 1))  # (x, y) of columns 3, 40 and rows 10, 20
+    same = net.symbols(torch.stack([grid[[3, 40]], grid[[10, 20]]], 1))  # (x, y) at columns 3, 40 and rows 10, 20
     assert (labels[10, 3] == labels[20, 40]) == bool((same[0] == same[1]).all())
 
 
@@ -130,8 +130,8 @@ def test_scalable_tells_whether_latents_can_be_scaled():
         networks.factorized_prior("tiny").scale_latents(0)
 
 
-def test_scaling_the_latents_changes_nothing_but_the_quantization_step():
-    """Without rounding, the reconstruction and z stay; y, its mean and its scale are multiplied by the gain."""
+def test_scaling_the_latents_changes_only_the_quantization_step():
+    """Without rounding, the reconstruction and z do not change; the gain multiplies y, its mean and its scale."""
     net, scaled = (networks.mean_scale_hyperprior("tiny", seed=6).eval() for _ in range(2))
     scaled.scale_latents(1.7)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

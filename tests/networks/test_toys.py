@@ -18,7 +18,7 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def trained(net, source, lmbda, **settings):
+def train(net, source, lmbda, **settings):
     settings = {"steps": 300, "batch_size": 1024, "lr": schedules.cosine(1e-2, 5e-4), **settings}
     for _ in training.stream(net, source, lmbda=lmbda, **settings):
         pass
@@ -76,15 +76,15 @@ def test_sawbridge_has_the_covariance_of_the_brownian_bridge():
 
 def moments(law, edges):
     """Return probability, mean and variance of each interval between edges, from closed-form integrals."""
-    law, tails = LAWS[law], np.concatenate([[-30.0], edges, [30.0]])
-    p = np.diff(law.cdf(tails))
+    law, ends = LAWS[law], np.concatenate([[-30.0], edges, [30.0]])
+    p = np.diff(law.cdf(ends))
     if law.dist.name == "norm":
-        first, second = -np.diff(law.pdf(tails)), p - np.diff(tails * law.pdf(tails))
+        first, second = -np.diff(law.pdf(ends)), p - np.diff(ends * law.pdf(ends))
     else:  # ∫ x f and ∫ x² f of ½ a exp(−a|x|)
-        a, size = math.sqrt(2), np.abs(tails)
+        a, size = math.sqrt(2), np.abs(ends)
         first = np.diff(-0.5 * np.exp(-a * size) * (size + 1 / a))
-        second = np.diff(-np.sign(tails) * 0.5 * np.exp(-a * size) * (size**2 + 2 * size / a + 2 / a**2)) + np.diff(
-            np.where(tails > 0, 2 / a**2, 0)
+        second = np.diff(-np.sign(ends) * 0.5 * np.exp(-a * size) * (size**2 + 2 * size / a + 2 / a**2)) + np.diff(
+            np.where(ends > 0, 2 / a**2, 0)
         )
     keep = p > 1e-15
     mean = first[keep] / p[keep]
@@ -137,27 +137,27 @@ def test_closed_form_moments_agree_with_quadrature(law):
 
 
 @every_law
-def test_a_short_training_finds_a_nearly_optimal_scalar_quantizer(law):
+def test_short_training_finds_a_nearly_optimal_scalar_quantizer(law):
     """The loss is within 5% of the best uniform quantizer's, and not below the best quantizer's.
 
     The points are quantiles, so there is no sampling error. 100,000 equally likely points lose 1e-4 of the variance in
-    the tails; the test allows ten times as much below the best.
+    the tails. The lower limit of the test allows ten times as much.
     """
     lmbda = 10.0
-    net = trained(networks.toy_1d(schemes.annealed(), hidden=32), SOURCES[law], lmbda)
+    net = train(networks.toy_1d(schemes.annealed(), hidden=32), SOURCES[law], lmbda)
     x = torch.from_numpy(LAWS[law].ppf((np.arange(100_000) + 0.5) / 100_000)).float()[:, None]
     loss, _, _ = rounded(net, x, lmbda)
     best = best_quantizer(law, lmbda)
     assert best <= best_uniform(law, lmbda) + 1e-9
     assert best - lmbda * 1e-3 < loss < 1.05 * best_uniform(law, lmbda)
 
-    boundaries, codewords = net.intervals((-6, 6))  # the drawing agrees
+    boundaries, codewords = net.intervals((-6, 6))  # the drawing agrees with the code
     assert boundaries.shape == (len(codewords) - 1,) and (np.diff(boundaries) > 0).all()
     inside = x[x[:, 0].abs() < 6]
     with torch.no_grad():
         x_hat = net(inside)["x_hat"][:, 0].numpy()
     drawn = codewords[np.searchsorted(boundaries, inside[:, 0].numpy())]
-    assert np.mean(np.abs(x_hat - drawn) > 1e-4) < 1e-4  # except at boundaries, to their last bits
+    assert np.mean(np.abs(x_hat - drawn) > 1e-4) < 1e-4  # except for rounding errors at boundaries
     points, shares = net.codewords(x)
     assert points.shape[1] == 1 and shares.sum() == pytest.approx(1, abs=1e-4)
 
@@ -165,14 +165,14 @@ def test_a_short_training_finds_a_nearly_optimal_scalar_quantizer(law):
 # The sawbridge and the ring -------------------------------------------------------------------------------------------
 
 
-def test_a_short_training_approaches_the_limit_of_the_sawbridge():
+def test_short_training_approaches_the_limit_of_the_sawbridge():
     """Intervals of U have the error Σ p²/6, which is at least 2^(−H)/6; a grid of U avoids sampling errors.
 
-    With n samples of t, the error of an interval of length p is at least p/6 · (1 − 1/(pn)²), 1% less for this code.
+    With n samples of t, an interval of length p has an error of at least p/6 · (1 − 1/(pn)²), 1% less in this test.
     """
     source, lmbda = datasets.Sawbridge(points=64), 40.0
     net = networks.toy_sawbridge(schemes.annealed(), points=64)
-    trained(net, source, lmbda / 64, steps=400, batch_size=256, lr=schedules.cosine(2e-2, 5e-4))
+    train(net, source, lmbda / 64, steps=400, batch_size=256, lr=schedules.cosine(2e-2, 5e-4))
     x = source.realize((torch.arange(8192) + 0.5) / 8192)
     _, rate, distortion = rounded(net, x, lmbda / 64)
     symbols, shares = net.symbols(x)[:, 0], net.codewords(x)[1].astype(float)
@@ -189,7 +189,7 @@ def test_a_short_training_approaches_the_limit_of_the_sawbridge():
 def test_codewords_of_the_ring_surround_its_center():
     """Codewords lie on all sides, none lies inside the ring, and the error is far below the radius."""
     source = datasets.Ring()
-    net = trained(networks.toy_2d(schemes.annealed()), source, 3.0)
+    net = train(networks.toy_2d(schemes.annealed()), source, 3.0)
     x = source.draw(4000, generator(9))
     _, rate, distortion = rounded(net, x, 3.0)
     points, shares = net.codewords(x)

@@ -62,8 +62,8 @@ def test_decoding_gives_the_reconstruction_of_the_evaluation_forward(coded, test
         assert torch.equal(net.decompress(**net.compress(padded))["x_hat"], net(padded)["x_hat"].clamp(0, 1))
 
 
-def test_recorded_figures_are_those_of_the_weights(coded):
-    """The bounds are 0.5% in bytes and 0.02 dB, since machines may round a latent differently."""
+def test_recorded_results_belong_to_the_weights(coded):
+    """The tolerances are 0.5% of the bytes and 0.02 dB, because machines may round a latent differently."""
     file, _, report = coded
     with open(paths.data() / "results" / f"{file.stem}.csv", newline="") as table:
         recorded = list(csv.DictReader(table))
@@ -75,7 +75,7 @@ def test_recorded_figures_are_those_of_the_weights(coded):
         assert math.isclose(report.mean[name], value, rel_tol=0.005)
 
 
-def test_a_larger_lmbda_costs_bits_and_raises_quality(test_photos):
+def test_a_larger_lmbda_raises_the_rate_and_the_quality(test_photos):
     reports = [
         evaluation.evaluate(networks.pretrained(lmbda=lmbda), test_photos[:4], progress=False)
         for lmbda in networks.pretrained_lmbdas()
@@ -85,7 +85,7 @@ def test_a_larger_lmbda_costs_bits_and_raises_quality(test_photos):
         assert high["bpp"] > low["bpp"] and high["psnr"] > low["psnr"] and high["ms_ssim"] > low["ms_ssim"]
 
 
-def _over_the_bound(table):
+def _rows_over_the_bound(table):
     """Return rows of at least 0.1 bpp whose real bytes differ from the estimate by over 1% + 8 bytes per string."""
     estimate = table["estimated_bpp"] * table["height"] * table["width"] / 8
     over = (table["bytes"] - estimate).abs() > 0.01 * estimate + 8 * table["strings"]
@@ -93,30 +93,30 @@ def _over_the_bound(table):
 
 
 def test_real_bits_are_close_to_the_estimate_on_kodak():
-    """Read the bundled table, and check that it is about the bundled weights."""
+    """Check the bundled table, which must have the hashes of the bundled weights."""
     table = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
     table = table[table["curve"] == "mean_scale_hyperprior tiny"]
     hashes = {training.weights_hash(networks.pretrained(lmbda=lmbda)) for lmbda in networks.pretrained_lmbdas()}
     assert len(table) == 48 and set(table["weights"]) == hashes
-    assert _over_the_bound(table).empty
+    assert _rows_over_the_bound(table).empty
 
 
 @pytest.mark.slow
-def test_the_kodak_table_is_that_of_the_weights(kodak):
-    """Bytes agree within 0.5%, since machines may round a latent differently, and the bound holds here too."""
+def test_the_kodak_table_belongs_to_the_weights(kodak):
+    """Bytes may differ by 0.5%, because machines may round a latent differently. They stay close to the estimate."""
     recorded = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
     recorded = recorded[recorded["curve"] == "mean_scale_hyperprior tiny"]
     images = datasets.folder(kodak)
     for lmbda in networks.pretrained_lmbdas():
         table = evaluation.evaluate(networks.pretrained(lmbda=lmbda), images, progress=False).to_frame()
         before = recorded[recorded["lmbda"] == lmbda].reset_index()
-        assert _over_the_bound(table).empty
+        assert _rows_over_the_bound(table).empty
         assert (table["name"] == before["name"]).all()
         assert ((table["bytes"] / before["bytes"] - 1).abs() < 0.005).all()
 
 
 @pytest.mark.parametrize("lmbda, mean", [(0.0035, "5.0%"), (0.025, "5.2%")])
-def test_refined_results_are_of_these_weights_and_every_loss_fell(lmbda, mean):
+def test_refined_results_belong_to_the_weights_and_every_loss_is_lower(lmbda, mean):
     table = evaluation.read_table(paths.data() / "results" / f"kodak-refined-{lmbda:g}.csv")
     assert len(table) == 24 and (table["loss_after"] < table["loss_before"]).all()
     assert set(table["weights"]) == {training.weights_hash(networks.pretrained(lmbda=lmbda))}

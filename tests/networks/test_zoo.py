@@ -138,12 +138,12 @@ def spread(model):
     for path, part in model.eval().named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
             last = [layer for layer in part if isinstance(layer, nn.Conv2d)][-1]
-            seen = []
-            handle = last.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output))
+            values = []
+            handle = last.register_forward_hook(lambda _module, _inputs, output, values=values: values.append(output))
             model(image())
             handle.remove()
             for parameter in last.parameters():
-                parameter.mul_(3 / seen[-1].std())
+                parameter.mul_(3 / values[-1].std())
 
 
 _built = {}
@@ -175,7 +175,7 @@ def ours_like(name, theirs, scheme=None):
 
 @every_network
 @torch.no_grad()
-def test_state_dicts_fit_both_ways_and_evaluation_is_identical(name, theirs):
+def test_state_dicts_load_in_both_directions_and_evaluation_is_identical(name, theirs):
     """Outputs, strings and decoded images agree, also after loading the weights back into CompressAI's model."""
     ours = ours_like(name, theirs)
     back = THEIRS[name](ours.N, ours.M).eval()
@@ -213,7 +213,7 @@ def test_the_decoder_reconstructs_the_latent_of_the_encoder(name, theirs, monkey
     net.update()
     x, encoders, decoded = image(1, 64, 128), [], []
     if name in SEQUENTIAL:
-        code = net._compress_ar  # it works on ŷ in place, with a border of two
+        code = net._compress_ar  # it changes ŷ in place, with a border of two
         monkeypatch.setattr(net, "_compress_ar", lambda y_hat, *rest: (code(y_hat, *rest), encoders.append(y_hat))[0])
     coded = net.compress(x)
     handle = net.g_s.register_forward_pre_hook(lambda _module, inputs: decoded.append(inputs[0].clone()))
@@ -240,8 +240,8 @@ every_size = pytest.mark.parametrize("size", ["tiny", "small", pytest.param("pap
 def test_every_size_decodes_its_rounded_latents_after_a_training_step(name, size, train_photos, monkeypatch):
     """The decoded image equals the reconstruction of the evaluation forward, or that of the encoder's latent.
 
-    The second applies to codecs that code pixel by pixel, and to ELIC. The forward of ELIC predicts the means in one
-    pass and its coder in two, so they may differ in their last bits.
+    The second case applies to codecs that code pixel by pixel, and to ELIC. The forward of ELIC predicts the means in
+    one pass and its coder in two passes, so the means may differ in their last bits.
     """
     net = networks.get(name, size, schemes.mixed(), seed=2)
     spread(net)
@@ -252,7 +252,7 @@ def test_every_size_decodes_its_rounded_latents_after_a_training_step(name, size
     net.update()
     x, latents = train_photos[1][None, :, :64, :64], []
     with torch.no_grad():
-        if name in SEQUENTIAL:  # it works on ŷ in place, with a border of two
+        if name in SEQUENTIAL:  # it changes ŷ in place, with a border of two
             code = net._compress_ar
             keep = lambda y_hat, *rest: (code(y_hat, *rest), latents.append(y_hat[..., 2:-2, 2:-2]))[0]  # noqa: E731
             monkeypatch.setattr(net, "_compress_ar", keep)
@@ -274,7 +274,7 @@ def test_every_size_decodes_its_rounded_latents_after_a_training_step(name, size
 @every_network
 @torch.no_grad()
 def test_a_checkpoint_of_compressai_loads_and_codes_identically(name):
-    """Load a state dict with tables, of CompressAI's class in the published size."""
+    """Load a state dict with tables from a model of CompressAI in the published size."""
     torch.manual_seed(3)
     model = THEIRS[name](*networks.SIZES[name]["paper"])
     spread(model)
@@ -356,7 +356,7 @@ def test_training_equals_training_of_the_adopted_model(name, theirs):
 
 @every_network
 def test_a_few_steps_lower_the_loss(name):
-    """Measure on one fixed batch with fixed noise, which training does not use in this form."""
+    """The loss is measured on one fixed batch with fixed noise, but training uses other crops and noise."""
     net = networks.get(name, "tiny", schemes.mixed(), seed=1)
     photos = lk.datasets.photos("train")[:4]
     batch = photos.crops(4, 64, torch.Generator().manual_seed(9))
@@ -414,7 +414,7 @@ def test_table_has_a_row_for_each_network_and_size():
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])
-def test_multiply_adds_of_the_factorized_prior_by_hand(size):
+def test_multiply_adds_of_the_factorized_prior_equal_the_count_by_hand(size):
     """Count four 5×5 layers each way on 1/4 to 1/256 of the pixels, N×N for GDN, and 66 per likelihood."""
     N, M = networks.SIZES["factorized_prior"][size]
     one_way = 25 * (3 * N / 4 + N * N / 16 + N * N / 64 + N * M / 256) + N * N * (1 / 4 + 1 / 16 + 1 / 64)
@@ -424,7 +424,7 @@ def test_multiply_adds_of_the_factorized_prior_by_hand(size):
 
 
 @every_network
-def test_each_network_has_a_constructor_of_its_name(name):
+def test_each_network_has_a_constructor_with_its_name(name):
     make = getattr(networks, name)
     net, same = make("tiny", seed=4), networks.get(name, "tiny", seed=4)
     assert type(net) is type(same) and net.kind == make.__name__ == name and net.downsampling_factor in (16, 64)

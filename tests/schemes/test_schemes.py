@@ -46,12 +46,12 @@ def test_presets_round_trip_through_json(name):
         ({"zero_center": False, "stop_gradient": True}, "stop_gradient requires zero_center=True"),
     ],
 )
-def test_bad_fields_are_named(fields, message):
+def test_the_error_names_the_invalid_field(fields, message):
     with pytest.raises(ValueError, match=message):
         QuantizationScheme(**fields)
 
 
-def test_unknown_preset_and_field_are_named():
+def test_the_error_names_the_unknown_preset_or_field():
     with pytest.raises(ValueError, match="unknown scheme 'anneal'; did you mean annealed"):
         schemes.get("anneal")
     with pytest.raises(ValueError, match="scheme annealed: unknown field 'tempreature'; did you mean temperature"):
@@ -60,8 +60,8 @@ def test_unknown_preset_and_field_are_named():
 
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("name", SURROGATES)
-def test_gradient_of_the_reconstruction_with_respect_to_the_mean(name, stop):
-    """It is zero with stop-gradient, for every surrogate, and one minus the surrogate's slope without it."""
+def test_the_gradient_for_the_mean_is_zero_or_one_minus_the_slope(name, stop):
+    """It is zero with stop-gradient and one minus the surrogate's slope without it, for every surrogate."""
     scheme = schemes.noise(temperature=0.4).replace(distortion=surrogates.get(name), stop_gradient=stop)
     module, y, scales, means = gaussian(scheme)
     output, _ = module(y, scales, means)
@@ -74,7 +74,7 @@ def test_gradient_of_the_reconstruction_with_respect_to_the_mean(name, stop):
 
 @pytest.mark.parametrize("stop, shared", list(itertools.product([False, True], [False, True])))
 def test_paths_follow_the_scheme(stop, shared):
-    """The rate path agrees with the likelihood of aun around μ in NumPy, and the distortion path with sua around μ."""
+    """In NumPy, the likelihood follows from additive noise around μ, and the reconstruction from SUA around μ."""
     scheme = schemes.annealed(temperature=0.5, stop_gradient=stop, shared_noise=shared)
     module, y, scales, means = gaussian(scheme)
     output, likelihood = module(y, scales, means)
@@ -91,19 +91,19 @@ def test_paths_follow_the_scheme(stop, shared):
     np.testing.assert_allclose(likelihood.detach().numpy(), np.maximum(mass, 1e-9), rtol=2e-4, atol=1e-7)
 
 
-def test_without_zero_center_the_latent_itself_is_quantized():
+def test_the_latent_itself_is_quantized_without_zero_center():
     scheme = schemes.straight_through(zero_center=False)
     module, y, scales, means = gaussian(scheme)
     output, _ = module(y, scales, means)
     assert torch.equal(output, torch.round(y))
 
 
-def test_noise_preset_has_compressais_training_law():
+def test_the_noise_preset_has_compressais_training_law():
     """Means and variances of outputs and mean bits agree with CompressAI's modules within five standard errors."""
     n = 60_000
     ours, y, scales, means = gaussian(schemes.noise(), n)
     theirs = GaussianConditional(None).train()
-    torch.manual_seed(99)  # another stream than that of y
+    torch.manual_seed(99)  # a random stream other than that of y
     results = []
     for module in (ours, theirs):
         output, likelihood = module(y, scales, means)
@@ -114,7 +114,7 @@ def test_noise_preset_has_compressais_training_law():
 
 
 @pytest.mark.parametrize("bound", [0.11, 0.3, 0.05])
-def test_evaluation_is_compressais_own_and_the_table_starts_at_the_bound(bound):
+def test_evaluation_equals_compressais_and_the_table_starts_at_the_bound(bound):
     ours = entropy.GaussianConditional(scheme=schemes.noise(scale_lower_bound=bound)).eval()
     theirs = GaussianConditional(None, scale_bound=bound).eval()
     g = torch.Generator().manual_seed(4)
@@ -133,16 +133,16 @@ def test_evaluation_is_compressais_own_and_the_table_starts_at_the_bound(bound):
         )
 
 
-def test_gradient_passes_the_scale_bound_only_upwards():
+def test_the_gradient_can_only_raise_a_scale_below_the_bound():
     module = entropy.GaussianConditional(scheme=schemes.straight_through(scale_lower_bound=0.5)).train()
     scales = torch.full((1, 1, 1, 2), 0.2, requires_grad=True)
-    y = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2)  # a smaller σ suits the zero, a larger one suits the three
+    y = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2)  # y = 0 favors a smaller σ, and y = 3 a larger one
     _, likelihood = module(y, scales)
     (gradient,) = torch.autograd.grad(-likelihood.log2().sum(), scales)
     assert gradient[..., 0] == 0 and gradient[..., 1] < 0
 
 
-def test_loading_a_state_dict_keeps_the_schemes_bound_and_warns():
+def test_the_bound_of_the_scheme_replaces_that_of_the_state_dict_with_a_warning():
     theirs = GaussianConditional(None)  # bound 0.11
     ours = entropy.GaussianConditional(scheme=schemes.noise(scale_lower_bound=0.3))
     with pytest.warns(UserWarning, match=r"^the scheme's scale bound 0\.3 replaces the bound 0\.11 of the state dict$"):
@@ -151,8 +151,8 @@ def test_loading_a_state_dict_keeps_the_schemes_bound_and_warns():
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 4)])
-def test_entropy_bottleneck_scores_as_compressai_does(shape):
-    """For the same values the training likelihood is CompressAI's evaluation likelihood."""
+def test_the_entropy_bottleneck_has_the_likelihoods_of_compressai(shape):
+    """For the same values, the training likelihood is CompressAI's evaluation likelihood."""
     torch.manual_seed(0)
     theirs = EntropyBottleneck(3).eval()
     ours = entropy.EntropyBottleneck(3, scheme=schemes.straight_through())
@@ -185,7 +185,7 @@ def test_between_makes_a_schedule_of_each_shape(shape):
     assert (schedule(0, 9), schedule(8, 9)) == pytest.approx((0.5, 0.5 if shape == "constant" else 0.1))
 
 
-def test_values_of_each_kind_of_schedule():
+def test_each_kind_of_schedule_has_the_expected_values():
     assert [schedules.linear(1, 0.5)(i, 3) for i in range(3)] == [1, 0.75, 0.5]
     assert schedules.exponential(1.0, 0.01)(1, 3) == pytest.approx(0.1)
     assert schedules.cosine(2, 1)(1, 3) == pytest.approx(1.5)
@@ -200,7 +200,7 @@ def test_delayed_exponential_is_the_schedule_of_stochastic_gumbel_annealing():
     np.testing.assert_allclose([schedule(int(step), steps) for step in t], expected, rtol=1e-12)
 
 
-def test_a_piecewise_schedule_joins_its_points_and_jumps_at_equal_fractions():
+def test_a_piecewise_schedule_interpolates_its_points_and_jumps_at_equal_fractions():
     shares, values = [0, 0.25, 0.75, 1], [1.0, 0.5, 0.4, 0.1]
     schedule = schedules.piecewise(*zip(shares, values, strict=True))
     steps = 81
@@ -220,7 +220,7 @@ def test_a_piecewise_schedule_joins_its_points_and_jumps_at_equal_fractions():
         ("piecewise:0=1,0.5=0.3,1=0.1", schedules.piecewise((0, 1), (0.5, 0.3), (1, 0.1))),
     ],
 )
-def test_schedules_are_read_from_text(text, schedule):
+def test_schedules_are_parsed_from_text(text, schedule):
     assert schedules.parse(text) == schedule
 
 
@@ -245,12 +245,12 @@ def test_schedules_are_read_from_text(text, schedule):
         (lambda: schedules.parse("linear:1"), "a schedule must be a number or KIND:START:END, .*, got 'linear:1'"),
     ],
 )
-def test_a_bad_schedule_raises_a_clear_error(make, message):
+def test_an_invalid_schedule_raises_a_clear_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_schedule_prints_itself_as_a_table():
+def test_a_schedule_has_a_table_of_its_values():
     rows = schedules.exponential(1, 0.01).table(101, rows=3).splitlines()
     assert [row.split() for row in rows] == [["step", "value"], ["0", "1"], ["50", "0.1"], ["100", "0.01"]]
 
@@ -263,7 +263,7 @@ def test_the_description_names_every_path_in_text_and_diagram(name):
         assert str(scheme.first.describe()) in text and str(scheme.second.describe()) in text and "80%" in html
         return
     text, html = str(scheme.describe()), scheme.describe()._repr_html_()
-    diagram = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])  # well-formed, or this raises
+    diagram = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])  # checks that it is valid XML
     labels = [element.text for element in diagram.iter() if element.text]
     for path in schemes.PATHS:
         surrogate = getattr(scheme, path)
@@ -275,7 +275,7 @@ def test_the_description_names_every_path_in_text_and_diagram(name):
 
 
 @pytest.mark.parametrize("name", schemes.names())
-def test_repr_is_one_short_line_and_print_gives_the_description(name):
+def test_repr_is_one_line_and_str_is_the_description(name):
     scheme = schemes.get(name, scale_lower_bound=0.2)
     assert str(scheme) == str(scheme.describe())
     assert "scale_lower_bound=0.2" in repr(scheme) and "\n" not in repr(scheme)

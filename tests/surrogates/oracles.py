@@ -1,7 +1,7 @@
-"""The laws of the surrogates in NumPy float64, a second reading of their formulas.
+"""The laws of the surrogates in NumPy float64, implemented independently from their formulas.
 
-A law is a function of the latent y, of a uniform draw v on [0, 1), and of the temperature. `ORACLES` has the laws, and
-`SLOPES` the derivatives that back-propagation uses where they are not the law's own.
+A law is a function of the latent y, a uniform draw v on [0, 1), and the temperature. `ORACLES` contains the law of each
+surrogate. `SLOPES` contains the derivative that back-propagation uses, if it is not the exact derivative of the law.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Law = Callable[[Array, Array, float], Array]
 
 
 def softmax(*logits: Array) -> list[Array]:
-    top = np.max(np.stack(np.broadcast_arrays(*logits)), axis=0)
-    weights = [np.exp(logit - top) for logit in logits]
+    largest = np.max(np.stack(np.broadcast_arrays(*logits)), axis=0)
+    weights = [np.exp(logit - largest) for logit in logits]
     return [weight / sum(weights) for weight in weights]
 
 
@@ -62,7 +62,7 @@ def logistic(v: Array) -> Array:
     return np.log(v) - np.log1p(-v)
 
 
-def sra_up(y: Array, tau: float) -> Array:
+def sra_up_probability(y: Array, tau: float) -> Array:
     down = np.floor(y)
     with np.errstate(divide="ignore"):
         return softmax(-np.arctanh(y - down) / tau, -np.arctanh(down + 1 - y) / tau)[1]
@@ -71,22 +71,22 @@ def sra_up(y: Array, tau: float) -> Array:
 def sga(y: Array, v: Array, tau: float) -> Array:
     down, up = np.floor(y), np.ceil(y)
     logits = [-np.arctanh(np.minimum(distance, 1 - 1e-5)) / tau for distance in (y - down, up - y)]
-    keep, move = softmax(logits[0] / tau, (logits[1] + logistic(v)) / tau)
-    return keep * down + move * up
+    weight_down, weight_up = softmax(logits[0] / tau, (logits[1] + logistic(v)) / tau)
+    return weight_down * down + weight_up * up
 
 
 def ssl2(y: Array, v: Array, tau: float, a: float = 4 / 3) -> Array:
     down, up = np.floor(y), np.ceil(y)
-    near = [np.clip(distance, 1e-5, 1 - 1e-5) for distance in (y - down, up - y)]
-    logits = [-np.log(1 + (d / (1 - d)) ** a) / tau for d in near]
-    keep, move = softmax(logits[0] / tau, (logits[1] + logistic(v)) / tau)
-    return keep * down + move * up
+    distances = [np.clip(distance, 1e-5, 1 - 1e-5) for distance in (y - down, up - y)]
+    logits = [-np.log(1 + (d / (1 - d)) ** a) / tau for d in distances]
+    weight_down, weight_up = softmax(logits[0] / tau, (logits[1] + logistic(v)) / tau)
+    return weight_down * down + weight_up * up
 
 
 def ssl3(y: Array, v: Array, tau: float, a: float = 1.4, f: float = 1.4, n: float = 1.5) -> Array:
     candidates = [np.rint(y) + step for step in (-1, 0, 1)]
-    near = [np.clip(f * np.abs(y - c) / 1.5, 1e-5, 1 - 1e-5) for c in candidates]
-    logits = [-n * np.log(1 + (d / (1 - d)) ** a) / tau for d in near]
+    distances = [np.clip(f * np.abs(y - c) / 1.5, 1e-5, 1 - 1e-5) for c in candidates]
+    logits = [-n * np.log(1 + (d / (1 - d)) ** a) / tau for d in distances]
     gumbels = [-np.log(-np.log(draw)) for draw in v]
     weights = softmax(*[(logit + gumbel) / tau for logit, gumbel in zip(logits, gumbels, strict=True)])
     return sum(weight * c for weight, c in zip(weights, candidates, strict=True))
@@ -138,7 +138,7 @@ ORACLES: dict[str, Law] = {
     "uq": lambda y, v, tau: np.rint(y - (v - 0.5)) + v - 0.5,
     "uq-shared": lambda y, v, tau: np.rint(y - (v - 0.5)) + v - 0.5,
     "ds": lambda y, v, tau: np.rint(y),
-    "sra": lambda y, v, tau: np.floor(y) + (v < sra_up(y, tau)),
+    "sra": lambda y, v, tau: np.floor(y) + (v < sra_up_probability(y, tau)),
     "soft": lambda y, v, tau: soft(y, tau),
     "soft-noise": lambda y, v, tau: soft_mean(soft(y, tau) + v - 0.5, tau),
     "ksr": lambda y, v, tau: soft_mean(soft(y, tau) + kumaraswamy(v, tied_a(tau)), tau),
