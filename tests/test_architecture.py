@@ -1,4 +1,4 @@
-"""Modules of labkit import only downward and never in a circle, and no file is too long to read in one sitting."""
+"""Modules of labkit import only from earlier rooms and never in a circle, and no file has too many lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "labkit"
 MOST_LINES = 400
 
-# A module imports from its own room and from the rooms above it. Rooms that share a line may import from each other.
+# A module imports from its own room and from earlier rooms. Rooms in the same line may import from each other.
 ORDER = (
     ("disk", "checks", "paths", "theme", "seeds", "progress", "statistics", "first_edition", "defaults"),
     ("surrogates",),
@@ -56,13 +56,13 @@ def dotted(node: ast.AST) -> str:
 
 def imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
     """Yield the dotted names that a module imports anywhere in its text, inside functions and conditions too."""
-    faces = set()  # names under which the whole package is imported
+    package_names = set()  # names by which a module calls the whole package
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
                 if alias.name == "labkit":
-                    faces.add(alias.asname or "labkit")
+                    package_names.add(alias.asname or "labkit")
         elif isinstance(node, ast.ImportFrom):
             source = node.module or ""
             if node.level:
@@ -74,12 +74,12 @@ def imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[str
             yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
     for node in ast.walk(tree):
         name = dotted(node)
-        if name.partition(".")[0] in faces and "." in name:
+        if name.partition(".")[0] in package_names and "." in name:
             yield f"labkit.{name.partition('.')[2]}"
 
 
 def imports(package: Path) -> dict[str, set[str]]:
-    """Return which modules of the package each of its modules imports."""
+    """Return the modules of the package that each of its modules imports."""
     files = {module_name(path, package): path for path in sorted(package.rglob("*.py"))}
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
@@ -89,31 +89,32 @@ def imports(package: Path) -> dict[str, set[str]]:
             while name and name not in files:  # an object of a module, or a module of another package
                 name = name.rpartition(".")[0]
             graph[module] |= {name} - {module, "", package.name}
-    del graph[package.name]  # the lazy face, which names every room
+    del graph[package.name]  # it lists every room and imports them lazily
     return graph
 
 
 def upward(graph: dict[str, set[str]]) -> list[str]:
-    arrows = {(a, b) for a, targets in graph.items() for b in targets if RANKS[room(a)] < RANKS[room(b)]}
-    arrows |= {
+    """Return the imports from later rooms, and the imports of surrogates from rooms that it may not use."""
+    violations = {(a, b) for a, targets in graph.items() for b in targets if RANKS[room(a)] < RANKS[room(b)]}
+    violations |= {
         (a, b)
         for a, targets in graph.items()
         for b in targets
         if room(a) == "surrogates" and room(b) not in SURROGATES_IMPORT
     }
-    return sorted(f"{a} → {b}" for a, b in arrows)
+    return sorted(f"{a} → {b}" for a, b in violations)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Return the groups of modules that import each other, directly or through others."""
     reached = {}
     for start in graph:
-        stack, found = list(graph[start]), set()
+        stack, visited = list(graph[start]), set()
         while stack:
-            if (module := stack.pop()) not in found:
-                found.add(module)
+            if (module := stack.pop()) not in visited:
+                visited.add(module)
                 stack.extend(graph[module])
-        reached[start] = found
+        reached[start] = visited
     groups = {tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]}
     return sorted(map(list, groups))
 
@@ -127,26 +128,26 @@ def test_every_room_has_a_place_in_the_order(graph):
     assert {room(module) for module in graph} <= set(RANKS)
 
 
-def test_no_module_imports_upward(graph):
-    found = upward(graph)
-    print(f"upward imports: {len(found)}", *found, sep="\n")
-    assert found == []
+def test_no_module_imports_from_a_later_room(graph):
+    violations = upward(graph)
+    print(f"upward imports: {len(violations)}", *violations, sep="\n")
+    assert violations == []
 
 
 def test_no_modules_import_each_other_in_a_circle(graph):
-    found = circles(graph)
-    print(f"circles: {len(found)}", *found, sep="\n")
-    assert found == []
+    groups = circles(graph)
+    print(f"circles: {len(groups)}", *groups, sep="\n")
+    assert groups == []
 
 
-def test_no_file_is_too_long():
+def test_no_file_has_too_many_lines():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     longest = [(count, str(path.relative_to(PACKAGE))) for path, count in lines.items() if count >= MOST_LINES]
     print(f"largest file: {max(lines.values())} lines", *sorted(longest, reverse=True), sep="\n")
     assert longest == []
 
 
-def test_planted_arrows_and_circles_are_found(tmp_path):
+def test_planted_upward_imports_and_circles_are_found(tmp_path):
     package = tmp_path / "labkit"
     files = {
         "__init__.py": "from labkit.cli import main",

@@ -1,4 +1,4 @@
-"""Users get a complete wheel, and `labkit lessons` serves lesson 00."""
+"""The wheel is complete and works outside the checkout, and `labkit lessons` serves lesson 00."""
 
 import json
 import os
@@ -53,8 +53,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
         "capture_output": True,
         "text": True,
     }
-    done = subprocess.run([environment / "bin/python", "-W", "ignore", "-c", CHECK], **run)
-    assert float(done.stdout) > 0.01
+    process = subprocess.run([environment / "bin/python", "-W", "ignore", "-c", CHECK], **run)
+    assert float(process.stdout) > 0.01
     subprocess.run([environment / "bin/labkit", "lessons", "--to", "course"], **run)
     assert (tmp_path / "course" / "00_start_here.ipynb").is_file()
 
@@ -81,8 +81,8 @@ def test_labkit_lessons_serves_lesson_00_until_it_is_stopped(tmp_path):
         deadline = time.monotonic() + 60
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=5) as answer:
-                    lesson = json.load(answer)
+                with urllib.request.urlopen(request, timeout=5) as response:
+                    lesson = json.load(response)
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 assert server.poll() is None, "the server ended"

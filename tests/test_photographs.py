@@ -1,4 +1,4 @@
-"""The photographs agree with their table, have known licenses, and no source is in both sets."""
+"""The photographs agree with their table and have known licenses, and no source is in both sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LICENSES = {
     "GPL-2.0-or-later",
     "public domain",
 }
-NAMED = ("title", "author", "license", "license_url", "package", "package_version", "source_path")
+REQUIRED_COLUMNS = ("title", "author", "license", "license_url", "package", "package_version", "source_path")
 
 
 def load_script() -> ModuleType:
@@ -45,11 +45,11 @@ def rows_of(split: str) -> list[dict[str, str]]:
 
 
 def sources(split: str) -> set[str]:
-    """Return the photographs of a set by file name, since a copy in a second package is the same photograph."""
+    """Return the file names of the photographs of a set; a copy in a second package is the same photograph."""
     return {Path(row["source_path"]).name.lower() for row in rows_of(split)}
 
 
-def test_the_folder_has_the_files_of_the_table_and_no_others() -> None:
+def test_the_folder_contains_the_files_of_the_table_and_no_others() -> None:
     listed = [row["file"] for row in ROWS]
     assert len(set(listed)) == len(listed)
     present = {str(path.relative_to(FOLDER).as_posix()) for path in FOLDER.rglob("*") if path.is_file()}
@@ -58,7 +58,7 @@ def test_the_folder_has_the_files_of_the_table_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
-def test_each_file_is_lossless_with_the_listed_size_and_hashes(row: dict[str, str]) -> None:
+def test_each_file_is_lossless_and_has_the_listed_size_and_hashes(row: dict[str, str]) -> None:
     data = (FOLDER / row["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == row["sha256"]
     # A lossless still image is one VP8L chunk right after the RIFF header; a lossy one is VP8 or VP8X.
@@ -79,7 +79,7 @@ def test_there_are_enough_images_from_enough_photographs() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
 def test_each_row_names_a_source_that_is_large_enough(row: dict[str, str]) -> None:
-    assert all(row[name].strip() for name in NAMED)
+    assert all(row[name].strip() for name in REQUIRED_COLUMNS)
     assert row["license"] in LICENSES
     assert row["package"].partition(":")[0] in {"debian", "pypi"}
     assert row["file"].partition("/")[0] == row["split"]
@@ -100,7 +100,7 @@ def test_crops_of_one_photograph_do_not_overlap_and_share_their_description() ->
     for row in ROWS:
         by_source[row["source_path"]].append(row)
     for rows in by_source.values():
-        assert len({tuple(row[name] for name in (*NAMED, "factor", "source_width")) for row in rows}) == 1
+        assert len({tuple(row[name] for name in (*REQUIRED_COLUMNS, "factor", "source_width")) for row in rows}) == 1
         boxes = [rebuild.box_of(row) for row in rows]
         for i, (left, top, width, height) in enumerate(boxes):
             for x, y, across, down in boxes[:i]:
@@ -118,9 +118,9 @@ def lanczos(length: int, factor: int) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
-def test_the_script_downscales_and_cuts_like_numpy(factor: int) -> None:
+def test_the_script_downscales_and_crops_like_numpy(factor: int) -> None:
     rng = np.random.default_rng(factor)
-    height, width = 16 * factor + 1, 20 * factor + factor - 1  # the last row and columns fill no pixel
+    height, width = 16 * factor + 1, 20 * factor + factor - 1  # the last row and columns do not fill a whole pixel
     pixels = rng.integers(60, 196, (height, width, 3), dtype=np.uint8)
     expected = np.einsum(
         "yi,xj,ijc->yxc",

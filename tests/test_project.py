@@ -27,14 +27,14 @@ ARCHIVED = {
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory) -> Path:
-    """A folder that holds the source archive and the wheel."""
+    """Build the source archive and the wheel, and return their folder."""
     folder = tmp_path_factory.mktemp("archives")
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder
 
 
-def test_the_source_archive_holds_license_readme_images_and_tests(archives):
+def test_the_source_archive_contains_license_readme_images_and_tests(archives):
     (path,) = archives.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -42,7 +42,7 @@ def test_the_source_archive_holds_license_readme_images_and_tests(archives):
     assert images and images | ARCHIVED | {"tests/test_project.py", ".ci/run"} <= names
 
 
-def test_the_wheel_holds_license_types_and_photographs(archives):
+def test_the_wheel_contains_license_types_and_photographs(archives):
     (path,) = archives.glob("*.whl")
     with zipfile.ZipFile(path) as wheel:
         names = set(wheel.namelist())
@@ -61,7 +61,7 @@ def test_the_wheel_holds_license_types_and_photographs(archives):
     assert expression == {"BSD-3-Clause"} | photographs
 
 
-def test_the_top_level_holds_nothing_else():
+def test_the_top_level_contains_only_the_listed_names():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:
         pytest.skip("this is not a git checkout")
@@ -78,11 +78,11 @@ def test_hooks_and_hosted_checks_run_what_ci_runs():
     assert {"run": ".ci/run"} in workflow["jobs"]["checks-and-tests"]["steps"]
 
 
-def test_codespell_finds_british_spelling_in_prose(tmp_path):
+def test_codespell_finds_british_spellings_in_prose(tmp_path):
     (tmp_path / "page.md").write_text("Quantisation,\nfactorised priors\nand a centre.\n\nQuantization is fine.\n")
     command = [sys.executable, "-m", "codespell_lib", str(tmp_path / "page.md")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert [line.rpartition(".md:")[2] for line in done.stdout.splitlines()] == [
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert [line.rpartition(".md:")[2] for line in process.stdout.splitlines()] == [
         "1: Quantisation ==> Quantization",
         "2: factorised ==> factorized",
         "3: centre ==> center",

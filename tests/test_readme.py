@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("number, expected", [(1, "sua"), (2, "dither"), (4, r"^\['")])
 def test_a_quick_example_runs(number, expected, tmp_path, monkeypatch, capsys):
-    """The examples share this process, since importing torch takes longer than they do; each has its own variables."""
+    """The examples share a process, because importing torch is slower than running them. Each has its own variables."""
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks("python")[number], f"README.md, example {number}", "exec"), {"__name__": "example"})
     output = capsys.readouterr().out
@@ -32,9 +32,9 @@ def test_a_quick_example_runs(number, expected, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("number, expected", [(0, r"^mean +\d\.\d{4} +\d\.\d{4} "), (3, "^after .* dB")])
 def test_a_slow_example_runs(number, expected, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", blocks("python")[number]]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(expected, done.stdout, re.MULTILINE), done.stdout
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert re.search(expected, process.stdout, re.MULTILINE), process.stdout
 
 
 def test_every_example_has_a_test():
@@ -51,7 +51,7 @@ def test_the_toml_files_and_commands_are_valid(tmp_path, monkeypatch):
         main.commands[name].make_context(name, arguments)
 
 
-def test_the_two_commands():
+def test_the_readme_contains_the_two_commands_that_ci_runs():
     (lines,) = blocks("bash")
     install, test = lines.strip().splitlines()
     assert install.endswith("&& .venv/bin/labkit lessons") and test == ".venv/bin/python -m pytest -n 2 --dist loadfile"

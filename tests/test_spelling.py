@@ -1,4 +1,4 @@
-"""American spelling in identifiers and file names, which codespell does not split into words."""
+"""Identifiers and file names have American spelling. codespell does not split them into words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("labkit", "lessons", "data", "tests", ".ci", ".github")
 TEXT = {".cff", ".css", ".csv", ".ipynb", ".js", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ""}
-EXEMPT = {  # the names of the first edition, the dictionary of British spelling, and the tests of both
+EXEMPT = {  # names of the first edition, the dictionary of British spellings, and the tests of both
     Path("labkit/first_edition.py"),
     Path("labkit/course/first_edition.py"),
     Path("tests/first_edition"),
@@ -22,7 +22,7 @@ EXEMPT = {  # the names of the first edition, the dictionary of British spelling
     Path("tests/test_spelling.py"),
 }
 
-# Stems in -is- that American English writes with -iz-, then other words of British spelling
+# Stems that American English continues with -iz- instead of -is-, then other British spellings
 _IZE = (
     "binar|capital|categor|custom|digit|discret|equal|factor|final|general|initial|linear|"
     "local|marginal|maxim|memor|minim|normal|optim|organ|orthogonal|parametr|penal|polar|"
@@ -38,7 +38,7 @@ BRITISH = re.compile(
 
 
 def british_words(text: str) -> list[str]:
-    """Return the words of British spelling in a text, whose identifiers are split at underscores and capitals."""
+    """Return the British spellings in a text after splitting identifiers at underscores and capitals."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
     return [word for word in words if BRITISH.search(word.lower())]
 
@@ -53,16 +53,16 @@ def project_files(root: Path) -> Iterator[Path]:
 
 
 def findings(root: Path) -> list[str]:
-    found = []
+    results = []
     for path in project_files(root):
         name = path.relative_to(root)
         if EXEMPT & {name, *name.parents}:
             continue
-        found += [f"{name}: file name: {word}" for word in british_words(str(name))]
+        results += [f"{name}: file name: {word}" for word in british_words(str(name))]
         if path.suffix in TEXT:
             lines = path.read_text(encoding="utf-8").splitlines()
-            found += [f"{name}:{i}: {word}" for i, line in enumerate(lines, 1) for word in british_words(line)]
-    return found
+            results += [f"{name}:{i}: {word}" for i, line in enumerate(lines, 1) for word in british_words(line)]
+    return results
 
 
 def test_identifiers_and_file_names_have_american_spelling():
@@ -81,17 +81,17 @@ def test_identifiers_and_file_names_have_american_spelling():
         "n_optimisers",
     ],
 )
-def test_planted_british_names_are_found(name, tmp_path):
+def test_planted_british_spellings_are_found(name, tmp_path):
     (tmp_path / "labkit").mkdir()
     (tmp_path / "labkit" / "latents.py").write_text(f"def compute(x):\n    {name} = x\n    return {name}\n")
     (tmp_path / "labkit" / f"{name}.svg").write_text("")
-    places = {finding.rpartition(": ")[0] for finding in findings(tmp_path)}
-    assert places == {f"labkit/{name}.svg: file name", "labkit/latents.py:2", "labkit/latents.py:3"}
+    locations = {finding.rpartition(": ")[0] for finding in findings(tmp_path)}
+    assert locations == {f"labkit/{name}.svg: file name", "labkit/latents.py:2", "labkit/latents.py:3"}
 
 
 @pytest.mark.parametrize(
     "text",
     ["zero_center", "analysis", "analyses of a parameter", "optimistic", "symmetric", "the programmer's diameter"],
 )
-def test_american_words_pass(text):
+def test_american_spellings_pass(text):
     assert british_words(text) == []

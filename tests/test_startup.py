@@ -17,17 +17,17 @@ BOUND = 1.5  # largest ratio of the first step's time to the import time of torc
 ROUNDS = 5
 
 
-def added(code: str, to: str = "") -> set[str]:
-    """Return the packages that the code loads in a new interpreter, except those that the code `to` loads first."""
+def packages_added(code: str, to: str = "") -> set[str]:
+    """Return the packages that the code loads in a new interpreter after the code `to` has run."""
     names = "{name.partition('.')[0] for name in sys.modules}"
     code = f"import sys\n{to}\nbefore = {names}\n{code}\nprint('added', *{names} - before)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split()[1:])
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    return set(process.stdout.splitlines()[-1].split()[1:])
 
 
 @pytest.mark.parametrize("module", ["labkit", "labkit.live", "labkit.cli"])
-def test_import_loads_no_heavy_package(module):
-    assert not HEAVY & added(f"import {module}")
+def test_importing_labkit_loads_no_heavy_package(module):
+    assert not HEAVY & packages_added(f"import {module}")
 
 
 def test_importing_labkit_changes_no_warning_filter():
@@ -36,14 +36,16 @@ def test_importing_labkit_changes_no_warning_filter():
 
 
 def test_importing_networks_prints_no_warning():
-    """CompressAI's own import prints one."""
-    done = subprocess.run([sys.executable, "-c", "import labkit.networks"], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    """Importing CompressAI alone prints one."""
+    process = subprocess.run(
+        [sys.executable, "-c", "import labkit.networks"], capture_output=True, text=True, check=True
+    )
+    assert process.stderr == ""
 
 
 @pytest.mark.slow
 def test_importing_every_module_changes_no_warning_filter_and_prints_no_warning():
-    """The filters of other packages, which change at their own imports, are in place before labkit is imported."""
+    """Other packages, which set filters when they are imported, are imported before labkit."""
     code = """
 import importlib, pkgutil, warnings
 import labkit.entropy  # imports CompressAI, whose dependencies set filters of their own
@@ -55,31 +57,31 @@ for module in pkgutil.walk_packages(labkit.__path__, "labkit."):
     importlib.import_module(module.name)
 assert warnings.filters == before, set(warnings.filters) ^ set(before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0 and process.stderr == "", process.stderr
 
 
 def test_training_loads_no_user_interface():
     """CompressAI itself loads pandas and other packages, which labkit cannot avoid."""
-    packages = added("import labkit.training, labkit.networks, labkit.datasets", to="import torch, compressai")
+    packages = packages_added("import labkit.training, labkit.networks, labkit.datasets", to="import torch, compressai")
     assert "labkit" in packages and not INTERFACE & packages
 
 
 @pytest.mark.slow
 def test_training_and_evaluation_load_no_user_interface():
     code = "import labkit as lk; lk.train; lk.evaluate; lk.networks.toy_2d()"
-    assert not {"IPython", "plotly", "ipywidgets"} & added(code)
+    assert not {"IPython", "plotly", "ipywidgets"} & packages_added(code)
 
 
 @pytest.mark.slow
 def test_the_command_train_loads_no_user_interface(tmp_path):
     arguments = [*TRAIN, "--out", str(tmp_path / "net.safetensors")]
     code = f"from labkit.cli import main; main({arguments}, standalone_mode=False)"
-    assert not INTERFACE & added(code, to="import torch, compressai")
+    assert not INTERFACE & packages_added(code, to="import torch, compressai")
 
 
 def test_the_probe_finds_loaded_packages():
-    assert added("import ipywidgets, anywidget, plotly") >= {"ipywidgets", "anywidget", "plotly"}
+    assert packages_added("import ipywidgets, anywidget, plotly") >= {"ipywidgets", "anywidget", "plotly"}
 
 
 def import_seconds() -> float:
@@ -117,7 +119,7 @@ def ratio(folder: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_the_first_step_takes_at_most_half_again_the_import_time(tmp_path):
+def test_the_first_step_takes_at_most_one_and_a_half_times_the_import_time(tmp_path):
     first_step_seconds(tmp_path / "warm")  # reads every file once and compiles the bytecode
     ratios = [ratio(tmp_path / "rounds")]
     if ratios[0] > BOUND:  # another process may have disturbed the measurement: repeat it once

@@ -1,4 +1,4 @@
-"""Intervals of labkit.statistics, compared with known truths."""
+"""Intervals of labkit.statistics, compared with known true values."""
 
 import math
 
@@ -9,14 +9,14 @@ from labkit.statistics import Estimate, bootstrap_indices, estimate, percentile_
 
 
 def effects(rng, seeds=4, images=13, seed_scale=1.0, image_scale=1.0, rest=1.0, shape=()):
-    """Return crossed effects: each value is the sum of a seed's, an image's and its own normal effect of mean 0."""
+    """Return sums of three normal effects with mean 0: those of the seed, of the image, and of the value itself."""
     parts = (seed_scale, (seeds, 1)), (image_scale, (1, images)), (rest, (seeds, images))
     return sum(scale * rng.standard_normal((*size, *shape)) for scale, size in parts)
 
 
 @pytest.mark.parametrize("scales", [(1, 1, 1), (1, 0.1, 1), (0.1, 1, 1), (0, 0, 1), (1, 0.1, 0.1)])
 def test_jackknife_interval_misses_the_truth_in_about_5_percent_of_tables(scales):
-    """The bound allows two standard errors (1.4%) above 5%. If seeds differ most, 6% is expected."""
+    """The bound allows two standard errors (1.4%) above 5%. If the seeds vary most, 6% is expected."""
     rng = np.random.default_rng(0)
     missed, widths = 0, []
     for _ in range(1000):
@@ -40,17 +40,17 @@ def test_jackknife_of_a_mean_has_the_textbook_variances():
     assert math.isnan(estimate(np.mean, values[:1]).interval()[0])
 
 
-def test_further_seeds_are_the_least_that_separate_the_estimate_from_zero():
+def test_further_seeds_is_the_least_number_that_separates_the_estimate_from_zero():
     result = Estimate(1.0, 1.0, 0.0, 4, 1000)
-    more = result.further_seeds()
+    further = result.further_seeds()
     assert result.interval() == pytest.approx((1 - 3.1824, 1 + 3.1824), abs=1e-4)  # t for three degrees of freedom
-    assert Estimate(1.0, 0.0, 1.0, 4, 13).interval()[1] == pytest.approx(1 + 2.1788, abs=1e-4)  # for twelve
+    assert Estimate(1.0, 0.0, 1.0, 4, 13).interval()[1] == pytest.approx(1 + 2.1788, abs=1e-4)  # t for twelve
     assert Estimate(1.0, 0.5, 0.5, 4, 13).interval()[1] == pytest.approx(1 + 2.2622, abs=1e-4)  # 1 ÷ (¼/3 + ¼/12): 9.6
-    low, _ = Estimate(1.0, 1.0 * 4 / (4 + more), 0.0, 4 + more, 1000).interval()
-    one_fewer, _ = Estimate(1.0, 1.0 * 4 / (3 + more), 0.0, 3 + more, 1000).interval()
+    low, _ = Estimate(1.0, 1.0 * 4 / (4 + further), 0.0, 4 + further, 1000).interval()
+    one_fewer, _ = Estimate(1.0, 1.0 * 4 / (3 + further), 0.0, 3 + further, 1000).interval()
     assert one_fewer <= 0 < low
     assert Estimate(1.0, 0.0, 1.0, 4, 13).further_seeds() is None  # the image variance alone is too large
-    joint = Estimate(1.0, 1.0, 1.0, 4, 1000, 1.0)  # all of the image variance is interaction with the seeds
+    joint = Estimate(1.0, 1.0, 1.0, 4, 1000, 1.0)  # all of the image variance is due to interaction with the seeds
     counts = (3 + joint.further_seeds(), 4 + joint.further_seeds())
     lows = [Estimate(1.0, 4 / n, 4 / n, n, 1000).interval()[0] for n in counts]
     assert lows[0] <= 0 < lows[1]

@@ -1,4 +1,4 @@
-"""Count the code lines of labkit per room: all lines except docstrings, comments and blank lines.
+"""Counts the code lines of labkit per room: all lines except docstrings, comments and blank lines.
 
 python -m tests.bench.code_lines --before ../first_edition
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parents[2]
-MOVED = {  # benchmarks that the first edition had in the package: their names in tests/bench
+MOVED = {  # benchmarks in the package of the first edition, and their names in tests/bench
     "evaluation/bench.py": "evaluate.py",
     "live/soak.py": "soak.py",
     "surrogates/bench.py": "surrogates.py",
@@ -23,7 +23,7 @@ MOVED = {  # benchmarks that the first edition had in the package: their names i
     "training/bench_kills.py": "kills.py",
     "training/bench_stack.py": "stack.py",
 }
-RENAMED = {  # rooms of the first edition: their names now
+RENAMED = {  # rooms of the first edition, and their names now
     "container": "files",
     "describe": "schemes",
     "interop": "adoption",
@@ -36,7 +36,7 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def code_lines(text: str) -> int:
-    """Count the lines of a Python file that hold code."""
+    """Count the lines of a Python file that contain code."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in _LAYOUT:

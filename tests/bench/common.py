@@ -19,16 +19,16 @@ json_option = click.option("--json", "out", type=click.Path(path_type=Path), hel
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Return what describes this machine in a table of figures."""
+    """Return the properties of this machine that the JSON file of a benchmark contains."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {"torch": torch.__version__, "threads": threads, "cores": os.cpu_count(), "load": load}
 
 
 def machine_line(threads: int) -> str:
     """Describe this machine in one line."""
-    about = machine(threads)
+    properties = machine(threads)
     return "torch {torch}, {threads} thread(s) of {cores} cores, load {load:.2f}".format(
-        **about | {"load": about["load"] or 0}
+        **properties | {"load": properties["load"] or 0}
     )
 
 

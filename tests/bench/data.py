@@ -1,4 +1,4 @@
-"""Crops per second that the trainer gets from memory and from files, against plain copying and plain decoding.
+"""Measures crops per second from memory and from files, against plain copying and plain decoding.
 
 python -m tests.bench.data --workers 2
 """
@@ -26,11 +26,11 @@ from labkit.training.threads import cores
 from tests.bench.common import COMMAND, json_option, machine, machine_line, threads_option, write_json
 
 ROUNDS = 5
-ENDLESS = 2**31  # steps
+ENDLESS = 2**31  # more steps than any measurement takes
 
 
 def crops_per_second(images: Images, crop: int, batch_size: int, workers: int, seconds: float) -> float:
-    """Take batches as fast as they come, after all workers have started and no batch is ready in advance."""
+    """Measure crops per second, after all workers have started and all batches made in advance are used up."""
     settings: dict[str, Any] = {"permute_colors": False, "seed": 0, "device": "cpu"}
     with closing(
         batches(images, first=0, steps=ENDLESS, batch_size=batch_size, crop=crop, workers=workers, **settings)
@@ -55,7 +55,7 @@ def decodes_per_second(files: ImageFiles, batch_size: int, seconds: float) -> fl
 
 
 def copies_per_second(crop: int, batch_size: int, seconds: float) -> float:
-    """Copy the bytes of crops in memory, and nothing else."""
+    """Copy the bytes of crops in memory, without any other work."""
     source, target = torch.zeros(2, batch_size, 3, crop, crop, dtype=torch.uint8)
     return batch_size * _per_second(lambda: target.copy_(source), seconds)
 

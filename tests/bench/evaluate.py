@@ -1,4 +1,4 @@
-"""Time of an evaluation against CompressAI's own evaluation on the same images, and its growth with the image size.
+"""Times evaluations by labkit and CompressAI of the same images, and measures how the cost grows with image size.
 
 python -m tests.bench.evaluate --megapixels 1 --megapixels 4
 """
@@ -29,7 +29,7 @@ def compare_with_compressai(net: networks.Codec, folder: Path, rounds: int) -> d
     """Time CompressAI's eval_model and `evaluate` on a folder in turn, and compare their results.
 
     Both read the files, code and decode every image, and measure PSNR and MS-SSIM, with the same number of threads.
-    CompressAI estimates no rates. It pads images with zeros, labkit pads them by their edges; choose images that need
+    CompressAI estimates no rates. It pads images with zeros, while labkit repeats their edges; choose images that need
     no padding.
     """
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in datasets.SUFFIXES)
@@ -72,11 +72,11 @@ def growth(checkpoint: Path | None, megapixels: tuple[float, ...], threads: int)
     rows = []
     for size in tqdm(megapixels, unit="size", disable=None, leave=False):
         code = _CODE.format(str(checkpoint) if checkpoint else None, size, threads)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip() or f"ended with status {done.returncode}").splitlines()[-1]
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if process.returncode:
+            last = (process.stderr.strip() or f"ended with status {process.returncode}").splitlines()[-1]
             raise ValueError(f"{size:g} megapixels: {last}")
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append(json.loads(process.stdout.splitlines()[-1]))
     return rows
 
 

@@ -26,27 +26,27 @@ from labkit.live.panel import Panel
 from tests.bench.common import COMMAND, json_option, write_json
 
 WARM_UP = 0.1  # share of the time before the first memory measurement: caches fill and libraries load
-PAUSES = (0.02, 0.2, 1.0, 4.0)  # seconds after a change: some runs are superseded at once, some come to their end
+PAUSES = (0.02, 0.2, 1.0, 4.0)  # seconds after a change; some runs are superseded at once, others finish
 
 
 def soak(panel: Panel, seconds: float, seed: int = 0) -> dict[str, Any]:
     """Move the controls of a panel at random, cancel some runs, and close the panel.
 
     Returns:
-        moves: number of changes; runs: number of runs that started, done and canceled ones among them; errors: number
-        of runs with an error, and error: the last one; memory_before and memory_after: memory of the process in MiB,
-        the medians of the tenth of the time after the warm-up and of the last tenth; growth: their difference;
-        threads_left: number of engine threads after the panel was closed.
+        moves: number of changes; runs: number of runs that started; done and canceled: number of runs in each of these
+        states; errors: number of runs with an error; error: the last error; memory_before and memory_after: memory of
+        the process in MiB, as medians over the tenth of the time that follows the warm-up and over the last tenth;
+        growth: their difference; threads_left: number of engine threads after the panel was closed.
     """
-    chance, memory, moves = random.Random(seed), list[tuple[float, float]](), 0
-    process, begin, errors = psutil.Process(), time.monotonic(), list[str]()
+    rng, memory, moves = random.Random(seed), list[tuple[float, float]](), 0
+    process, start, errors = psutil.Process(), time.monotonic(), list[str]()
     with tqdm(total=round(seconds), unit="s", disable=None, leave=False) as bar:
-        while (elapsed := time.monotonic() - begin) < seconds:
-            control = panel.controls[chance.choice(list(panel.controls))]
-            control.value = chance.choice(values_of(control))
+        while (elapsed := time.monotonic() - start) < seconds:
+            control = panel.controls[rng.choice(list(panel.controls))]
+            control.value = rng.choice(values_of(control))
             moves += 1
-            time.sleep(chance.choice(PAUSES))
-            if chance.random() < 0.1:
+            time.sleep(rng.choice(PAUSES))
+            if rng.random() < 0.1:
                 panel.cancel()
             if panel.state == "error":
                 errors.append(str(panel.history[-1].error))

@@ -1,4 +1,4 @@
-"""Toys trained as one stack against the same toys in turn: the time of each, and the difference of their results.
+"""Trains toys as one stack and in turn, and compares the times and the results.
 
 python -m tests.bench.stack --scheme annealed
 """

@@ -1,4 +1,4 @@
-"""Time and peak memory of every surrogate, forward and backward, relative to additive uniform noise (AUN).
+"""Measures time and peak memory of every surrogate, forward and backward, relative to additive uniform noise (AUN).
 
 python -m tests.bench.surrogates --latents 1000000
 """
@@ -26,8 +26,8 @@ BOUNDS |= dict.fromkeys(("sga", "ssl", "sra", "ksr"), 6.0)
 PASSES = 4  # passes over memory of a random surrogate: write the draw, read the draw, read y, write ỹ
 
 
-def measured() -> list[Surrogate]:
-    """Make every surrogate with its default options, and the variants that compute something else."""
+def all_surrogates() -> list[Surrogate]:
+    """Return every surrogate with its default options, and the variants that compute something else."""
     variants: list[tuple[str, dict[str, Any]]] = [
         ("soft", {"noise": True}),
         ("ssl", {"classes": 3}),
@@ -62,7 +62,7 @@ class _PeakMemory(TorchDispatchMode):
 
 
 def peak_bytes(surrogate: Surrogate, n: int = 2**16, temperature: float = 0.5) -> int:
-    """Measure the peak bytes of forward and backward of n float32 latents, without latents and output gradient."""
+    """Measure the peak bytes of forward and backward for n float32 latents, except latents and output gradient."""
     y, gradient = torch.randn(n).requires_grad_(), torch.ones(n)
     with _PeakMemory(y, gradient) as memory:
         surrogate(y, temperature).backward(gradient)
@@ -72,19 +72,19 @@ def peak_bytes(surrogate: Surrogate, n: int = 2**16, temperature: float = 0.5) -
 def measure(latents: int, rounds: int, temperature: float = 0.5) -> list[dict[str, Any]]:
     """Return a row per surrogate: median seconds, and the ratios of time and memory to AUN.
 
-    Every round times every surrogate once, so a drift of the machine's speed affects all of them. The ratio of times is
-    the median of the ratios within each round.
+    Every round times every surrogate once, so a change of the machine's speed affects all of them. The ratio of times
+    is the median of the ratios within each round.
     """
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(latents, generator=generator).mul(3).requires_grad_()
     gradient = torch.randn(latents, generator=generator)
-    seconds: dict[Surrogate, list[float]] = {surrogate: [] for surrogate in measured()}
-    for turn in range(rounds + 1):
+    seconds: dict[Surrogate, list[float]] = {surrogate: [] for surrogate in all_surrogates()}
+    for round_number in range(rounds + 1):
         for surrogate, times in seconds.items():
             y.grad = None
             start = time.perf_counter()
             surrogate(y, temperature, generator).backward(gradient)
-            if turn:  # the first round warms up
+            if round_number:  # the first round warms up
                 times.append(time.perf_counter() - start)
     aun = next(surrogate for surrogate in seconds if surrogate.name == "aun")
     baseline = peak_bytes(aun)

@@ -1,4 +1,4 @@
-"""Sweeps: the speed with two workers, the overhead per run and the driver's memory, and recovery from kills.
+"""Measures sweeps: the speed with two workers, overhead per run, memory of the driver, and recovery from kills.
 
 python -m tests.bench.sweep
 python -m tests.bench.sweep --trivial 10000
@@ -35,7 +35,7 @@ from labkit.research.sweeps.results import ResultsFolder
 from tests.bench.common import COMMAND
 
 RATIO, MEMORY = 0.6, 500e6  # limits: time of two workers relative to one, and resident memory of the driver in bytes
-CHECKED = 20  # runs that are repeated, to compare their results
+CHECKED = 20  # number of runs that are repeated to compare their results
 TIMES = ["seconds", "encode_seconds", "decode_seconds"]
 
 
@@ -49,9 +49,9 @@ def print_speed(steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for workers in (1, 2):
             sweep = _toy_sweep(Path(folder, str(workers)), steps, range(8))
-            begin = time.perf_counter()
+            start = time.perf_counter()
             _run_command(sweep, workers)
-            seconds[workers] = time.perf_counter() - begin
+            seconds[workers] = time.perf_counter() - start
     ratio = seconds[2] / seconds[1]
     print(f"8 runs of {steps} steps: {seconds[1]:.1f} s with one worker, {seconds[2]:.1f} s with two: {ratio:.2f}")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
@@ -67,9 +67,9 @@ def print_many(runs: int) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         sweep = _toy_sweep(Path(folder), 1, range(runs), "toy_1d", hidden=1, batch_size=1)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         peak = _run_command(sweep, 2)
-        wall = time.perf_counter() - begin
+        wall = time.perf_counter() - start
         expected, table = sweep.runs(), ResultsFolder(sweep.out).frame([run.name for run in sweep.runs()])
         if table["run"].tolist() != [run.name for run in expected] or (table["status"] != "done").any():
             raise ValueError(f"the table must have each of {runs} runs once, with status done")
@@ -114,24 +114,24 @@ def _run_command(sweep: Sweep, workers: int) -> float:
 
 
 def print_kills(kills: int, seed: int) -> None:
-    """Kill a worker, the driver or the scheduler in turn, and let each sweep come to its end afterwards.
+    """Kill a worker, the driver or the scheduler in turn, and let each sweep finish afterwards.
 
     Raises:
         ValueError: If a result is lost, appears twice, or differs from that of the uninterrupted sweep.
     """
-    chance, victims = random.Random(seed), ("worker", "driver", "scheduler")
+    rng, victims = random.Random(seed), ("worker", "driver", "scheduler")
     counts = dict.fromkeys(victims, 0)
     with tempfile.TemporaryDirectory() as folder, tqdm(total=kills, unit="kill", disable=None, leave=False) as bar:
         sweep = _codec_sweep(Path(folder))
         with _driver(sweep, None) as process:
             _wait_until(lambda: _busy_processes(sweep), process)
-            begin = time.perf_counter()
+            start = time.perf_counter()
             process.join()
-        span, expected = time.perf_counter() - begin, _contents(sweep)
+        span, expected = time.perf_counter() - start, _contents(sweep)
         while sum(counts.values()) < kills:
             victim = victims[sum(counts.values()) % len(victims)]
             shutil.rmtree(sweep.out, ignore_errors=True)
-            if not _kill(sweep, victim, chance.uniform(0, span)):
+            if not _kill(sweep, victim, rng.uniform(0, span)):
                 continue
             counts[victim] += 1
             bar.update()
@@ -186,7 +186,7 @@ def _drive(sweep: Sweep, address: str | None) -> None:
 
 @contextmanager
 def _cluster(victim: str) -> Iterator[tuple[int, str | None]]:
-    """Start a scheduler with two workers if the scheduler is the victim; yield its process id and its address."""
+    """Start a scheduler with two workers if the scheduler is the victim, and yield its process id and address."""
     if victim != "scheduler":
         yield 0, None
         return
@@ -214,7 +214,7 @@ def _dask(part: str, *options: str) -> subprocess.Popen:
 
 
 def _codec_sweep(folder: Path) -> Sweep:
-    """Make a sweep of four short trainings of an image codec, on few small images."""
+    """Return a sweep of four short training runs of an image codec on a few small images."""
     for split in ("train", "test"):
         Path(folder, split).mkdir()
         for index, photo in enumerate(datasets.photos(split).images[:2]):

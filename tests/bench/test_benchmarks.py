@@ -1,4 +1,4 @@
-"""The developers' benchmarks: each command prints its figures and writes the same ones to its JSON file."""
+"""The developers' benchmarks: each command prints its figures and writes them to a JSON file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.bench import surrogates as bench_surrogates
 
 @pytest.fixture(autouse=True)
 def same_threads():
-    """Benchmarks set the number of torch threads; restore it."""
+    """Restore the number of torch threads, which benchmarks change."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -30,21 +30,21 @@ def same_threads():
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a command with a JSON file; return its output and the figures in the file."""
+    """Return a function that runs a command and returns its output and the figures in its JSON file."""
 
     def run(command, *arguments):
         out = tmp_path / "figures.json"
-        done = CliRunner().invoke(command, [*map(str, arguments), "--json", str(out)], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        assert max(map(len, done.output.splitlines())) <= 120
-        return done.output, json.loads(out.read_text())
+        result = CliRunner().invoke(command, [*map(str, arguments), "--json", str(out)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert max(map(len, result.output.splitlines())) <= 120
+        return result.output, json.loads(out.read_text())
 
     return run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with two small photographs."""
+    """Return a folder with two small photographs."""
     folder = tmp_path_factory.mktemp("images")
     for index, photo in enumerate(datasets.photos("test").images[:2]):
         Image.fromarray(photo[:, :192, :256].permute(1, 2, 0).contiguous().numpy()).save(folder / f"{index}.png")
@@ -71,7 +71,7 @@ def test_evaluate_compares_with_compressai_and_measures_growth(run, folder):
     assert [row["width"] * row["height"] // 1000 for row in figures["growth"]] == [19, 80]
 
 
-def test_surrogates_are_compared_with_additive_noise(run):
+def test_the_benchmark_of_surrogates_compares_them_with_additive_noise(run):
     output, figures = run(bench_surrogates.main, "--latents", 4096, "--rounds", 3)
     rows = {row["surrogate"]: row for row in figures["rows"]}
     assert {name for name, row in rows.items() if row["bound"]} == set(surrogates.names()) - {"round", "aun"}
@@ -81,8 +81,8 @@ def test_surrogates_are_compared_with_additive_noise(run):
 
 
 @pytest.mark.parametrize("name", ["ste", "sr", "uq", "dither", "sua"])
-def test_simple_surrogates_hold_at_most_twice_the_memory_of_noise(name):
-    """Bytes per latent: 8 for the draw and its shift, and 4 for the result."""
+def test_simple_surrogates_need_at_most_twice_the_memory_of_noise(name):
+    """Noise needs 12 bytes per latent: 8 for the draw and its shift, and 4 for the result."""
     assert bench_surrogates.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
     assert bench_surrogates.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024
 
@@ -94,8 +94,8 @@ def test_a_stack_gives_the_results_of_single_toys(run):
 
 @pytest.mark.slow
 def test_killed_runs_resume_to_identical_results():
-    done = CliRunner().invoke(kills.main, ["--kills", "6", "--steps", "150", "--seed", "1"], catch_exceptions=False)
-    assert "6 kills" in done.output
+    result = CliRunner().invoke(kills.main, ["--kills", "6", "--steps", "150", "--seed", "1"], catch_exceptions=False)
+    assert "6 kills" in result.output
 
 
 class Wave(PlotPanel):
@@ -154,5 +154,5 @@ def test_code_lines_exclude_docstrings_comments_and_blank_lines():
 def test_code_lines_compare_with_another_version(tmp_path):
     (tmp_path / "labkit" / "live").mkdir(parents=True)
     (tmp_path / "labkit" / "live" / "soak.py").write_text("x = 1\ny = 2\n")
-    done = CliRunner().invoke(code_lines.main, ["--before", str(tmp_path)], catch_exceptions=False)
-    assert "2 of the lines before lie in benchmarks" in done.output
+    result = CliRunner().invoke(code_lines.main, ["--before", str(tmp_path)], catch_exceptions=False)
+    assert "2 of the lines before lie in benchmarks" in result.output

@@ -1,4 +1,7 @@
-"""A training step against its bare convolutions, and beside a busy process: `python -m tests.bench.train --help`."""
+"""Times a training step against its convolutions alone, with or without a busy process next to it.
+
+python -m tests.bench.train --busy
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from labkit.training.threads import keep_memory
 
 
 def convolutions(task: Task, net: networks.Codec, precision: str, threads: int = 1) -> Loop:
-    """Run every convolution of a training step alone, forward and backward, in channels-last layout, GDN's included.
+    """Run only the convolutions of a training step, with those of GDN, forward and backward, in channels-last layout.
 
     No trainer of this network can be faster.
     """
@@ -37,12 +40,14 @@ def convolutions(task: Task, net: networks.Codec, precision: str, threads: int =
         if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             kernel = nn.Conv2d(x.size(1), x.size(1), 1).to(x.device)
         gradient = torch.randn_like(output).contiguous(memory_format=torch.channels_last)
-        wanted = [each for each in (x, kernel.weight, kernel.bias) if each is not None and each.requires_grad]
+        variables = [
+            tensor for tensor in (x, kernel.weight, kernel.bias) if tensor is not None and tensor.requires_grad
+        ]
 
         def run() -> None:
             with autocast:
                 y = kernel(x)
-            torch.autograd.grad(y, wanted, gradient.to(y.dtype))
+            torch.autograd.grad(y, variables, gradient.to(y.dtype))
 
         runs.append(run)
 
@@ -67,9 +72,9 @@ VARIANTS: dict[str, Callable[[Task, Any], Loop]] = {
 
 
 @contextmanager
-def busy_process(wanted: bool) -> Iterator[None]:
-    """Run another process that computes without pause."""
-    if not wanted:
+def busy_process(enabled: bool) -> Iterator[None]:
+    """Run another process that computes without pause, if `enabled`."""
+    if not enabled:
         yield
         return
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:

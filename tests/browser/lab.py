@@ -1,4 +1,4 @@
-"""A separate JupyterLab server, and a browser for its notebooks; for the browser tests and for `screenshot.py`."""
+"""A separate JupyterLab server and a browser for its notebooks, for the browser tests and `screenshot.py`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Lab:
         """Open a notebook in a new tab and wait for its kernel."""
         page = browser.new_page(viewport={"width": width, "height": height})
         page.route(lambda url: not url.startswith(self.url), _refuse)
-        self._pages += 1  # in a reused workspace, cells have hung
+        self._pages += 1  # cells can hang in a reused workspace
         page.goto(f"{self.url}/lab/workspaces/w{self._pages}/tree/{name}?reset&token={self.token}")
         page.wait_for_function(
             """() => {
@@ -79,7 +79,7 @@ def _refuse(route: Route) -> None:
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Lab]:
-    """Serve `folder/notebooks`; settings, workspaces and caches go to other folders in `folder`."""
+    """Serve `folder/notebooks`, and keep settings, workspaces and caches in other folders of `folder`."""
     notebooks, token = folder / "notebooks", secrets.token_hex(8)
     notebooks.mkdir(parents=True, exist_ok=True)
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"

@@ -1,4 +1,4 @@
-"""Takes screenshots of a whole notebook after its run in JupyterLab, in the light theme and in the dark theme.
+"""Runs a notebook in JupyterLab and takes screenshots of all its cells in the light theme and the dark theme.
 
 python tests/browser/screenshot.py lessons/00_start_here.ipynb screenshots/
 """
@@ -23,7 +23,7 @@ _SETTLED = """() => {
 
 def shoot(page: Page, path: Path) -> None:
     """Take one screenshot as tall as the notebook, in a window that is tall enough for all cells."""
-    for height in (15_000, 15_000, None):  # twice: JupyterLab draws distant cells only when they come near
+    for height in (15_000, 15_000, None):  # twice, since JupyterLab draws only cells near the visible part
         page.evaluate(
             "document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0"
         )  # the notebook may have scrolled during the run

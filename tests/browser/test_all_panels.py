@@ -34,7 +34,7 @@ panel.job = _failing
 
 
 def code(panel: str) -> str:
-    return f"import labkit as lk\nlk.course.start('00')\npanel = lk.live.{panel}\npanel"
+    return f"import labkit as lk\nlk.course.start('codec')\npanel = lk.live.{panel}\npanel"
 
 
 @pytest.fixture(scope="module", params=list(PANELS))
@@ -47,7 +47,7 @@ def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
     panel.page.close()
 
 
-def ask(panel: PanelPage, source: str) -> str:
+def execute(panel: PanelPage, source: str) -> str:
     """Run code in the kernel of the notebook and return what it prints."""
     return panel.page.evaluate(
         """async (code) => {
@@ -62,7 +62,7 @@ def ask(panel: PanelPage, source: str) -> str:
     )
 
 
-def at_rest(panel: PanelPage) -> None:
+def stop_run(panel: PanelPage) -> None:
     """Cancel the run, unless it has finished already."""
     panel.page.evaluate("""() => [...document.querySelectorAll(".labkit-panel button")]
         .find((button) => button.textContent.includes("Cancel")).click()""")
@@ -72,19 +72,19 @@ def at_rest(panel: PanelPage) -> None:
 
 
 def first_changes(panel: PanelPage, trials: int) -> list[float]:
-    """Measure milliseconds from a key press to the first changed plot or picture, starting from an idle panel."""
-    taken = []
+    """Measure milliseconds from a key press to the first changed plot or image, starting from an idle panel."""
+    milliseconds = []
     for trial in range(trials):
-        at_rest(panel)
+        stop_run(panel)
         panel.page.wait_for_timeout(400)
         key = panel.press("ArrowLeft" if trial % 2 else "ArrowRight")
         panel.first(what="state", run=key["run"] + 1)
-        taken.append(panel.first(what="change", run=key["run"] + 1)["at"] - key["at"])
-    return taken
+        milliseconds.append(panel.first(what="change", run=key["run"] + 1)["at"] - key["at"])
+    return milliseconds
 
 
 @twice_if_noisy
-def test_a_key_press_changes_the_plot_at_once(panel: PanelPage, busy_core, measured):
+def test_a_key_press_quickly_changes_the_plot(panel: PanelPage, busy_core, measured):
     if (median := measured(f"{panel.name}: key to first new plot", first_changes(panel, TRIALS), 250)) > 250:
         raise TooSlow(median)
 
@@ -96,22 +96,22 @@ def test_the_last_of_five_quick_moves_counts(panel: PanelPage):
         panel.page.keyboard.press(key)
     panel.page.wait_for_timeout(1000)
     run = int(panel.page.locator(".labkit-status").get_attribute("data-run"))
-    shown, requested = json.loads(ask(panel, "import json; print(json.dumps([panel.settings, panel._requested]))"))
+    shown, requested = json.loads(execute(panel, "import json; print(json.dumps([panel.settings, panel._requested]))"))
     assert shown == requested
     panel.first(what="change", run=run)
     panel.page.wait_for_timeout(500)
-    late = [event for event in panel.events() if event["what"] == "drawn"][-1:]
-    assert all(event["run"] == run for event in late)
+    last_drawn = [event for event in panel.events() if event["what"] == "drawn"][-1:]
+    assert all(event["run"] == run for event in last_drawn)
     readout = panel.page.locator(".labkit-panel .widget-readout").first.inner_text()
     first_value = next(value for value in shown.values() if isinstance(value, float))
     assert float(readout) == pytest.approx(first_value)
 
 
 def test_cancel_ends_a_run(panel: PanelPage):
-    at_rest(panel)
+    stop_run(panel)
     key = panel.press("ArrowRight")
     panel.first(what="state", run=key["run"] + 1)
-    at_rest(panel)
+    stop_run(panel)
     assert panel.state() in ("canceled", "done")  # short runs may finish before the cancel
     panel.forget()
     panel.page.wait_for_timeout(500)
@@ -119,18 +119,18 @@ def test_cancel_ends_a_run(panel: PanelPage):
 
 
 def test_an_error_is_shown_and_the_next_run_works(panel: PanelPage):
-    ask(panel, FAILING)
+    execute(panel, FAILING)
     panel.press("ArrowLeft")
     panel.await_state("error", 20)
     assert "the loss went through the roof" in panel.text()
-    ask(panel, "del panel.job")
+    execute(panel, "del panel.job")
     key = panel.press("ArrowRight")
     panel.first(what="state", run=key["run"] + 1, state="running")
     assert "the loss went through" not in panel.text()
-    at_rest(panel)
+    stop_run(panel)
 
 
-def test_every_control_can_be_reached_and_has_a_name(panel: PanelPage):
+def test_every_control_has_a_name_and_can_be_focused_with_the_keyboard(panel: PanelPage):
     unnamed = panel.page.evaluate("""() => {
         const controls = document.querySelectorAll(".labkit-panel :is(select, input, button, .noUi-handle)");
         const named = (each) => each.getAttribute("aria-label") || each.title || each.textContent.trim()
@@ -140,7 +140,7 @@ def test_every_control_can_be_reached_and_has_a_name(panel: PanelPage):
     assert unnamed == []
 
 
-def test_after_a_kernel_restart_the_panel_works_again(panel: PanelPage, lab_server: Lab, browser: Browser):
+def test_the_panel_works_again_after_a_kernel_restart(panel: PanelPage, lab_server: Lab, browser: Browser):
     panel.page.evaluate("""async () => {
         await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart();
     }""")
@@ -151,13 +151,13 @@ def test_after_a_kernel_restart_the_panel_works_again(panel: PanelPage, lab_serv
     panel.first(what="change", run=key["run"] + 1)
 
 
-def test_a_second_notebook_does_not_disturb_it(panel: PanelPage, lab_server: Lab, browser: Browser):
+def test_a_second_notebook_does_not_disturb_the_panel(panel: PanelPage, lab_server: Lab, browser: Browser):
     other = PanelPage(lab_server, browser, f"second_{panel.name}.ipynb", code(PANELS[panel.name]))
     other.await_state("done", 240)
     panel.page.bring_to_front()
     panel.forget()
     other.page.bring_to_front()
-    two = other.press("ArrowRight")["run"] + 1
-    other.first(what="change", run=two)
+    run = other.press("ArrowRight")["run"] + 1
+    other.first(what="change", run=run)
     other.page.close()
     assert [event for event in panel.events() if event["what"] in ("change", "state")] == []

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10
-TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough for an interruption
+TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough to be interrupted
 CODEC = """
 import labkit as lk
 weights = None if lk.networks.pretrained_lmbdas() else lk.networks.mean_scale_hyperprior()
@@ -70,15 +70,15 @@ class PanelPage:
         """Return the events since the last key press, cancel or `forget`."""
         return self.page.evaluate("probe.events")
 
-    def first(self, timeout: float = 20, **wanted) -> dict:
-        """Wait for the first event since then that has all these values."""
-        found = self.page.wait_for_function(
-            "(wanted) => probe.events.find((e) => Object.entries(wanted).every(([key, value]) => e[key] === value))",
-            arg=wanted,
-            polling=20,  # milliseconds; the default, animation frames, stops in a page in the background
+    def first(self, timeout: float = 20, **values) -> dict:
+        """Wait for the first such event that has all these values."""
+        event = self.page.wait_for_function(
+            "(values) => probe.events.find((e) => Object.entries(values).every(([key, value]) => e[key] === value))",
+            arg=values,
+            polling=20,  # milliseconds; the default, animation frames, stops in background pages
             timeout=1000 * timeout,
         )
-        return found.json_value()
+        return event.json_value()
 
     def state(self) -> str:
         return self.page.locator(".labkit-status").get_attribute("data-state")
@@ -124,14 +124,14 @@ def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(params=["toy", "codec"])
 def panel(request: pytest.FixtureRequest):
     panel = request.getfixturevalue(request.param)
-    panel.page.bring_to_front()  # a browser slows down pages in the background
+    panel.page.bring_to_front()  # browsers slow down background pages
     yield panel
-    if panel.state() in ("queued", "running"):  # otherwise it would disturb the next measurement
+    if panel.state() in ("queued", "running"):  # otherwise the run would disturb the next measurement
         panel.cancel()
 
 
 @twice_if_noisy
-def test_a_key_press_shows_at_once(panel: PanelPage, busy_core, measured):
+def test_a_key_press_quickly_shows_its_effect(panel: PanelPage, busy_core, measured):
     running, picture, curve, canceled = [], [], [], []
     for trial in range(TRIALS):
         if panel.state() in ("queued", "running"):
@@ -153,19 +153,19 @@ def test_a_key_press_shows_at_once(panel: PanelPage, busy_core, measured):
 
 @twice_if_noisy
 def test_a_second_move_supersedes_the_first(panel: PanelPage, busy_core, measured):
-    taken = []
+    milliseconds = []
     for trial in range(TRIALS):
         first = panel.press("ArrowLeft" if trial % 2 else "ArrowRight")
         panel.first(what="picture", run=first["run"] + 1)
         second = panel.press("ArrowRight" if trial % 2 else "ArrowLeft")
         run = first["run"] + 2
-        taken.append(panel.first(what="state", state="running", run=run)["at"] - second["at"])
+        milliseconds.append(panel.first(what="state", state="running", run=run)["at"] - second["at"])
         panel.first(what="picture", run=run)
         panel.page.wait_for_timeout(300)
         events = panel.events()
         superseded = next(i for i, e in enumerate(events) if e["what"] == "state" and e["run"] == run)
         assert {e["run"] for e in events[superseded:] if e["what"] == "drawn"} == {run}
-    if (median := measured(f"{panel.name}: second key to the second run", taken, 500)) > 500:
+    if (median := measured(f"{panel.name}: second key to the second run", milliseconds, 500)) > 500:
         raise TooSlow(median)
 
 
@@ -191,15 +191,15 @@ def test_cancel_stops_the_run_and_marks_it_as_unfinished(toy: PanelPage):
 def test_two_notebooks_do_not_disturb_each_other(toy: PanelPage, lab_server: Lab, browser: Browser):
     other = PanelPage(lab_server, browser, "other.ipynb", TOY.replace("2000", "150"))
     other.await_state("done")
-    one = toy.press("ArrowDown")["run"] + 1
-    toy.first(what="picture", run=one)
-    two = other.press()["run"] + 1
+    toy_run = toy.press("ArrowDown")["run"] + 1
+    toy.first(what="picture", run=toy_run)
+    other_run = other.press()["run"] + 1
     toy.cancel()
     toy.await_state("canceled", 5)
     other.await_state("done")
     assert toy.state() == "canceled"
-    assert {e["run"] for e in other.events() if e["what"] in ("state", "drawn")} == {two}
-    assert {e["run"] for e in toy.events() if e["what"] in ("state", "drawn")} <= {one}
+    assert {e["run"] for e in other.events() if e["what"] in ("state", "drawn")} == {other_run}
+    assert {e["run"] for e in toy.events() if e["what"] in ("state", "drawn")} <= {toy_run}
     other.page.close()
 
 

@@ -26,46 +26,50 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def test_train_then_evaluate(tmp_path):
+def test_evaluate_reads_a_checkpoint_that_train_has_written(tmp_path):
     out = tmp_path / "run.safetensors"
     scheme = ["--network", "bmshj2018-factorized", "--scheme", "annealed", "--temperature", "exponential:1:0.1"]
-    short = ["--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu"]
-    done = labkit("train", *scheme, *short, "--out", out)
-    assert done.exit_code == 0, done.output
+    settings = ["--lmbda", 0.01, "--steps", 3, "--batch-size", 1, "--device", "cpu"]
+    result = labkit("train", *scheme, *settings, "--out", out)
+    assert result.exit_code == 0, result.output
     net, info = training.load_checkpoint(out)
     assert info["lmbda"] == 0.01 and net.scheme == schemes.annealed(temperature=net.scheme.temperature)
     assert net.scheme.temperature(2, 3) == pytest.approx(0.1)
-    again = labkit("train", *scheme[:2], "--start", out, *short, "--out", tmp_path / "two.safetensors")
+    again = labkit("train", *scheme[:2], "--start", out, *settings, "--out", tmp_path / "two.safetensors")
     assert again.exit_code == 0, again.output
 
     (tmp_path / "images").mkdir()
     Image.effect_noise((70, 40), 60).save(tmp_path / "images" / "noise.png")
-    done = labkit("evaluate", out, "--data", tmp_path / "images", "--table", tmp_path / "table.csv")
-    assert done.exit_code == 0 and "noise.png" in done.output and "mean" in done.output
+    result = labkit("evaluate", out, "--data", tmp_path / "images", "--table", tmp_path / "table.csv")
+    assert result.exit_code == 0 and "noise.png" in result.output and "mean" in result.output
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
 
 
-def test_evaluate_writes_curves_bd_rate_table_and_plot(tmp_path):
+def test_evaluate_prints_curves_and_bd_rates_and_writes_a_table_and_a_plot(tmp_path):
     (tmp_path / "images").mkdir()
     for name in ("dune", "storm", "wine_0"):
         image = Image.open(paths.data() / "photographs" / "test" / f"{name}.webp")
         image.crop((0, 0, 192, 192)).save(tmp_path / "images" / f"{name}.png")
     out = ["--table", tmp_path / "table.parquet", "--plot", tmp_path / "plane.html"]
-    done = labkit("evaluate", "--data", tmp_path / "images", "--beside", "jpeg", "--metric", "ms_ssim", *out)
-    assert done.exit_code == 0, done.output
-    assert "mean_scale_hyperprior tiny" in done.output and "λ = 0.025" in done.output and "MS-SSIM (dB)" in done.output
-    assert "BD-rate of mean_scale_hyperprior tiny against jpeg, in percent: " in done.output
+    result = labkit("evaluate", "--data", tmp_path / "images", "--beside", "jpeg", "--metric", "ms_ssim", *out)
+    assert result.exit_code == 0, result.output
+    assert (
+        "mean_scale_hyperprior tiny" in result.output
+        and "λ = 0.025" in result.output
+        and "MS-SSIM (dB)" in result.output
+    )
+    assert "BD-rate of mean_scale_hyperprior tiny against jpeg, in percent: " in result.output
     table = evaluation.read_table(tmp_path / "table.parquet")
     assert len(table) == 3 * (2 + 9) and set(table["curve"]) == {"mean_scale_hyperprior tiny", "jpeg"}
     assert "plotly" in (tmp_path / "plane.html").read_text(encoding="utf-8")
 
 
-def test_refine_prints_and_writes_the_savings(tmp_path):
+def test_refine_prints_and_writes_the_saving(tmp_path):
     image = Image.open(paths.data() / "photographs" / "test" / "storm.webp")
     image.crop((0, 0, 128, 100)).save(tmp_path / "storm.png")
-    short = ["--steps", 20, "--surrogate", "sua", "--temperature", "exponential:0.5:0.1"]
-    done = labkit("refine", tmp_path / "storm.png", *short, "--table", tmp_path / "refined.csv")
-    assert done.exit_code == 0 and "mean saving of the loss" in done.output, done.output
+    settings = ["--steps", 20, "--surrogate", "sua", "--temperature", "exponential:0.5:0.1"]
+    result = labkit("refine", tmp_path / "storm.png", *settings, "--table", tmp_path / "refined.csv")
+    assert result.exit_code == 0 and "mean saving of the loss" in result.output, result.output
     (row,) = evaluation.read_table(tmp_path / "refined.csv").to_dict("records")
     assert row["loss_after"] < row["loss_before"] and row["saving"] == 1 - row["loss_after"] / row["loss_before"]
     assert (row["name"], row["height"], row["width"], row["lmbda"]) == ("storm.png", 100, 128, 0.0035)
@@ -101,10 +105,10 @@ def test_refine_prints_and_writes_the_savings(tmp_path):
         (["train", "--device", "cudaa", "--lmbda", 1, "--steps", 1, "--out", "x"], "device"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_status_two(arguments, message, checkpoint):
-    done = labkit(*(checkpoint if a == "CHECKPOINT" else a for a in arguments))
-    lines = [line for line in done.output.splitlines() if line and not line.startswith(("Usage:", "Try "))]
-    assert done.exit_code == 2 and len(lines) == 1 and message in lines[0], done.output
+def test_bad_input_gives_a_one_line_error_and_status_two(arguments, message, checkpoint):
+    result = labkit(*(checkpoint if a == "CHECKPOINT" else a for a in arguments))
+    lines = [line for line in result.output.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
 
 
 def test_lessons_are_copied_and_never_overwritten(tmp_path):
@@ -119,7 +123,7 @@ def test_lessons_are_copied_and_never_overwritten(tmp_path):
     assert notebook.read_text() == "my own work"
 
 
-def test_flags_override_a_toml_file(tmp_path):
+def test_flags_override_the_settings_of_a_toml_file(tmp_path):
     out = tmp_path / "runs" / "a.safetensors"
     config = tmp_path / "run.toml"
     config.write_text(f"""
@@ -137,9 +141,9 @@ def test_flags_override_a_toml_file(tmp_path):
         threads = 1
         out = "{out}"
     """)
-    done = labkit("train", config, "--steps", 2, "--seed", 5)
-    assert done.exit_code == 0, done.output
-    assert "2 steps in" in done.output and "with 1 thread" in done.output
+    result = labkit("train", config, "--steps", 2, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    assert "2 steps in" in result.output and "with 1 thread" in result.output
     net, info = training.load_checkpoint(out)
     settings = {"steps": 2, "seed": 5, "crop": 64, "permute_colors": True, "ema": 0.9, "lmbda": 0.01}
     assert settings.items() <= info.items() and info["precision"] == training.native_precision("cpu")
@@ -156,7 +160,7 @@ def test_flags_override_a_toml_file(tmp_path):
 
 
 def test_names_of_the_first_edition_are_accepted(tmp_path):
-    """The option and the TOML file have the British name of `permute_colors`."""
+    """The option and the TOML file use the British spelling of `permute_colors`."""
     train = main.commands["train"]
     out = ["--out", str(tmp_path / "net.safetensors")]
     by_option = train.make_context("train", ["--permute-colours", "--lmbda", "0.01", "--steps", "1", *out])
@@ -175,16 +179,16 @@ def test_names_of_the_first_edition_are_accepted(tmp_path):
         ("config = 'other.toml'", "run.toml: unknown option 'config'"),
     ],
 )
-def test_a_bad_toml_file_is_named(text, message, tmp_path):
+def test_the_error_names_a_bad_toml_file(text, message, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(text)
-    done = labkit("train", config, "--out", tmp_path / "a.safetensors")
-    assert done.exit_code == 2 and message in done.output.splitlines()[-1], done.output
+    result = labkit("train", config, "--out", tmp_path / "a.safetensors")
+    assert result.exit_code == 2 and message in result.output.splitlines()[-1], result.output
     absent = labkit("train", tmp_path / "absent.toml")
     assert absent.exit_code == 2 and "absent.toml: there is no such file" in absent.output
 
 
-def test_the_toml_file_in_the_readme_sets_options():
+def test_the_toml_file_in_the_readme_contains_only_options_of_train():
     text = re.search(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
     names = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
     assert len(names) >= 8 and names <= {option.name for option in main.commands["train"].params}
@@ -200,9 +204,9 @@ def test_refine_has_the_same_defaults_in_python_and_on_the_command_line():
 
 @pytest.mark.slow
 def test_bench_train_prints_ratios_and_writes_them(tmp_path):
-    short = ["--size", "tiny", "--batch-size", 1, "--crop", 64, "--rounds", 2, "--steps", 1, "--seeds", 1]
-    done = labkit("bench", "train", *short, "--json", tmp_path / "figures.json")
-    assert done.exit_code == 0 and "cores, load" in done.output and "loss after 26 steps" in done.output
+    settings = ["--size", "tiny", "--batch-size", 1, "--crop", 64, "--rounds", 2, "--steps", 1, "--seeds", 1]
+    result = labkit("bench", "train", *settings, "--json", tmp_path / "figures.json")
+    assert result.exit_code == 0 and "cores, load" in result.output and "loss after 26 steps" in result.output
     variants = json.loads((tmp_path / "figures.json").read_text())["variants"]
     assert list(variants) == ["CompressAI", "labkit", "labkit float32"]
     assert variants["CompressAI"]["speedups"] == [1, 1]
@@ -215,8 +219,8 @@ def test_bench_train_prints_ratios_and_writes_them(tmp_path):
 
 
 def test_study_example_prints_quadrature_above_monte_carlo():
-    done = labkit("study", "example", "--samples", 1000)
-    assert done.exit_code == 0 and "g = 0.5: test loss 3.2237, exact gradient 2.4151" in done.output
-    lines = done.output.splitlines()
+    result = labkit("study", "example", "--samples", 1000)
+    assert result.exit_code == 0 and "g = 0.5: test loss 3.2237, exact gradient 2.4151" in result.output
+    lines = result.output.splitlines()
     row = next(i for i, line in enumerate(lines) if line.split()[:4] == ["sua,", "expected", "slope", "0.1"])
     assert lines[row + 1].split()[:2] == ["Monte", "Carlo"] and lines[row + 1].count("±") == 3

@@ -47,9 +47,9 @@ def pixels(path):
     return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)
 
 
-def test_a_file_holds_the_refined_latents(photo, crop, tmp_path):
-    done = labkit("compress", photo, "--refine", 20, "--lmbda", 0.025)
-    assert done.exit_code == 0 and "20 steps lowered the loss by" in done.output, done.output
+def test_compress_with_refine_writes_the_refined_latents(photo, crop, tmp_path):
+    result = labkit("compress", photo, "--refine", 20, "--lmbda", 0.025)
+    assert result.exit_code == 0 and "20 steps lowered the loss by" in result.output, result.output
     net = networks.pretrained(lmbda=0.025)
     refined = evaluation.refine(net, crop / 255, steps=20)
     plain = files.compress(crop, net)
@@ -58,21 +58,21 @@ def test_a_file_holds_the_refined_latents(photo, crop, tmp_path):
         error = ((files.decompress(container, net).double() - crop.double()) ** 2).mean().item()
         loss[label] = 8 * sum(map(len, container.strings)) / crop[0].numel() + 0.025 * error
     assert refined.improved and loss["refined"] < loss["plain"]
-    assert loss["refined"] == pytest.approx(refined.after.loss, rel=0.01)  # threads change a few latents
+    assert loss["refined"] == pytest.approx(refined.after.loss, rel=0.01)  # the number of threads changes a few latents
 
 
-def test_an_image_is_compressed_and_decompressed(photo, crop):
+def test_decompress_restores_the_image_that_compress_verified(photo, crop):
     net, coded = networks.pretrained(), photo.with_suffix(".lkc")
-    done = labkit("compress", photo)
+    result = labkit("compress", photo)
     container = Container.read(coded)
     assert container == files.compress(crop, net) and coded.stat().st_size == container.file_bytes
-    picture = files.decompress(container, net)
-    psnr = -10 * math.log10(np.mean((picture.numpy() / 255 - crop.numpy() / 255) ** 2))
+    decoded = files.decompress(container, net)
+    psnr = -10 * math.log10(np.mean((decoded.numpy() / 255 - crop.numpy() / 255) ** 2))
     size = f"100×80 pixels in {container.file_bytes} bytes, {container.file_bytes / 1000:.4f} bpp, {psnr:.2f} dB PSNR"
-    assert done.exit_code == 0 and done.output == f"{coded}: {size}\n"
-    done = labkit("decompress", coded, "-o", photo.with_name("back.png"))
-    assert done.exit_code == 0 and "identical to the image that was verified during compression" in done.output
-    assert torch.equal(pixels(photo.with_name("back.png")), picture)
+    assert result.exit_code == 0 and result.output == f"{coded}: {size}\n"
+    result = labkit("decompress", coded, "-o", photo.with_name("back.png"))
+    assert result.exit_code == 0 and "identical to the image that was verified during compression" in result.output
+    assert torch.equal(pixels(photo.with_name("back.png")), decoded)
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".ppm", ".bmp", ".tif", ".TIFF"])
@@ -90,18 +90,18 @@ def test_lmbda_selects_the_closest_bundled_weights_and_decompress_finds_them(pho
     container = Container.read(out)
     assert container.image_checksum is None
     assert container.weights == training.weights_hash(networks.pretrained(lmbda=0.025))[:16]
-    done = labkit("decompress", out)
-    assert done.exit_code == 0 and "fine.png: 100×80 pixels, not verified during compression" in done.output
+    result = labkit("decompress", out)
+    assert result.exit_code == 0 and "fine.png: 100×80 pixels, not verified during compression" in result.output
 
 
 def test_decompress_asks_for_the_checkpoint_that_compress_used(photo, checkpoint):
     coded = photo.with_suffix(".lkc")
     assert labkit("compress", photo, "--weights", checkpoint).exit_code == 0
-    done = labkit("decompress", coded, "-o", photo.with_name("back.png"), "--weights", checkpoint)
-    assert done.exit_code == 0, done.output
-    done = labkit("decompress", coded, "-o", photo.with_name("again.png"))
-    wanted = f"factorized_prior tiny (N = 24, M = 36) whose weights have the hash {Container.read(coded).weights}"
-    assert done.exit_code == 2 and wanted in done.output and len(done.output.splitlines()) == 1
+    result = labkit("decompress", coded, "-o", photo.with_name("back.png"), "--weights", checkpoint)
+    assert result.exit_code == 0, result.output
+    result = labkit("decompress", coded, "-o", photo.with_name("again.png"))
+    expected = f"factorized_prior tiny (N = 24, M = 36) whose weights have the hash {Container.read(coded).weights}"
+    assert result.exit_code == 2 and expected in result.output and len(result.output.splitlines()) == 1
     assert not photo.with_name("again.png").exists()
 
 
@@ -120,11 +120,11 @@ def test_a_different_image_is_written_only_with_ignore_checksum(photo, crop):
     good = files.compress(crop, networks.pretrained())
     replace(good, image_checksum=good.image_checksum ^ 1).write(coded)
     kept.write_text("my own")
-    done = labkit("decompress", coded, "-o", kept, "--force")
-    assert done.exit_code == 2 and "differs from the verified one" in done.output
-    assert len(done.output.splitlines()) == 1 and kept.read_text() == "my own"
-    done = labkit("decompress", coded, "-o", kept, "--force", "--ignore-checksum")
-    assert done.exit_code == 0 and "different from the image that was verified during compression" in done.output
+    result = labkit("decompress", coded, "-o", kept, "--force")
+    assert result.exit_code == 2 and "differs from the verified one" in result.output
+    assert len(result.output.splitlines()) == 1 and kept.read_text() == "my own"
+    result = labkit("decompress", coded, "-o", kept, "--force", "--ignore-checksum")
+    assert result.exit_code == 0 and "different from the image that was verified during compression" in result.output
     assert torch.equal(pixels(kept), files.decompress(good, networks.pretrained()))
 
 
@@ -142,9 +142,9 @@ def test_info_prints_the_contents_without_torch(photo, crop):
         and container.weights in output
         and "53 for headers and checksums" in output
     )
-    about = json.loads(labkit("info", coded, "--json").output)
-    assert about.pop("strings") == [len(string) for string in container.strings]
-    assert about == {
+    description = json.loads(labkit("info", coded, "--json").output)
+    assert description.pop("strings") == [len(string) for string in container.strings]
+    assert description == {
         **{name: getattr(container, name) for name in ("network", "size", "N", "M", "weights", "width", "height")},
         **{"version": 1, "bytes": container.file_bytes, "bpp": container.bpp},
         **{"image_checksum": container.image_checksum, "checksums": "good"},
@@ -186,7 +186,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
         (["info", "FOLDER/photo.png"], "photo.png: it is not a .lkc file"),
     ],
 )
-def test_an_error_is_one_line_and_changes_no_file(arguments, message, photo, crop, checkpoint):
+def test_an_error_has_one_line_and_changes_no_file(arguments, message, photo, crop, checkpoint):
     folder = photo.parent
     good = files.compress(crop, networks.pretrained(), verify=False)
     good.write(folder / "coded.lkc")
@@ -194,6 +194,6 @@ def test_an_error_is_one_line_and_changes_no_file(arguments, message, photo, cro
     (folder / "kept.png").write_text("my own")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     names = {"CHECKPOINT": str(checkpoint)}
-    done = labkit(*(names.get(a, a.replace("FOLDER", str(folder))) for a in arguments))
-    assert done.exit_code == 2 and len(done.output.splitlines()) == 1 and message in done.output, done.output
+    result = labkit(*(names.get(a, a.replace("FOLDER", str(folder))) for a in arguments))
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1 and message in result.output, result.output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

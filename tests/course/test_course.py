@@ -1,4 +1,4 @@
-"""The set-up cell, predictions and figures."""
+"""The setup cell, predictions and figures of the course."""
 
 import json
 
@@ -9,7 +9,7 @@ import torch
 from labkit import course, networks
 
 
-def test_import_labkit_imports_no_course(python):
+def test_importing_labkit_does_not_import_the_course(python):
     output = python(
         "import sys, labkit\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('plotly', 'ipywidgets', 'IPython') or 'course' in m])"
@@ -30,7 +30,7 @@ def test_start_describes_the_machine_and_sets_no_seed(python, home):
     assert "opened" in json.loads((home / "progress.json").read_text())["lessons"]["codec"]
 
 
-def test_start_of_an_unknown_lesson():
+def test_start_rejects_an_unknown_lesson():
     with pytest.raises(ValueError, match="unknown lesson '9'; expected one of codec, scalar, "):
         course.start("9")
 
@@ -48,18 +48,18 @@ def test_a_guess_is_recorded_and_shown_again():
     assert "Your guess was right." in str(course.reveal("scalar.derivative", "right"))
 
 
-def test_a_guess_of_a_number():
+def test_a_numeric_guess_is_recorded_and_shown_again_if_it_is_in_range():
     prediction = course.predict("scalar.codewords", "How many?", low=0, high=300)
-    assert prediction.guess is None  # the start of the slider is not a guess
+    assert prediction.guess is None  # the initial value of the slider is not a guess
     prediction.control.value = 80
     assert str(course.reveal("scalar.codewords", 151, unit="cells")) == "You guessed 80 cells. The answer: 151 cells."
     assert course.predict("scalar.codewords", "How many?", low=0, high=300).control.value == 80
-    assert course.predict("scalar.codewords", "How many?", low=100, high=300).control.value == 100  # no longer in range
+    assert course.predict("scalar.codewords", "How many?", low=100, high=300).control.value == 100  # out of range
 
 
-def test_a_prediction_shows_a_widget_and_a_text():
-    share = course.predict("method.span", "How much?", low=0.0, high=40.0)
-    assert (share.control.min, share.control.max, share.control.value) == (0.0, 40.0, 0.0)
+def test_a_prediction_has_a_widget_and_a_text_form():
+    prediction = course.predict("method.span", "How much?", low=0.0, high=40.0)
+    assert (prediction.control.min, prediction.control.max, prediction.control.value) == (0.0, 40.0, 0.0)
     bundle = course.predict("scalar.derivative", "Which?", ["left", "right"])._repr_mimebundle_()
     assert bundle["text/plain"] == "Which? (left / right)"
     assert "application/vnd.jupyter.widget-view+json" in bundle
@@ -68,12 +68,12 @@ def test_a_prediction_shows_a_widget_and_a_text():
 # Figures
 
 
-def test_images_have_text_alternatives():
+def test_images_have_alternative_text():
     card = course.figures.images({"a <gray> card": torch.full((3, 4, 5), 0.5)})
     assert 'alt="a &lt;gray&gt; card"' in card._repr_html_() and "a <gray> card" in repr(card)
 
 
-def test_cells_show_the_cells_of_the_networks():
+def test_the_plot_shows_the_cells_and_codewords_of_every_network():
     net = networks.toy_2d()
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     figure = course.figures.cells({"one": net, "two": net}, x)

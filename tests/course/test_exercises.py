@@ -1,4 +1,4 @@
-"""All exercises: stubs, solutions, oracles and misconceptions; and the machinery of checks."""
+"""The stubs, solutions, oracles and misconceptions of all exercises, and the checks of answers."""
 
 import math
 import re
@@ -21,28 +21,28 @@ WRONG = [
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_stub_is_not_attempted(key, home):
+def test_a_stub_counts_as_not_attempted(key, home):
     def stub(*arguments): ...
 
     for answer in (stub, ..., None, lambda *arguments: ...):
         verdict = exercise(key).check(answer)
         assert verdict.state == "not attempted" and not verdict
-    assert not home.exists()  # and leaves no trace
+    assert not home.exists()  # nothing is written to the learner's record
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_solution_passes_and_is_what_is_shown(key):
+def test_the_displayed_solution_passes(key):
     task = exercise(key)
     assert task.check(task.answer).state == "passed"
     shown = str(task.solution())
     assert shown.startswith("def ") and task.answer.__name__ in shown
-    namespace = {"torch": torch, "math": math, "np": np, "stats": stats}  # what set-up cells import
-    exec(shown, namespace)  # the text itself is a solution
+    namespace = {"torch": torch, "math": math, "np": np, "stats": stats}  # the imports of the setup cells
+    exec(shown, namespace)  # the displayed text is itself a solution
     assert task.check(namespace[task.answer.__name__])
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_oracle_does_not_use_the_solution(key):
+def test_the_oracle_does_not_use_the_solution(key):
     task = exercise(key)
     assert task.oracle is not task.answer
     assert task.answer.__name__ not in task.oracle.__code__.co_names
@@ -51,12 +51,12 @@ def test_oracle_does_not_use_the_solution(key):
 
 
 @pytest.mark.parametrize(("key", "wrong", "message"), WRONG, ids=[f"{key}{wrong.__name__}" for key, wrong, _ in WRONG])
-def test_wrong_answer_gets_its_message(key, wrong, message):
+def test_a_wrong_answer_gets_the_message_of_its_misconception(key, wrong, message):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and verdict.message == message
 
 
-LOOKALIKES = [  # the same mistakes as learners write them, in other code
+REWRITTEN_MISTAKES = [  # the same mistakes in other code, as learners might write it
     ("codec.bpp", lambda n, h, w: n / h / w, "bytes per pixel"),
     ("codec.bpp", lambda n, h, w: 24 / (3 * h * w / n) / 3, "per color value"),
     ("codec.psnr", lambda mse: 20 * math.log10(1 / math.sqrt(mse)), "peak is 255"),
@@ -77,19 +77,19 @@ LOOKALIKES = [  # the same mistakes as learners write them, in other code
 ]
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message
 
 
-def test_other_right_answers_pass():
+def test_other_correct_answers_pass():
     assert exercise("scalar.gain").check(lambda lmbda: np.sqrt(lmbda * np.log(2) / 6))
     assert exercise("scalar.straight_through").check(lambda y: y.round().detach() - y.detach() + y)
     assert exercise("codec.psnr").check(lambda mse: torch.tensor(20 * math.log10(255 / mse**0.5)))
 
 
-def test_an_answer_of_the_wrong_kind_gets_one_line():
+def test_an_answer_of_the_wrong_type_gets_a_one_line_message():
     task = exercise("scalar.loss")
     assert "shape (3, 24, 32)" in task.check(lambda p, x, x_hat, lmbda: x[0]).message
     assert "ZeroDivisionError: division by zero (in <lambda>" in task.check(lambda *_: 1 / 0).message
@@ -99,14 +99,14 @@ def test_an_answer_of_the_wrong_kind_gets_one_line():
     assert exercise("scalar.straight_through").check(lambda y: 1.0).message.endswith("with the shape of y.")
 
 
-def test_an_unknown_key_gets_similar_ones():
+def test_the_error_for_an_unknown_key_suggests_similar_keys():
     with pytest.raises(ValueError, match=r"unknown exercise 'scalar.gains'; did you mean scalar.gain"):
         exercise("scalar.gains")
     with pytest.raises(ValueError, match="unknown lesson 'scaler'; did you mean scalar"):
         exercises("scaler")
 
 
-def test_keys_are_two_words_and_numbers_are_places():
+def test_keys_have_two_words_and_visible_numbers_give_positions():
     assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", key) for key in KEYS)
     assert [visible_number(exercise(key)) for key in ("codec.psnr", "mismatch.sampled")] == ["00.2", "03.1"]
     assert sum(len(exercises(lesson)) for lesson in LESSONS) == len(KEYS)

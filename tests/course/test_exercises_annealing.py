@@ -1,4 +1,4 @@
-"""Exercises of the lesson on annealing: common mistakes in other code, and other right answers."""
+"""The exercises on annealing recognize mistakes in other code and accept other correct answers."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from labkit import schedules
 from labkit.course import exercise
 
-LOOKALIKES = [
+REWRITTEN_MISTAKES = [
     ("annealing.schedule", lambda p, a, b: (1 - p) * a + p * b, "straight line"),
     ("annealing.schedule", lambda p, a, b: a**p * b ** (1 - p), "reversed"),
     ("annealing.schedule", lambda p, a, b: a * math.exp(-p * math.log(b / a)), "This τ rises"),
@@ -27,20 +27,20 @@ LOOKALIKES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message
 
 
-def test_other_right_answers_pass():
+def test_other_correct_answers_pass():
     assert exercise("annealing.schedule").check(lambda p, a, b: math.exp((1 - p) * math.log(a) + p * math.log(b)))
     assert exercise("annealing.schedule").check(lambda p, a, b: schedules.exponential(a, b)(round(1000 * p), 1001))
     assert exercise("annealing.flips").check(lambda tau: torch.tensor(0.25) * tau)
     assert exercise("annealing.warmest").check(lambda budget: np.sqrt(12 * budget))
 
 
-def test_oracles_are_near_what_theory_says():
+def test_the_oracles_agree_with_theory():
     task = exercise("annealing.flips")
     assert abs(task.oracle(0.6) - 0.15) < 2e-4
     task = exercise("annealing.warmest")

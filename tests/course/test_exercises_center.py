@@ -1,4 +1,4 @@
-"""Exercises of the lesson on zero-center quantization: common mistakes in other code, and other right answers."""
+"""The exercises on zero-center quantization recognize mistakes in other code and accept other correct answers."""
 
 import pytest
 import torch
@@ -6,15 +6,15 @@ import torch
 from labkit.course import exercise
 
 
-def fixed(mean):
+def detached(mean):
     return mean.detach()
 
 
-LOOKALIKES = [
+REWRITTEN_MISTAKES = [
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m, q(y)), "should have been"),
     ("center.partial_stop", lambda y, m, q: [q(y)] * 2, "around 0"),
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m,) * 2, "Nothing is stopped"),
-    ("center.partial_stop", lambda y, m, q: (q(y - fixed(m)) + fixed(m),) * 2, "partial"),
+    ("center.partial_stop", lambda y, m, q: (q(y - detached(m)) + detached(m),) * 2, "partial"),
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m, m + q(y - m.data)), "1 instead of 1 − slope"),
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m, m.data + q(y - m)), "−slope instead"),
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m, q(y.detach() - m.detach()) + m.detach()), "Detach only μ"),
@@ -41,13 +41,13 @@ LOOKALIKES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message
 
 
-def test_other_right_answers_pass():
+def test_other_correct_answers_pass():
     def step_by_step(y, mean, surrogate):
         rate = surrogate(y - mean).add(mean)
         mean = mean.clone().detach()
@@ -58,6 +58,6 @@ def test_other_right_answers_pass():
     assert exercise("center.variance").check(lambda a, b: torch.trace(torch.cov(b.T)) / torch.trace(torch.cov(a.T)))
 
 
-def test_an_answer_of_the_wrong_kind_gets_one_line():
+def test_an_answer_of_the_wrong_type_gets_a_one_line_message():
     assert "two tensors" in exercise("center.partial_stop").check(lambda y, mean, surrogate: y).message
     assert "shape" in exercise("center.variance").check(lambda a, b: a.var(0)).message

@@ -1,4 +1,4 @@
-"""Exercises of the lesson on the whole method: common mistakes in other code, and other right answers."""
+"""The exercises on the whole method recognize mistakes in other code and accept other correct answers."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def _interval(values, quantile=0.975, ddof=1):
     return np.mean(values), stats.t.ppf(quantile, n - 1) * np.std(values, ddof=ddof) / n**0.5
 
 
-LOOKALIKES = [
+REWRITTEN_MISTAKES = [
     (
         "method.bd_rate",
         lambda ra, pa, rb, pb: bd_rate(rb, pb, ra, pa, method="pchip", min_overlap=0),
@@ -43,13 +43,13 @@ LOOKALIKES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message
 
 
-def test_other_right_answers_pass():
+def test_other_correct_answers_pass():
     assert exercise("method.bd_rate").check(
         lambda ra, pa, rb, pb: bd_rate(ra, pa, rb, pb, method="pchip", min_overlap=0)
     )

@@ -1,4 +1,4 @@
-"""Exercises of the lesson on mismatch: common mistakes in other code, and other right answers."""
+"""The exercises on mismatch recognize mistakes in other code and accept other correct answers."""
 
 import math
 
@@ -14,14 +14,14 @@ def loss(value, y, bits, lmbda):
 
 
 def grid_sum(sigma, log, step=1e-3):
-    """∫ q log q of the density of y + u, with erf and NumPy."""
+    """Return −∫ q log q, where q is the density of y + u, computed with erf and NumPy."""
     t = np.arange(-4, 4, step)
     root = sigma * math.sqrt(2)
-    q = np.array([0.5 * (math.erf((each + 0.5) / root) - math.erf((each - 0.5) / root)) for each in t])
+    q = np.array([0.5 * (math.erf((value + 0.5) / root) - math.erf((value - 0.5) / root)) for value in t])
     return -np.sum(q[q > 1e-14] * log(q[q > 1e-14])) * step
 
 
-LOOKALIKES = [
+REWRITTEN_MISTAKES = [
     ("mismatch.sampled", lambda y, s, b, k: loss(y.round(), y, b, k) - loss(s, y, b, k), "sign is reversed"),
     ("mismatch.sampled", lambda y, s, b, k: loss(s, y, b, k) - loss(y, y, b, k), "loss is that of y itself"),
     ("mismatch.sampled", lambda y, s, b, k: loss(s, y.round(), b, k) - b(y.round()).mean(), "between ỹ and ŷ"),
@@ -44,31 +44,31 @@ LOOKALIKES = [
 ]
 
 
-def test_rounded_rate_and_the_density_of_y_are_told_apart():
+def test_the_check_distinguishes_the_rounded_rate_from_the_average_over_y():
     def rounded(sigma):
         edges = torch.special.ndtr(torch.arange(-20.5, 21, dtype=torch.float64) / sigma)
         return torch.special.entr(edges.diff()).sum() / math.log(2)
 
-    def over_y(sigma):
+    def averaged_over_y(sigma):
         y = sigma * torch.special.ndtri((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
         q = torch.special.ndtr((y + 0.5) / sigma) - torch.special.ndtr((y - 0.5) / sigma)
         return -torch.log2(q).mean()
 
     assert "rate of the rounded latents" in exercise("mismatch.noise_rate").check(rounded).message
-    assert "averaged over the density of y" in exercise("mismatch.noise_rate").check(over_y).message
+    assert "averaged over the density of y" in exercise("mismatch.noise_rate").check(averaged_over_y).message
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message
 
 
-def test_other_right_answers_pass():
+def test_other_correct_answers_pass():
     assert exercise("mismatch.sampled").check(lambda y, s, b, k: loss(s, y, b, k) - loss((y + 0.5).floor(), y, b, k))
     assert exercise("mismatch.noise_rate").check(lambda s: grid_sum(s, np.log2))
 
-    def sampled(sigma):  # a hundred thousand quantiles of y, each with its own place in the cell
+    def sampled(sigma):  # 100,000 quantiles of y, each with its own offset within the cell
         n = 100_000
         y = sigma * torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)
         t = y + torch.from_numpy(np.modf(np.arange(n) * 0.6180339887498949)[0]) - 0.5

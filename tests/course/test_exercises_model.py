@@ -1,4 +1,4 @@
-"""Exercises of the lesson on your own model: common mistakes in other code, and other right answers."""
+"""The exercises on a model of your own recognize mistakes in other code and accept other correct answers."""
 
 import math
 
@@ -11,7 +11,7 @@ from labkit.course import exercise
 
 
 def loop(model, batches, optimizer, lmbda, temperature="each", mode="train", clear=True, scale=65025, update=True):
-    """A loop in other code than the solution, with one mistake or none."""
+    """Train with a loop that is written differently from the solution and makes at most one mistake."""
     getattr(model, mode)()
     history, steps = [], len(batches)
     if temperature == "once":
@@ -31,28 +31,31 @@ def loop(model, batches, optimizer, lmbda, temperature="each", mode="train", cle
     return history
 
 
-def wrong_loop(**mistake):
+def loop_with(**mistake):
     return lambda *arguments: loop(*arguments, **mistake)
 
 
-def compared(scheme, temperature, center, exact):
-    """Compare the four paths with rounding around a center, or (without `exact`) with any integers."""
+def differs(scheme, temperature, center, exact):
+    """Return whether each of the four paths differs from rounding around a center.
+
+    Without `exact`, a path differs only if its values are not integers.
+    """
     y = torch.linspace(-4, 4, 1000).reshape(1, 1, 10, 100) + 0.003
     mean = torch.full_like(y, 0.3) if center else None
     target = torch.round(y - 0.3) + 0.3 if center else torch.round(y)
-    seen = [*scheme.quantize(y, mean, temperature), *scheme.quantize(y, mean, temperature, hyper=True)]
-    return [bool(((each - (target if exact else each.round())).abs() > 1e-3).any()) for each in seen]
+    outputs = [*scheme.quantize(y, mean, temperature), *scheme.quantize(y, mean, temperature, hyper=True)]
+    return [bool(((output - (target if exact else output.round())).abs() > 1e-3).any()) for output in outputs]
 
 
-LOOKALIKES = [  # common mistakes, in other code than the misconceptions
-    ("model.loop", wrong_loop(temperature="once"), "again at every step"),
-    ("model.loop", wrong_loop(temperature="never"), "again at every step"),
-    ("model.loop", wrong_loop(mode="eval"), "evaluation mode"),
-    ("model.loop", wrong_loop(clear=False), "accumulate"),
-    ("model.loop", wrong_loop(scale=1), "scale 0 to 1"),
-    ("model.loop", wrong_loop(update=False), "never makes a step"),
-    ("model.paths", lambda scheme, tau: compared(scheme, tau, center=False, exact=False), "neighboring integer"),
-    ("model.paths", lambda scheme, tau: compared(scheme, tau, center=False, exact=True), "zero_center"),
+REWRITTEN_MISTAKES = [  # common mistakes, written differently from the misconceptions
+    ("model.loop", loop_with(temperature="once"), "again at every step"),
+    ("model.loop", loop_with(temperature="never"), "again at every step"),
+    ("model.loop", loop_with(mode="eval"), "evaluation mode"),
+    ("model.loop", loop_with(clear=False), "accumulate"),
+    ("model.loop", loop_with(scale=1), "scale 0 to 1"),
+    ("model.loop", loop_with(update=False), "never makes a step"),
+    ("model.paths", lambda scheme, tau: differs(scheme, tau, center=False, exact=False), "neighboring integer"),
+    ("model.paths", lambda scheme, tau: differs(scheme, tau, center=False, exact=True), "zero_center"),
     ("model.paths", lambda scheme, tau: np.ones(4), "round in the forward pass"),
     (
         "model.paths",
@@ -72,20 +75,20 @@ LOOKALIKES = [  # common mistakes, in other code than the misconceptions
 ]
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message
 
 
-def test_other_right_answers_pass():
+def test_other_correct_answers_pass():
     assert exercise("model.loop").check(loop)
-    assert exercise("model.paths").check(lambda scheme, tau: compared(scheme, tau, center=True, exact=True))
+    assert exercise("model.paths").check(lambda scheme, tau: differs(scheme, tau, center=True, exact=True))
     assert exercise("model.resumed").check(lambda done, steps, a, b: lk.schedules.exponential(a, b)(done, steps))
 
 
-def test_a_loop_does_not_change_the_model_of_the_check():
-    """Every answer trains a copy, so a second check gives the same verdict, also after a wrong answer."""
+def test_an_answer_does_not_change_the_model_of_the_check():
+    """Every answer trains a copy, so a second check gives the same verdict, even after a wrong answer."""
     task = exercise("model.loop")
     model, batches, lmbda = task.cases(0)
     before = {key: value.clone() for key, value in model.state_dict().items()}

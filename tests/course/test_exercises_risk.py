@@ -1,4 +1,4 @@
-"""Exercises of the lesson on gradient risk: common mistakes in other code, and other right answers."""
+"""The exercises on gradient risk recognize mistakes in other code and accept other correct answers."""
 
 import math
 
@@ -9,8 +9,8 @@ import torch
 from labkit.course import exercise
 
 
-def numbers(wrong_risk=None, bias=None, std=None):
-    """Exercise risk.sampled by a learner who works with NumPy and gets one number wrong."""
+def numpy_answer(wrong_risk=None, bias=None, std=None):
+    """Return an answer to risk.sampled that uses NumPy and gets at most one number wrong."""
 
     def answer(gradients, exact, n):
         values = np.asarray(gradients)
@@ -22,7 +22,7 @@ def numbers(wrong_risk=None, bias=None, std=None):
 
 
 def crossings(g, loss, moved=True, density_of_y=True, up=True, y_for_x=False):
-    """The first part of exercise risk.exact_slope by a loop over boundaries."""
+    """Compute the first part of risk.exact_slope, the crossings, in a loop over the boundaries of bins."""
     total = 0.0
     for k in range(-9, 9):
         y = k + 0.5
@@ -36,21 +36,21 @@ def crossings(g, loss, moved=True, density_of_y=True, up=True, y_for_x=False):
 
 
 def within(g, x, loss_slope):
-    return float(np.average([loss_slope(math.floor(g * each + 0.5), each, g) for each in x[5::10]]))
+    return float(np.average([loss_slope(math.floor(g * value + 0.5), value, g) for value in x[5::10]]))
 
 
-LOOKALIKES = [
-    ("risk.sampled", numbers(lambda b, s, n: b * b + s * s), "single sample"),
-    ("risk.sampled", numbers(lambda b, s, n: b * b + s / n), "standard deviation divided by n"),
+REWRITTEN_MISTAKES = [
+    ("risk.sampled", numpy_answer(lambda b, s, n: b * b + s * s), "single sample"),
+    ("risk.sampled", numpy_answer(lambda b, s, n: b * b + s / n), "standard deviation divided by n"),
     (
         "risk.sampled",
-        numbers(lambda b, s, n: math.hypot(b, 0) ** 2 + (s * s / n) ** 0.5),
+        numpy_answer(lambda b, s, n: math.hypot(b, 0) ** 2 + (s * s / n) ** 0.5),
         "standard deviation of a batch",
     ),
-    ("risk.sampled", numbers(lambda b, s, n: b + s * s / n), "bias itself"),
+    ("risk.sampled", numpy_answer(lambda b, s, n: b + s * s / n), "bias itself"),
     ("risk.sampled", lambda G, e, n: (G.mean() - e, G.std(), ((G - e) ** 2).mean() / n), "batch size averages a bias"),
-    ("risk.sampled", numbers(bias=lambda b: -b), "wrong sign"),
-    ("risk.sampled", numbers(std=lambda s, n: s / n**0.5), "that of a batch"),
+    ("risk.sampled", numpy_answer(bias=lambda b: -b), "wrong sign"),
+    ("risk.sampled", numpy_answer(std=lambda s, n: s / n**0.5), "that of a batch"),
     ("risk.sampled", lambda G, e, n: (G.mean() - e, G.var(), (G.mean() - e) ** 2 + G.var() / n), "not the variance"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f, up=False) + within(g, x, d), "wrong sign"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f, moved=False) + within(g, x, d), "∂y/∂g = x is missing"),
@@ -67,23 +67,23 @@ LOOKALIKES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "wrong", "fragment"), LOOKALIKES)
-def test_the_same_mistake_in_other_words(key, wrong, fragment):
+@pytest.mark.parametrize(("key", "wrong", "fragment"), REWRITTEN_MISTAKES)
+def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and fragment in verdict.message, verdict.message
 
 
-def test_other_right_answers_pass():
-    assert exercise("risk.sampled").check(numbers())
+def test_other_correct_answers_pass():
+    assert exercise("risk.sampled").check(numpy_answer())
 
-    def by_mean_squared_error(gradients, exact, n):  # which holds the squared bias once, and not an n-th of it
+    def by_mean_squared_error(gradients, exact, n):  # divided by n, it contains only an n-th of the squared bias
         bias, std = gradients.mean() - exact, gradients.std()
         return torch.stack([bias, std, ((gradients - exact) ** 2).mean() / n + (1 - 1 / n) * bias**2])
 
     assert exercise("risk.sampled").check(by_mean_squared_error)
     assert exercise("risk.exact_slope").check(lambda g, x, f, d: crossings(g, f) + within(g, x, d))
 
-    def by_difference(g, x, loss, loss_slope):  # of the average over the samples; its step is wide, as it must be
+    def by_difference(g, x, loss, loss_slope):  # of the mean over the samples, which needs a wide step
         above, below = (loss(np.round(gain * x), x, gain).mean() for gain in (g + 5e-3, g - 5e-3))
         return (above - below) / 1e-2
 
@@ -92,7 +92,7 @@ def test_other_right_answers_pass():
 
 
 @pytest.mark.parametrize("key", ["risk.sampled", "risk.exact_slope", "risk.batch_size"])
-def test_solution_runs_with_the_names_of_the_set_up_cell(key):
+def test_the_solution_needs_only_the_imports_of_the_setup_cell(key):
     task = exercise(key)
     namespace = {"torch": torch, "np": np}
     exec(str(task.solution()), namespace)
@@ -100,13 +100,13 @@ def test_solution_runs_with_the_names_of_the_set_up_cell(key):
 
 
 @pytest.mark.parametrize("key", ["risk.sampled", "risk.exact_slope", "risk.batch_size"])
-def test_every_misconception_is_told_apart_on_every_seed(key):
-    """Whichever case an answer fails on, only one message is meant."""
+def test_every_seed_distinguishes_all_misconceptions(key):
+    """Whichever case an answer fails, only one misconception explains it."""
     task = exercise(key)
     for seed in (0, 1, 2):
         arguments = task.cases(seed)
         values = [np.asarray([float(v) for v in np.ravel(wrong(*arguments))]) for wrong in task.misconceptions]
         values.append(np.ravel(np.asarray(task.oracle(*arguments), dtype=float)))
-        for i, one in enumerate(values):
+        for i, value in enumerate(values):
             for other in values[i + 1 :]:
-                assert not np.allclose(one, other, rtol=3e-3, atol=3e-3)
+                assert not np.allclose(value, other, rtol=3e-3, atol=3e-3)

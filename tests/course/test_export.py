@@ -1,4 +1,4 @@
-"""The static export: pages that need no kernel and no network, from copies that leave everything else alone."""
+"""The static export: its pages need neither a kernel nor a network, and exporting changes no other file."""
 
 import base64
 import io
@@ -38,10 +38,10 @@ THIRD = ['# Notation\n\n### a–b c\n\n<span id="a%E2%80%93b-c"></span>What it m
 
 
 def write(folder: Path, name: str, parts: list[str]) -> Path:
-    """A notebook of markdown cells, and of code cells where a part begins with three backticks."""
+    """Write a notebook in which parts that begin with three backticks are code cells and other parts are text."""
     code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    made = [code(part[4:]) if part.startswith("```\n") else text(part) for part in parts]
-    nbformat.write(nbformat.v4.new_notebook(cells=made), folder / name)
+    cells = [code(part[4:]) if part.startswith("```\n") else text(part) for part in parts]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
     return folder / name
 
 
@@ -56,14 +56,14 @@ def course(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def site(course, tmp_path_factory):
-    """The course exported, while a learner has a guess on record; nothing but the site may have changed."""
+    """Export the course while a guess is on record, and check that nothing but the site has changed."""
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("sites") / "site"
     (home / "progress.json").write_text('{"guesses": {"codec.choice": "the right"}}')
-    before = {file: file.read_bytes() for place in (course, home) for file in place.iterdir()}
+    before = {file: file.read_bytes() for directory in (course, home) for file in directory.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_HOME", str(home))
         written = export.export(folder, course, progress=False)
-    assert {file: file.read_bytes() for place in (course, home) for file in place.iterdir()} == before
+    assert {file: file.read_bytes() for directory in (course, home) for file in directory.iterdir()} == before
     assert not Path("made.txt").exists()
     assert [file.name for file in written] == ["index.html", "00_one.html", "01_two.html", "notation.html"]
     assert {file.name for file in folder.iterdir()} == {file.name for file in written} | {
@@ -80,14 +80,14 @@ def soup(site: Path, name: str) -> BeautifulSoup:
 
 
 def check_sources(site: Path) -> None:
-    """Nothing is taken from anywhere but the folder, and what is taken from there is there."""
+    """Check that pages load files only from the folder of the site, and that these files exist."""
     for file in site.glob("*.html"):
         page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
-        taken = [each["src"] for each in page.select("[src]")]
-        taken += [each["href"] for each in page.select("link[href]")]
+        sources = [element["src"] for element in page.select("[src]")]
+        sources += [element["href"] for element in page.select("link[href]")]
         for style in page.select("style"):
-            taken += re.findall(r"(?:url\(|@import\s+)([^);]*)", style.text)
-        for source in taken:
+            sources += re.findall(r"(?:url\(|@import\s+)([^);]*)", style.text)
+        for source in sources:
             assert source.startswith("data:") or (site / source).is_file(), f"{file.name}: {source[:80]}"
         assert not page.select("iframe, object, embed, base, [srcset], meta[http-equiv]")
     shared = (site / "style.css").read_text() + (site / "plots.js").read_text()
@@ -95,11 +95,11 @@ def check_sources(site: Path) -> None:
 
 
 def check_links(site: Path) -> None:
-    """Every link within the site leads to a page, and to a place on it."""
-    ids = {file.name: {each["id"] for each in soup(site, file.stem).select("[id]")} for file in site.glob("*.html")}
+    """Check that every link within the site leads to an existing page and to an existing anchor on it."""
+    ids = {file.name: {tag["id"] for tag in soup(site, file.stem).select("[id]")} for file in site.glob("*.html")}
     for name in ids:
-        all_of_page = [each["id"] for each in soup(site, name.removesuffix(".html")).select("[id]")]
-        assert len(all_of_page) == len(ids[name]), f"{name} has one id twice"
+        all_ids = [tag["id"] for tag in soup(site, name.removesuffix(".html")).select("[id]")]
+        assert len(all_ids) == len(ids[name]), f"{name} has one id twice"
         for link in soup(site, name.removesuffix(".html")).select("a[href]"):
             if not re.match(r"https?:", link["href"]):
                 target, _, fragment = link["href"].partition("#")
@@ -107,15 +107,15 @@ def check_links(site: Path) -> None:
                     assert (site / target).is_file()
                     continue
                 assert (target or name) in ids, f"{name}: {link['href']}"
-                anchors = {unquote(each) for each in ids[target or name]}
+                anchors = {unquote(anchor) for anchor in ids[target or name]}
                 assert not fragment or unquote(fragment) in anchors, f"{name}: {link['href']}"
 
 
-def test_nothing_comes_from_elsewhere(site):
+def test_pages_load_nothing_from_outside_the_site(site):
     check_sources(site)
 
 
-def test_a_source_from_elsewhere_is_found(site, tmp_path):
+def test_the_check_finds_sources_outside_the_site(site, tmp_path):
     for bad in ('<script src="https://cdn.example/x.js"></script>', '<link href="x.css">', "<style>@import x</style>"):
         (tmp_path / "page.html").write_text(bad)
         for name in ("style.css", "plots.js"):
@@ -124,7 +124,7 @@ def test_a_source_from_elsewhere_is_found(site, tmp_path):
             check_sources(tmp_path)
 
 
-def test_links_lead_from_page_to_page(site):
+def test_links_lead_to_pages_of_the_site(site):
     check_links(site)
     links = [link["href"] for link in soup(site, "00_one").select(".prose a")]
     assert [unquote(link) for link in links] == [
@@ -136,24 +136,24 @@ def test_links_lead_from_page_to_page(site):
     ]
 
 
-def test_a_panel_is_a_picture_with_words(site):
+def test_a_panel_becomes_images_with_a_caption(site):
     page = soup(site, "00_one")
     (panel,) = page.select("figure.panel")
-    pictures = panel.select("img")
-    assert len(pictures) == 2
-    for picture in pictures:
-        data = base64.b64decode(picture["src"].removeprefix("data:image/png;base64,"))
-        shown = Image.open(io.BytesIO(data))
-        assert shown.size == (int(picture["width"]), int(picture["height"]))
-        assert len(shown.convert("L").getcolors()) > 4  # something is drawn
-        assert len(picture["alt"].split()) > 5
-    words = panel.select_one("figcaption").text
-    assert "temperature τ: 0.04, tradeoff λ: 5, scheme: annealed" in words and "Run 1: done in" in words
-    (result,) = re.findall(r"Result: (.+)", page.text)  # as the cell after it prints it
-    assert result in words and "JupyterLab" in words
+    images = panel.select("img")
+    assert len(images) == 2
+    for element in images:
+        data = base64.b64decode(element["src"].removeprefix("data:image/png;base64,"))
+        image = Image.open(io.BytesIO(data))
+        assert image.size == (int(element["width"]), int(element["height"]))
+        assert len(image.convert("L").getcolors()) > 4  # the image is not blank
+        assert len(element["alt"].split()) > 5
+    caption = panel.select_one("figcaption").text
+    assert "temperature τ: 0.04, tradeoff λ: 5, scheme: annealed" in caption and "Run 1: done in" in caption
+    (result,) = re.findall(r"Result: (.+)", page.text)  # the next cell prints it
+    assert result in caption and "JupyterLab" in caption
 
 
-def test_predictions_are_questions_and_choices(site):
+def test_predictions_become_questions_with_choices(site):
     first, second = soup(site, "00_one").select(".prediction")
     assert first.b.text == "Which <b> is it?" and [item.text for item in first.select("li")] == [
         "the left",
@@ -161,22 +161,23 @@ def test_predictions_are_questions_and_choices(site):
     ]
     assert "How many?" in second.text and "from 2 to 30" in second.text
     text = (site / "00_one.html").read_text()
-    assert "widget-view" not in text and "You made no guess." in text  # whatever the learner guessed
+    assert "widget-view" not in text and "You made no guess." in text  # although a guess is on record
 
 
-def test_a_plot_is_there_for_plotly_to_draw_with_its_description(site):
+def test_a_plot_has_its_data_and_a_description(site):
     (plot,) = soup(site, "00_one").select(".plot")
     figure = json.loads(plot.script.string)
     assert figure["data"][0]["x"] == [1, 2] and figure["data"][0]["name"] == "</script><b>"
     assert figure["layout"]["template"]["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
-    said = plot["aria-label"]
-    assert said == "Figure 1. A line that rises from three to five, and says so in more than a few words."
+    description = plot["aria-label"]
+    assert description == "Figure 1. A line that rises from three to five, and says so in more than a few words."
     assert len((site / "plotly.min.js").read_bytes()) > 1e6
-    for name, scripts in (("00_one", 3), ("01_two", 0), ("index", 0)):  # the figure, plotly, what calls it
+    # The page with a figure has three scripts: the data of the figure, Plotly, and the script that calls Plotly
+    for name, scripts in (("00_one", 3), ("01_two", 0), ("index", 0)):
         assert len(soup(site, name).select("script")) == scripts
 
 
-def test_outputs_are_what_a_reader_can_use(site):
+def test_pages_show_printed_text_and_exercises_but_no_errors_or_progress(site):
     page = soup(site, "00_one")
     streams = [pre.text for pre in page.select(".output > pre")]
     assert streams[0] == "one\ntwo\n" and "wwww" not in page.text
@@ -185,28 +186,28 @@ def test_outputs_are_what_a_reader_can_use(site):
     assert "course.progress" not in page.text and "printed" not in page.text
 
 
-def test_pages_have_a_language_titles_and_a_way_through(site):
+def test_pages_have_a_language_a_title_and_a_link_to_the_next_page(site):
     for name in ("index", "00_one", "01_two", "notation"):
         page = soup(site, name)
         assert page.html["lang"] == "en-GB" and page.title.text and len(page.select("main, nav")) == 2
         (current,) = page.select("nav [aria-current]")
         assert current["href"] == f"{name}.html"
         assert page.select_one("body > a")["href"] == f"#{page.main['id']}"
-    onward = [link["href"] for name in ("index", "00_one", "01_two") for link in soup(site, name).select("[rel=next]")]
-    assert onward == ["00_one.html", "01_two.html", "notation.html"]
+    links = [link["href"] for name in ("index", "00_one", "01_two") for link in soup(site, name).select("[rel=next]")]
+    assert links == ["00_one.html", "01_two.html", "notation.html"]
 
 
-def test_the_map_says_what_one_learns(site):
+def test_the_index_says_what_each_lesson_teaches(site):
     text = soup(site, "index").text
-    for words in ('"It is so."', "About 5 minutes", "Follow a link.", "labkit lessons"):
-        assert words in text
+    for phrase in ('"It is so."', "About 5 minutes", "Follow a link.", "labkit lessons"):
+        assert phrase in text
 
 
-def test_an_earlier_export_is_replaced_and_other_folders_are_not(tmp_path):
+def test_an_earlier_export_is_replaced_but_other_folders_are_not(tmp_path):
     write(tmp_path, "02_text.ipynb", ["# Text"])
     site = tmp_path / "site"
     site.mkdir()
-    export.export(site, tmp_path, progress=False)  # an empty folder will do
+    export.export(site, tmp_path, progress=False)  # an empty folder is accepted
     write(tmp_path, "02_text.ipynb", ["# Other text"])
     export.export(site, tmp_path, progress=False)
     assert soup(site, "02_text").h1.text == "Other text"
@@ -224,31 +225,31 @@ def test_an_earlier_export_is_replaced_and_other_folders_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("1 / 0", r"^bad\.ipynb, cell 3: ZeroDivisionError: division by zero$"),
         ("raise ValueError('one\\ntwo')", r"^bad\.ipynb, cell 3: ValueError: one$"),
         ("import os; os._exit(1)", r"^bad\.ipynb, cell 3: Kernel died$"),
     ],
 )
-def test_a_cell_that_fails_is_named_and_nothing_is_written(tmp_path, source, said):
+def test_the_error_names_the_failing_cell_and_nothing_is_written(tmp_path, source, message):
     write(tmp_path, "bad.ipynb", ["# Bad", "```\nx = 1", f"```\n{source}", "```\nx = 2"])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         export.export(tmp_path / "site", tmp_path, progress=False)
     assert not (tmp_path / "site").exists()
 
 
-def test_command_ends_in_one_line(tmp_path):
+def test_the_command_reports_an_error_in_one_line(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    done = CliRunner().invoke(cli.main, ["lessons", "--export", str(tmp_path)])
-    assert done.exit_code == 2 and "contains other files" in done.output and done.output.count("\n") == 1
+    result = CliRunner().invoke(cli.main, ["lessons", "--export", str(tmp_path)])
+    assert result.exit_code == 2 and "contains other files" in result.output and result.output.count("\n") == 1
 
 
 # The whole course, in a browser without a network
 
 
 @pytest.mark.slow
-def test_the_course_reads_without_a_network(tmp_path, monkeypatch, capsys):
+def test_a_browser_shows_the_exported_course_without_a_network(tmp_path, monkeypatch, capsys):
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "browser"))
     import lab
@@ -260,16 +261,14 @@ def test_the_course_reads_without_a_network(tmp_path, monkeypatch, capsys):
     assert len(pages) == 1 + len(list(paths.lessons().glob("*.ipynb")))
     check_sources(tmp_path / "site")
     check_links(tmp_path / "site")
-    complaints = []
+    problems = []
     with sync_api.sync_playwright() as playwright:
         browser = lab.launch(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_navigation_timeout(120_000)  # plots are drawn before a page has loaded
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.route(
-            lambda url: not url.startswith(("file:", "data:")), lambda route: complaints.append(route.request.url)
-        )
+        page.set_default_navigation_timeout(120_000)  # a page counts as loaded only after its plots are drawn
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.route(lambda url: not url.startswith(("file:", "data:")), lambda route: problems.append(route.request.url))
         for file in pages:
             page.goto(file.as_uri())
             plots = page.locator(".plot")
@@ -279,4 +278,4 @@ def test_the_course_reads_without_a_network(tmp_path, monkeypatch, capsys):
             assert page.locator("img").evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), file.name
         browser.close()
-    assert complaints == []
+    assert problems == []

@@ -1,4 +1,4 @@
-"""The notation page and the glossary explain every symbol, every surrogate and every work that lessons cite."""
+"""The notation and glossary page explains every symbol and surrogate, and lists every work that the lessons cite."""
 
 import re
 import unicodedata
@@ -22,26 +22,26 @@ def cells(name: str) -> list[str]:
 
 
 def headings(name: str, marks: str = "#+") -> list[str]:
-    found = re.findall(rf"^{marks} (.+)$", "\n\n".join(cells(name)), flags=re.M)
-    return [re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda part: part[1] or "", text).strip() for text in found]
+    titles = re.findall(rf"^{marks} (.+)$", "\n\n".join(cells(name)), flags=re.M)
+    return [re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda match: match[1] or "", title).strip() for title in titles]
 
 
 def entries() -> dict[str, str]:
-    parts = [cell.split("\n\n", 1) for cell in cells(GLOSSARY) if cell.startswith("### ")]
-    return {heading.removeprefix("### "): text for heading, text in parts}
+    sections = [cell.split("\n\n", 1) for cell in cells(GLOSSARY) if cell.startswith("### ")]
+    return {heading.removeprefix("### "): text for heading, text in sections}
 
 
-def part(title: str) -> str:
-    """A part of the notation page, by its title."""
+def section(title: str) -> str:
+    """Return the section of the page with this title."""
     return next(cell for cell in cells(GLOSSARY) if cell.startswith(f"## {title}\n"))
 
 
 def rows(title: str) -> list[list[str]]:
-    lines = re.findall(r"^\| (.*) \|$", part(title), flags=re.M)[2:]  # without the header and its rule
+    lines = re.findall(r"^\| (.*) \|$", section(title), flags=re.M)[2:]  # without the header and the line below it
     return [line.split(" | ") for line in lines]
 
 
-def test_valid_and_stripped():
+def test_the_page_is_a_valid_notebook_of_text_cells():
     notebook = nbformat.read(paths.lessons() / GLOSSARY, 4)
     nbformat.validate(notebook)
     lesson = nbformat.read(paths.lessons() / NOTEBOOKS[0], 4)
@@ -49,7 +49,7 @@ def test_valid_and_stripped():
     assert all(cell.cell_type == "markdown" and cell.metadata == {} for cell in notebook.cells)
 
 
-def test_headings_are_unique_and_entries_sorted():
+def test_headings_are_unique_and_entries_are_sorted():
     names = headings(GLOSSARY)
     assert len({name.replace(" ", "-") for name in names}) == len(names)
     assert list(entries()) == sorted(entries(), key=str.casefold)
@@ -57,51 +57,51 @@ def test_headings_are_unique_and_entries_sorted():
 
 
 @pytest.mark.parametrize("name", entries())
-def test_entry_is_short_and_names_a_lesson(name):
-    text, _, where = entries()[name].rpartition(" → ")
+def test_an_entry_is_short_and_names_a_lesson(name):
+    text, _, lesson_links = entries()[name].rpartition(" → ")
     assert 1 <= len(re.findall(r"\.(?= |$)", re.sub(r"\([^()]*\)", "", text))) <= 4
     assert len(text.split()) <= 90 and text.endswith(".")
-    links = re.findall(r"\[(\d\d) ([^\]]+)\]\((\d\d)_\w+\.ipynb\)", where)
+    links = re.findall(r"\[(\d\d) ([^\]]+)\]\((\d\d)_\w+\.ipynb\)", lesson_links)
     assert links and all(number == file and TITLES[number] == title for number, title, file in links)
 
 
 @pytest.mark.parametrize("name", [name for name in entries() if not name.isascii()])
-def test_entry_beyond_ascii_has_the_anchor_that_links_in_jupyterlab_look_for(name):
+def test_a_non_ascii_entry_has_the_anchor_that_jupyterlab_looks_for(name):
     assert entries()[name].startswith(f'<span id="{quote(name.replace(" ", "-"))}"></span>')
 
 
-def test_every_surrogate_has_its_row_and_its_entry():
+def test_every_surrogate_has_a_row_and_a_link_to_its_entry():
     table = {row[0].strip("`"): row for row in rows("Surrogates by name")}
     assert tuple(table) == surrogates.names()
     for name, row in table.items():
-        made = surrogates.get(name)
-        assert str(made.year) in row[3] or name in ("round", "dither", "aun"), row
-        assert "#" in row[4]  # where it leads is checked with all links
-        if made.derivative == "0":
+        surrogate = surrogates.get(name)
+        assert str(surrogate.year) in row[3] or name in ("round", "dither", "aun"), row
+        assert "#" in row[4]  # test_links.py checks that the target exists
+        if surrogate.derivative == "0":
             assert row[2] == "0"
-        if made.derivative == "exact":
+        if surrogate.derivative == "exact":
             assert row[2] == "exact"
-        if made.derivative == "1":
+        if surrogate.derivative == "1":
             assert row[2].startswith("1")
 
 
-def test_every_symbol_is_explained_and_placed():
+def test_every_symbol_is_explained_and_linked_to_a_lesson():
     symbols = {symbol: row for row in rows("Notation") for symbol in row[0].split(", ")}
     assert not set(SYMBOLS.split()) - set(symbols)
     for row in rows("Notation"):
         assert len(row) == 3 and re.fullmatch(r"\[(\d\d)\]\(\1_\w+\.ipynb\)", row[2]), row
 
 
-def test_every_work_is_in_the_references():
-    listed = set(WORK.findall(part("References")))
+def test_the_references_contain_every_cited_work():
+    listed = set(WORK.findall(section("References")))
     for name in NOTEBOOKS:
         missing = set(WORK.findall("\n\n".join(cells(name)))) - listed
         assert missing == set(), name
 
 
-def test_references_are_in_order():
-    lines = re.findall(r"^- (.+)$", part("References"), flags=re.M)
+def test_the_references_are_in_alphabetical_order():
+    lines = re.findall(r"^- (.+)$", section("References"), flags=re.M)
     families = [re.sub(r"^(?:[A-Z]\. ?)+", "", line).split(",")[0].split(" & ")[0].split(" et al")[0] for line in lines]
-    plain = [unicodedata.normalize("NFKD", family).encode("ascii", "ignore").lower() for family in families]
-    assert plain == sorted(plain) and len(set(lines)) == len(lines)
+    sort_keys = [unicodedata.normalize("NFKD", family).encode("ascii", "ignore").lower() for family in families]
+    assert sort_keys == sorted(sort_keys) and len(set(lines)) == len(lines)
     assert all(re.search(r", (19|20)\d\d, |, ICIP 20\d\d", line) for line in lines)

@@ -1,4 +1,4 @@
-"""The notebooks: their shape, and that they run without a network. What their cells claim is run by nbval."""
+"""The notebooks have the structure of lessons and run without a network. nbval runs the assertions in their cells."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ from labkit.course import first_edition
 from labkit.course.exercises import exercises, visible_number
 
 LESSONS = list(course.LESSONS.values())
-WORDS = {"codec": (1000, 1500)}  # others: 1,500 to 2,500
+WORDS = {"codec": (1000, 1500)}  # words in a lesson; in all other lessons: 1,500 to 2,500
 MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS, MAX_SECONDS, MAX_MIB = 12, 125, 6, 2, 60, 2048
 PEAK = "import resource\n\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"  # MiB, on Linux
 FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plots\.")
@@ -25,7 +25,7 @@ FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plo
 
 @pytest.fixture(params=LESSONS, ids=str)
 def lesson(request):
-    """The key of a lesson and its notebook."""
+    """Return the key and the notebook of a lesson."""
     return request.param.key, nbformat.read(request.param.notebook, 4)
 
 
@@ -42,7 +42,7 @@ def test_every_lesson_has_a_notebook_and_every_notebook_a_lesson():
     assert [lesson.notebook for lesson in LESSONS] == notebooks
 
 
-def test_valid_and_stripped(lesson):
+def test_a_notebook_is_valid_and_has_no_outputs(lesson):
     _, notebook = lesson
     nbformat.validate(notebook)
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}  # no widget state
@@ -53,7 +53,7 @@ def test_valid_and_stripped(lesson):
             assert cell.outputs == [] and cell.execution_count is None
 
 
-def test_cells_are_short_and_hide_nothing(lesson):
+def test_code_cells_are_short_and_contain_no_classes_or_magics(lesson):
     _, notebook = lesson
     for source in code(notebook):
         lines = source.splitlines()
@@ -62,7 +62,7 @@ def test_cells_are_short_and_hide_nothing(lesson):
         assert not re.search(r"\bclass |nn\.Module|torch\.nn|%%|!pip", source), source
 
 
-def test_prose_is_as_long_as_it_should_be(lesson):
+def test_the_prose_has_the_required_length(lesson):
     key, notebook = lesson
     text = re.split(r"\*\*References?", prose(notebook))[0]
     words = len(re.sub(r"\$\$.*?\$\$", "", text, flags=re.S).split())
@@ -70,38 +70,38 @@ def test_prose_is_as_long_as_it_should_be(lesson):
     assert low <= words <= high, words
 
 
-FREE_NUMBERS = {  # that no cell has: arithmetic within the sentence, and definitions; 95% intervals everywhere
-    "codec": {"0.0035"},  # λ of the shipped weights
+FREE_NUMBERS = {  # numbers that need no cell: arithmetic within a sentence, definitions, and 95% in all lessons
+    "codec": {"0.0035"},  # λ of the bundled weights
     "scalar": {"0.385"},  # ½ / 1.3
     "mismatch": {"0.083"},  # 1/12
     "annealing": {"0.0067"},  # λ of the codec panel
-    "center": {"1.5"},  # the panel's source: x = 2 sin(1.5 c₀) + …
+    "center": {"1.5"},  # the source of the panel: x = 2 sin(1.5 c₀) + …
 }
 
 
 def numbers(source):
-    """Every number in the code of a cell, those in its texts included."""
+    """Yield every number in the code of a cell, including those in its strings."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
             yield from map(float, re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", str(node.value).replace("_", "")))
 
 
-def test_numbers_in_prose_stand_in_a_cell_too(lesson):
-    """Numbers with a decimal point, and percentages: a cell has each, to the digits that the sentence gives."""
+def test_every_number_in_the_prose_is_also_in_a_cell(lesson):
+    """A cell must contain every decimal number and every percentage, to the digits that the sentence gives."""
     key, notebook = lesson
-    known = {scale * value for source in code(notebook) for value in numbers(source) for scale in (0.01, 1, 100)}
+    in_cells = {scale * value for source in code(notebook) for value in numbers(source) for scale in (0.01, 1, 100)}
     text = re.split(r"\*\*References?", prose(notebook))[0]
     text = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", "", text, flags=re.S)
-    said = re.findall(r"(?<![\w.])(?!0\d)(\d+\.\d+)(?![\d·])|(?<![\w.])(\d+)%", text)
+    matches = re.findall(r"(?<![\w.])(?!0\d)(\d+\.\d+)(?![\d·])|(?<![\w.])(\d+)%", text)
     missing = []
-    for value in {decimal or percentage for decimal, percentage in said} - FREE_NUMBERS.get(key, set()) - {"95"}:
+    for value in {decimal or percentage for decimal, percentage in matches} - FREE_NUMBERS.get(key, set()) - {"95"}:
         unit = 10.0 ** -len(value.partition(".")[2])
-        if not any(abs(float(value) - each) < 0.51 * unit for each in known):
+        if not any(abs(float(value) - number) < 0.51 * unit for number in in_cells):
             missing.append(value)
     assert not missing, f"in no cell of this lesson: {', '.join(missing)}"
 
 
-def test_parts_come_in_their_order(lesson):
+def test_the_parts_of_a_lesson_are_in_order(lesson):
     _, notebook = lesson
     text = prose(notebook)
     headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
@@ -119,14 +119,14 @@ def test_parts_come_in_their_order(lesson):
     assert "retrain" in text.lower()
 
 
-def test_one_set_up_cell(lesson):
+def test_a_lesson_begins_with_its_setup_cell_and_ends_with_the_progress(lesson):
     key, notebook = lesson
     starts = [source for source in code(notebook) if "course.start(" in source]
     assert starts == [code(notebook)[0]] and f'lk.course.start("{key}")' in starts[0]
     assert code(notebook)[-1] == "lk.course.progress()"
 
 
-def test_predictions_are_made_before_and_answered_after(lesson):
+def test_all_predictions_come_before_all_answers(lesson):
     key, notebook = lesson
     sources = "\n".join(code(notebook))
     asked = re.findall(r"course\.predict\(\s*\"([\w.]+)\"", sources)
@@ -137,30 +137,30 @@ def test_predictions_are_made_before_and_answered_after(lesson):
     assert sources.rindex("course.predict(") < sources.index("course.reveal(")
 
 
-def test_every_figure_is_described(lesson):
+def test_every_figure_has_a_description(lesson):
     _, notebook = lesson
-    described = 0
-    for place, cell in enumerate(notebook.cells):
+    figures = 0
+    for position, cell in enumerate(notebook.cells):
         if cell.cell_type == "code" and FIGURE.search(cell.source):
-            described += 1
-            words = next(after.source for after in notebook.cells[place:] if after.cell_type == "markdown")
-            assert words.startswith(f"**Figure {described}.** "), cell.source
-            assert len(words.split("\n\n")[0].split()) > 15
-    assert 1 <= described <= MAX_FIGURES
+            figures += 1
+            description = next(after.source for after in notebook.cells[position:] if after.cell_type == "markdown")
+            assert description.startswith(f"**Figure {figures}.** "), cell.source
+            assert len(description.split("\n\n")[0].split()) > 15
+    assert 1 <= figures <= MAX_FIGURES
 
 
-def test_every_live_cell_is_waited_for_and_asserted(lesson):
+def test_the_cell_after_each_panel_waits_for_it_and_asserts_its_result(lesson):
     _, notebook = lesson
     sources = code(notebook)
     assert 1 <= sum("lk.live." in source for source in sources) <= MAX_PANELS
-    for place, source in enumerate(sources):
+    for position, source in enumerate(sources):
         if "lk.live." in source:
-            assert ".wait(" in sources[place + 1] and "assert" in sources[place + 1]
+            assert ".wait(" in sources[position + 1] and "assert" in sources[position + 1]
         if re.search(r"(?<!sweeps)\.run\(", source):
             assert re.search(r"\.run\(\d+", source) and "assert" in source  # with a timeout
 
 
-def test_every_exercise_has_its_cells(lesson):
+def test_every_exercise_has_a_title_a_card_and_a_stub(lesson):
     key, notebook = lesson
     sources = code(notebook)
     assert 2 <= len(exercises(key)) <= 3
@@ -176,22 +176,22 @@ def test_every_exercise_has_its_cells(lesson):
 # Without a network
 
 GUARD = '''
-"""Refuse and write down every connection beyond this machine. Loaded by Python at its start, as sitecustomize."""
+"""Refuse and record every connection to another machine. Python loads this at its start, as sitecustomize."""
 import os, socket
 
-def _here(address):
+def _is_local(address):
     host = address[0] if isinstance(address, tuple) else None
     return host in (None, "", "localhost", "::1", "0.0.0.0") or str(host).startswith("127.")
 
-def _guard(owner, name, where):
-    allowed = getattr(owner, name)
+def _guard(owner, name, address_of):
+    original = getattr(owner, name)
     def guarded(*args, **kwargs):
-        address = where(args)
-        if not _here(address):
+        address = address_of(args)
+        if not _is_local(address):
             with open(os.environ["LABKIT_GUARD"], "a") as log:
                 log.write(f"{name} {address}\\n")
             raise OSError(f"no network in this test: {name} {address}")
-        return allowed(*args, **kwargs)
+        return original(*args, **kwargs)
     setattr(owner, name, guarded)
 
 _guard(socket.socket, "connect", lambda args: args[1])
@@ -203,8 +203,8 @@ open(os.environ["LABKIT_GUARD"], "a").close()
 
 
 @pytest.fixture
-def guarded(tmp_path):
-    """Environment in which Python refuses the network, and the file that tells of attempts."""
+def offline(tmp_path):
+    """Return variables that make Python refuse the network, and the file that records attempts to use it."""
     (tmp_path / "guard").mkdir()
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
     log = tmp_path / "attempts"
@@ -228,15 +228,15 @@ def guarded(tmp_path):
         "import urllib.request; urllib.request.urlopen('http://example.org', timeout=1)",
     ],
 )
-def test_the_guard_refuses_and_records(guarded, attempt):
-    environment, log = guarded
-    done = subprocess.run([sys.executable, "-c", attempt], env=environment, capture_output=True, text=True)
-    assert done.returncode != 0 and "no network in this test" in done.stderr
+def test_the_guard_refuses_and_records_connections(offline, attempt):
+    environment, log = offline
+    process = subprocess.run([sys.executable, "-c", attempt], env=environment, capture_output=True, text=True)
+    assert process.returncode != 0 and "no network in this test" in process.stderr
     assert re.search(r"192\.0\.2\.1|example\.org", log.read_text())
 
 
-def test_the_guard_lets_this_machine_through(guarded):
-    environment, log = guarded
+def test_the_guard_allows_connections_to_this_machine(offline):
+    environment, log = offline
     attempt = (
         "import socket; server = socket.create_server(('127.0.0.1', 0)); "
         "socket.create_connection(('localhost', server.getsockname()[1])).close()"
@@ -246,41 +246,41 @@ def test_the_guard_lets_this_machine_through(guarded):
 
 
 def execute(notebook, environment, folder) -> float:
-    """Run a notebook in a fresh kernel; the seconds that it took, start of the kernel included."""
+    """Run a notebook in a new kernel and return the seconds, including the start of the kernel."""
     from nbclient import NotebookClient
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute(
         env=environment
     )
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_runs_without_network_in_time_and_in_memory(lesson, guarded, tmp_path, capsys):
+def test_a_lesson_runs_without_a_network_within_the_limits_of_time_and_memory(lesson, offline, tmp_path, capsys):
     key, notebook = lesson
-    environment, log = guarded
+    environment, log = offline
     notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     seconds = execute(notebook, environment, tmp_path)
     mebibytes = int(notebook.cells[-1].outputs[0].text)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     with capsys.disabled():
         print(f"\nlesson {key} ran in {seconds:.0f} s and {mebibytes} MiB on {os.cpu_count()} cores{load}")
-    assert log.exists() and log.read_text() == ""  # the guard was there, and nothing tried
+    assert log.exists() and log.read_text() == ""  # the guard was active, and nothing tried to connect
     record = json.loads((tmp_path / "home" / "progress.json").read_text())
     assert list(record["lessons"]) == [key] and record["exercises"] == {}  # stubs are not attempts
-    if seconds >= MAX_SECONDS:  # the machine may have been busy
+    if seconds >= MAX_SECONDS:  # another process may have disturbed the measurement: repeat it once
         seconds = execute(notebook, environment, tmp_path)
     assert seconds < MAX_SECONDS and mebibytes < MAX_MIB
 
 
 @pytest.mark.slow
-def test_retraining_on_request(lesson, guarded, tmp_path):
+def test_a_lesson_retrains_on_request(lesson, offline, tmp_path):
     _, notebook = lesson
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and "retrain = False" in cell.source]
     if not cells:
         pytest.skip("its panel retrains")
     for cell in cells:
         cell.source = cell.source.replace("retrain = False", "retrain = True")
-    execute(notebook, guarded[0], tmp_path)
+    execute(notebook, offline[0], tmp_path)

@@ -1,4 +1,4 @@
-"""Links between notebooks lead somewhere, and every lesson number agrees with the lesson that it stands for."""
+"""Links between notebooks have existing targets, and the numbers of lessons agree with their titles."""
 
 import re
 from pathlib import Path
@@ -26,38 +26,38 @@ def prose(name: str) -> str:
 
 
 def headings(name: str) -> list[str]:
-    found = re.findall(r"^#+ (.+)$", prose(name), flags=re.M)
-    return [re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda part: part[1] or "", text).strip() for text in found]
+    titles = re.findall(r"^#+ (.+)$", prose(name), flags=re.M)
+    return [re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda match: match[1] or "", title).strip() for title in titles]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_link_leads_somewhere(name):
+def test_every_link_has_an_existing_target(name):
     for file, fragment in LINK.findall(prose(name)):
         target = file or name
         assert (paths.lessons() / target).is_file(), f"{name}: there is no {target}"
-        if fragment:  # JupyterLab's rule: the heading's text, blanks as hyphens, nothing else changed
+        if fragment:  # JupyterLab replaces the spaces of a heading with hyphens and keeps the rest
             anchors = [heading.replace(" ", "-") for heading in headings(target)]
             assert unquote(fragment[1:]) in anchors, f"{name}: {target} has no {fragment}"
 
 
-def test_links_are_found():
+def test_the_pattern_finds_links():
     line = "[a](02_b.ipynb) [c](notation_and_glossary.ipynb#bits-per-pixel) [d](#e) [f](https://example.org/g.ipynb)"
     assert LINK.findall(line) == [("02_b.ipynb", ""), ("notation_and_glossary.ipynb", "#bits-per-pixel"), ("", "#e")]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_number_beside_a_title_is_the_number_of_that_lesson(name):
+def test_a_number_next_to_a_title_is_the_number_of_that_lesson(name):
     text = re.sub(r"\*\*(\d\d)\*\*", r"\1", prose(name))
-    for found in TITLED.findall(text):
-        number, title, target = found[:3] if found[0] else found[3:]
-        assert number == target and TITLES[number] == title, f"{name}: {found}"
+    for match in TITLED.findall(text):
+        number, title, target = match[:3] if match[0] else match[3:]
+        assert number == target and TITLES[number] == title, f"{name}: {match}"
     for number, target in re.findall(r"\[(?:lesson )?(\d\d)\]\((\d\d)_\w+\.ipynb\)", text):
         assert number == target, f"{name}: [{number}] leads to {target}"
 
 
-def test_numbers_beside_titles_are_found():
+def test_the_pattern_finds_numbers_next_to_titles():
     line = "It: 03, [*A–b*](03_a.ipynb). → [04 C d](04_c.ipynb), 05 [E](06_e.ipynb), [06](06_e.ipynb)"
-    assert [[part for part in found if part] for found in TITLED.findall(line)] == [
+    assert [[part for part in match if part] for match in TITLED.findall(line)] == [
         ["03", "A–b", "03"],
         ["04", "C d", "04"],
         ["05", "E", "06"],
@@ -65,7 +65,7 @@ def test_numbers_beside_titles_are_found():
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_lesson_and_exercise_that_prose_names_exists(name):
+def test_every_lesson_and_exercise_named_in_the_prose_exists(name):
     text = prose(name)
     ranges = [number for pair in re.findall(r"[Ll]essons (\d\d) (?:to|and) (\d\d)", text) for number in pair]
     assert set(re.findall(r"[Ll]esson (\d\d)", text) + ranges) <= set(NUMBERS)
@@ -74,13 +74,13 @@ def test_every_lesson_and_exercise_that_prose_names_exists(name):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_lesson_names_its_title_and_its_neighbors(number):
-    (name,) = [each for each in NOTEBOOKS if each.startswith(f"{number}_")]
+def test_a_lesson_begins_with_its_title_and_names_its_neighbors(number):
+    (name,) = [notebook for notebook in NOTEBOOKS if notebook.startswith(f"{number}_")]
     opening = prose(name).split("## ")[0]
     assert opening.startswith(f"# {number} · {TITLES[number]}\n")
-    place = NUMBERS.index(number)
-    for words, neighbor in (("Before it", NUMBERS[:place][-1:]), ("After it", NUMBERS[place + 1 : place + 2])):
-        assert re.findall(rf"{words}: (\d\d), ", opening) == neighbor
+    position = NUMBERS.index(number)
+    for label, neighbor in (("Before it", NUMBERS[:position][-1:]), ("After it", NUMBERS[position + 1 : position + 2])):
+        assert re.findall(rf"{label}: (\d\d), ", opening) == neighbor
     cells = nbformat.read(paths.lessons() / name, 4).cells
     assert all(cell.id.startswith(f"{number}-") for cell in cells)
 

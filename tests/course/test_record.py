@@ -1,4 +1,4 @@
-"""The learner's record: progress, damaged files, and records of the first edition."""
+"""The learner's record: progress, damaged files, and records and notebooks of the first edition."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ EMPTY = {"lessons": {}, "guesses": {}, "exercises": {}}
 
 @pytest.fixture
 def old_record(home):
-    """A file of the first edition, in which lesson 02 was the one on mismatch."""
+    """Write a record of the first edition, in which lesson 02 was about mismatch, and return its file."""
     home.mkdir()
     (home / "progress.json").write_bytes(FIRST_EDITION.read_bytes())
     return home / "progress.json"
@@ -47,7 +47,7 @@ def test_progress_names_the_next_step():
     "damage",
     ["{ not JSON", '["a list"]', '{"guesses": 7}', '{"exercises": {"scalar.gain": 7}}', "[" * 100_000, "\udcff"],
 )
-def test_a_damaged_file_is_renamed_not_lost(home, damage):
+def test_a_damaged_file_is_renamed_and_kept(home, damage):
     home.mkdir()
     (home / "progress.json").write_text(damage, errors="surrogateescape")
     assert record.read() == EMPTY
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_renamed_not_lost(home, damage):
     assert (home / "progress.damaged.json").read_text(errors="surrogateescape") == damage
 
 
-def test_a_failed_write_leaves_the_file_as_it_was(home, monkeypatch):
+def test_a_failed_write_leaves_the_file_unchanged(home, monkeypatch):
     record.write("guesses", "scalar.derivative", "before")
 
     def fail(*_, **__):
@@ -64,13 +64,13 @@ def test_a_failed_write_leaves_the_file_as_it_was(home, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(json, "dump", fail)
-        record.write("guesses", "scalar.derivative", "after")  # stays in memory
+        record.write("guesses", "scalar.derivative", "after")  # the new entry stays in memory
         assert record.read()["guesses"]["scalar.derivative"] == "after" and not record.is_saved()
     assert json.loads((home / "progress.json").read_text())["guesses"]["scalar.derivative"] == "before"
     assert [file.name for file in home.iterdir()] == ["progress.json"]
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+def test_progress_is_shown_although_the_folder_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "file" / "home"))
     exercise = course.exercise("codec.bpp")
@@ -88,7 +88,7 @@ def test_two_notebooks_keep_each_others_entries(python):
 # Records of the first edition
 
 
-def test_the_table_has_every_key_of_the_first_edition():
+def test_the_keys_of_the_first_edition_cover_all_present_lessons_and_exercises():
     keys = first_edition.KEYS
     assert list(keys["lessons"].values()) == list(lessons.LESSONS)
     assert list(keys["exercises"].values()) == list(all_exercises())
@@ -97,7 +97,7 @@ def test_the_table_has_every_key_of_the_first_edition():
         assert all(new.split(".")[0] == keys["lessons"][old.split(".")[0]] for old, new in keys[section].items())
 
 
-def test_a_record_of_the_first_edition_is_translated_at_the_first_read(old_record, home):
+def test_the_first_read_translates_a_record_of_the_first_edition(old_record, home):
     expected = {
         "lessons": {"mismatch": {"opened": "2026-10-01"}},
         "guesses": {"mismatch.losses": "a", "center.ratio": 0.5},
@@ -117,10 +117,10 @@ def test_a_record_of_the_first_edition_is_translated_at_the_first_read(old_recor
     assert sorted(file.name for file in home.iterdir()) == ["progress.first-edition.json", "progress.json"]
 
 
-def test_an_entry_under_the_present_key_is_kept(old_record):
+def test_an_entry_with_a_present_or_unknown_key_is_kept(old_record):
     content = json.loads(old_record.read_text())
     content["exercises"]["mismatch.sampled"] = {"state": "failed", "tries": 9}
-    content["exercises"]["02.9"] = {"state": "passed", "tries": 1}  # a key that no edition has
+    content["exercises"]["02.9"] = {"state": "passed", "tries": 1}  # no edition has this key
     old_record.write_text(json.dumps(content))
     assert record.read()["exercises"]["mismatch.sampled"] == {"state": "failed", "tries": 9}
     assert record.read()["exercises"]["02.9"] == {"state": "passed", "tries": 1}
@@ -134,7 +134,7 @@ def test_a_backup_is_never_overwritten(old_record, home):
     assert "01.3" in (home / "progress.first-edition-2.json").read_text()
 
 
-def test_a_failed_translation_changes_nothing_and_loses_nothing(old_record, home, monkeypatch):
+def test_a_failed_translation_changes_no_file_and_loses_no_entry(old_record, home, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
@@ -155,7 +155,7 @@ def test_a_damaged_record_of_the_first_edition_is_renamed(old_record, home):
     assert (home / "progress.damaged.json").read_bytes() == damaged
 
 
-def test_threads_translate_once_and_keep_their_entries(old_record, home):
+def test_threads_translate_a_record_once_and_keep_all_entries(old_record, home):
     threads = [
         threading.Thread(target=record.write, args=("guesses", f"codec.{name}", name)) for name in ("a", "b", "c", "d")
     ]
@@ -170,7 +170,7 @@ def test_threads_translate_once_and_keep_their_entries(old_record, home):
 # Notebooks of the first edition
 
 
-def test_start_in_a_notebook_of_the_first_edition_says_where_the_lesson_is(python, home):
+def test_start_in_a_notebook_of_the_first_edition_names_the_present_lesson(python, home):
     lines = python("import labkit as lk; lk.course.start('06')").splitlines()
     assert (
         "first edition" in lines[0] and "07 Zero-center quantization" in lines[0] and "labkit lessons --to" in lines[0]
@@ -179,7 +179,7 @@ def test_start_in_a_notebook_of_the_first_edition_says_where_the_lesson_is(pytho
     assert list(json.loads((home / "progress.json").read_text())["lessons"]) == ["center"]
 
 
-def test_old_keys_lead_to_the_present_ones(capsys):
+def test_keys_of_the_first_edition_give_the_present_exercises_and_predictions(capsys):
     exercise = course.exercise("02.1")
     assert exercise.key == "mismatch.sampled"
     assert (
@@ -192,13 +192,13 @@ def test_old_keys_lead_to_the_present_ones(capsys):
 
 
 def test_notebooks_of_the_first_edition_are_recognized():
-    for notebook in course_notebooks():
+    for notebook in present_notebooks():
         assert not first_edition.is_old_notebook(notebook.name, notebook.read_text(encoding="utf-8"))
     assert first_edition.is_old_notebook("02_train_test_mismatch.ipynb", "{}")
     assert first_edition.is_old_notebook("00_start_here.ipynb", f"After it: [01]({first_edition.NOTEBOOKS[0]})")
 
 
-def course_notebooks():
+def present_notebooks():
     from labkit import paths
 
     return sorted(paths.lessons().glob("*.ipynb"))

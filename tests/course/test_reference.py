@@ -1,4 +1,4 @@
-"""The API reference: every public name is in it, no page needs a network, and the examples in docstrings run."""
+"""The API reference contains every public name and needs no network, and the examples in docstrings run."""
 
 import doctest
 import re
@@ -15,7 +15,7 @@ MODULES = {module.__name__: module for module in public_modules()}
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The pages by the names of their modules."""
+    """Write the reference, and return its pages by the names of their modules."""
     folder = tmp_path_factory.mktemp("reference")
     pages = {}
     for page in write_reference(folder):
@@ -36,7 +36,7 @@ def test_every_public_name_is_in_the_reference(reference):
                 assert member in ids, f"{name}.{member}"
 
 
-def test_the_pages_load_nothing_from_a_network(reference):
+def test_the_pages_load_nothing_from_the_network(reference):
     for name, page in reference.items():
         assert not page.select("link, script[src], iframe, object, embed, meta[http-equiv]"), name
         assert all(image["src"].startswith("data:") for image in page.select("[src]")), name
@@ -45,7 +45,7 @@ def test_the_pages_load_nothing_from_a_network(reference):
         assert all(source.startswith("data:") for source in sources), name
 
 
-def test_the_pages_are_readable_in_the_dark_theme_and_lead_back_to_the_course(reference):
+def test_the_pages_are_readable_in_the_dark_theme_and_link_to_the_course(reference):
     for name, page in reference.items():
         styles = "".join(style.text for style in page.select("style"))
         dark = re.split(r"prefers-color-scheme: ?dark", styles)[-1]
@@ -60,9 +60,9 @@ def test_the_examples_in_docstrings_run(name):
     module = MODULES[name]
     examples = doctest.DocTestFinder(recurse=False).find(module, name, globs={})
     for member in (getattr(module, member) for member in public_names(module)):
-        home = sys.modules.get(getattr(member, "__module__", None) or "")
-        if callable(member) and home is not None and home.__name__.startswith("labkit"):
-            examples += doctest.DocTestFinder().find(member, f"{name}.{member.__name__}", module=home, globs={})
+        source = sys.modules.get(getattr(member, "__module__", None) or "")
+        if callable(member) and source is not None and source.__name__.startswith("labkit"):
+            examples += doctest.DocTestFinder().find(member, f"{name}.{member.__name__}", module=source, globs={})
     output: list[str] = []
     failed = sum(runner.run(example, out=output.append).failed for example in examples)
     assert not failed, "".join(output)

@@ -1,4 +1,4 @@
-"""The figures that lessons compute from tables, on tables whose answers are known and on the bundled tables."""
+"""The numbers that lessons compute from tables, tested on tables with known answers and on the bundled tables."""
 
 import math
 from itertools import product
@@ -15,7 +15,7 @@ FACTORS = {0: 0.88, 1: 0.90, 2: 0.95}  # rate of "fewer" relative to "noise", by
 
 
 def _table(networks=("one", "two"), seeds=(0, 1, 2)) -> pd.DataFrame:
-    """Return two photographs per run. The scheme "fewer" needs the factor of its seed of the bits of "noise"."""
+    """Return a table with two photographs per run. The scheme "fewer" needs FACTORS[seed] times the bits of "noise"."""
     rows = []
     for network, scheme, lmbda, seed in product(networks, ("noise", "fewer"), reversed(LMBDAS), reversed(seeds)):
         for name, share in (("a", 0.5), ("b", 1.5)):
@@ -35,20 +35,20 @@ def test_curves_are_means_over_photographs_in_order_of_lambda():
     curves = results.curves(_table(), "one")
     assert list(curves.columns) == ["scheme", "seed", "lmbda", "bpp", "psnr"]
     assert len(curves) == 2 * 3 * 3
-    one = curves[(curves["scheme"] == "fewer") & (curves["seed"] == 1)]
-    assert list(one["lmbda"]) == list(LMBDAS)
-    assert list(one["bpp"]) == pytest.approx([0.1 * 2**k * 1.1 * 0.9 for k in (1, 2, 3)])  # shares ½ and 1½
-    assert list(one["psnr"]) == pytest.approx([26 + 3 * k + 2 for k in (1, 2, 3)])
+    curve = curves[(curves["scheme"] == "fewer") & (curves["seed"] == 1)]
+    assert list(curve["lmbda"]) == list(LMBDAS)
+    assert list(curve["bpp"]) == pytest.approx([0.1 * 2**k * 1.1 * 0.9 for k in (1, 2, 3)])  # the mean share is 1
+    assert list(curve["psnr"]) == pytest.approx([26 + 3 * k + 2 for k in (1, 2, 3)])
     with pytest.raises(ValueError, match="unknown network 'tow'; did you mean two"):
         results.curves(_table(), "tow")
 
 
-def test_mismatch_has_the_standard_error_over_seeds_instead_of_photographs():
+def test_mismatch_has_standard_errors_over_seeds_rather_than_photographs():
     gaps = results.mismatch(_table())
     assert len(gaps) == 2 * 2 * 3 and (gaps["seeds"] == 3).all()
     for _, row in gaps.iterrows():
         point = LMBDAS.index(row["lmbda"]) + 1
-        # seeds 0, 1, 2 have the standard deviation 1, times the effect of a seed; the photographs' shares have mean 1
+        # The seeds 0, 1, 2 have standard deviation 1, which scales the effect of a seed; the shares have mean 1
         assert row["rate"] == pytest.approx(0.01 * point + 0.003)
         assert row["rate_se"] == pytest.approx(0.003 / math.sqrt(3))
         assert row["distortion"] == pytest.approx(-3) and row["distortion_se"] == pytest.approx(1 / math.sqrt(3))
@@ -58,7 +58,7 @@ def test_mismatch_has_the_standard_error_over_seeds_instead_of_photographs():
     assert single["rate"].notna().all() and single["rate_se"].isna().all()
 
 
-def test_a_missing_table_is_reported_in_one_line(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_table_has_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "data", lambda: tmp_path)
     with pytest.raises(ValueError, match=r"does not exist\. `labkit study mismatch` makes it") as error:
         results.forks("mismatch")
@@ -75,9 +75,9 @@ def test_the_bundled_forks_of_the_mismatch_claim_are_complete():
     assert table["loss"].to_numpy() == pytest.approx(
         (table["estimated_bpp"] + table["lmbda"] * table["mse255"]).to_numpy()
     )
-    gain = table["psnr"] - 10 * np.log10(255**2 / table["mse255"])  # psnr is of the image after rounding to 8 bits
-    assert gain.min() > -0.1 and gain.max() < 0.1
-    mixed = table[table["scheme"] == "mixed"]  # its decoder is trained on rounded latents
+    difference = table["psnr"] - 10 * np.log10(255**2 / table["mse255"])  # psnr is measured after rounding to 8 bits
+    assert difference.min() > -0.1 and difference.max() < 0.1
+    mixed = table[table["scheme"] == "mixed"]  # this scheme trains its decoder on rounded latents
     assert mixed["train_mse255"].to_numpy() == pytest.approx(mixed["mse255"].to_numpy(), rel=1e-4)
 
 
@@ -103,5 +103,5 @@ def test_the_bundled_comparison_of_the_method_agrees_with_its_findings():
         assert [row.bd_rate, row.low, row.high] == pytest.approx(
             [100 * x for x in (finding.value, finding.low, finding.high)], nan_ok=True
         )
-        words = {"supported": "fewer bits", "not supported": "more bits", "inconclusive": "inconclusive"}
-        assert row.verdict == ("none" if math.isnan(row.bd_rate) else words[finding.verdict])
+        labels = {"supported": "fewer bits", "not supported": "more bits", "inconclusive": "inconclusive"}
+        assert row.verdict == ("none" if math.isnan(row.bd_rate) else labels[finding.verdict])

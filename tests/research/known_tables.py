@@ -1,4 +1,4 @@
-"""Tables of the study whose verdicts are known, for tests."""
+"""Tables of the study with known verdicts, for tests."""
 
 import math
 from itertools import product
@@ -32,18 +32,21 @@ def fork_rows(loss, seeds=4, noise=1e-3, part="forks", names=IMAGES, **axes):
     return tables.with_losses(pd.DataFrame(rows))
 
 
-def measured_rows(values, part="measured", seeds=4, **about):
-    """Return measured or predicted rows with the given value for each label; measured values have a little noise."""
+def measured_rows(values, part="measured", seeds=4, **columns):
+    """Return measured or predicted rows with the given value for each label; only measured values have noise."""
     rng, rows = np.random.default_rng(5), []
     for (label, value), seed, name in product(values.items(), range(seeds), IMAGES if part == "measured" else [""]):
         noisy = value * (1 + 0.02 * rng.standard_normal()) if part == "measured" else value
         row = {"part": part, "label": label, "seed": seed, "set": "test", "name": name, "lmbda": 0.0093}
-        rows.append({**row, "value": noisy, **about})
+        rows.append({**row, "value": noisy, **columns})
     return pd.DataFrame(rows)
 
 
 def curve_rows(factors, noise=1e-3, seeds=4):
-    """Return three points of a straight curve over log rate; a scheme needs its factor of the bits at the same PSNR."""
+    """Return curves of three points, on which the PSNR is linear in the log rate.
+
+    At equal PSNR, the rate of a scheme is proportional to its factor.
+    """
     rng, rows = np.random.default_rng(6), []
     for part, (scheme, factor), (k, lmbda), seed, image in product(
         ("forks", "scratch"), factors.items(), enumerate((0.0035, 0.0093, 0.025)), range(seeds), range(13)

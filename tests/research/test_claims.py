@@ -1,4 +1,4 @@
-"""The nine claims: verdicts on tables whose answer is known, and the declared grids."""
+"""The nine claims: verdicts on tables with known answers, and the declared grids."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def values_of(report):
     return {finding.comparison: finding.value for finding in report.findings}
 
 
-def test_a_parabola_is_a_tradeoff_and_a_slope_is_not():
+def test_a_parabola_supports_the_tradeoff_and_a_slope_does_not():
     axes = {"scheme": ["identity", "sga"], "temperature": TEMPERATURES}
     report = report_on("tradeoff", fork_rows(parabola(0.2), **axes))
     assert report.verdict == SUPPORTED and report.seeds == 4
@@ -67,7 +67,7 @@ def test_networks_differ_if_their_best_temperatures_do():
     assert report_on("structure", table({"one": 0.2, "two": 0.2})).verdict == NOT_SUPPORTED
 
 
-def test_an_inner_bound_is_best_and_reduces_the_mismatch():
+def test_the_bound_is_supported_if_an_inner_bound_is_best_and_reduces_the_mismatch():
     levels = [0.02, 0.05, 0.11, 0.2, 0.35, 0.6]
     table = fork_rows(
         lambda scale_lower_bound, **_: parabola(0.15)(scale_lower_bound), scheme=["annealed"], scale_lower_bound=levels
@@ -104,15 +104,15 @@ def test_mismatch_is_compared_with_the_prediction_on_forks_and_on_trunks():
     forks = fork_rows(lambda **_: 1.0, network=["one"], scheme=list(gaps))
     share = 1 + forks["scheme"].map(gaps)
     forks["train_bpp"], forks["train_mse255"] = forks["estimated_bpp"] * share, forks["mse255"] * share
-    others = [
+    parts = [
         measured_rows(gaps, part, network="one", quantity=quantity)
         for quantity, part in product(("rate", "distortion"), ("measured", "laboratory"))
     ]
-    report = report_on("mismatch", pd.concat([forks, *others], ignore_index=True))
+    report = report_on("mismatch", pd.concat([forks, *parts], ignore_index=True))
     assert report.verdict == SUPPORTED
     assert values_of(report)["one: rate mismatch of noise after training"] == pytest.approx(0.05, abs=1e-6)
-    others[-1]["value"] *= -1
-    table = pd.concat([forks, *others], ignore_index=True)
+    parts[-1]["value"] *= -1
+    table = pd.concat([forks, *parts], ignore_index=True)
     assert report_on("mismatch", table).verdict == NOT_SUPPORTED
 
 
@@ -163,7 +163,7 @@ def test_the_best_variation_must_be_better_on_every_other_network():
     assert report_on("elsewhere", table).verdict == NOT_SUPPORTED
 
 
-def test_bd_rates_of_the_method_against_each_other_scheme():
+def test_the_method_has_a_bd_rate_against_every_other_scheme():
     table = curve_rows(RATE_FACTORS)
     table = table[(table["part"] == "forks") | (table["scheme"] != "mixed")]  # fewer schemes are trained from scratch
     report = claim_report("method", table)
@@ -194,8 +194,8 @@ def test_failed_runs_are_counted_and_do_not_affect_other_comparisons():
     assert report.seeds == 4
     findings = {finding.comparison: finding for finding in report.findings}
     assert findings["one from scratch, test: BD-rate against noise"].verdict == SUPPORTED
-    lone = findings["one from scratch, test: BD-rate against soft_rounding"]
-    assert lone.verdict == INCONCLUSIVE and lone.value == pytest.approx(-0.05, abs=2e-3) and math.isnan(lone.low)
+    single = findings["one from scratch, test: BD-rate against soft_rounding"]
+    assert single.verdict == INCONCLUSIVE and single.value == pytest.approx(-0.05, abs=2e-3) and math.isnan(single.low)
     last = report.findings[-1]
     assert last.comparison == "one, scratch, soft_rounding: runs that failed with FloatingPointError, 3 of 12"
     assert last.value == 0.25 and not last.verdict and "25%" in str(last)
@@ -204,30 +204,30 @@ def test_failed_runs_are_counted_and_do_not_affect_other_comparisons():
 # Declared grids -------------------------------------------------------------------------------------------------------
 
 
-def study(name, tmp_path, **more):
-    return Study(name, tmp_path / "work", tmp_path / "out", **more)
+def make_study(name, tmp_path, **options):
+    return Study(name, tmp_path / "work", tmp_path / "out", **options)
 
 
 def no_results(sweep):
     return pd.DataFrame({"run": [], "status": []})
 
 
-def parts_of(asked):
-    return CLAIMS[asked.name].parts(asked, no_results)
+def parts_of(study):
+    return CLAIMS[study.name].parts(study, no_results)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_claim_is_declared_and_shares_its_trunks(name, tmp_path):
-    runs = [(part, run) for part, sweep in parts_of(study(name, tmp_path)) for run in sweep.runs()]
-    other = (str(paths.data() / "photographs" / "train"),)  # further images to code do not change the trunks
-    shared = {run.name for _, run in named_runs(parts_of(study("method", tmp_path, tests=other))) if not run.trunk}
+    runs = [(part, run) for part, sweep in parts_of(make_study(name, tmp_path)) for run in sweep.runs()]
+    other = (str(paths.data() / "photographs" / "train"),)  # additional test images do not change the trunks
+    shared = {run.name for _, run in named_runs(parts_of(make_study("method", tmp_path, tests=other))) if not run.trunk}
     for part, run in runs:
         if not run.trunk and part != "scratch":
             assert run.name in shared, run
     laptop, gpu = (declaration(name, scale) for scale in SCALES)
     assert laptop["claim"].endswith(".") and laptop["size"] == "tiny" and gpu["size"] == "small"
     assert (laptop["trunk"]["steps"], gpu["trunk"]["steps"], gpu["steps"]) == (5000, 100_000, 20_000)
-    fewer = [run for _, sweep in parts_of(study(name, tmp_path, seeds=1)) for run in sweep.runs()]
+    fewer = [run for _, sweep in parts_of(make_study(name, tmp_path, seeds=1)) for run in sweep.runs()]
     assert {run.settings["seed"] for run in fewer} == {0}
     assert {run.name for run in fewer} < {run.name for _, run in runs}
 
@@ -247,8 +247,8 @@ def test_the_method_has_three_networks_three_lambdas_and_eight_tuned_schemes(tmp
     tuning = declared["tuning"]["schemes"]
     others = {"noise", "straight_through", "mixed", "soft_rounding", "gumbel", "universal_ds", "soft_then_hard"}
     assert set(tuning) == others | {"annealed"} and {len(candidates) for candidates in tuning.values()} == {4}
-    assert all(len({json.dumps(one) for one in candidates}) == 4 for candidates in tuning.values())
-    runs = list(named_runs(parts_of(study("method", tmp_path))))
+    assert all(len({json.dumps(candidate) for candidate in candidates}) == 4 for candidates in tuning.values())
+    runs = list(named_runs(parts_of(make_study("method", tmp_path))))
     cells = {(part, run.settings["network"], run.settings["scheme"], run.settings["lmbda"]) for part, run in runs}
     assert len([cell for cell in cells if cell[0] == "forks"]) == 3 * 8 * 3
     assert len([cell for cell in cells if cell[0] == "scratch"]) == 1 * 5 * 3
@@ -256,30 +256,30 @@ def test_the_method_has_three_networks_three_lambdas_and_eight_tuned_schemes(tmp
 
 
 def test_structure_and_tradeoff_share_runs(tmp_path):
-    one, other = (
-        {run.name for _, sweep in parts_of(study(name, tmp_path)) for run in sweep.runs()}
+    tradeoff_runs, structure_runs = (
+        {run.name for _, sweep in parts_of(make_study(name, tmp_path)) for run in sweep.runs()}
         for name in ("tradeoff", "structure")
     )
-    assert len(one & other) == 4 * (1 + 2 * 8)
+    assert len(tradeoff_runs & structure_runs) == 4 * (1 + 2 * 8)
 
 
-def test_tuning_selects_the_best_candidate_on_training_photographs_for_each_network(tmp_path):
+def test_tuning_selects_the_best_candidate_for_each_network_on_training_photographs(tmp_path):
     requests = []
 
     def run_sweep(sweep):
-        """Return losses by the place of a candidate: the third is best, except for one network the second."""
+        """Return losses for which the third candidate is best, or the second for one network and scheme."""
         requests.append(sweep)
-        places, rows = {}, []
+        positions, rows = {}, []
         for run in [run for run in sweep.runs() if run.trunk]:
             key = run.settings["network"], run.settings["scheme"]
-            places[key] = places.get(key, -1) + 1
+            positions[key] = positions.get(key, -1) + 1
             best = 1 if key == ("factorized_prior", "mixed") else 2
-            loss = 1.0 + abs(places[key] - best)
+            loss = 1.0 + abs(positions[key] - best)
             rows.append({"run": run.name, "status": "done", "loss": loss, "seconds": 36.0})
         return pd.DataFrame(rows)
 
-    asked = study("method", tmp_path)
-    chosen = method.tuned_candidates(asked, run_sweep)
+    study = make_study("method", tmp_path)
+    chosen = method.tuned_candidates(study, run_sweep)
     declared = declaration("method")["tuning"]["schemes"]
     for (network, scheme), fields in chosen.items():
         assert fields == declared[scheme][1 if (network, scheme) == ("factorized_prior", "mixed") else 2]
@@ -287,11 +287,11 @@ def test_tuning_selects_the_best_candidate_on_training_photographs_for_each_netw
         assert run.settings["seed"] == 1000 and run.settings["lmbda"] == 0.0093
         if run.trunk:
             assert run.settings["test"] == [str((paths.data() / "photographs" / "train").resolve())]
-    assert method.tuned_candidates(asked, no_results) == chosen  # the saved table is used
+    assert method.tuned_candidates(study, no_results) == chosen  # the saved table is used
     table = pd.read_parquet(tables.table_path("tuning", tmp_path / "out"))
     assert len(table) == 3 * 8 * 4 and table["chosen"].sum() == 3 * 8
     assert table["core_hours"].to_numpy() == pytest.approx(0.01, rel=1e-4)
-    forks = [run for _, run in named_runs(CLAIMS["method"].parts(asked, run_sweep)) if run.trunk]
+    forks = [run for _, run in named_runs(CLAIMS["method"].parts(study, run_sweep)) if run.trunk]
     used = {(r.settings["network"], r.settings["scheme"], r.settings["lr"], r.scheme.get("share")) for r in forks}
     assert ("factorized_prior", "mixed", "cosine:2e-4:1e-5", None) in used
     assert ("mean_scale_hyperprior", "mixed", "cosine:3e-4:1e-5", None) in used

@@ -1,4 +1,4 @@
-"""Findings and verdicts from estimates whose truth is known."""
+"""Findings and verdicts from estimates with known true values."""
 
 import math
 from itertools import product
@@ -38,15 +38,15 @@ def test_verdicts_follow_the_interval():
         (zero, "above", NOT_SUPPORTED),  # it may be above, but only by a negligible amount
         (Estimate(0.05, **tight), "above", SUPPORTED),
     ]
-    for estimated, expected, word in cases:
-        assert finding("", estimated, expected, negligible=0.1).verdict == word
+    for estimate, expected, answer in cases:
+        assert finding("", estimate, expected, negligible=0.1).verdict == answer
     loose = Estimate(0.0, 1.0, 1.0, 9, 9)
-    words = {finding("", loose, expected, negligible=0.1).verdict for expected in ("different", "none")}
-    assert words == {INCONCLUSIVE}
+    verdicts = {finding("", loose, expected, negligible=0.1).verdict for expected in ("different", "none")}
+    assert verdicts == {INCONCLUSIVE}
 
 
 def test_intervals_use_students_t_and_the_bonferroni_correction():
-    assert finding("", Estimate(0.065, 5e-4, 5e-4, 9, 9), "above").verdict == INCONCLUSIVE  # with 1.96 it would not be
+    assert finding("", Estimate(0.065, 5e-4, 5e-4, 9, 9), "above").verdict == INCONCLUSIVE  # 1.96 would support it
     assert finding("", Estimate(0.08, 5e-4, 5e-4, 9, 9), "above").verdict == SUPPORTED
     assert finding("", Estimate(0.08, 5e-4, 5e-4, 9, 9), "above", tests=20).verdict == INCONCLUSIVE
 
@@ -70,14 +70,14 @@ def test_a_finding_without_a_number_or_an_interval_is_inconclusive():
     nothing = finding("x", Estimate(math.nan, math.nan, math.nan, 3, 4), "below", log=False, percent=True)
     assert str(nothing) == "x: no number: inconclusive"
     assert nothing.further_seeds is None and math.isnan(nothing.low)
-    lone = finding("x", Estimate(0.06, math.nan, math.nan, 3, 4), "below", log=False, percent=True)
-    assert str(lone) == "x: 6%: inconclusive"  # further seeds would not give it an interval
+    without_interval = finding("x", Estimate(0.06, math.nan, math.nan, 3, 4), "below", log=False, percent=True)
+    assert str(without_interval) == "x: 6%: inconclusive"  # further seeds would not give it an interval
 
 
-def test_a_claim_needs_all_findings_or_any_of_them():
+def test_a_claim_requires_all_findings_or_any_of_them():
     tight = {"seed_variance": 1e-4, "image_variance": 1e-4, "seeds": 9, "images": 9}
     below, zero, above = (finding("", Estimate(value, **tight), "below") for value in (-1.0, 0.0, 1.0))
-    assert [one.verdict for one in (below, zero, above)] == [SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED]
+    assert [result.verdict for result in (below, zero, above)] == [SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED]
     assert [verdict([below, zero]), verdict([below]), verdict([below, zero], "any")] == [
         INCONCLUSIVE,
         SUPPORTED,
@@ -87,7 +87,7 @@ def test_a_claim_needs_all_findings_or_any_of_them():
 
 
 def test_equal_levels_give_no_best_inner_level():
-    """Six inner levels have the same mean. Their least mean seems better than an end; the rule does not."""
+    """All levels have the same true mean. The smallest of six inner means is biased downward, but the rule is not."""
     rng = np.random.default_rng(2)
     naive, unbiased, supported = [], [], 0
     for k in range(200):
@@ -120,22 +120,22 @@ def test_the_best_level_is_the_vertex_of_a_parabola():
     assert best_level(levels, levels) == levels[0] and best_level(-levels, levels) == levels[-1]
 
 
-def test_an_order_is_supported_if_every_pair_is_as_predicted():
+def test_an_order_is_supported_if_every_pair_has_the_predicted_order():
     rng, predicted = np.random.default_rng(3), np.array([0.0, 1.0, 2.0, 2.0])
     labels, mean = list("abcd"), lambda v: v.mean((0, 1))
-    whole, pairs = order_findings("x", labels, mean, predicted, predicted + 0.05 * effects(rng, shape=(4,)))
-    assert whole.verdict == pairs.verdict == SUPPORTED and "5 pairs" in pairs.comparison and pairs.value == 1
+    order, pairs = order_findings("x", labels, mean, predicted, predicted + 0.05 * effects(rng, shape=(4,)))
+    assert order.verdict == pairs.verdict == SUPPORTED and "5 pairs" in pairs.comparison and pairs.value == 1
     other = np.array([0.0, 2.0, 1.0, 2.0])
-    whole, pairs = order_findings("x", labels, mean, predicted, other + 0.05 * effects(rng, shape=(4,)))
+    order, pairs = order_findings("x", labels, mean, predicted, other + 0.05 * effects(rng, shape=(4,)))
     assert pairs.verdict == NOT_SUPPORTED and "1 in the opposite order (b–c)" in pairs.comparison
-    assert whole.value == pytest.approx((2 + 1 + 2 - 1 + 0) / 6, abs=0.05) and whole.low < whole.value < whole.high
-    whole, pairs = order_findings("x", labels, mean, predicted, predicted + 9 * effects(rng, shape=(4,)))
-    assert whole.verdict == pairs.verdict == INCONCLUSIVE and whole.low < 0 < whole.high
+    assert order.value == pytest.approx((2 + 1 + 2 - 1 + 0) / 6, abs=0.05) and order.low < order.value < order.high
+    order, pairs = order_findings("x", labels, mean, predicted, predicted + 9 * effects(rng, shape=(4,)))
+    assert order.verdict == pairs.verdict == INCONCLUSIVE and order.low < 0 < order.high
     assert order_findings("x", labels, mean, predicted, np.zeros((3, 3, 4)))[0].value == 0
 
 
 def test_variances_of_different_magnitudes_are_ordered_by_their_ratios():
-    """If images differ by factors, the image with the largest variance dominates a difference of means."""
+    """If the variances of images differ by factors, the largest one dominates a difference of means."""
     rng = np.random.default_rng(10)
     labels, predicted = ["none", "some", "much"], np.array([0.0, 1.0, 3.0])
     values = predicted * np.exp(2 * effects(rng, seed_scale=0.1, image_scale=1, rest=0.1)[:, :, None])
@@ -146,7 +146,7 @@ def test_variances_of_different_magnitudes_are_ordered_by_their_ratios():
     assert opposite[1].verdict == NOT_SUPPORTED
 
 
-def test_a_crossed_array_has_complete_seeds_only():
+def test_a_crossed_array_contains_only_complete_seeds():
     rows = [(s, "test", name, k, 10 * s + k) for s, name, k in product((3, 1, 2), "ab", (7, 8))]
     table = pd.DataFrame(rows, columns=["seed", "set", "name", "level", "value"])
     assert crossed(table, "value", ["level"], [8, 7])[:, 0].tolist() == [[18, 17], [28, 27], [38, 37]]

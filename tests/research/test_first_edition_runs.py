@@ -15,7 +15,7 @@ from labkit.research.sweeps.results import ResultsFolder
 WRITTEN = Path(__file__).parents[1] / "first_edition"
 RESULTS = paths.data() / "results"
 ABSENT = {"mismatch": 21, "zero_center": 42}  # declared forks of the channel-wise network that the tables lack
-SHARED = {"mismatch": 39}  # rows of three such forks that the table of another claim has (structure)
+SHARED = {"mismatch": 39}  # rows of three such forks that are in the table of another claim (structure)
 ROWS = {
     "mismatch": 2427, "gradients": 2187, "tradeoff": 2439, "structure": 3141, "bound": 676, "zero_center": 1128,
     "method": 9936, "variations": 845, "elsewhere": 744,
@@ -24,7 +24,7 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def kodak(tmp_path_factory) -> str:
-    """A folder with the names and sizes of the Kodak images, which are all that names of runs depend on."""
+    """Make files with the names and sizes of the Kodak images, since the names of runs depend only on these."""
     folder = tmp_path_factory.mktemp("images") / "kodak"
     folder.mkdir()
     for name, size in json.loads((WRITTEN / "kodak.json").read_text()).items():
@@ -45,7 +45,7 @@ def test_a_sweep_file_of_the_first_edition_gives_the_same_names():
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_row_of_a_table_belongs_to_a_declared_run(name, kodak, tmp_path, monkeypatch):
-    """The table is computed again from the declarations, and every row and number comes from the table itself."""
+    """Compute the table again from the declarations, and take every row and number from the table itself."""
     monkeypatch.setattr(structure, "_train_toys", no_training)
     table = pd.read_parquet(tables.table_path(name))
     tests = (kodak,) if "kodak" in set(table["set"]) else ()
@@ -56,8 +56,8 @@ def test_every_row_of_a_table_belongs_to_a_declared_run(name, kodak, tmp_path, m
     assert {run.settings["network"] for run in missing} <= {"channel_autoregressive"}
     weights = dict(zip(table["run"], table["weights"], strict=True)) if missing else {}
     trunks = {run.name: run for _, sweep in parts for run in sweep.runs() if not run.trunk}
-    made_here = [run.row("done", weights=weights[tables.short_name(run.name)]) for run in trunks.values() if missing]
-    ResultsFolder(study.work).merge(made_here)  # without its trunk, a group of runs that lacks some is not used
+    trunk_rows = [run.row("done", weights=weights[tables.short_name(run.name)]) for run in trunks.values() if missing]
+    ResultsFolder(study.work).merge(trunk_rows)  # incomplete groups of runs are used only with their trunk
     again = engine.updated_table(study, lambda _: pd.DataFrame())
     keys = [key for key in ("part", "run", "set", "name", "label", "temperature", "quantity") if key in table]
     columns = [column for column in table if column != "command"]

@@ -1,4 +1,4 @@
-"""The study: rows that tables already have, predictions, tables and reports, and a few tiny studies."""
+"""The study: rows that tables already contain, predictions, tables and reports, and a few tiny studies."""
 
 import json
 import math
@@ -20,61 +20,61 @@ from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, 
 VERDICTS = Path(__file__).parents[1] / "first_edition" / "study_verdicts.json"
 
 
-def study(name, tmp_path, **more):
-    return Study(name, tmp_path / "work", tmp_path / "out", **more)
+def make_study(name, tmp_path, **options):
+    return Study(name, tmp_path / "work", tmp_path / "out", **options)
 
 
 def no_results(sweep):
     return pd.DataFrame({"run": [], "status": []})
 
 
-def parts_of(asked):
-    return CLAIMS[asked.name].parts(asked, no_results)
+def parts_of(study):
+    return CLAIMS[study.name].parts(study, no_results)
 
 
-# Rows that tables already have ----------------------------------------------------------------------------------------
+# Rows that tables already contain -------------------------------------------------------------------------------------
 
 
-def save_table(asked, runs, weights):
+def save_table(study, runs, weights):
     """Save a table with these runs, whose trunks have these weights."""
     rows = []
     for run in runs:
         row = {"part": "forks" if run.trunk else tables.TRUNK, "run": tables.short_name(run.name), "command": "here"}
         row |= {"start": tables.short_name(run.trunk), "seed": run.settings["seed"], "set": "test", "name": "a"}
         rows.append({**row, "bpp": 0.5, "weights": "of a fork" if run.trunk else weights})
-    tables.save(pd.DataFrame(rows), tables.table_path(asked.name, asked.out))
+    tables.save(pd.DataFrame(rows), tables.table_path(study.name, study.out))
 
 
-def save_trunk(asked, run, weights):
+def save_trunk(study, run, weights):
     """Put the row of a trunk into the work folder."""
-    asked.work.mkdir(exist_ok=True)
-    ResultsFolder(asked.work).merge([run.row("done", weights=weights)])
+    study.work.mkdir(exist_ok=True)
+    ResultsFolder(study.work).merge([run.row("done", weights=weights)])
 
 
-def missing_and_existing(asked):
-    parts = parts_of(asked)
-    return {run.name for run in engine.missing_runs(asked, parts).runs()}, engine._existing_rows(asked, parts)
+def missing_and_existing(study):
+    parts = parts_of(study)
+    return {run.name for run in engine.missing_runs(study, parts).runs()}, engine._existing_rows(study, parts)
 
 
 def test_an_incomplete_table_counts_only_with_the_trunk_in_the_work_folder(tmp_path):
-    """The trunk of another machine has other weights, and runs are compared if they fork from the same trunk."""
-    asked = study("bound", tmp_path, seeds=1)
-    (sweep,) = (sweep for _, sweep in parts_of(asked))
+    """The trunk of another machine has other weights, and only runs that fork from the same trunk are comparable."""
+    study = make_study("bound", tmp_path, seeds=1)
+    (sweep,) = (sweep for _, sweep in parts_of(study))
     trunk, *forks = sweep.runs()
-    save_table(asked, [trunk, *forks[1:]], "first")
-    assert missing_and_existing(asked)[0] == {trunk.name, *(run.name for run in forks)}  # no trunk to fork from
-    save_trunk(asked, trunk, "second, which is longer")
-    assert missing_and_existing(asked)[0] == {trunk.name, *(run.name for run in forks)}
-    save_trunk(asked, trunk, "first")
-    missing, existing = missing_and_existing(asked)
+    save_table(study, [trunk, *forks[1:]], "first")
+    assert missing_and_existing(study)[0] == {trunk.name, *(run.name for run in forks)}  # no trunk to fork from
+    save_trunk(study, trunk, "second, which is longer")
+    assert missing_and_existing(study)[0] == {trunk.name, *(run.name for run in forks)}
+    save_trunk(study, trunk, "first")
+    missing, existing = missing_and_existing(study)
     assert missing == {trunk.name, forks[0].name} and len(existing) == len(forks)
-    save_trunk(asked, trunk, "second")
-    save_table(asked, [trunk, *forks], "first")
-    assert missing_and_existing(asked)[0] == set()  # a complete table counts, whatever the work folder contains
+    save_trunk(study, trunk, "second")
+    save_table(study, [trunk, *forks], "first")
+    assert missing_and_existing(study)[0] == set()  # a complete table counts, whatever the work folder contains
 
 
-def test_of_two_tables_the_complete_one_counts_and_the_claims_own_first(tmp_path):
-    structure, tradeoff = (study(name, tmp_path, seeds=1) for name in ("structure", "tradeoff"))
+def test_a_complete_table_is_preferred_and_then_the_claims_own_table(tmp_path):
+    structure, tradeoff = (make_study(name, tmp_path, seeds=1) for name in ("structure", "tradeoff"))
     (sweep,) = (sweep for _, sweep in parts_of(tradeoff))
     save_table(tradeoff, sweep.runs(), "first")
     missing, existing = missing_and_existing(structure)
@@ -89,25 +89,25 @@ def test_of_two_tables_the_complete_one_counts_and_the_claims_own_first(tmp_path
 
 
 def test_a_failed_run_is_in_the_table_and_is_not_repeated(tmp_path):
-    asked = study("bound", tmp_path, seeds=1)
-    trunk, *forks = parts_of(asked)[0][1].runs()
+    study = make_study("bound", tmp_path, seeds=1)
+    trunk, *forks = parts_of(study)[0][1].runs()
     rows = [run.row("done", bpp=0.5, rate=0.5, weights="w", set="test", name="a") for run in (trunk, *forks[1:])]
     rows.append(forks[0].row("failed", "FloatingPointError: the loss is nan at step 7; /some/where keeps step 0"))
-    asked.work.mkdir()
-    ResultsFolder(asked.work).merge(rows)
-    frame = ResultsFolder(asked.work).frame([run.name for run in (trunk, *forks)])
-    tables.save(engine.updated_table(asked, lambda _: frame), tables.table_path(asked.name, asked.out))
-    table = tables.read(asked.name, asked.out)
+    study.work.mkdir()
+    ResultsFolder(study.work).merge(rows)
+    frame = ResultsFolder(study.work).frame([run.name for run in (trunk, *forks)])
+    tables.save(engine.updated_table(study, lambda _: frame), tables.table_path(study.name, study.out))
+    table = tables.read(study.name, study.out)
     failed = table[table["run"] == tables.short_name(forks[0].name)]
     assert failed["error"].tolist() == ["FloatingPointError: the loss is nan at step 7"] and len(table) == len(rows)
-    shutil.rmtree(asked.work)
-    assert missing_and_existing(asked)[0] == set()
+    shutil.rmtree(study.work)
+    assert missing_and_existing(study)[0] == set()
 
 
 # Predictions of a scalar code -----------------------------------------------------------------------------------------
 
 
-def test_scales_are_those_of_the_latents():
+def test_scale_shares_agree_with_the_scales_of_the_latents():
     photos = datasets.photos("test")[:1]
     net = networks.pretrained("mean_scale_hyperprior", 0.025)
     sigmas = []
@@ -149,26 +149,26 @@ def test_a_saved_table_is_small_and_exact_to_16_binary_digits(tmp_path):
         tables.read("bound", tmp_path)
 
 
-def test_the_report_covers_all_claims_and_writes_the_block_of_the_readme(tmp_path):
+def test_the_report_covers_all_claims_and_writes_its_block_in_the_readme(tmp_path):
     tables.save(curve_rows(RATE_FACTORS), tables.table_path("method", tmp_path))
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    call = ["study", "report", "--results", str(tmp_path), "--readme", str(readme), "--figures"]
-    done = CliRunner().invoke(cli.main, call)
-    assert done.exit_code == 0, done.output
-    assert done.output.count("no table yet") == len(CLAIMS) - 1 and "method: The whole method" in done.output
+    arguments = ["study", "report", "--results", str(tmp_path), "--readme", str(readme), "--figures"]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("no table yet") == len(CLAIMS) - 1 and "method: The whole method" in result.output
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert text == report.with_block(text, report.claim_reports(tmp_path))
     assert text.count("| **no table yet** |") == len(CLAIMS) - 1 and "| **supported** |" in text
     figure = (tmp_path / "study-method.svg").read_bytes()
-    CliRunner().invoke(cli.main, call)
+    CliRunner().invoke(cli.main, arguments)
     assert (tmp_path / "study-method.svg").read_bytes() == figure and b"<svg" in figure
     readme.write_text("no marks")
-    assert "README.md: the text must contain <!-- study -->" in CliRunner().invoke(cli.main, call).output
+    assert "README.md: the text must contain <!-- study -->" in CliRunner().invoke(cli.main, arguments).output
 
 
-def test_an_inconclusive_report_names_the_seeds_that_would_decide_it():
+def test_an_inconclusive_report_gives_the_number_of_seeds_that_would_decide_it():
     findings = tuple(Finding("x", 0.0, -1.0, 1.0, INCONCLUSIVE, further_seeds=seeds) for seeds in (None, 7, 2))
     conclusions = {
         rule: ClaimReport("x", "", findings, INCONCLUSIVE, 3, 1.5, rule).conclusion for rule in ("any", "all")
@@ -192,9 +192,9 @@ def test_a_stopped_study_is_reported_on_its_complete_seeds():
     another = table[table["seed"] == 0].assign(network="two", run="another's " + table["run"])
     assert tables.complete_seeds(pd.concat([table, another])) == [0, 1, 2]  # the other network has one seed
     assert tables.complete_seeds(stopped[stopped["seed"] > 0]) == [1]
-    one, two = report.claim_report("method", stopped), report.claim_report("method", table[table["seed"] < 2])
-    assert (one.seeds, one.hours) == (2, two.hours)
-    assert one.findings == two.findings
+    partial, complete = report.claim_report("method", stopped), report.claim_report("method", table[table["seed"] < 2])
+    assert (partial.seeds, partial.hours) == (2, complete.hours)
+    assert partial.findings == complete.findings
 
 
 def test_a_table_that_lacks_a_comparison_has_no_verdict():
@@ -205,19 +205,19 @@ def test_a_table_that_lacks_a_comparison_has_no_verdict():
     assert incomplete.verdict.startswith("incomplete: no seed has all of annealed/")
 
 
-def test_the_block_of_the_readme_follows_from_the_bundled_tables():
+def test_the_block_in_the_readme_agrees_with_the_bundled_tables():
     text = (paths.data().parent / "README.md").read_text(encoding="utf-8")
     assert text == report.with_block(text, report.claim_reports())
 
 
 def test_the_bundled_tables_give_the_verdicts_of_the_first_edition():
-    """Only the words for the verdicts have changed."""
-    words = {"held": SUPPORTED, "not held": NOT_SUPPORTED, "undecided": INCONCLUSIVE, "": ""}
+    """Only the names of the verdicts have changed."""
+    names = {"held": SUPPORTED, "not held": NOT_SUPPORTED, "undecided": INCONCLUSIVE, "": ""}
     for name, expected in json.loads(VERDICTS.read_text()).items():
-        found = report.claim_report(name)
-        assert found.verdict == words[expected["verdict"]], name
-        assert [finding.verdict for finding in found.findings] == [words[word] for word in expected["findings"]], name
-        assert [finding.value for finding in found.findings] == pytest.approx(expected["values"], rel=1e-6, nan_ok=True)
+        claim = report.claim_report(name)
+        assert claim.verdict == names[expected["verdict"]], name
+        assert [finding.verdict for finding in claim.findings] == [names[key] for key in expected["findings"]], name
+        assert [finding.value for finding in claim.findings] == pytest.approx(expected["values"], rel=1e-6, nan_ok=True)
 
 
 # Tiny studies ---------------------------------------------------------------------------------------------------------
@@ -225,19 +225,19 @@ def test_the_bundled_tables_give_the_verdicts_of_the_first_edition():
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Cut the declarations down to a few steps and cells, and the photographs to small crops."""
+    """Reduce the declarations to a few steps and cells, and the photographs to small crops."""
     from PIL import Image
 
     for split, side in (("train", 96), ("test", 64)):
         (tmp_path / split).mkdir()
         for path in sorted((paths.data() / "photographs" / split).glob("*.webp"))[:2]:
             Image.open(path).crop((64, 64, 64 + side, 64 + side)).save(tmp_path / split / f"{path.stem}.png")
-    whole = declarations.declaration
+    full_declaration = declarations.declaration
 
     def declaration(name, scale="laptop"):
-        values = whole(name, scale)
-        short = {"steps": 2, "batch_size": 1, "crop": 64, "grid": {"seed": [0, 1]}, "trunk": {"steps": 3}}
-        values = declarations.merged(values, short)
+        values = full_declaration(name, scale)
+        reduced = {"steps": 2, "batch_size": 1, "crop": 64, "grid": {"seed": [0, 1]}, "trunk": {"steps": 3}}
+        values = declarations.merged(values, reduced)
         values["grid"] |= {"network": ["mean_scale_hyperprior"]} if "network" in values["grid"] else {}
         values["grid"] |= {"temperature": [0.1, 0.3, 1.0]} if "temperature" in values["grid"] else {}
         if "tuning" in values:
@@ -260,37 +260,37 @@ def tiny(tmp_path, monkeypatch):
         cached.cache_clear()
 
 
-def command(tmp_path, name, *more):
-    call = ["study", name, "--work", tmp_path / "work", "--out", tmp_path / "out", "--data", tmp_path / "train"]
-    done = CliRunner().invoke(cli.main, [str(word) for word in [*call, "--workers", 1, *more]])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
+def execute(tmp_path, name, *options):
+    arguments = ["study", name, "--work", tmp_path / "work", "--out", tmp_path / "out", "--data", tmp_path / "train"]
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in [*arguments, "--workers", 1, *options]])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["structure", "zero_center", "gradients", "mismatch", "tradeoff"])
 def test_a_tiny_study_ends_with_a_table_a_figure_and_a_verdict(tiny, name):
-    output = command(tiny, name)
+    output = execute(tiny, name)
     table = tables.read(name, tiny / "out")
     text = output[output.index(f"{name}: {declarations.declaration(name)['claim']}") :]
     verdict = text.splitlines()[1]
     assert any(word in verdict for word in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE)) and "(2 seeds)" in text
     assert set(table["seed"]) == {0, 1} and (tiny / "out" / f"study-{name}.svg").exists()
     written = {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
-    assert command(tiny, name).endswith(text) and command(tiny, name, "--as-is").endswith(text)  # nothing is repeated
+    assert execute(tiny, name).endswith(text) and execute(tiny, name, "--as-is").endswith(text)  # nothing is repeated
     assert written == {path: path.stat().st_mtime_ns for path in (tiny / "work").rglob("*.*")}
 
 
 @pytest.mark.slow
 def test_runs_that_tables_contain_are_not_repeated_without_the_work_folder(tiny):
-    """Tables of other claims count too, and a table grows by seeds."""
-    command(tiny, "tradeoff", "--seeds", 1)
+    """Tables of other claims count too, and additional seeds extend a table."""
+    execute(tiny, "tradeoff", "--seeds", 1)
     shutil.rmtree(tiny / "work")
-    command(tiny, "structure", "--seeds", 1)
+    execute(tiny, "structure", "--seeds", 1)
     assert not (tiny / "work" / "runs").exists()  # only toys were trained
     first = pd.read_parquet(tiny / "out" / "study-structure.parquet")
     shutil.rmtree(tiny / "work")
-    command(tiny, "structure", "--seeds", 2)
+    execute(tiny, "structure", "--seeds", 2)
     table = pd.read_parquet(tiny / "out" / "study-structure.parquet")
     both = table.merge(first, how="right", on=[*first.drop(columns="command")], validate="one_to_one")
     assert len(both) == len(first) and both["part"].notna().all()
@@ -299,22 +299,22 @@ def test_runs_that_tables_contain_are_not_repeated_without_the_work_folder(tiny)
     assert set(table["part"]) == {"forks", "trunk", "toys"}
     shutil.rmtree(tiny / "work")
     for seeds in (1, 2):
-        assert "(2 seeds)" in command(tiny, "structure", "--seeds", seeds)
+        assert "(2 seeds)" in execute(tiny, "structure", "--seeds", seeds)
         again = pd.read_parquet(tiny / "out" / "study-structure.parquet")
         assert not (tiny / "work").exists() and len(again) == len(table)
-    command(tiny, "tradeoff", "--seeds", 2)
+    execute(tiny, "tradeoff", "--seeds", 2)
     table = pd.read_parquet(tiny / "out" / "study-tradeoff.parquet")
     assert set(table["seed"][table["part"] == "measured"]) == {0, 1}
 
 
 @pytest.mark.slow
-def test_a_tiny_method_is_tuned_trained_and_coded_on_two_sets_of_images(tiny):
+def test_a_tiny_study_of_the_method_tunes_trains_and_codes_two_sets_of_images(tiny):
     shutil.copytree(tiny / "test", tiny / "kodak")
-    none = CliRunner().invoke(cli.main, ["study", "bound", "--as-is", "--work", str(tiny / "none")])
-    assert none.exit_code == 2 and none.output == f"labkit: no run of bound is done in {tiny / 'none'}\n"
-    dry = command(tiny, "method", "--test", tiny / "kodak", "--dry-run")
-    assert dry.count("missing in") == 2 and not (tiny / "work").exists()
-    output = command(tiny, "method", "--test", tiny / "kodak")
+    result = CliRunner().invoke(cli.main, ["study", "bound", "--as-is", "--work", str(tiny / "none")])
+    assert result.exit_code == 2 and result.output == f"labkit: no run of bound is done in {tiny / 'none'}\n"
+    dry_output = execute(tiny, "method", "--test", tiny / "kodak", "--dry-run")
+    assert dry_output.count("missing in") == 2 and not (tiny / "work").exists()
+    output = execute(tiny, "method", "--test", tiny / "kodak")
     table = tables.read("method", tiny / "out")
     counts = table.groupby(["part", "set"])["run"].nunique().to_dict()
     assert counts == {**dict.fromkeys(product(("forks", "scratch"), ("kodak", "test")), 8), ("trunk", "test"): 4}
@@ -324,8 +324,8 @@ def test_a_tiny_method_is_tuned_trained_and_coded_on_two_sets_of_images(tiny):
     assert "BD-rate against noise" in output and len(pd.read_parquet(tiny / "out" / "study-tuning.parquet")) == 4
     checkpoint = next((tiny / "work" / "runs").glob("*.safetensors"))
     assert training.load_checkpoint(checkpoint)[1]["steps"] in (2, 3)
-    nothing = command(tiny, "method", "--test", tiny / "kodak", "--dry-run")
-    assert nothing.endswith(f"nothing is missing in {tiny / 'out' / 'study-method.parquet'}\n")
+    second_output = execute(tiny, "method", "--test", tiny / "kodak", "--dry-run")
+    assert second_output.endswith(f"nothing is missing in {tiny / 'out' / 'study-method.parquet'}\n")
 
 
 # The command ----------------------------------------------------------------------------------------------------------

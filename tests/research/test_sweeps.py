@@ -57,7 +57,7 @@ def two_images(tmp_path_factory):
 # The grid -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_combination_appears_once_and_seed_by_seed():
+def test_every_combination_appears_once_in_order_of_seeds():
     grid = {"lmbda": [1.0, 2.0, 4.0], "scheme": ["noise", "mixed"], "seed": [0, 1]}
     runs = sweep("out", {"network": "toy_2d", "steps": 5}, grid).runs()
     order = [(run.settings["seed"], run.settings["lmbda"], run.settings["scheme"]) for run in runs]
@@ -74,13 +74,13 @@ def test_a_file_gives_the_same_sweep_as_the_constructor(tmp_path):
     shared = {"network": "toy_2d", "batch_size": 8, "steps": 5}
     assert read == sweep(tmp_path / "out", shared, {"lmbda": [1, 2], "scheme": ["noise", "slow"]}, {"slow": fields})
     slow = read.runs()[1]
-    made = schemes.annealed(schedules.exponential(0.5, 0.05), scale_lower_bound=0.2)
-    assert schemes.from_dict(slow.scheme) == made
-    assert (slow.settings["temperature"], slow.settings["scale_lower_bound"]) == (str(made.temperature), 0.2)
+    expected = schemes.annealed(schedules.exponential(0.5, 0.05), scale_lower_bound=0.2)
+    assert schemes.from_dict(slow.scheme) == expected
+    assert (slow.settings["temperature"], slow.settings["scale_lower_bound"]) == (str(expected.temperature), 0.2)
 
 
-def test_settings_and_defaults_are_those_of_the_train_command():
-    """Three defaults differ, because they would make results depend on the machine."""
+def test_settings_and_defaults_agree_with_the_train_command():
+    """Three defaults differ, since those of the command would make results depend on the machine."""
     train = main.commands["train"]
     options = train.make_context("train", ["--lmbda", "1", "--steps", "1", "--out", "net.safetensors"]).params
     assert set(CODEC_SETTINGS) - set(options) == {"test", "coded"}
@@ -120,7 +120,7 @@ def test_settings_and_defaults_are_those_of_the_train_command():
         ("lmbda = 1\nsteps = 1\nstart = 'nothing.safetensors'", "nothing.safetensors: there is no such checkpoint"),
     ],
 )
-def test_errors_are_one_line(tmp_path, text, message):
+def test_errors_have_one_line(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         sweeps.Sweep.from_file(toml(tmp_path, text)).runs()
     assert message in str(error.value) and "\n" not in str(error.value).strip().replace(str(tmp_path), "")
@@ -128,18 +128,18 @@ def test_errors_are_one_line(tmp_path, text, message):
 
 # Names of runs --------------------------------------------------------------------------------------------------------
 
-DECIDES = {
+CHANGED_SETTINGS = {
     "lmbda": 3.0, "steps": 21, "clip": 2.0, "ema": 0.9, "seed": 1, "threads": 2, "scheme": "noise", "temperature": 0.3,
     "scale_lower_bound": 0.2, "source": "ring", "hidden": 8, "batch_size": 7, "lr": 0.1, "network": "toy_1d",
 }  # fmt: skip
 
 
 def test_settings_that_change_a_result_change_the_name():
-    names = [name(), *(name(**{key: value}) for key, value in DECIDES.items())]
+    names = [name(), *(name(**{key: value}) for key, value in CHANGED_SETTINGS.items())]
     assert len(set(names)) == len(names)
     codec = {"network": "factorized_prior", "precision": "bfloat16", "permute_colors": True, "crop": 128}
     names = [name(network="factorized_prior"), *(name(**{"network": "factorized_prior", k: codec[k]}) for k in codec)]
-    assert len(set(names)) == len(names) - 1  # the network is the same
+    assert len(set(names)) == len(names) - 1  # the first two are the same run
 
 
 def test_settings_that_change_no_result_keep_the_name(tmp_path, two_images):
@@ -147,8 +147,8 @@ def test_settings_that_change_no_result_keep_the_name(tmp_path, two_images):
     assert name(lr="cosine:1e-2:5e-4") == name(lr="cosine:0.01:0.0005") == name()
     renamed = [sweep("out", {**TOY, "scheme": s}, {}, {s: {"preset": "gumbel", "temperature": 0.3}}) for s in "ab"]
     assert renamed[0].runs()[0].name == renamed[1].runs()[0].name
-    where = {"compile": True, "workers": 2, "save_every": 1.0, "device": "cuda"}
-    assert name(network="factorized_prior", **where) == name(network="factorized_prior")
+    machine_settings = {"compile": True, "workers": 2, "save_every": 1.0, "device": "cuda"}
+    assert name(network="factorized_prior", **machine_settings) == name(network="factorized_prior")
     moved = shutil.copytree(two_images, tmp_path / "moved")
     assert name(network="factorized_prior", data=str(moved)) == name(network="factorized_prior", data=str(two_images))
     before = name(network="factorized_prior", test=str(moved))
@@ -199,7 +199,7 @@ def forked(out, shared=FORK, grid=AXES, trunk=TRUNK):
     return sweeps.Sweep(out, shared, grid, trunk=trunk)
 
 
-def test_runs_fork_from_one_trunk_per_combination_of_the_axes_it_does_not_override():
+def test_runs_fork_from_one_trunk_per_combination_of_axes_that_the_trunk_does_not_override():
     runs = forked("out").runs()
     trunks = {run.name: run for run in runs if run.trunk is None}
     forks = [run for run in runs if run.trunk]
@@ -211,7 +211,7 @@ def test_runs_fork_from_one_trunk_per_combination_of_the_axes_it_does_not_overri
         assert runs.index(first) < runs.index(run)
     assert [run.settings["seed"] for run in runs] == sorted(run.settings["seed"] for run in runs)
     alone = sweep("out", {**FORK, **TRUNK}, {"lmbda": [0.01, 0.02], "seed": [0, 1]}).runs()
-    assert {run.name for run in alone} == set(trunks)  # a trunk has the same name as a run of its own
+    assert {run.name for run in alone} == set(trunks)  # a trunk has the name of the same run without forks
 
 
 def test_the_name_of_a_fork_depends_on_its_trunk_and_other_names_do_not_change():
@@ -220,13 +220,13 @@ def test_the_name_of_a_fork_depends_on_its_trunk_and_other_names_do_not_change()
 
     plain = [run.name for run in sweep("out", FORK, AXES).runs()]
     assert len({*names(), *names(steps=4), *names(scheme="mixed"), *plain}) == 4 * len(names())
-    # The names from before trunks existed
+    # These names are older than trunks
     assert name(scheme="annealed", temperature="exponential:0.5:0.05") == "toy_2d-annealed-2-0-a1d90a51b30c"
     shared = {"network": "toy_1d", "lmbda": 3.0, "steps": 7, "lr": 0.01, "seed": 4}
     assert [run.name for run in sweep("out", shared).runs()] == ["toy_1d-mixed-3-4-07f12c05ee5e"]
 
 
-def test_errors_in_a_trunk_are_one_line(tmp_path):
+def test_errors_in_a_trunk_have_one_line(tmp_path):
     for shared, trunk, message in (
         (TOY, {"steps": 3}, "trunk is not available for toys"),
         (CODEC, {"size": "small"}, "trunk must have the size of its forks, tiny, got small"),
@@ -241,15 +241,15 @@ def test_errors_in_a_trunk_are_one_line(tmp_path):
     assert read.trunk == {"batch_size": 8}
 
 
-def test_a_group_of_sweeps_has_each_run_once():
-    one, other = forked("out", grid={**AXES, "lmbda": [0.01]}), forked("out", grid={**AXES, "seed": [1]})
-    runs = sweeps.SweepGroup((other, one)).runs()
+def test_a_group_of_sweeps_contains_each_run_once():
+    first, second = forked("out", grid={**AXES, "lmbda": [0.01]}), forked("out", grid={**AXES, "seed": [1]})
+    runs = sweeps.SweepGroup((second, first)).runs()
     assert [run.settings["seed"] for run in runs] == sorted(run.settings["seed"] for run in runs)
     names = [run.name for run in runs]
-    assert len(names) == len(set(names)) and set(names) == {run.name for each in (one, other) for run in each.runs()}
+    assert len(names) == len(set(names)) and set(names) == {run.name for each in (first, second) for run in each.runs()}
     assert set(names) < {run.name for run in forked("out").runs()}
     with pytest.raises(ValueError, match="sweeps must share one folder for results, got elsewhere, out"):
-        sweeps.SweepGroup((one, forked("elsewhere")))
+        sweeps.SweepGroup((first, forked("elsewhere")))
 
 
 # The results folder ---------------------------------------------------------------------------------------------------
@@ -260,12 +260,12 @@ EVENTS = st.tuples(st.integers(0, 5), st.sampled_from(["write", "merge", "killed
 
 @given(st.lists(EVENTS, min_size=1, max_size=20))
 @settings(max_examples=30, deadline=None)
-def test_the_table_has_each_run_once_whenever_the_driver_is_killed(tmp_path_factory, events):
-    """A dictionary is the oracle. A killed driver has renamed its table and has not deleted any file."""
-    results, wanted = ResultsFolder(tmp_path_factory.mktemp("results")), {}
+def test_the_table_contains_each_run_once_whenever_the_driver_is_killed(tmp_path_factory, events):
+    """A dictionary is the oracle. A driver that is killed while merging has renamed its table but deleted no file."""
+    results, latest = ResultsFolder(tmp_path_factory.mktemp("results")), {}
     for count, (run, event) in enumerate(events):
         results.write([{"run": f"r{run}", "status": "done", "seconds": 1.0, "value": count, "image": i} for i in "ab"])
-        wanted[f"r{run}"] = count
+        latest[f"r{run}"] = count
         if event != "write":
             rows = results.pending()
             results.merge(rows)
@@ -274,8 +274,8 @@ def test_the_table_has_each_run_once_whenever_the_driver_is_killed(tmp_path_fact
                     results.write([row for row in rows if row["run"] == kept])
     results.merge(results.pending())
     assert not list(results.runs.glob("*.json"))
-    table = results.frame(sorted(wanted))
-    assert table[["run", "image", "value"]].values.tolist() == [[r, i, wanted[r]] for r in sorted(wanted) for i in "ab"]
+    table = results.frame(sorted(latest))
+    assert table[["run", "image", "value"]].values.tolist() == [[r, i, latest[r]] for r in sorted(latest) for i in "ab"]
 
 
 def test_rows_with_different_columns_fit_into_one_table(tmp_path):
@@ -289,13 +289,13 @@ def test_rows_with_different_columns_fit_into_one_table(tmp_path):
 
 
 def test_a_lock_has_one_holder_at_a_time(tmp_path):
-    path, inside, most = tmp_path / "lock", [], []
+    path, inside, counts = tmp_path / "lock", [], []
 
     def hold():
         for _ in range(50):
             with locked(path):
                 inside.append(1)
-                most.append(len(inside))
+                counts.append(len(inside))
                 time.sleep(0.0005)
                 inside.pop()
 
@@ -304,7 +304,7 @@ def test_a_lock_has_one_holder_at_a_time(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(most) == 200 and set(most) == {1} and not path.exists()
+    assert len(counts) == 200 and set(counts) == {1} and not path.exists()
 
 
 def test_a_killed_process_releases_its_lock(tmp_path):
@@ -351,16 +351,16 @@ def test_a_sweep_gives_the_results_of_single_runs_and_repeats_nothing(tmp_path, 
     assert not list(tmp_path.glob("runs/*"))
     written = (tmp_path / "table.parquet").stat()
 
-    monkeypatch.setattr(driver, "_execute", None)  # from here on a submitted run cannot be executed
+    monkeypatch.setattr(driver, "_execute", None)  # from here on, executing a run would fail
     again = sweeps.run(sweep(tmp_path, TOY, grid), address="tcp://nobody:1", progress=False)
     pd.testing.assert_frame_equal(again, table)
     assert (tmp_path / "table.parquet").stat().st_mtime_ns == written.st_mtime_ns
 
     monkeypatch.undo()
-    more = sweeps.run(sweep(tmp_path, TOY, {**grid, "seed": [2, 1, 0]}), address=address, progress=False)
-    assert len(more) == 6 and more["seed"].tolist() == [2, 2, 1, 1, 0, 0]
-    old = more[more["seed"] < 2].sort_values("run", ignore_index=True)
-    pd.testing.assert_frame_equal(old, table.sort_values("run", ignore_index=True))  # the seconds too
+    extended = sweeps.run(sweep(tmp_path, TOY, {**grid, "seed": [2, 1, 0]}), address=address, progress=False)
+    assert len(extended) == 6 and extended["seed"].tolist() == [2, 2, 1, 1, 0, 0]
+    old = extended[extended["seed"] < 2].sort_values("run", ignore_index=True)
+    pd.testing.assert_frame_equal(old, table.sort_values("run", ignore_index=True))  # even the seconds are equal
 
 
 def test_an_image_codec_is_trained_and_coded_and_a_failed_run_is_recorded(tmp_path, address, two_images):
@@ -419,10 +419,10 @@ def test_forks_start_from_their_trunk_and_fail_with_it(tmp_path, address, two_im
         assert set(rows["weights"]) == {training.weights_hash(net)} and set(rows["trunk"]) == {trunk.name}
         for x, row in zip(datasets.folder(two_images), rows.to_dict("records"), strict=True):
             with torch.no_grad():  # sides are multiples of 16, and annealed has one temperature
-                drawn = [net.train()(x[None]) for _ in range(8)]
+                outputs = [net.train()(x[None]) for _ in range(8)]
             assert row["train_distortion"] != row["distortion"] and row["train_rate"] != row["rate"]
-            errors = [(output["x_hat"].clamp(0, 1) - x).square().mean().item() for output in drawn]
-            bits = [-output["likelihoods"]["y"].log2().sum().item() / x[0].numel() for output in drawn]
+            errors = [(output["x_hat"].clamp(0, 1) - x).square().mean().item() for output in outputs]
+            bits = [-output["likelihoods"]["y"].log2().sum().item() / x[0].numel() for output in outputs]
             assert row["train_distortion"] == pytest.approx(255**2 * sum(errors) / 8, rel=2e-4)
             assert row["train_rate"] == pytest.approx(sum(bits) / 8, rel=1e-3)
 
@@ -437,7 +437,7 @@ def test_forks_start_from_their_trunk_and_fail_with_it(tmp_path, address, two_im
     assert [error.split(":")[0] for error in table["error"]] == ["FloatingPointError", "its trunk failed"]
 
 
-def test_images_that_are_not_coded_have_losses_only(tmp_path, address, two_images):
+def test_images_that_are_not_coded_have_only_losses(tmp_path, address, two_images):
     shared = {**CODEC, "lmbda": 0.01, "test": str(two_images)}
     assert name(**shared) == name(**shared, coded=True) != name(**shared, coded=False)
     coded = sweeps.run(sweep(tmp_path / "coded", shared), address=address, progress=False)
@@ -480,7 +480,7 @@ def test_a_dry_run_reports_the_missing_runs_and_writes_nothing(tmp_path, address
 
 
 def kill_holders(out, times, when=lambda: True):
-    """Start a thread that kills processes that hold a run's lock, up to the given number."""
+    """Start a thread that kills processes that hold the lock of a run, `times` of them in total."""
 
     def kill():
         killed = set()
@@ -545,18 +545,18 @@ def test_the_command_reports_errors_in_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_runs_a_grid_on_this_machine_and_reports_a_failure(tmp_path):
-    """The command runs in a process of its own, which never loads torch."""
+    """The command runs in a separate process, which never loads torch."""
     file = toml(tmp_path, 'network = "toy_2d"\nlmbda = 2\nsteps = 20\n[grid]\nlr = [0.01, 1e30]')
     code = f"""
 import sys; from labkit.cli import main
 try: main(["sweep", {str(file)!r}, "--workers", "1"])
 finally: print("torch" in sys.modules)"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 1 and lines[-1] == "False"
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    lines = process.stdout.splitlines()
+    assert process.returncode == 1 and lines[-1] == "False"
     assert "2 runs: 2 missing" in lines[0] and "2 runs: 1 done, 1 failed" in lines[-2]
-    assert "failed: toy_2d-mixed-2-0-" in done.stderr and "FloatingPointError" in done.stderr
-    assert "Traceback" not in done.stderr and "distributed" not in done.stderr
+    assert "failed: toy_2d-mixed-2-0-" in process.stderr and "FloatingPointError" in process.stderr
+    assert "Traceback" not in process.stderr and "distributed" not in process.stderr
 
 
 @pytest.mark.slow
@@ -566,7 +566,7 @@ def test_control_c_ends_in_one_line_and_the_same_command_resumes(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "labkit.cli", "sweep", str(file), "--workers", "1"]
     out = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen(command, **out) as process:
-        while not ResultsFolder(tmp_path / "out").table.exists():  # the table has some of the runs
+        while not ResultsFolder(tmp_path / "out").table.exists():  # wait until the table contains some of the runs
             assert process.poll() is None
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
@@ -588,17 +588,17 @@ def test_a_script_needs_no_main_guard_and_workers_do_not_run_it(tmp_path):
         f"print(sweeps.run(sweeps.Sweep('out', {TOY!r}, {grid!r}), workers=1)['status'].tolist())\n"
         f"print(__file__, __spec__)\n"
     )
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.count("begun") == 1 and "['done', 'done']" in done.stdout, done.stderr
-    assert done.stdout.endswith(f"{script} None\n")
+    process = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert process.stdout.count("begun") == 1 and "['done', 'done']" in process.stdout, process.stderr
+    assert process.stdout.endswith(f"{script} None\n")
 
 
 def test_workers_are_spread_over_the_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
     runs = sweep("out", TOY, {"seed": list(range(9))}).runs()
     with cluster.local_client(runs, 4, 2) as client:
-        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
-        assert sorted(seen.values()) == ["5", "5", "7", "7"]
+        devices = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+        assert sorted(devices.values()) == ["5", "5", "7", "7"]
     with (
         pytest.raises(ValueError, match="gpus must be at most 3, as CUDA_VISIBLE_DEVICES lists no more, got 4"),
         cluster.local_client(runs, 4, 4),
@@ -609,8 +609,8 @@ def test_workers_are_spread_over_the_gpus(monkeypatch):
 def test_loading_sweeps_loads_neither_torch_nor_dask():
     code = "import sys, labkit.research.sweeps\n"
     code += "print([m for m in ('torch', 'dask', 'distributed', 'pandas') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_the_rows_of_a_run_are_saved_as_plain_json(tmp_path):
