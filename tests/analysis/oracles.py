@@ -1,4 +1,4 @@
-"""NumPy and SciPy forms of a Gaussian latent's bits and rates, from the definitions."""
+"""Reference formulas in NumPy and SciPy for the bits and the rates of a Gaussian latent."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ LIKELIHOOD_BOUND = 1e-9  # CompressAI's lower bound on likelihoods
 
 
 def bits(distance, sigma, likelihood_bound=0.0):
-    """Return −log₂ of the mass of N(0, σ²) in the bin around a distance from the mean."""
+    """Return −log₂ of the probability that N(0, σ²) has in the unit bin centered at `distance`."""
     a, b = (np.abs(distance) - 0.5) / sigma, (np.abs(distance) + 0.5) / sigma
     return -np.log2(np.maximum(special.ndtr(-a) - special.ndtr(-b), likelihood_bound))
 
 
 def bounded_bits(distance, sigma):
-    """Return the bits with CompressAI's lower bound on the likelihood."""
+    """Return `bits` with CompressAI's lower bound on the likelihood."""
     return bits(distance, sigma, LIKELIHOOD_BOUND)
 
 
 def noisy_rate(s, sigma, cdf=special.ndtr):
-    """Return the rate of additive noise: y − μ + u has the density F((t + ½)/s) − F((t − ½)/s)."""
+    """Return the rate with additive noise, where y − μ + u has the density F((t + ½)/s) − F((t − ½)/s)."""
     end = 0.5 + 12 * s
     cuts = sorted({-end, -0.5 - 2 * s, -0.5, -0.5 + 2 * s, 0, 0.5 - 2 * s, 0.5, 0.5 + 2 * s, end})
 
@@ -34,6 +34,6 @@ def noisy_rate(s, sigma, cdf=special.ndtr):
 
 
 def rounded_rate(s, sigma, cdf=special.ndtr):
-    """Return the rate of rounding y − μ: a sum over integers."""
+    """Return the rate of the rounded y − μ, which is a sum over integers."""
     k = np.arange(-60, 61)
     return float((cdf((k + 0.5) / s) - cdf((k - 0.5) / s)) @ bounded_bits(k, sigma))

@@ -1,4 +1,4 @@
-"""Codes of one latent against integrals in NumPy and SciPy from the definitions."""
+"""The analysis of a code with one latent agrees with integrals that NumPy and SciPy compute from the definitions."""
 
 import dataclasses
 import itertools
@@ -20,20 +20,20 @@ from labkit.analysis import (
     pointwise_risk,
     sources,
 )
-from labkit.analysis import test_loss as rounded_loss  # a name that pytest does not collect
+from labkit.analysis import test_loss as rounded_loss  # pytest would collect the name test_loss
 from tests.analysis.oracles import bits
 
 SAMPLES = 200_000
-SIGMAS = 5  # standard errors, two-sided error rate 6e-7 per comparison; about 150 comparisons in this file
+SIGMAS = 5  # standard errors; each of about 150 comparisons fails by chance with a probability of 6e-7
 
 
 def loss_numpy(y, x, code):
-    """Return the loss ℓ of a code for the latent y and the data x."""
+    """Return the loss ℓ of a code for a latent y and data x."""
     return bits(y - code.mean, code.scale) + code.lmbda * (code.step * y - x) ** 2
 
 
-def expect(code, f, jumps=(0.5,)):
-    """Return E f(x) by adaptive quadrature, cut where gain · x − mean is an integer plus one of the jumps."""
+def expectation(code, f, jumps=(0.5,)):
+    """Return E[f(x)] by adaptive quadrature; f may jump if gain · x − mean is an integer plus an element of `jumps`."""
     low, high = code.source.ppf(1e-12), code.source.ppf(1 - 1e-12)
     k = np.arange(math.floor(code.gain * low) - 2, math.ceil(code.gain * high) + 3)
     cuts = np.unique(((k[:, None] + np.array(jumps)).ravel() + code.mean) / code.gain)
@@ -58,12 +58,12 @@ OFFSET = ScalarCode(sources.gaussian(0.3, 1.2), gain=0.4, lmbda=3.0, mean=0.37, 
         sources.uniform(0.4, 2.5),
     ],
 )
-def test_sources_have_their_mean_and_standard_deviation(source):
+def test_sources_have_the_given_mean_and_standard_deviation(source):
     assert source.mean() == pytest.approx(0.4, abs=1e-12)
     assert source.std() == pytest.approx(2.5, rel=1e-12)
 
 
-def test_generalized_gaussian_is_gaussian_at_shape_2_and_laplace_at_shape_1():
+def test_the_generalized_gaussian_is_gaussian_at_shape_2_and_laplacian_at_shape_1():
     x = np.linspace(-4, 4, 41)
     np.testing.assert_allclose(
         sources.generalized_gaussian(2, 0.1, 1.3).pdf(x), stats.norm(0.1, 1.3).pdf(x), rtol=1e-12
@@ -90,7 +90,7 @@ def test_bits_follow_the_formula_and_stay_finite_far_from_the_mean():
     far_bits = gaussian_bits(far, *torch.tensor([0.0, 0.02], dtype=torch.float64))
     (slope,) = torch.autograd.grad(far_bits.sum(), far)
     assert torch.isfinite(far_bits).all() and torch.isfinite(slope).all()
-    # far from the mean, the nearer end of the bin decides: ((|y| − ½)/σ)²/2 nats plus the logarithm of its distance
+    # far from the mean, only the nearer edge of the bin matters: with t = (|y| − ½)/σ, −ln p is t²/2 + ln(t √(2π))
     t = (5 - 0.5) / 0.02
     assert far_bits[1].item() == pytest.approx(
         (t**2 / 2 + math.log(t * math.sqrt(2 * math.pi))) / math.log(2), rel=1e-8
@@ -98,24 +98,24 @@ def test_bits_follow_the_formula_and_stay_finite_far_from_the_mean():
 
 
 @pytest.mark.parametrize("code", [GAUSSIAN, OFFSET, ScalarCode(sources.laplace(), gain=2.0)])
-def test_test_loss_is_the_mean_loss_of_rounded_latents(code):
+def test_the_test_loss_is_the_mean_loss_of_rounded_latents(code):
     def rounded(x):
         return loss_numpy(np.round(code.gain * x - code.mean) + code.mean, x, code)
 
     loss = rounded_loss(code)
-    assert loss.total == pytest.approx(expect(code, rounded), rel=1e-9)
+    assert loss.total == pytest.approx(expectation(code, rounded), rel=1e-9)
     assert loss.total == pytest.approx(loss.rate + code.lmbda * loss.distortion, rel=1e-12)
 
 
-def test_the_test_loss_can_round_the_latent_itself():
-    off = dataclasses.replace(OFFSET, zero_center=False)
-    x = off.source.rvs(size=SAMPLES, random_state=1)
-    losses = loss_numpy(np.round(off.gain * x), x, off)
-    assert abs(rounded_loss(off).total - losses.mean()) < SIGMAS * losses.std() / SAMPLES**0.5
-    assert abs(rounded_loss(off).total - rounded_loss(OFFSET).total) > 0.001
+def test_the_test_loss_without_zero_center_rounds_the_latent_itself():
+    uncentered = dataclasses.replace(OFFSET, zero_center=False)
+    x = uncentered.source.rvs(size=SAMPLES, random_state=1)
+    losses = loss_numpy(np.round(uncentered.gain * x), x, uncentered)
+    assert abs(rounded_loss(uncentered).total - losses.mean()) < SIGMAS * losses.std() / SAMPLES**0.5
+    assert abs(rounded_loss(uncentered).total - rounded_loss(OFFSET).total) > 0.001
 
 
-def test_a_code_accepts_other_rates_and_distortions():
+def test_a_code_accepts_custom_rates_and_distortions():
     code = ScalarCode(
         sources.gaussian(),
         gain=0.9,
@@ -128,7 +128,7 @@ def test_a_code_accepts_other_rates_and_distortions():
         y = np.round(0.9 * x)
         return y**2 / 0.9 + 2 * (y / 0.9 - x) ** 4
 
-    assert rounded_loss(code).total == pytest.approx(expect(code, rounded), rel=1e-9)
+    assert rounded_loss(code).total == pytest.approx(expectation(code, rounded), rel=1e-9)
 
 
 # the exact gradient
@@ -145,12 +145,12 @@ SOURCES = {
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("parameter", ["gain", "mean", "scale", "step"])
 @pytest.mark.parametrize("zero_center", [True, False])
-def test_the_exact_gradient_is_the_finite_difference_of_the_test_loss(source, parameter, zero_center):
+def test_the_exact_gradient_agrees_with_finite_differences_of_the_test_loss(source, parameter, zero_center):
     code = ScalarCode(SOURCES[source], 0.83, mean=0.23, scale=0.9, step=1.1, zero_center=zero_center)
-    at, h = getattr(code, parameter), 1e-4
+    value, h = getattr(code, parameter), 1e-4
 
     def loss(steps):
-        return rounded_loss(dataclasses.replace(code, **{parameter: at + steps * h})).total
+        return rounded_loss(dataclasses.replace(code, **{parameter: value + steps * h})).total
 
     difference = (8 * (loss(1) - loss(-1)) - (loss(2) - loss(-2))) / (12 * h)
     assert exact_gradient(code, parameter) == pytest.approx(difference, rel=1e-5, abs=1e-5)
@@ -159,18 +159,18 @@ def test_the_exact_gradient_is_the_finite_difference_of_the_test_loss(source, pa
 # mismatch
 
 
-def test_mismatch_of_additive_noise_is_the_double_integral():
+def test_the_mismatch_of_additive_noise_agrees_with_a_double_integral():
     def gap(x):
         y = GAUSSIAN.gain * x
         noisy, _ = integrate.quad(lambda u: loss_numpy(y + u, x, GAUSSIAN), -0.5, 0.5, epsabs=1e-11)
         return noisy - loss_numpy(np.round(y), x, GAUSSIAN)
 
-    assert mismatch(GAUSSIAN, "aun").total[0] == pytest.approx(expect(GAUSSIAN, gap), abs=1e-8)
+    assert mismatch(GAUSSIAN, "aun").total[0] == pytest.approx(expectation(GAUSSIAN, gap), abs=1e-8)
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.4])
-def test_mismatch_of_rounding_with_noise_is_the_sum_over_neighbors(tau):
-    """sua rounds up with probability clip((r − ½)/τ + ½, 0, 1); at τ = 1 this is stochastic rounding."""
+def test_the_mismatch_of_rounding_with_noise_is_a_sum_over_two_integers(tau):
+    """With r = y − ⌊y⌋, sua rounds up with probability clip((r − ½)/τ + ½, 0, 1). At τ = 1, it equals sr."""
 
     def gap(x):
         y = OFFSET.gain * x - OFFSET.mean
@@ -179,7 +179,7 @@ def test_mismatch_of_rounding_with_noise_is_the_sum_over_neighbors(tau):
         down_loss, up_loss, test = (loss_numpy(k + OFFSET.mean, x, OFFSET) for k in (low, low + 1, np.round(y)))
         return (1 - up) * down_loss + up * up_loss - test
 
-    oracle = expect(OFFSET, gap, jumps=(0, 0.5, 0.5 - tau / 2, 0.5 + tau / 2))
+    oracle = expectation(OFFSET, gap, jumps=(0, 0.5, 0.5 - tau / 2, 0.5 + tau / 2))
     assert mismatch(OFFSET, "sua", tau).total[0] == pytest.approx(oracle, abs=1e-9)
     if tau == 1:
         assert mismatch(OFFSET, "sr").total[0] == pytest.approx(oracle, abs=1e-9)
@@ -189,8 +189,8 @@ def test_mismatch_of_rounding_with_noise_is_the_sum_over_neighbors(tau):
     ("name", "tau", "excess"),
     [("sr", 1, 1 / 12), ("sua", 0.5, 0.25 / 12), ("aun", 1, 0), ("dither", 0.5, 0), ("uq", 1, 0)],
 )
-def test_the_distortion_mismatch_at_high_rate_is_the_closed_form(name, tau, excess):
-    """E(ỹ − y)² − 1/12 in units of the step; a Gaussian of 3 bins is uniform over a bin to 10⁻⁷⁰."""
+def test_the_distortion_mismatch_at_high_rate_has_a_closed_form(name, tau, excess):
+    """In units of the squared step, it is E(ỹ − y)² − 1/12, because y mod 1 is uniform to within 10⁻⁷⁰ at σ = 3."""
     code = ScalarCode(sources.gaussian(), gain=3.0)
     assert mismatch(code, name, tau).distortion[0] * 9 == pytest.approx(excess, abs=1e-9)
 
@@ -200,9 +200,9 @@ def test_hard_rounding_has_no_mismatch():
     assert (table[["rate", "distortion", "total"]] == 0).all(axis=None)
 
 
-# quadrature against Monte Carlo, for every law
+# quadrature and Monte Carlo, for every surrogate and several schemes
 
-EVERY = [surrogates.get(name) for name in surrogates.names()] + [
+ALL_SCHEMES = [surrogates.get(name) for name in surrogates.names()] + [
     surrogates.get("uq", shared=True),
     surrogates.get("soft", noise=True),
     surrogates.get("sua", gradient="expected"),
@@ -216,7 +216,7 @@ EVERY = [surrogates.get(name) for name in surrogates.names()] + [
 ]
 
 
-@pytest.mark.parametrize("scheme", EVERY, ids=[str(i) for i in range(len(EVERY))])
+@pytest.mark.parametrize("scheme", ALL_SCHEMES, ids=[str(i) for i in range(len(ALL_SCHEMES))])
 def test_quadrature_agrees_with_monte_carlo(scheme):
     options = {"method": "monte_carlo", "samples": SAMPLES, "seed": 3}
     exact, sampled = mismatch(OFFSET, scheme, 0.6).iloc[0], mismatch(OFFSET, scheme, 0.6, **options).iloc[0]
@@ -226,16 +226,15 @@ def test_quadrature_agrees_with_monte_carlo(scheme):
         exact = gradient_risk(OFFSET, scheme, parameter, 0.6, 1).iloc[0]
         sampled = gradient_risk(OFFSET, scheme, parameter, 0.6, 1, **options).iloc[0]
         assert abs(exact["bias"] - sampled["bias"]) <= SIGMAS * sampled["bias_se"] + 1e-9
-        if not any(
-            tail in repr(scheme) for tail in ("Gumbel", "Sigmoid")
-        ):  # the tails are too heavy for a sampled variance
+        # the tails of these surrogates are too heavy to estimate a variance from samples
+        if not any(tail in repr(scheme) for tail in ("Gumbel", "Sigmoid")):
             assert abs(exact["std"] - sampled["std"]) <= SIGMAS * sampled["std_se"] + 1e-9
 
 
-def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
-    """The second moment of the slope of sga over one uniform bin, an integral over r and the logistic noise by SciPy.
+def test_quadrature_includes_the_heavy_tail_of_gumbel_annealing_down_to_the_clip():
+    """SciPy integrates the second moment of the slope of sga over r, which is uniform, and over the logistic noise.
 
-    The slope is w(1 − w) score′(r)/τ², and the law of w is that of σ((score/τ + logistic)/τ).
+    The slope is w(1 − w) score′(r)/τ², and w has the distribution of σ((score/τ + noise)/τ).
     """
     tau = 0.5
 
@@ -249,7 +248,7 @@ def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
 
         return integrate.quad(inner, -60, 60, points=[-score], limit=400)[0]
 
-    decades = np.concatenate([10.0 ** np.arange(-5, 0), [0.5]])  # symmetric about ½; no clipping above 10⁻⁵
+    decades = np.concatenate([10.0 ** np.arange(-5, 0), [0.5]])  # symmetric about ½, not clipped above 10⁻⁵
     oracle = 2 * sum(integrate.quad(second_moment, a, b)[0] for a, b in itertools.pairwise(decades))
     code = ScalarCode(stats.uniform(0, 1), gain=1.0, lmbda=0.0, rate=lambda y, mean, scale: y, scale=1.0, step=1.0)
     row = pointwise_risk(code, "sga", tau).iloc[0]
@@ -262,7 +261,7 @@ def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
 
         return integrate.quad(inner, -60, 60, points=[-score, 0], limit=400)[0]
 
-    # V = E[G²|r] − (d E[ỹ|r]/dr)², the latter by differences
+    # the variance is E[G²|r] − (d E[ỹ|r]/dr)², whose derivative is a finite difference
     r, weight = np.polynomial.legendre.leggauss(40)
     squares = 0.0
     for a, b in itertools.pairwise(decades):
@@ -272,7 +271,7 @@ def test_the_heavy_tail_of_gumbel_annealing_is_integrated_down_to_its_clip():
     assert row["variance"] == pytest.approx(oracle - 2 * squares, rel=2e-3)
 
 
-def test_three_classes_need_monte_carlo():
+def test_a_surrogate_with_three_classes_needs_monte_carlo():
     three = surrogates.get("ssl", classes=3)
     with pytest.raises(ValueError, match=r"rate: .*method='monte_carlo'"):
         mismatch(GAUSSIAN, three)
@@ -280,30 +279,30 @@ def test_three_classes_need_monte_carlo():
     assert math.isfinite(row["total"]) and row["total_se"] > 0
 
 
-def test_monte_carlo_repeats_with_its_seed():
-    once, again, other = (
+def test_monte_carlo_with_the_same_seed_gives_the_same_result():
+    first, again, other = (
         mismatch(GAUSSIAN, "sua", method="monte_carlo", samples=1000, seed=s).total[0] for s in (4, 4, 5)
     )
-    assert once == again != other
+    assert first == again != other
 
 
 # gradient risk
 
 
-def test_risk_is_squared_bias_plus_variance_over_the_batch():
+def test_the_risk_is_the_squared_bias_plus_the_variance_over_the_batch_size():
     table = gradient_risk(GAUSSIAN, "aun", batch_sizes=[1, 16, 256])
     np.testing.assert_allclose(table["risk"], table["bias"] ** 2 + table["std"] ** 2 / table["batch_size"])
     np.testing.assert_allclose(table["mean"], table["exact"] + table["bias"])
 
 
-def test_the_gain_gradient_of_additive_noise_is_the_double_integral():
+def test_the_gain_gradient_of_additive_noise_agrees_with_a_double_integral():
     g, h = GAUSSIAN.gain, 1e-5
 
     def slope(x, u):
         return (loss_numpy(g * x + u + h, x, GAUSSIAN) - loss_numpy(g * x + u - h, x, GAUSSIAN)) / (2 * h) * x
 
     mean, square = (
-        expect(GAUSSIAN, lambda x, p=p: integrate.quad(lambda u: slope(x, u) ** p, -0.5, 0.5)[0], jumps=(0,))
+        expectation(GAUSSIAN, lambda x, p=p: integrate.quad(lambda u: slope(x, u) ** p, -0.5, 0.5)[0], jumps=(0,))
         for p in (1, 2)
     )
     row = gradient_risk(GAUSSIAN, "aun", batch_sizes=1).iloc[0]
@@ -311,20 +310,20 @@ def test_the_gain_gradient_of_additive_noise_is_the_double_integral():
     assert row["std"] == pytest.approx(math.sqrt(square - mean**2), rel=1e-6)
 
 
-def test_stop_gradient_removes_the_reconstruction_error_from_the_mean_gradient():
-    """If the slope is not 1, ỹ depends on μ through the distortion path; the stop does not change the rate's part."""
+def test_stop_gradient_removes_the_distortion_from_the_gradient_of_the_mean():
+    """If the slope is not 1, ỹ depends on μ through the distortion path. The stop does not change the rate's part."""
     for stop in (True, False):
         scheme = schemes.soft_rounding(0.2, stop_gradient=stop)
         rate_only = dataclasses.replace(OFFSET, lmbda=0.0)
         both, rate = (gradient_risk(c, scheme, "mean", 0.2, 1)["mean"][0] for c in (OFFSET, rate_only))
-        # ∂ỹ/∂μ is 1 − slope without the stop and 0 with it, so the parts differ unless stopped
+        # ∂ỹ/∂μ is 1 − slope without the stop and 0 with it, so both gradients are equal only with the stop
         assert (abs(both - rate) < 1e-9) == stop
 
 
 # pointwise risk
 
 
-def test_pointwise_risk_of_unbiased_surrogates_is_variance_alone():
+def test_the_pointwise_risk_of_unbiased_surrogates_is_their_variance():
     table = pointwise_risk(GAUSSIAN, ["aun", "uq"])
     g, h = GAUSSIAN.gain, 1e-5
 
@@ -336,12 +335,16 @@ def test_pointwise_risk_of_unbiased_surrogates_is_variance_alone():
         return second - first**2
 
     assert (table["bias_squared"] == 0).all()
-    np.testing.assert_allclose(table["variance"], expect(GAUSSIAN, variance), rtol=1e-6)
+    np.testing.assert_allclose(table["variance"], expectation(GAUSSIAN, variance), rtol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"gradient": "identity"}, {"gradient": "expected"}])
-def test_pointwise_bias_of_annealed_rounding_is_the_closed_form(options):
-    """J = (1 − p) ℓ(k) + p ℓ(k + 1), so J′ = p′ (ℓ(k + 1) − ℓ(k)); and E[G] = slope · mean of ℓ′ at the neighbors."""
+def test_the_pointwise_risk_of_annealed_rounding_has_a_closed_form(options):
+    """Derive bias and variance from the two neighbors k and k + 1 of y, where p is the probability of rounding up.
+
+    The mean loss is J = (1 − p) ℓ(k) + p ℓ(k + 1), so J′ = p′ (ℓ(k + 1) − ℓ(k)). The mean gradient E[G] is the slope
+    times the mean of ℓ′ at the neighbors.
+    """
     tau, h = 0.6, 1e-6
 
     def parts(x):
@@ -357,22 +360,22 @@ def test_pointwise_bias_of_annealed_rounding_is_the_closed_form(options):
 
     jumps = (0, 0.5 - tau / 2, 0.5 + tau / 2)
     row = pointwise_risk(GAUSSIAN, surrogates.get("sua", **options), tau).iloc[0]
-    assert row["bias_squared"] == pytest.approx(expect(GAUSSIAN, lambda x: parts(x)[0] ** 2, jumps), rel=1e-5)
-    assert row["variance"] == pytest.approx(expect(GAUSSIAN, lambda x: parts(x)[1], jumps), rel=1e-5)
+    assert row["bias_squared"] == pytest.approx(expectation(GAUSSIAN, lambda x: parts(x)[0] ** 2, jumps), rel=1e-5)
+    assert row["variance"] == pytest.approx(expectation(GAUSSIAN, lambda x: parts(x)[1], jumps), rel=1e-5)
     assert row["risk"] == row["bias_squared"] + row["variance"]
 
 
 @pytest.mark.parametrize("scheme", ["round", "ste", "ds", schemes.mixed()])
-def test_pointwise_risk_rejects_hard_rounding_and_says_why(scheme):
+def test_pointwise_risk_rejects_hard_rounding_and_explains_why(scheme):
     with pytest.raises(ValueError, match=r"does not accept hard rounding .* piecewise constant") as error:
         pointwise_risk(GAUSSIAN, scheme)
     assert "\n" not in str(error.value)
 
 
-# tables, figures, and messages about invalid arguments
+# tables, figures and error messages
 
 
-def test_labels_show_options_and_come_from_mappings():
+def test_labels_show_options_or_come_from_the_keys_of_a_mapping():
     table = mismatch(
         GAUSSIAN, [surrogates.get("sua"), surrogates.get("sua", relaxed=True), "mixed", schemes.mixed()], 0.5
     )
@@ -389,8 +392,8 @@ def test_figures_show_the_values_of_the_tables():
     figure = plots.risk_over_temperature(risks, 100)
     chosen = risks[(risks["label"] == "sua") & (risks["batch_size"] == 100)]
     np.testing.assert_allclose(figure.data[2].y + figure.data[3].y, chosen["risk"])
-    page = figure.layout.template.layout
-    assert page.paper_bgcolor == page.plot_bgcolor == "rgba(0,0,0,0)"
+    template = figure.layout.template.layout
+    assert template.paper_bgcolor == template.plot_bgcolor == "rgba(0,0,0,0)"
     with pytest.raises(ValueError, match="batch_size must be one of"):
         plots.risk_over_temperature(risks, 7)
 
@@ -424,7 +427,7 @@ def test_figures_show_the_values_of_the_tables():
         ),
     ],
 )
-def test_an_invalid_argument_raises_one_line(call, message):
+def test_an_invalid_argument_raises_an_error_of_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Mismatch and gradient risk on trained networks, against CompressAI's own forward, NumPy, quadrature, and autograd."""
+"""Mismatch and gradient risk of trained networks agree with CompressAI, NumPy, quadrature and autograd."""
 
 import copy
 import math
@@ -31,9 +31,9 @@ def crops(test_photos):
 
 @pytest.fixture(scope="module")
 def compressai_net(net):
-    other = compressai.models.MeanScaleHyperprior(net.N, net.M)
-    other.load_state_dict({k: v for k, v in net.state_dict().items() if k in other.state_dict()}, strict=False)
-    return other.eval()
+    codec = compressai.models.MeanScaleHyperprior(net.N, net.M)
+    codec.load_state_dict({k: v for k, v in net.state_dict().items() if k in codec.state_dict()}, strict=False)
+    return codec.eval()
 
 
 def bits_per_pixel(likelihood, x):
@@ -44,8 +44,8 @@ def squared_error(x_hat, x):
     return 255**2 * np.square(x_hat.detach().double().numpy() - x.double().numpy()).mean()
 
 
-def pick(table, **where):
-    for column, value in where.items():
+def pick(table, **conditions):
+    for column, value in conditions.items():
         table = table[table[column] == value]
     return table
 
@@ -53,7 +53,7 @@ def pick(table, **where):
 # ---------------------------------------------------------------------------------------------- mismatch
 
 
-def test_straight_through_has_no_mismatch_and_rounded_is_compressais_evaluation(net, crops, compressai_net):
+def test_straight_through_has_no_mismatch_and_rounded_losses_equal_those_of_compressai(net, crops, compressai_net):
     table = trained.network_mismatch(net, crops, "ste", lmbda=LMBDA, draws=2)
     assert (table["se"] == 0).all()  # nothing is random
     for index, image in enumerate(crops):
@@ -67,12 +67,13 @@ def test_straight_through_has_no_mismatch_and_rounded_is_compressais_evaluation(
         assert set(rows.index) == set(expected)
         for quantity, value in expected.items():
             assert rows.loc[quantity, "rounded"] == pytest.approx(value, rel=1e-6)
-            assert rows.loc[quantity, "training"] == pytest.approx(value, rel=1e-4)  # (y − μ) + μ, in float32
+            # training computes (y − μ) + μ in float32
+            assert rows.loc[quantity, "training"] == pytest.approx(value, rel=1e-4)
     assert (table["training"] - table["rounded"] == table["mismatch"]).all()
 
 
-def test_rounding_without_center_against_the_same_by_hand(net, crops, compressai_net):
-    """Signed and not zero: ⌊y⌉ in training against ⌊y − μ⌉ + μ in the codec."""
+def test_the_mismatch_of_rounding_without_zero_center_agrees_with_the_modules_of_compressai(net, crops, compressai_net):
+    """The mismatch is not zero, because training uses ⌊y⌉ and the codec uses ⌊y − μ⌉ + μ."""
     table = trained.network_mismatch(
         net, crops[:1], schemes.straight_through(zero_center=False), lmbda=LMBDA, draws=2
     ).set_index(["image", "quantity"])
@@ -93,8 +94,8 @@ def test_rounding_without_center_against_the_same_by_hand(net, crops, compressai
     assert abs(rows.loc["distortion", "mismatch"]) > 0.1
 
 
-def test_additive_noise_against_compressais_own_training_forward(net, crops, compressai_net):
-    """Another loop, another source of noise, CompressAI's law: five standard errors of the difference."""
+def test_additive_noise_agrees_with_the_training_forward_pass_of_compressai(net, crops, compressai_net):
+    """CompressAI draws noise of the same distribution, so differences are within five standard errors."""
     draws, x = 24, crops[1][None]
     table = trained.network_mismatch(net, [crops[1]], "aun", lmbda=LMBDA, draws=draws, seed=3)
     model = copy.deepcopy(compressai_net)
@@ -105,42 +106,42 @@ def test_additive_noise_against_compressais_own_training_forward(net, crops, com
         for _ in range(draws):
             output = model.train()(x)
             for part in ("y", "z"):
-                difference = [bits_per_pixel(o["likelihoods"][part], x) for o in (output, rounded)]
-                samples[f"rate_{part}"].append(difference[0] - difference[1])
+                rates = [bits_per_pixel(o["likelihoods"][part], x) for o in (output, rounded)]
+                samples[f"rate_{part}"].append(rates[0] - rates[1])
             samples["distortion"].append(squared_error(output["x_hat"], x) - squared_error(rounded["x_hat"], x))
     for quantity, values in samples.items():
         row = pick(table, image="0", quantity=quantity).iloc[0]
         error = np.std(values, ddof=1) / math.sqrt(draws)
         assert abs(row["mismatch"] - np.mean(values)) < 5 * math.hypot(error, row["se"])
-        assert 0.4 < row["se"] / error < 2.5  # each is known to about one part in seven
+        assert 0.4 < row["se"] / error < 2.5  # each standard error is known to about one part in seven
     assert pick(table, image="0", quantity="distortion")["mismatch"].item() > 0
 
 
-def test_means_over_images_and_their_errors(net, crops):
+def test_the_table_has_means_over_images_and_their_standard_errors(net, crops):
     table = trained.network_mismatch(net, crops, ["aun", "mixed"], lmbda=LMBDA, draws=3)
     for _, rows in table.groupby(["label", "quantity"]):
-        one, two, mean = (rows[rows["image"] == name].iloc[0] for name in ("0", "1", "mean"))
+        first, second, mean = (rows[rows["image"] == name].iloc[0] for name in ("0", "1", "mean"))
         for column in ("training", "rounded", "mismatch"):
-            assert mean[column] == pytest.approx((one[column] + two[column]) / 2)
-        assert mean["se"] == pytest.approx(math.hypot(one["se"], two["se"]) / 2)
-        assert mean["se_images"] == pytest.approx(abs(one["mismatch"] - two["mismatch"]) / 2)
-    # common random numbers: both draw the same noise for z's rate
+            assert mean[column] == pytest.approx((first[column] + second[column]) / 2)
+        assert mean["se"] == pytest.approx(math.hypot(first["se"], second["se"]) / 2)
+        assert mean["se_images"] == pytest.approx(abs(first["mismatch"] - second["mismatch"]) / 2)
+    # with common random numbers, both schemes draw the same noise for the rate of z
     a, b = (pick(table, label=label, quantity="rate_z")["training"].to_numpy() for label in ("aun", "mixed"))
     assert (a == b).all()
 
 
-def test_sides_are_padded_by_their_edges(net, test_photos):
+def test_images_are_padded_with_their_edge_pixels(net, test_photos):
     image = test_photos[0][:, :100, :128]
     padded = torch.nn.functional.pad(image[None], (0, 0, 14, 14), mode="replicate")[0]
-    one, two = (trained.network_mismatch(net, [x], "ste", lmbda=LMBDA, draws=2) for x in (image, padded))
-    assert one.equals(two)
+    table, padded_table = (trained.network_mismatch(net, [x], "ste", lmbda=LMBDA, draws=2) for x in (image, padded))
+    assert table.equals(padded_table)
 
 
 # ----------------------------------------------------------------------------------------- gradient risk
 
 
 class Gain(nn.Module):
-    """y = g x, with decoder and scale held at g: the one network whose gradients quadrature gives (surrogates page)."""
+    """The network y = g x of the surrogates page, with a fixed decoder and scale: quadrature gives its gradients."""
 
     def __init__(self, gain=0.5):
         super().__init__()
@@ -154,15 +155,15 @@ class Gain(nn.Module):
 
 
 def gain_by_quadrature(g=0.5, weight=6.0):
-    """Exact gradient of the test loss, and the expectations of straight-through's and additive noise's gradients."""
+    """Return the exact gradient of the test loss and the expected gradients of straight-through and additive noise."""
     phi = lambda t: 0.5 * torch.special.erfc(torch.as_tensor(-t / math.sqrt(2))).numpy()  # noqa: E731
     density = lambda t: np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)  # noqa: E731
     bits = lambda y: -np.log2(phi((0.5 - np.abs(y)) / g) - phi((-0.5 - np.abs(y)) / g))  # noqa: E731
 
     def slope(y):
-        inside = phi((0.5 - np.abs(y)) / g) - phi((-0.5 - np.abs(y)) / g)
-        change = density((-0.5 - np.abs(y)) / g) - density((0.5 - np.abs(y)) / g)
-        return -np.sign(y) * change / (g * inside * math.log(2))
+        mass = phi((0.5 - np.abs(y)) / g) - phi((-0.5 - np.abs(y)) / g)
+        slope_of_mass = density((-0.5 - np.abs(y)) / g) - density((0.5 - np.abs(y)) / g)
+        return -np.sign(y) * slope_of_mass / (g * mass * math.log(2))
 
     k = np.arange(-6, 6)
     x = (k + 0.5) / g
@@ -179,8 +180,8 @@ def gain_by_quadrature(g=0.5, weight=6.0):
     return exact, expected(np.round(g * x)), np.mean([expected(g * x + u) for u in noise])
 
 
-def test_bias_and_derivative_of_the_gain_against_quadrature():
-    """The surrogates page's worked example, from samples: five standard errors, and curvature's share besides."""
+def test_bias_and_derivative_of_the_gain_agree_with_quadrature():
+    """Sample the surrogates page's worked example, with a tolerance of five standard errors and 0.01 for curvature."""
     exact, straight_through, noise = gain_by_quadrature()
     assert (exact, straight_through - exact, noise - exact) == pytest.approx((2.4151, -0.606, -0.249), abs=2e-3)
     points = torch.randn(2_000_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -193,35 +194,35 @@ def test_bias_and_derivative_of_the_gain_against_quadrature():
         assert abs(row["derivative"] - exact) < 5 * row["derivative_se"] + 0.01
         assert abs(row["bias"] - (expected - exact)) < 5 * row["bias_se"] + 0.01
         assert abs(row["slope"] - exact / expected) < 5 * row["slope_se"] + 0.01
-    assert table.loc["ste", "bias"] < -5 * table.loc["ste", "bias_se"]  # and it is seen
-    # one sample's standard deviation is 15.5 for noise; 24 batches know its square to 30%
+    assert table.loc["ste", "bias"] < -5 * table.loc["ste", "bias_se"]  # the samples show the bias
+    # for noise, one sample has a standard deviation of 15.5; 24 batches estimate its square to 30%
     total = (table["variance_draws"] + table["variance_batches"]) * 10_000
     assert np.sqrt(total["aun"]) == pytest.approx(15.5, rel=0.5)
     assert table.loc["ste", "variance_draws"] == 0
 
 
-def test_where_straight_through_is_exact_the_difference_agrees_with_autograd(net, crops):
-    """The synthesis transform and the factorized entropy model read what is rounded and move none of it."""
-    double = copy.deepcopy(net).double()
+def test_differences_agree_with_autograd_for_parts_where_straight_through_is_exact(net, crops):
+    """The synthesis transform and the factorized entropy model read rounded values and do not change them."""
+    double_net = copy.deepcopy(net).double()
     images = [crop.double() for crop in crops]
     settings = {"lmbda": LMBDA, "draws": 2, "batches": 3, "crop": 64, "directions": 2, "by": "part"}
-    table = trained.network_gradient_risk(double, images, "ste", step=1e-5, **settings).set_index("layer")
+    table = trained.network_gradient_risk(double_net, images, "ste", step=1e-5, **settings).set_index("layer")
     for part in ("g_s", "entropy_bottleneck"):
         row = table.loc[part]
         assert row["slope"] == pytest.approx(1, abs=1e-4) and row["slope_se"] < 1e-4
         assert abs(row["bias"]) < 1e-4 * row["norm"] and row["agreed"] == pytest.approx(row["found"], rel=1e-3)
-    chosen = trained.network_gradient_risk(net, crops, "ste", **settings).set_index("layer")
-    assert abs(chosen.loc["g_s", "slope"] - 1) < 5 * risk_module.CURVATURE
-    assert (chosen["step"] <= risk_module.LARGEST_STEP).all() and chosen["step"].nunique() > 1
-    again = trained.network_gradient_risk(double, images, "ste", step=1e-5, **settings)
+    automatic = trained.network_gradient_risk(net, crops, "ste", **settings).set_index("layer")
+    assert abs(automatic.loc["g_s", "slope"] - 1) < 5 * risk_module.CURVATURE
+    assert (automatic["step"] <= risk_module.LARGEST_STEP).all() and automatic["step"].nunique() > 1
+    again = trained.network_gradient_risk(double_net, images, "ste", step=1e-5, **settings)
     assert again.set_index("layer").equals(table)  # same seed, same numbers
 
 
-def test_a_gradient_of_the_wrong_length_is_seen(net, crops, monkeypatch):
-    right = gradient_vectors
+def test_a_doubled_gradient_is_visible_in_the_table(net, crops, monkeypatch):
+    original = gradient_vectors
 
     def doubled(*arguments):
-        return [2 * gradient for gradient in right(*arguments)]
+        return [2 * gradient for gradient in original(*arguments)]
 
     monkeypatch.setattr(risk_module, "gradient_vectors", doubled)
     table = trained.network_gradient_risk(
@@ -241,12 +242,12 @@ def test_a_gradient_of_the_wrong_length_is_seen(net, crops, monkeypatch):
     assert table.loc["g_s", "bias"] == pytest.approx(table.loc["g_s", "derivative"], rel=1e-3)
 
 
-def test_mean_and_variance_against_numpy_on_stored_gradients(net, crops, monkeypatch):
-    """Every gradient of one small layer kept, then NumPy: the mean's norm, variance within and between batches."""
-    kept, right = [], gradient_vectors
+def test_mean_and_variance_of_stored_gradients_agree_with_numpy(net, crops, monkeypatch):
+    """NumPy computes the norm of the mean and the variances within and between batches for one small layer."""
+    kept, original = [], gradient_vectors
 
-    def keep(net, layers, *rest):
-        gradients = right(net, layers, *rest)
+    def keep(net, layers, *arguments):
+        gradients = original(net, layers, *arguments)
         kept.append(gradients[[layer.name for layer in layers].index("h_a.4")].numpy())
         return gradients
 
@@ -256,7 +257,7 @@ def test_mean_and_variance_against_numpy_on_stored_gradients(net, crops, monkeyp
         net, crops, "aun", lmbda=LMBDA, draws=draws, batches=batches, crop=64, directions=1, step=0.01
     )
     row = table.set_index("layer").loc["h_a.4"]
-    stored = np.array(kept[1:]).reshape(batches, draws, -1)  # the first gave the direction
+    stored = np.array(kept[1:]).reshape(batches, draws, -1)  # the first gradient determined the direction
     assert stored.shape[-1] == row["parameters"] == sum(p.numel() for p in net.h_a[4].parameters())
     assert row["part"] == "h_a"
     within = stored.var(1, ddof=1).sum(-1)
@@ -265,26 +266,26 @@ def test_mean_and_variance_against_numpy_on_stored_gradients(net, crops, monkeyp
     assert row["variance_draws"] == pytest.approx(within.mean(), rel=1e-9)
     assert row["variance_draws_se"] == pytest.approx(within.std(ddof=1) / 2, rel=1e-9)
     assert row["variance_batches"] == pytest.approx(between, rel=1e-9)
-    # the layers are all of the network, each once, but for the quantiles, which no gradient of this loss reaches
+    # the table has every parameter once, except the quantiles, which have no gradient in this loss
     quantiles = net.entropy_bottleneck.quantiles.numel()
     assert table["parameters"].sum() == sum(p.numel() for p in net.parameters()) - quantiles
 
 
 def test_the_gradient_is_that_of_the_training_loss(net, crops):
-    """Straight-through's, where CompressAI's own entropy models and PyTorch's backward give it too."""
+    """The reference is PyTorch's backward pass with straight-through rounding."""
     codec = copy.deepcopy(net).train()
     entropy.set_scheme(codec, schemes.straight_through())
     x = crops[0][None]
     output = codec(x)
     bits = sum(p.log2().sum() for p in output["likelihoods"].values()) / -(128 * 128)
     (bits + LMBDA * 255**2 * (output["x_hat"] - x).square().mean()).backward()
-    found = gradient_vectors(codec, layers_of(codec, "layer"), x, LMBDA)
-    for layer, gradient in zip(layers_of(codec, "layer"), found, strict=True):
+    gradients = gradient_vectors(codec, layers_of(codec, "layer"), x, LMBDA)
+    for layer, gradient in zip(layers_of(codec, "layer"), gradients, strict=True):
         expected = torch.cat([p.grad.flatten().double() for p in layer.parameters])
         assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-9
 
 
-def test_a_deterministic_surrogate_has_no_variance_over_draws_and_noise_has_more_than_mixed(net, crops):
+def test_straight_through_has_no_variance_over_draws_and_stochastic_rounding_has_the_most(net, crops):
     table = trained.network_gradient_risk(
         net, crops, ["ste", "sr", "aun"], lmbda=LMBDA, draws=3, batches=3, crop=64, directions=1, step=0.01, by="part"
     )
@@ -295,23 +296,23 @@ def test_a_deterministic_surrogate_has_no_variance_over_draws_and_noise_has_more
     ).all()
 
 
-def test_slope_and_its_error_on_made_up_numbers():
-    """f = 0.7 · truth + noise, p = truth + the draws' noise: over 400 repetitions no bias, and honest errors."""
+def test_the_slope_and_its_standard_error_are_right_for_synthetic_numbers():
+    """Simulate 400 experiments in which predictions are truth + noise and measurements are 0.7 · truth + noise."""
     rng = np.random.default_rng(0)
     batches, directions, draws, slopes, errors = 20, 3, 4, [], []
     for _ in range(400):
         truth = rng.normal(size=(batches, directions))
-        promised = truth[..., None] + rng.normal(size=(batches, directions, draws))
-        test = 0.7 * truth[..., None] + rng.normal(size=(batches, directions, 2)) / 2
-        result = risk_module._bias(promised, test)
+        predicted = truth[..., None] + rng.normal(size=(batches, directions, draws))
+        measured = 0.7 * truth[..., None] + rng.normal(size=(batches, directions, 2)) / 2
+        result = risk_module._bias(predicted, measured)
         slopes.append(result["slope"])
         errors.append(result["slope_se"])
-    # without taking the draws' noise out it would be 0.7 / (1 + 1/4) = 0.56; a ratio's own bias is of order 1/60
+    # if the draws' noise were not subtracted, the slope would be 0.7 / (1 + 1/4) = 0.56; a ratio's bias is about 1/60
     assert np.mean(slopes) == pytest.approx(0.7, abs=0.03)
     assert np.mean(errors) == pytest.approx(np.std(slopes), rel=0.2)
 
 
-def test_welford_far_from_zero():
+def test_welford_is_accurate_far_from_zero():
     samples = np.random.default_rng(0).normal(1e6, 1e-2, (50, 3))
     running = Welford()
     for sample in samples:
@@ -320,14 +321,14 @@ def test_welford_far_from_zero():
     np.testing.assert_allclose(running.mean.numpy(), samples.mean(0), rtol=1e-14)
 
 
-def test_the_toy_and_its_common_random_numbers():
+def test_schemes_share_random_numbers_on_the_toy():
     toy = networks.toy_2d(seed=1)
     points = datasets.banana(500, torch.Generator().manual_seed(0))
     table = trained.network_mismatch(
         toy, points, {"a": "noise", "b": "annealed"}, lmbda=1.0, temperatures=[1.0, 0.1], draws=4
     )
     rate = pick(table, image="0", quantity="rate")
-    assert rate["label"].tolist() == ["a", "b", "b"] and rate["training"].nunique() == 1  # the same draw for the rate
+    assert rate["label"].tolist() == ["a", "b", "b"] and rate["training"].nunique() == 1  # equal noise for the rate
     assert np.isnan(rate["temperature"].iloc[0]) and rate["temperature"].tolist()[1:] == [1.0, 0.1]
     distortion = pick(table, image="0", quantity="distortion", label="b")["mismatch"].abs().tolist()
     assert distortion[1] < distortion[0]
@@ -340,11 +341,11 @@ def test_the_toy_and_its_common_random_numbers():
 # --------------------------------------------------------------------------- the gradient that reaches μ
 
 
-def test_stop_gradient_takes_the_distortion_from_the_means_and_nothing_else(net, crops):
+def test_stop_gradient_removes_only_the_distortion_from_the_gradient_of_the_means(net, crops):
     table = trained.gradient_at_means(
         net, crops, ["ste", "soft_rounding"], lmbda=LMBDA, draws=2, batches=2, crop=64
     ).set_index(["label", "stop_gradient", "path"])
-    for stop in (False, True):  # slope one: nothing comes that way in the first place
+    for stop in (False, True):  # at a slope of 1, this path has no gradient with or without the stop
         assert table.loc[("ste", stop, "distortion"), ["norm", "variance"]].tolist() == [0, 0]
     assert table.loc[("soft_rounding", False, "distortion"), "norm"] > 0
     assert table.loc[("soft_rounding", False, "distortion"), "variance"] > 0
@@ -355,11 +356,11 @@ def test_stop_gradient_takes_the_distortion_from_the_means_and_nothing_else(net,
     assert not net.gaussian_conditional._forward_pre_hooks
 
 
-# --------------------------------------------------------------------------------- what is handed back
+# ------------------------------------------------------------------ state of the network afterwards
 
 
-class Awkward(nn.Module):
-    """A forward that writes to weights (masked convolution), to buffers (batch normalization) and draws elsewhere."""
+class NetworkWithSideEffects(nn.Module):
+    """A network with dropout, whose forward pass changes weights (masked convolution) and buffers (batch norm)."""
 
     def __init__(self):
         super().__init__()
@@ -379,17 +380,17 @@ class Awkward(nn.Module):
 
 def fingerprint(net):
     state = {k: v.clone() for k, v in [*net.named_parameters(), *net.named_buffers()]}
-    places = [(p.data_ptr(), id(p), None if p.grad is None else p.grad.sum().item()) for p in net.parameters()]
-    places += [id(buffer) for buffer in net.buffers()]
+    identities = [(p.data_ptr(), id(p), None if p.grad is None else p.grad.sum().item()) for p in net.parameters()]
+    identities += [id(buffer) for buffer in net.buffers()]
     carried = [(c.scheme, c.generator, c.generator and c.generator.get_state().tolist()) for c in entropy.carriers(net)]
-    return state, (places, [m.training for m in net.modules()], carried, torch.get_rng_state().tolist())
+    return state, (identities, [m.training for m in net.modules()], carried, torch.get_rng_state().tolist())
 
 
 @pytest.mark.parametrize("function", ["network_mismatch", "network_gradient_risk"])
 @pytest.mark.parametrize("fails_at", [math.inf, 3, 8])
-def test_the_network_comes_back_as_it_was_even_after_an_error(function, fails_at):
+def test_the_network_is_restored_even_after_an_error(function, fails_at):
     torch.manual_seed(1)
-    net = Awkward().train()
+    net = NetworkWithSideEffects().train()
     net.g_a.eval()
     entropy.set_temperature(net, 0.3)
     entropy.set_generator(net, torch.Generator().manual_seed(4))
@@ -417,8 +418,8 @@ def test_the_network_comes_back_as_it_was_even_after_an_error(function, fails_at
     assert rest_after == rest
 
 
-def test_hidden_weights_of_a_mask_have_no_gradient():
-    net = Awkward().eval()
+def test_masked_weights_have_no_gradient():
+    net = NetworkWithSideEffects().eval()
     layers = layers_of(net, "layer")
     gradient = dict(
         zip(
@@ -432,7 +433,7 @@ def test_hidden_weights_of_a_mask_have_no_gradient():
 
 
 @pytest.mark.parametrize("kind", ["JointAutoregressiveHierarchicalPriors", "Cheng2020AnchorCheckerboard"])
-def test_adopted_models_of_compressai(kind, crops):
+def test_adopted_models_of_compressai_can_be_measured_and_are_restored(kind, crops):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = adoption.adopt(
@@ -450,14 +451,14 @@ def test_adopted_models_of_compressai(kind, crops):
     assert all(torch.equal(state[k], after[k]) for k in state) and rest_after == rest
 
 
-def test_scale_bound_and_tables_of_a_gaussian_come_back(net, crops):
+def test_the_scale_bound_and_the_tables_are_restored(net, crops):
     net.update(force=True)
     table, bound = net.gaussian_conditional.scale_table, net.gaussian_conditional.scale_bound.clone()
     wide = trained.network_mismatch(net, crops[:1], schemes.noise(scale_lower_bound=0.5), lmbda=LMBDA, draws=2)
     assert net.gaussian_conditional.scale_table is table and torch.equal(net.gaussian_conditional.scale_bound, bound)
-    own = trained.network_mismatch(net, crops[:1], "noise", lmbda=LMBDA, draws=2)
-    rates = [pick(t, image="0", quantity="rate_y")["rounded"].item() for t in (wide, own)]
-    assert rates[0] > rates[1]  # the scheme's own bound holds in the rounded evaluation too
+    default = trained.network_mismatch(net, crops[:1], "noise", lmbda=LMBDA, draws=2)
+    rates = [pick(t, image="0", quantity="rate_y")["rounded"].item() for t in (wide, default)]
+    assert rates[0] > rates[1]  # the bound of the scheme applies to the rounded evaluation too
 
 
 # ----------------------------------------------------------------------------------- arguments, figures
@@ -483,14 +484,14 @@ def test_scale_bound_and_tables_of_a_gaussian_come_back(net, crops):
         ({"net": compressai.models.FactorizedPrior(8, 8)}, "net must carry a scheme, got FactorizedPrior"),
     ],
 )
-def test_an_invalid_argument_raises_one_line(net, crops, arguments, message):
+def test_an_invalid_argument_raises_an_error_of_one_line(net, crops, arguments, message):
     for function in (trained.network_mismatch, trained.network_gradient_risk):
         with pytest.raises(ValueError, match=message) as error:
             function(**{"net": net, "images": crops, "schemes": "ste", "lmbda": LMBDA, **arguments})
         assert "\n" not in str(error.value)
 
 
-def test_invalid_arguments_of_the_gradient_measures(net, crops):
+def test_invalid_arguments_of_the_gradient_functions_raise_errors(net, crops):
     for arguments, message in (
         ({"by": "tensor"}, 'by must be "layer" or "part", got \'tensor\''),
         ({"crop": 100}, "crop must be a multiple of 64 and at most the smallest side, 64, got 100"),
@@ -509,7 +510,7 @@ def test_invalid_arguments_of_the_gradient_measures(net, crops):
         trained.network_gradient_risk(frozen, crops, "ste", lmbda=LMBDA)
 
 
-def test_figures_draw_the_tables(net, crops):
+def test_figures_show_the_values_of_the_tables(net, crops):
     toy = networks.toy_2d(seed=1)
     points = datasets.banana(300, torch.Generator().manual_seed(0))
     table = trained.network_mismatch(toy, points, ["aun", "sua"], lmbda=1.0, temperatures=0.5, draws=2)
@@ -517,11 +518,11 @@ def test_figures_draw_the_tables(net, crops):
     assert [trace.name for trace in figure.data] == ["aun", "sua, τ = 0.5"] * 2
     expected = pick(table, label="aun", image="mean", quantity="rate")["mismatch"].item()
     assert figure.data[0].y[list(figure.data[0].x).index("rate")] == pytest.approx(expected)
-    page = figure.layout.template.layout  # shows through, so that the figure reads on a dark page too
-    assert page.paper_bgcolor == page.plot_bgcolor == "rgba(0,0,0,0)"
+    template = figure.layout.template.layout  # transparent, so that the figure is readable on a dark page too
+    assert template.paper_bgcolor == template.plot_bgcolor == "rgba(0,0,0,0)"
     risk = trained.network_gradient_risk(
         toy, points, ["aun", "ste"], lmbda=1.0, draws=2, batches=2, batch_size=32, directions=1
     )
     figure = plots.network_gradient_risk_bars(risk)
-    assert len(figure.data) == 3  # straight-through has no bar of variance
+    assert len(figure.data) == 3  # straight-through has no bar for the variance
     assert list(figure.data[0].y) == pytest.approx(pick(risk, label="aun")["slope"].tolist(), nan_ok=True)

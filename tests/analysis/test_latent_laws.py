@@ -1,4 +1,4 @@
-"""The laws of one latent against integrals, moments and samples."""
+"""The laws of one latent agree with integrals, moments and samples."""
 
 import math
 
@@ -17,22 +17,22 @@ TRAINING = [name for name in surrogates.names() if name != "round"]
 
 @pytest.mark.parametrize(("name", "tau", "excess"), [("aun", 1, 1 / 12), ("sr", 1, 1 / 6), ("sua", 0.5, 1.25 / 12)])
 def test_a_law_has_the_moments_of_its_definition(name, tau, excess):
-    law = training_law(2.0, name, tau)  # at s = 2, the phase of y within a bin is uniform
+    law = training_law(2.0, name, tau)  # at s = 2, the position of y within its bin is uniform
     assert law.weights.sum() == pytest.approx(1, abs=1e-12)
     assert law.weights @ law.values == pytest.approx(0, abs=1e-9)
     assert law.weights @ law.values**2 == pytest.approx(4 + excess, abs=1e-7)
 
 
 @pytest.mark.parametrize("scale", [0.2, 3.0])
-def test_both_rates_are_the_integrals(scale):
+def test_both_rates_agree_with_integrals(scale):
     sigma = torch.tensor([scale], dtype=torch.float64)
     assert float(training_law(scale).rate(sigma)) == pytest.approx(noisy_rate(scale, scale), abs=2e-5)
     assert float(latent_laws.test_law(scale).rate(sigma)) == pytest.approx(rounded_rate(scale, scale), abs=1e-8)
 
 
 @pytest.mark.parametrize("bound", [0.11, 0.3])
-def test_rates_and_gradients_of_integers_are_compressais(bound):
-    """GaussianConditional in float64, with its bounds on the scale and on the likelihood, over the law's integers."""
+def test_rates_and_gradients_of_integers_equal_those_of_compressai(bound):
+    """The reference is GaussianConditional in float64 on the law's integers, with bounds on scale and likelihood."""
     module = GaussianConditional(None, scale_bound=bound).double()
     for lower_bound, value in ((module.lower_bound_scale, bound), (module.likelihood_lower_bound, LIKELIHOOD_BOUND)):
         lower_bound.bound = torch.tensor([value], dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_rates_and_gradients_of_integers_are_compressais(bound):
         assert gradients[0].item() == pytest.approx(gradients[1].item(), rel=1e-5)
 
 
-def test_the_bound_on_likelihoods_limits_the_bits():
+def test_the_lower_bound_on_likelihoods_limits_the_bits():
     law, sigma = training_law(100.0, "ste"), torch.tensor([0.02], dtype=torch.float64)
     assert 29 < float(law.rate(sigma)) < -math.log2(LIKELIHOOD_BOUND)
     assert float(law.rate(sigma, likelihood_bound=0)) > 1e4
@@ -64,7 +64,7 @@ def test_a_rate_is_differentiable():
 def test_losses_on_the_lattice_agree_with_samples(name):
     losses = BinLaw.on_lattice(name, 0.35).losses(0.3)
     n, generator = 400_000, torch.Generator().manual_seed(1)
-    y = 0.3 * torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)  # quantiles in place of samples
+    y = 0.3 * torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)  # quantiles, not random draws
     y_tilde, y_hat = surrogates.get(name)(y, 0.35, generator), torch.floor(y + 0.5)
     assert losses.rate_training == pytest.approx(bits(y_tilde.numpy(), 0.3).mean(), abs=0.01)
     assert losses.rate_test == pytest.approx(bits(y_hat.numpy(), 0.3).mean(), abs=1e-3)
@@ -93,7 +93,7 @@ def test_losses_on_the_lattice_agree_with_quadrature(name, scale, temperature):
 
 @pytest.mark.parametrize("name", ["aun", "sua", "soft", "sga"])
 @pytest.mark.parametrize("source", [None, sources.laplace()], ids=["gaussian", "laplace"])
-def test_the_lattice_and_quadrature_give_one_law(name, source):
+def test_the_lattice_and_quadrature_give_the_same_law(name, source):
     sigma = torch.tensor([0.3, 1.0], dtype=torch.float64)
     lattice, exact = (
         bin_law.law(0.4, source) for bin_law in (BinLaw.on_lattice(name, 0.5), BinLaw.by_quadrature(name, 0.5))
@@ -116,7 +116,7 @@ def test_a_law_prints_one_line():
         (lambda: BinLaw.on_lattice(surrogates.get("ssl", classes=3)), "surrogate must draw one number per latent"),
     ],
 )
-def test_an_invalid_argument_raises_one_line(call, message):
+def test_an_invalid_argument_raises_an_error_of_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The latents of a codec and their rate under another bound."""
+"""The latents of a codec give its rates and losses at another scale bound."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_parts_are_joined_in_order(latents, photos):
     assert repr(joined) == f"CodecLatents({len(joined.scales):,} latents of 2 images, bound 0.11)"
 
 
-def test_the_bound_on_likelihoods_limits_the_bits():
+def test_the_lower_bound_on_likelihoods_limits_the_bits():
     latents = CodecLatents(torch.full((4,), 3.0), torch.full((4,), 0.1), [1, 3], np.ones(2), 0.1, np.zeros((2, 2)))
     expected = [-math.log2(1e-9), -3 * math.log2(1e-9)]
     np.testing.assert_allclose(latents.bpp(latents.residuals, 0.11), expected, rtol=1e-5)

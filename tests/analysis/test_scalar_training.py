@@ -1,4 +1,4 @@
-"""Scalar codes that train at once: their losses against quadrature, their training row by row."""
+"""Scalar codes that train together: their losses agree with quadrature, and each row trains as if it were alone."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_rounded_loss_agrees_with_quadrature():
 @pytest.mark.parametrize("lmbda", [1.5, 3.0, 6.0, 12.0])
 def test_no_code_has_a_lower_loss_than_the_best_code(lmbda):
     best, loss = best_code(lmbda)
-    for parameter in ("gain", "step", "scale"):  # the loss is flat there
+    for parameter in ("gain", "step", "scale"):  # the gradient is zero at the best code
         assert abs(analysis.exact_gradient(scalar_code(best, lmbda), parameter)) < 2e-2
     near_and_far = torch.exp(torch.randn(3, 4000, generator=torch.Generator().manual_seed(0)) * torch.rand(4000))
     others = Codes(*(parameter * factor for parameter, factor in zip(best, near_and_far, strict=True)))
@@ -49,13 +49,13 @@ def test_training_bits_agree_with_gaussian_bits():
     assert torch.allclose(scalar_training._training_bits(y, scale).double()[close], exact[close], rtol=1e-4, atol=1e-5)
 
 
-def test_samples_have_the_mean_the_deviation_and_the_cdf_of_the_source():
+def test_samples_have_the_mean_the_standard_deviation_and_the_cdf_of_the_source():
     x = scalar_training._laplace((torch.arange(1_000_000).double() + 0.5) / 1_000_000)
     assert abs(x.mean()) < 1e-6 and abs(x.std() - 1) < 1e-4
     assert abs((x < -0.4).double().mean() - analysis.sources.laplace().cdf(-0.4)) < 1e-5
 
 
-def test_every_row_trains_as_if_alone():
+def test_every_row_trains_as_if_it_were_alone():
     cooling, warm = schedules.exponential(1.0, 0.1), schedules.constant(0.4)
     rows = [(SOFT, warm), (UNIFORM, cooling), (GUMBEL, warm), (SOFT, cooling), (EXPECTED, warm), (UNIFORM, warm)]
     together = final_codes(rows)
@@ -66,7 +66,7 @@ def test_every_row_trains_as_if_alone():
 
 
 def test_the_first_step_follows_the_gradient_of_backpropagation():
-    """Adam's first step is the learning rate times the gradient's sign; a mirrored law would have the other sign."""
+    """Adam's first step is the learning rate times the gradient's sign. A mirrored law would have the other sign."""
     (codes,) = train_codes([(surrogates.get("ste"), schedules.constant(1.0))], 1.5, steps=1, seeds=1, batch_size=4096)
     code = analysis.ScalarCode(analysis.sources.laplace(), 1.0, 1.5, scale=1.0, step=1.0)
     for name, value in (("gain", codes.gain), ("step", codes.step)):
@@ -74,7 +74,7 @@ def test_the_first_step_follows_the_gradient_of_backpropagation():
         assert math.isclose(float(value), math.exp(math.copysign(0.02, downhill)), rel_tol=1e-4), name
 
 
-def test_seeds_differ_and_repeat():
+def test_equal_seeds_give_equal_codes_and_different_seeds_differ():
     row = [(GUMBEL, schedules.constant(0.3))]
     assert torch.equal(final_codes(row, seed=5), final_codes(row, seed=5))
     assert not torch.equal(final_codes(row, seed=5), final_codes(row, seed=6))
@@ -89,7 +89,8 @@ def test_mismatch_and_risk_agree_with_quadrature(name):
     code = scalar_code(best, 1.5)
     row = analysis.gradient_risk(code, {name: ANNEALED[name]}, "gain", 0.45, BATCH_SIZE).iloc[0]
     assert math.isclose(mismatch, row["mismatch"], rel_tol=0.01)
-    assert math.isclose(risk, row["risk"], rel_tol=0.25 if name == "Gumbel" else 0.03)  # its slope is singular
+    # the slope of Gumbel annealing is singular
+    assert math.isclose(risk, row["risk"], rel_tol=0.25 if name == "Gumbel" else 0.03)
 
 
 def test_the_risk_of_soft_rounding_is_unknown_at_a_low_temperature():
@@ -98,9 +99,9 @@ def test_the_risk_of_soft_rounding_is_unknown_at_a_low_temperature():
     assert math.isfinite(mismatch) and math.isnan(risk)
 
 
-def test_annealed_codes_have_a_lower_loss_than_noise_at_low_rate():
+def test_soft_rounding_has_a_lower_loss_than_noise_at_low_rate():
     best = best_code(1.5)[1]
     rows = [(SOFT, schedules.constant(0.14)), (surrogates.get("aun"), schedules.constant(1.0))]
-    *_, codes = train_codes(rows, 1.5, steps=400, seeds=16)  # now and then, one of them ends elsewhere
+    *_, codes = train_codes(rows, 1.5, steps=400, seeds=16)  # occasionally, a code ends in another minimum
     soft, noise = rounded_loss(codes, 1.5).mean(1) - best
     assert 0 < soft < 0.03 < 0.06 < noise < 0.1

@@ -1,4 +1,4 @@
-"""The scale-lower-bound laboratory against integrals in NumPy and SciPy, and against finite differences."""
+"""Tables about the lower bound on the scale agree with integrals in NumPy and SciPy and with finite differences."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from labkit.analysis import plots, scale_bound, sources
-from labkit.analysis.latent_laws import test_law as rounded_law  # a name that pytest does not collect
+from labkit.analysis.latent_laws import test_law as rounded_law  # pytest would collect the name test_law
 from labkit.analysis.latent_laws import training_law
 from tests.analysis.oracles import bounded_bits, noisy_rate, rounded_rate
 
@@ -22,7 +22,7 @@ SHAPES = {"gaussian": (None, special.ndtr), "laplace": (sources.laplace(), lapla
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("s", "sigma"), [(0.02, 0.02), (0.2, 0.2), (1.0, 1.0), (0.2, 0.3), (1.5, 1.0)])
-def test_the_rates_of_additive_noise_and_of_rounding_are_the_integrals(shape, s, sigma):
+def test_the_rates_of_additive_noise_and_of_rounding_agree_with_integrals(shape, s, sigma):
     source, cdf = SHAPES[shape]
     row = scale_bound.rate_table("aun", sigma, 1e-3, source_scale=s, source=source).iloc[0]
     assert row["train_rate"] == pytest.approx(noisy_rate(s, sigma, cdf), abs=2e-5)
@@ -43,7 +43,7 @@ def test_the_rate_of_rounding_with_noise_is_a_sum_over_integers(tau):
     s, sigma = 0.3, 0.4
 
     def share(k):
-        """Return P(⌊y + τu⌉ = k), a trapezium over y around k."""
+        """Return P(⌊y + τu⌉ = k); given y, this probability is a trapezoid around k."""
         f = lambda y: np.clip((0.5 + tau / 2 - abs(y - k)) / tau, 0, 1) * stats.norm(0, s).pdf(y)  # noqa: E731
         cuts = k + np.array([-0.5 - tau / 2, -0.5 + tau / 2, 0, 0.5 - tau / 2, 0.5 + tau / 2])
         return sum(integrate.quad(f, a, b)[0] for a, b in itertools.pairwise(cuts))
@@ -55,10 +55,10 @@ def test_the_rate_of_rounding_with_noise_is_a_sum_over_integers(tau):
 
 
 def test_rounding_without_zero_center_has_the_rate_of_additive_noise():
-    """If μ mod 1 is uniform, ⌊y⌉ − y is uniform for every y − μ, like a dither, so additive noise has no mismatch."""
-    off = {"zero_center": False, "test_zero_center": False, "source_scale": 0.2}
+    """If μ mod 1 is uniform, ⌊y⌉ − y is uniform for every y − μ, like dither, so additive noise has no mismatch."""
+    uncentered = {"zero_center": False, "test_zero_center": False, "source_scale": 0.2}
     for name in ("aun", "uq", "ste", "dither"):
-        row = scale_bound.rate_table(name, 0.25, 0.1, temperatures=0.5, **off).iloc[0]
+        row = scale_bound.rate_table(name, 0.25, 0.1, temperatures=0.5, **uncentered).iloc[0]
         assert row["test_rate"] == pytest.approx(noisy_rate(0.2, 0.25), abs=2e-5)
         assert row["train_rate"] == pytest.approx(row["test_rate"], abs=2e-5)
 
@@ -70,30 +70,31 @@ def test_training_without_zero_center_averages_over_the_offset():
     sampled = bounded_bits(np.round(mean + x + tau * u) - mean, sigma)
     row = scale_bound.rate_table("sua", sigma, source_scale=s, temperatures=tau, zero_center=False).iloc[0]
     assert abs(row["train_rate"] - sampled.mean()) < 5 * sampled.std() / n**0.5
-    assert row["test_rate"] == pytest.approx(rounded_rate(s, sigma), abs=1e-8)  # the test is centered, as coding is
+    assert row["test_rate"] == pytest.approx(rounded_rate(s, sigma), abs=1e-8)  # the test rate is zero-centered
 
 
 @pytest.mark.parametrize("name", ["aun", "sua", "sga", "ste", "soft"])
-def test_gradients_are_the_finite_differences_above_the_bound(name):
+def test_gradients_above_the_bound_agree_with_finite_differences(name):
     sigma, h = np.array([0.15, 0.3, 0.8]), 1e-4
-    how = {"source_scale": 0.25, "temperatures": 0.5, "likelihood_bound": 0}  # the bound's rule is not a derivative
-    row, up, down = (scale_bound.rate_table(name, sigma + e, 0.11, **how) for e in (0, h, -h))
+    # without the bound on likelihoods, because the gradient below it is not a derivative
+    options = {"source_scale": 0.25, "temperatures": 0.5, "likelihood_bound": 0}
+    row, up, down = (scale_bound.rate_table(name, sigma + e, 0.11, **options) for e in (0, h, -h))
     for part in ("train", "test"):
         difference = (up[f"{part}_rate"] - down[f"{part}_rate"]) / (2 * h)
         np.testing.assert_allclose(row[f"{part}_gradient"], difference, rtol=1e-4, atol=1e-5)
 
 
-def test_below_the_bound_a_gradient_passes_only_where_it_raises_the_scale():
-    """E[min(∂ bits/∂σ, 0)] at the bound, over the density of y + u; a step against a negative gradient raises σ."""
+def test_a_gradient_below_the_bound_passes_only_if_it_raises_the_scale():
+    """The reference is E[min(∂ bits/∂σ, 0)] at the bound for y + u. A step against a negative gradient raises σ."""
     h, bound = 1e-5, 0.2
     for s in (0.05, 0.3):
 
-        def passed(t, s=s):
+        def passing_gradient(t, s=s):
             slope = (bounded_bits(t, bound + h) - bounded_bits(t, bound - h)) / (2 * h)
             return (special.ndtr((t + 0.5) / s) - special.ndtr((t - 0.5) / s)) * min(slope, 0)
 
-        cuts = np.concatenate([np.linspace(0, 1.5, 31), [1.5 + 3 * s]])  # the likelihood's bound matters beyond 1.6
-        oracle = 2 * sum(integrate.quad(passed, a, b, limit=200)[0] for a, b in itertools.pairwise(cuts))
+        cuts = np.concatenate([np.linspace(0, 1.5, 31), [1.5 + 3 * s]])  # the bound on likelihoods matters beyond 1.6
+        oracle = 2 * sum(integrate.quad(passing_gradient, a, b, limit=200)[0] for a, b in itertools.pairwise(cuts))
         row = scale_bound.rate_table("aun", [0.1], bound, source_scale=s).iloc[0]
         assert row["train_gradient"] == pytest.approx(oracle, rel=2e-3) and oracle < 0
         assert row["train_rate"] == pytest.approx(noisy_rate(s, bound), abs=2e-5)
@@ -101,17 +102,17 @@ def test_below_the_bound_a_gradient_passes_only_where_it_raises_the_scale():
 
 @pytest.mark.parametrize("s", [0.1, 0.5, 2.0])
 def test_training_learns_the_true_scale_of_a_gaussian_under_additive_noise_and_under_rounding(s):
-    """At σ = s, the density of the model is the true density, where the cross-entropy is lowest."""
+    """At σ = s, the model has the true density, which minimizes the cross-entropy."""
     assert scale_bound.learned_scale(training_law(s, "aun")) == pytest.approx(s, rel=1e-3)
     assert scale_bound.learned_scale(rounded_law(s)) == pytest.approx(s, rel=1e-3)
 
 
-def test_training_learns_a_larger_scale_from_noise_before_rounding():
+def test_training_with_stochastic_rounding_learns_a_larger_scale():
     assert scale_bound.learned_scale(training_law(0.1, "sr")) > 0.25
 
 
 def test_a_bound_table_has_the_rates_at_the_learned_scales():
-    """For aun and a Gaussian, σ* = max(b, s), so every column follows from the two integrals."""
+    """For aun and a Gaussian latent, the learned scale is max(b, s), so every column follows from the two integrals."""
     s, shares, bound, e = np.array([0.05, 0.3]), np.array([0.75, 0.25]), 0.15, 1e-3
     row = scale_bound.bound_table("aun", s, bound, weights=[3, 1]).iloc[0]
     sigma = np.maximum(s, bound)
@@ -130,19 +131,19 @@ def test_a_bound_table_has_the_rates_at_the_learned_scales():
     assert row["rms_slope"] == pytest.approx(math.sqrt(shares @ slope**2), rel=2e-3)
 
 
-def test_no_bound_lowers_the_test_rate_of_gaussians_and_the_mismatch_is_lowest_at_the_end():
+def test_no_bound_lowers_the_test_rate_of_gaussians_and_the_largest_bound_minimizes_the_mismatch():
     s = np.array([0.03, 0.1, 0.3, 1.0])
     rate = scale_bound.best_bound("aun", s, "test_rate", interval=(0.02, 1))
     assert (rate.where, rate.bound) == ("lower end", 0.02) and rate.cost == pytest.approx(0, abs=1e-8)
     gap = scale_bound.best_bound("aun", s, "rms_mismatch", interval=(0.02, 1))
     assert gap.where == "upper end" and gap.bound == pytest.approx(1) and gap.cost > 0.5
-    # for a narrow latent the mismatch first rises with the bound
+    # for a narrow latent, the mismatch first rises with the bound
     table = scale_bound.bound_table("aun", 0.02, [0.02, 0.25, 5.0])["mismatch"]
     assert table[1] > 4 * table[0] and table[2] < table[0]
 
 
-def test_a_bound_inside_the_interval_is_the_brute_force_minimum():
-    """The best scale for coding Laplacian latents is above the one that training with additive noise learns."""
+def test_the_best_bound_inside_the_interval_agrees_with_a_brute_force_search():
+    """The best scale for coding Laplacian latents is larger than the scale that training with additive noise learns."""
     s = np.array([0.05, 0.1, 0.2])
     best = scale_bound.best_bound("aun", s, "test_rate", source=sources.laplace())
     assert best.where == "inside" and best.cost < 0
@@ -153,7 +154,7 @@ def test_a_bound_inside_the_interval_is_the_brute_force_minimum():
     assert best.bound == pytest.approx(grid[np.argmin(rates)], rel=0.03)
 
 
-def test_the_cost_limit_is_respected_and_named():
+def test_the_best_bound_respects_and_reports_the_cost_limit():
     s = np.array([0.02, 0.05])
     best = scale_bound.best_bound("aun", s, "rms_slope", max_cost=1e-3)
     assert best.where == "cost limit" and best.cost <= 1e-3
@@ -169,7 +170,7 @@ def test_gathering_a_large_population_preserves_its_means():
     assert scale_bound.bound_table("ste", s, 0.2)["test_rate"][0] == pytest.approx(mean, rel=0.01)
 
 
-def test_figures_show_the_tables_values():
+def test_figures_show_the_values_of_the_tables():
     table = scale_bound.rate_table("aun", [0.05, 0.2, 0.6], [0.11, 0.3])
     figure = plots.rates_over_scale(table, bound=0.3)
     np.testing.assert_array_equal(figure.data[1].y, table.loc[table["bound"] == 0.3, "test_rate"])
@@ -202,7 +203,7 @@ def test_figures_show_the_tables_values():
         ),
     ],
 )
-def test_an_invalid_argument_raises_one_line(call, message):
+def test_an_invalid_argument_raises_an_error_of_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The worked example of the course, to the digits of its design page."""
+"""The worked example of the course has the digits of its design page."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from labkit.analysis import worked_example
 SAMPLES = 200_000
 SIGMAS = 5  # standard errors
 
-PAGE = {  # label, τ → mismatch, bias, standard deviation, at g = 0.5
+PAGE = {  # (label, τ): (mismatch, bias, standard deviation) at g = 0.5
     ("ste", 1): (0, -0.606, 16.4),
     ("aun", 1): (None, -0.249, 15.5),
     ("sua, identity slope", 1): (2.195, -0.219, 22.1),
@@ -29,12 +29,10 @@ def example():
 
 
 def test_the_example_has_the_digits_of_the_design_page(example):
-    test = example.test.set_index("gain").round(4)
-    assert test.loc[1.7, ["total", "exact_gradient"]].tolist() == [
-        3.0061,
-        0.8249,
-    ]  # 3.006147; a sum over bins by SciPy agrees
-    assert test.loc[0.5, ["total", "exact_gradient"]].tolist() == [3.2237, 2.4151]
+    test_losses = example.test.set_index("gain").round(4)
+    # a sum over bins by SciPy agrees with the total of 3.006147
+    assert test_losses.loc[1.7, ["total", "exact_gradient"]].tolist() == [3.0061, 0.8249]
+    assert test_losses.loc[0.5, ["total", "exact_gradient"]].tolist() == [3.2237, 2.4151]
     exact = example.training[example.training["method"] == "quadrature"]
     assert (exact.loc[exact["gain"] == 1.7, "bias"].abs() < 1e-4).all()
     rows = exact[exact["gain"] == 0.5].set_index(["label", "temperature"])
@@ -54,7 +52,7 @@ def test_monte_carlo_agrees_with_quadrature(example):
         assert ((exact[name] - sampled[name]).abs() <= SIGMAS * sampled[f"{name}_se"] + 1e-9).all()
 
 
-def test_the_example_prints_itself(capsys):
+def test_the_example_prints_its_tables(capsys):
     worked_example.print_tables(samples=500, seed=1)
     printed = capsys.readouterr().out
     assert "g = 0.5: test loss 3.2237, exact gradient 2.4151" in printed
@@ -63,7 +61,7 @@ def test_the_example_prints_itself(capsys):
     assert "Monte Carlo" not in capsys.readouterr().out
 
 
-# Simulated batches and partial moments
+# simulated batches and partial moments
 
 SURROGATES = {
     "aun": surrogates.get("aun"),
@@ -81,8 +79,8 @@ def moments(name, temperature=0.5):
 
 
 @pytest.mark.parametrize("name", ["soft", "sga"])
-def test_moments_over_half_the_source_are_those_over_all_of_it(name):
-    """The laws of these surrogates are the least simple."""
+def test_moments_over_half_of_the_source_equal_those_over_all_of_it(name):
+    """These surrogates have the most complicated laws."""
     mean, std = moments(name)
     row = analysis.gradient_risk(worked_example.code(0.5), SURROGATES[name], "gain", 0.5, 1).iloc[0]
     assert mean == pytest.approx(row["mean"], abs=3e-5) and std == pytest.approx(row["std"], rel=1e-4)
@@ -90,7 +88,7 @@ def test_moments_over_half_the_source_are_those_over_all_of_it(name):
 
 @pytest.mark.parametrize("name", ["aun", "sr", "identity slope", "expected slope", "soft"])
 def test_simulated_batches_agree_with_the_moments(name):
-    """The mean of 200 batches of n has a standard error of std/√(200 n), and the batches spread by std/√n."""
+    """Batches of n have a standard deviation of std/√n, and the mean of 200 batches has one of std/√(200 n)."""
     mean, std = moments(name)
     for n in (64, 1024):
         *_, estimates = worked_example.batch_gradients(worked_example.code(0.5), SURROGATES[name], 0.5, n)
@@ -99,7 +97,7 @@ def test_simulated_batches_agree_with_the_moments(name):
         assert estimates.std() / (std / n**0.5) == pytest.approx(1, abs=0.2)
 
 
-def test_a_simulation_repeats():
+def test_a_repeated_simulation_gives_the_same_numbers():
     code = worked_example.code(0.5)
     first, again = (list(worked_example.batch_gradients(code, SURROGATES["sr"], 0.5, 16))[-1] for _ in range(2))
     assert np.array_equal(first, again)

@@ -1,4 +1,4 @@
-"""Classical codecs count the bytes of files, agree with NumPy in quality, and have the known order."""
+"""Reports of classical codecs count the bytes of files, agree with NumPy, and rank the codecs as expected."""
 
 import io
 import math
@@ -31,7 +31,7 @@ def test_quality_rises_with_the_rate(codec, images):
     assert [row["name"] for row in reports[0].rows] == images.names
 
 
-def test_bytes_and_psnr_are_those_of_the_file(images):
+def test_bytes_and_psnr_equal_those_of_the_file(images):
     (report,) = evaluation.classical(images, "jpeg", [70])
     pixels = images.images[0].permute(1, 2, 0).numpy()
     file = io.BytesIO()
@@ -43,13 +43,13 @@ def test_bytes_and_psnr_are_those_of_the_file(images):
 
 
 def test_jpeg2000_reaches_the_requested_psnr(images):
-    """Without its color transform, the same PSNR needed more than twice the bits."""
-    for report, aim in zip(evaluation.classical(images, "jpeg2000", [30, 38]), (30, 38), strict=True):
-        assert all(abs(row["psnr"] - aim) < 1 for row in report.rows)
+    """Without the color transform of JPEG 2000, the same PSNR took more than twice the bits."""
+    for report, target in zip(evaluation.classical(images, "jpeg2000", [30, 38]), (30, 38), strict=True):
+        assert all(abs(row["psnr"] - target) < 1 for row in report.rows)
 
 
 def test_avif_needs_fewer_bits_than_jpeg_on_kodak(kodak):
-    """Compare at equal mean RGB PSNR from 28 to 38 dB, on four of the images."""
+    """Compare the codecs at equal mean RGB PSNR from 28 to 38 dB, on four of the images."""
     photos = datasets.folder(kodak)[::6]
     curves = {}
     for codec, qualities in (("jpeg", (10, 20, 50, 80, 90, 95)), ("avif", (15, 35, 55, 75, 85))):
@@ -59,7 +59,7 @@ def test_avif_needs_fewer_bits_than_jpeg_on_kodak(kodak):
         assert np.interp(psnr, *curves["avif"]) < np.interp(psnr, *curves["jpeg"]) - math.log(1.3)
 
 
-def test_unknown_codecs_are_refused_and_one_pixel_is_coded(images):
+def test_an_unknown_codec_is_rejected_and_an_image_of_one_pixel_is_coded(images):
     with pytest.raises(ValueError, match="codec must be one of jpeg, webp, jpeg2000, avif, got 'gif'"):
         evaluation.classical(images, "gif")
     assert evaluation.classical([torch.rand(3, 1, 1)], "webp", [50])[0].rows[0]["bytes"] > 0

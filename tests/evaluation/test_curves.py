@@ -1,4 +1,4 @@
-"""BD-rate and BD-PSNR agree with other integrals, and intervals cover the truth as often as they should."""
+"""BD-rate and BD-PSNR agree with independent integrals, and intervals cover the truth as often as they should."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ RATES, QUALITIES = np.array([0.1, 0.25, 0.5, 1.0, 1.6]), np.array([27.0, 30.2, 3
 
 
 def reports(bpp, psnr, codec="jpeg", ms_ssim=None, names=None):
-    """Return a curve from arrays of shape (points, images)."""
+    """Return the reports of a curve, given arrays of shape (points, images)."""
     bpp, psnr = np.atleast_2d(bpp), np.atleast_2d(psnr)
     ms_ssim = np.full(bpp.shape, 0.9) if ms_ssim is None else np.atleast_2d(ms_ssim)
     names = [f"{i:02}" for i in range(bpp.shape[1])] if names is None else names
@@ -32,7 +32,7 @@ def reports(bpp, psnr, codec="jpeg", ms_ssim=None, names=None):
 
 
 def population(generator, images, shift=1.0, spread=0.05):
-    """Return anchor and test on the same images of very different rates; test needs about `shift` of the bits."""
+    """Return an anchor and a test curve on images of very different rates; test needs about `shift` times the bits."""
     rate = np.exp(0.6 * generator.standard_normal(images))
     offset = 2 * generator.standard_normal(images)
     ratio = shift * (1 + spread * generator.standard_normal(images))
@@ -59,8 +59,8 @@ def test_ten_percent_more_bits_give_a_bd_rate_of_ten_percent():
 
 
 @pytest.mark.parametrize("points", [2, 3, 6])
-def test_log_rates_linear_in_psnr_have_a_closed_form(points):
-    """With log₁₀ r = a + b q, the mean difference over an interval is the difference at its middle."""
+def test_the_bd_rate_of_log_rates_linear_in_psnr_has_a_closed_form(points):
+    """With log₁₀ r = a + b q, the mean difference over an interval is the difference at the midpoint."""
     (a, b), (c, d) = (-4.0, 0.11), (-4.6, 0.12)
     first, second = np.linspace(28, 40, points), np.linspace(29, 42, points)
     anchor, test = (10 ** (a + b * first), first), (10 ** (c + d * second), second)
@@ -73,7 +73,7 @@ def test_log_rates_linear_in_psnr_have_a_closed_form(points):
 
 
 def fritsch_butland(x, y):
-    """Return the monotone piecewise cubic: harmonic means of slopes inside, three-point formulas at the ends."""
+    """Return the monotone piecewise cubic with harmonic means of slopes inside and three-point formulas at the ends."""
     h, slope = np.diff(x), np.diff(y) / np.diff(x)
     inner = [
         (h[i] * 2 + h[i - 1] + h[i] + 2 * h[i - 1])
@@ -118,7 +118,7 @@ def test_piecewise_curves_agree_with_numerical_integration():
     assert curves.bd_psnr(anchor, test) == pytest.approx(expected, abs=1e-8)
 
 
-def test_exchanging_curves_inverts_the_ratio_and_the_order_of_points_is_free():
+def test_swapping_the_curves_inverts_the_ratio_and_the_order_of_points_has_no_effect():
     anchor, test = (RATES, QUALITIES), (RATES * 0.9, QUALITIES + 0.4)
     forward, backward = curves.bd_rate(anchor, test), curves.bd_rate(test, anchor)
     assert (1 + forward / 100) * (1 + backward / 100) == pytest.approx(1, abs=1e-12) and forward < 0 < backward
@@ -149,12 +149,12 @@ def test_small_overlaps_cause_warnings_and_errors():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        curves.bd_rate(at(30, 40), at(31, 41))  # 9 of 11
+        curves.bd_rate(at(30, 40), at(31, 41))  # they share 9 dB of 11
     with pytest.warns(UserWarning, match="64% of their qualities.*anchor are 30 to 40, those of test 31 to 44"):
-        curves.bd_rate(at(30, 40), at(31, 44))  # 9 of 14
-    with pytest.warns(UserWarning, match="20% of their qualities"):  # a short curve within a long one
+        curves.bd_rate(at(30, 40), at(31, 44))  # they share 9 dB of 14
+    with pytest.warns(UserWarning, match="20% of their qualities"):  # one curve lies within the other
         curves.bd_rate(at(30, 40), at(33, 35))
-    with pytest.warns(UserWarning, match="15% of their"):  # 2.6 of 10 of the shorter one, 2.6 of 17.4 in all
+    with pytest.warns(UserWarning, match="15% of their"):  # they share 2.6 dB of 17.4, and of each curve's 10
         curves.bd_rate(at(30, 40), at(37.4, 47.4))
     for low in (37.6, 40, 45):
         with pytest.raises(ValueError, match="30 to 40, those of test") as error:
@@ -163,7 +163,7 @@ def test_small_overlaps_cause_warnings_and_errors():
     anchor = at(30, 40)
     with pytest.raises(ValueError, match=r"20%: those of anchor are 0\.1 to 1, those of test 0\.631 to 6\.31"):
         curves.bd_psnr(anchor, (anchor[0] * 10**0.8, anchor[1]))
-    with pytest.warns(UserWarning, match="43% of their rates"):  # 0.6 of 1.4 decades
+    with pytest.warns(UserWarning, match="43% of their rates"):  # they share 0.6 decades of 1.4
         curves.bd_psnr(anchor, (anchor[0] * 10**0.4, anchor[1]))
 
 
@@ -185,7 +185,7 @@ def test_small_overlaps_cause_warnings_and_errors():
         ([0.1, 0.1, 0.4], [30, 31, 33], "must rise with the rate.*point 2, after"),
     ],
 )
-def test_points_that_form_no_curve_are_refused(rates, qualities, message):
+def test_points_that_form_no_curve_are_rejected(rates, qualities, message):
     good = (RATES, QUALITIES)
     for function in (curves.bd_rate, curves.bd_psnr):
         with pytest.raises(ValueError, match="test: .*" + message):
@@ -195,7 +195,7 @@ def test_points_that_form_no_curve_are_refused(rates, qualities, message):
         assert "\n" not in str(error.value)
 
 
-def test_different_images_are_refused_and_named():
+def test_the_error_names_the_images_that_one_curve_lacks():
     anchor, test = population(np.random.default_rng(2), 6)
     fewer = [Report(report.rows[:1], report.info) for report in test]
     for function in (curves.bd_rate, curves.bd_psnr, curves.bd_rate_interval):
@@ -214,7 +214,7 @@ def test_different_images_are_refused_and_named():
         curves.bd_rate(anchor, test, "vmaf")
 
 
-def test_images_too_small_for_ms_ssim_do_not_count():
+def test_images_that_are_too_small_for_ms_ssim_are_not_counted():
     similarity = np.linspace(0.8, 0.99, 5)[:, None] * np.ones(3)
     similarity[:, 1] = math.nan
     curve = reports(RATES[:, None] * [1, 5, 2], QUALITIES[:, None] * np.ones(3), ms_ssim=similarity)
@@ -239,7 +239,7 @@ def test_intervals_of_one_image_have_width_zero():
     assert interval.low == interval.estimate == interval.high == curves.bd_rate(anchor, test)
 
 
-def test_curve_holds_the_means_sorted_by_rate():
+def test_a_curve_holds_the_means_sorted_by_rate():
     generator = np.random.default_rng(4)
     similarity = 1 - 10 ** -generator.uniform(1, 2, (5, 8))
     measured = reports(generator.uniform(1, 2, (5, 8)), generator.uniform(30, 40, (5, 8)), ms_ssim=similarity)
@@ -263,10 +263,10 @@ def test_a_lossless_image_makes_the_mean_infinite_but_no_value_nan():
 
 @pytest.mark.parametrize("confidence", [0.8, 0.5])
 def test_intervals_of_means_have_their_nominal_coverage(confidence):
-    """Draw 40 Gaussian images 400 times.
+    """Draw 40 images with Gaussian qualities 400 times.
 
-    A percentile interval covers the truth as often as z · √(1 − 1/n) does for Student's t with n − 1 degrees of
-    freedom. On each side, the count lies outside the bounds with a probability of 10⁻⁵.
+    A percentile interval covers the truth if Student's t with n − 1 degrees of freedom is at most z · √(1 − 1/n) in
+    magnitude. On each side, the count lies outside its bound with a probability of 10⁻⁵.
     """
     generator, images, times, true = np.random.default_rng(5), 40, 400, 35.0
     hits = 0
@@ -283,8 +283,8 @@ def test_intervals_of_means_have_their_nominal_coverage(confidence):
 def test_intervals_of_bd_rate_cover_the_truth():
     """Draw 30 images 120 times; test needs 0.9 of the bits on average, so the true BD-rate is −10%.
 
-    A ratio of means on skewed images covers the truth in slightly less than 80% of cases. The bounds are those of
-    70% and 82%, each exceeded with a probability of 10⁻⁴.
+    For skewed rates, the interval of a ratio of means covers the truth in slightly less than 80% of cases. The bounds
+    on the count are those of 70% and 82%. Each of them is exceeded with a probability of 10⁻⁴.
     """
     generator, times = np.random.default_rng(6), 120
     hits = 0
@@ -295,8 +295,8 @@ def test_intervals_of_bd_rate_cover_the_truth():
     assert stats.binom.ppf(1e-4, times, 0.70) <= hits <= stats.binom.isf(1e-4, times, 0.82)
 
 
-def test_points_that_change_places_in_a_resample_are_sorted():
-    """There are two images, and for one of them the second point has the lower quality."""
+def test_points_whose_order_changes_in_a_resample_are_sorted():
+    """For one of the two images, the second point has a lower quality than the first."""
     bpp = np.array([[0.4, 0.4], [0.6, 0.6], [0.9, 0.9]])
     psnr = np.array([[30.0, 33.0], [29.0, 36.0], [34.0, 37.0]])
     anchor, test = reports(bpp, psnr), reports(0.9 * bpp, psnr)
@@ -307,17 +307,17 @@ def test_points_that_change_places_in_a_resample_are_sorted():
 
 
 def test_the_resamples_are_paired():
-    """Images differ much in rate, and the ratio of the codecs varies little, so unpaired resamples vary more."""
+    """Rates vary much between images, and the ratio of the codecs varies little, so unpaired resamples vary more."""
     anchor, test = population(np.random.default_rng(7), 24, 0.9)
     paired = curves.bd_rate_interval(anchor, test, resamples=200)
     generator = np.random.default_rng(8)
     separate = []
     for _ in range(200):
         pair = []
-        for one in (anchor, test):
+        for curve in (anchor, test):
             drawn = generator.integers(24, size=24)
             pair.append(
-                tuple(np.mean([[r.rows[i][key] for i in drawn] for r in one], axis=1) for key in ("bpp", "psnr"))
+                tuple(np.mean([[r.rows[i][key] for i in drawn] for r in curve], axis=1) for key in ("bpp", "psnr"))
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -329,12 +329,12 @@ def test_the_resamples_are_paired():
 
 def test_intervals_depend_on_the_seed_and_print_their_confidence():
     anchor, test = population(np.random.default_rng(9), 8, 0.9)
-    one = curves.bd_rate_interval(anchor, test, resamples=60)
-    assert one == curves.bd_rate_interval(anchor, test, resamples=60)
-    assert one != curves.bd_rate_interval(anchor, test, resamples=60, seed=1)
-    assert str(one).endswith("at 95%") and str(one).startswith(f"{one.estimate:+.2f} [")
+    interval = curves.bd_rate_interval(anchor, test, resamples=60)
+    assert interval == curves.bd_rate_interval(anchor, test, resamples=60)
+    assert interval != curves.bd_rate_interval(anchor, test, resamples=60, seed=1)
+    assert str(interval).endswith("at 95%") and str(interval).startswith(f"{interval.estimate:+.2f} [")
     narrow = curves.bd_rate_interval(anchor, test, confidence=0.3, resamples=60)
-    assert narrow.high - narrow.low < one.high - one.low
+    assert narrow.high - narrow.low < interval.high - interval.low
     with pytest.raises(ValueError, match="confidence must be a number between 0 and 1, got 95"):
         curves.bd_rate_interval(anchor, test, confidence=95)
     with pytest.raises(ValueError, match="resamples must be an integer ≥ 1, got 0"):
@@ -345,15 +345,15 @@ def test_intervals_depend_on_the_seed_and_print_their_confidence():
 
 
 def test_describe_names_every_point_and_compares_each_curve_with_the_anchor():
-    few = np.array([[0.1, 0.2], [0.3, 0.5], [0.9, 1.3]])
+    rates = np.array([[0.1, 0.2], [0.3, 0.5], [0.9, 1.3]])
     psnr = np.array([[27.0, 29.0], [31.0, 32.5], [35.0, 37.0]])
     ms_ssim = np.array([[0.9, 0.92], [0.95, 0.96], [0.99, 0.995]])
     group = {
-        "first": reports(few[::-1], psnr[::-1], ms_ssim=ms_ssim[::-1]),
-        "a tenth more": reports(1.1 * few, psnr, ms_ssim=ms_ssim),
-        "above": reports(few, psnr + 3, ms_ssim=ms_ssim),
-        "far above": reports(few, psnr + 30, ms_ssim=ms_ssim),
-        "a point": reports(few[:1], psnr[:1], ms_ssim=ms_ssim[:1]),
+        "first": reports(rates[::-1], psnr[::-1], ms_ssim=ms_ssim[::-1]),
+        "a tenth more": reports(1.1 * rates, psnr, ms_ssim=ms_ssim),
+        "above": reports(rates, psnr + 3, ms_ssim=ms_ssim),
+        "far above": reports(rates, psnr + 30, ms_ssim=ms_ssim),
+        "a point": reports(rates[:1], psnr[:1], ms_ssim=ms_ssim[:1]),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -361,7 +361,7 @@ def test_describe_names_every_point_and_compares_each_curve_with_the_anchor():
     assert "PSNR (dB)" in head and len(lines) == 4 * 3 + 1 + 4
     points = [("first", i) for i in range(3)] + [("a tenth more", i) for i in range(3)]
     for line, (name, i) in zip(lines, points, strict=False):
-        rate = few[i].mean() * (1.1 if name != "first" else 1)
+        rate = rates[i].mean() * (1.1 if name != "first" else 1)
         setting = 10 * (i + 1) if name != "first" else 10 * (3 - i)
         assert line.startswith(name) and f"quality {setting} " in line
         assert f"{rate:>7.4f} " in line and f"{psnr[i].mean():.2f} " in line

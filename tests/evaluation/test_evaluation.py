@@ -22,13 +22,13 @@ def photo(height, width, seed=0):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-# Like CompressAI's, autoregressive networks round y in the forward pass and y − μ in coding.
+# Like CompressAI's, labkit's autoregressive networks round y in the forward pass and y − μ in the coder.
 WITHOUT_CONTEXT = [name for name in networks.names() if not name.startswith(("joint", "cheng"))]
 
 
 @pytest.mark.parametrize("name", WITHOUT_CONTEXT)
 @pytest.mark.parametrize("bound", [0.11, 0.3])
-def test_decoding_gives_the_reconstruction_of_the_evaluation_forward(name, bound):
+def test_decoding_gives_the_reconstruction_of_the_forward_pass(name, bound):
     net = networks.get(name, "tiny", schemes.noise(scale_lower_bound=bound), seed=2).eval()
     net.update(update_quantiles=True)
     x = photo(64, 128)[None]
@@ -38,7 +38,7 @@ def test_decoding_gives_the_reconstruction_of_the_evaluation_forward(name, bound
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (64, 64), (200, 170)])
-def test_any_size_is_padded_and_counted_by_its_original_pixels(net, height, width):
+def test_any_size_is_padded_and_its_rate_counts_the_original_pixels(net, height, width):
     image = photo(height, width)
     report = evaluation.evaluate(net, [image], progress=False)
     (row,) = report.rows
@@ -56,7 +56,7 @@ def test_any_size_is_padded_and_counted_by_its_original_pixels(net, height, widt
 
 @pytest.mark.parametrize("name", networks.names())
 def test_every_bit_is_accounted_for(name):
-    """Estimate, tables and flush add up to the bytes, because the coder itself needs under 0.1 bits per string."""
+    """Estimate, tables and flush add up to the bytes, because the coder itself adds less than 0.1 bits per string."""
     net = networks.get(name, "tiny", seed=4)
     (row,) = evaluation.evaluate(net, [photo(100, 140)], progress=False).rows
     parts = [row[f"{part}_bpp"] for part in ("estimated", "table", "coder", "flush")]
@@ -66,8 +66,8 @@ def test_every_bit_is_accounted_for(name):
 
 
 @pytest.mark.parametrize("name", [*WITHOUT_CONTEXT, "pretrained"])
-def test_the_estimate_is_the_likelihood_of_the_evaluation_forward(name):
-    """Test pretrained weights too, whose scales lie above the bound."""
+def test_the_estimate_agrees_with_the_likelihoods_of_the_forward_pass(name):
+    """The scales of the pretrained weights lie above the bound."""
     net = networks.pretrained() if name == "pretrained" else networks.get(name, "tiny", seed=4).eval()
     image = datasets.photos("test")[0][:, :64, :128]
     (row,) = evaluation.evaluate(net, [image], progress=False).rows
@@ -77,14 +77,14 @@ def test_the_estimate_is_the_likelihood_of_the_evaluation_forward(name):
     assert row["estimated_bpp"] * 64 * 128 == pytest.approx(bits, rel=1e-5)
 
 
-def test_table_bits_are_those_of_the_coder():
-    """Compare with the bytes of the coder minus the flush, for symbols in the tables and far outside."""
+def test_table_bits_agree_with_the_coder():
+    """Compare with the bits of the coder minus the flush, for symbols inside and far outside the tables."""
     model = networks.mean_scale_hyperprior("tiny").gaussian_conditional
     model.update_scale_table(compressai.models.base.get_scale_table())
     generator = torch.Generator().manual_seed(0)
     indexes = torch.randint(64, (5000,), generator=generator)
     spread = model.scale_table[indexes]
-    for stretch in (0.5, 1.0, 30.0):  # at 30 most symbols lie outside
+    for stretch in (0.5, 1.0, 30.0):  # at 30, most symbols lie outside the tables
         symbols = (stretch * spread * torch.randn(5000, generator=generator)).round().int()
         tables = (model._quantized_cdf, model._cdf_length, model._offset)
         string = RansEncoder().encode_with_indexes(symbols.tolist(), indexes.tolist(), *(t.tolist() for t in tables))
@@ -101,10 +101,10 @@ def test_recording_restores_the_network(net):
         assert vars(module).keys() == attributes.keys()
 
 
-def test_bytes_and_quality_are_those_of_compressais_own_evaluation():
-    """Bytes are equal, PSNR agrees to 1e-4 dB and MS-SSIM to 1e-5, on test photographs that need no padding."""
+def test_bytes_and_quality_agree_with_the_evaluation_of_compressai():
+    """On test photographs that need no padding, bytes are equal, and PSNR agrees to 1e-4 dB and MS-SSIM to 1e-5."""
     threads = torch.get_num_threads()
-    from compressai.utils.eval_model import __main__ as theirs  # its import sets one thread
+    from compressai.utils.eval_model import __main__ as theirs  # the import sets the thread count to 1
 
     torch.set_num_threads(threads)
     net = networks.pretrained()
@@ -122,7 +122,7 @@ def test_bytes_and_quality_are_those_of_compressais_own_evaluation():
 # Images and reports ---------------------------------------------------------------------------------------------------
 
 
-def test_padding_can_be_removed_again():
+def test_padding_can_be_removed():
     x = photo(70, 130)[None]
     padded, unpadding = pad(x, 64)
     assert padded.shape[-2:] == (128, 192)
@@ -141,20 +141,18 @@ def test_metrics_agree_with_numpy():
     assert evaluation.decibels(1.0) == math.inf and math.isnan(evaluation.decibels(math.nan))
 
 
-def test_rounded_losses_agree_with_the_coded_images(net):
+def test_rounded_losses_agree_with_the_report(net):
     image = photo(192, 192)
     photos = datasets.PhotoSet([(image * 255).round().to(torch.uint8)], ["one"])
     ((rate, distortion),) = evaluation.rounded_losses(net, photos)
     row = evaluation.evaluate(net, photos, progress=False).rows[0]
     assert rate == pytest.approx(row["estimated_bpp"])
-    # Only the second is measured after rounding to 8 bits.
-    assert 10 * math.log10(255**2 / distortion) == pytest.approx(
-        row["psnr"], abs=0.01
-    )  # one before rounding to 8 bits, one after
+    # only the PSNR of the report is measured after rounding to 8 bits
+    assert 10 * math.log10(255**2 / distortion) == pytest.approx(row["psnr"], abs=0.01)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_network_is_restored_even_after_an_error(training):
+def test_the_training_mode_is_restored_even_after_an_error(training):
     net = networks.factorized_prior("tiny").train(training)
     assert evaluation.evaluate(net, [photo(64, 64)], progress=False).rows
     assert {module.training for module in net.modules()} == {training}
@@ -163,7 +161,7 @@ def test_the_mode_of_the_network_is_restored_even_after_an_error(training):
     assert {module.training for module in net.modules()} == {training}
 
 
-def test_report_becomes_a_table_text_and_a_plot(net, tmp_path):
+def test_a_report_becomes_a_table_a_text_and_a_plot(net, tmp_path):
     report = evaluation.evaluate(net, [photo(64, 64), photo(64, 96)], progress=False)
     frame = report.to_frame()
     assert len(frame) == 2 and report.mean["bpp"] == pytest.approx(frame["bpp"].mean())
@@ -197,7 +195,7 @@ def test_unreadable_images_cause_errors_of_one_line(tmp_path):
         datasets.folder(tmp_path)
 
 
-def test_transparent_pixels_are_blended_with_white(tmp_path):
+def test_transparent_pixels_become_white_and_gray_images_get_three_channels(tmp_path):
     from PIL import Image
 
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")

@@ -1,4 +1,4 @@
-"""Plots of curves show every point and tell curves apart without color."""
+"""Plots show every point, and curves differ in more than their color."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from labkit import evaluation, theme
 from tests.evaluation.test_curves import population, reports
 
 
-def test_plot_of_one_report_or_one_curve():
+def test_the_plot_of_a_report_or_a_curve_shows_every_image_and_the_means():
     anchor, _ = population(np.random.default_rng(10), 4)
     for curve, points in ((anchor[2], anchor[2:3]), (anchor[::-1], anchor)):
         figure = evaluation.plot(curve)
@@ -27,10 +27,10 @@ def test_curves_differ_without_color():
     anchor, test = population(np.random.default_rng(11), 4)
     group = {f"codec {i}": (anchor, test)[i % 2] for i in range(9)}
     figure = evaluation.plot(group)
-    assert [line.name for line in figure.data] == list(group)  # without dots
+    assert [line.name for line in figure.data] == list(group)  # no dots for single images
     assert all(line.mode == "lines+markers" for line in figure.data)
-    looks = {(line.line.color, line.line.dash, line.marker.symbol) for line in figure.data}
-    assert len(looks) == len(group)
+    styles = {(line.line.color, line.line.dash, line.marker.symbol) for line in figure.data}
+    assert len(styles) == len(group)
     first = figure.data[: len(theme.COLORS)]
     assert len({line.line.dash for line in first}) == len({line.marker.symbol for line in first}) == len(first)
     assert "bits per pixel" in figure.layout.xaxis.title.text and figure.layout.yaxis.title.text == "PSNR (dB)"

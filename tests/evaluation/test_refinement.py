@@ -1,4 +1,4 @@
-"""Refinement has exact gradients, writes ordinary streams, never makes the loss worse, and restores the network."""
+"""Refinement has exact gradients, writes ordinary streams, never raises the loss, and restores the network."""
 
 import copy
 import math
@@ -39,14 +39,14 @@ def trained():
 
 @pytest.fixture(scope="module")
 def crop(test_photos):
-    """Return a part of a bundled photograph that training has not seen."""
+    """Return a crop of a test photograph, which training has not seen."""
     return test_photos[0][:, :128, :128]
 
 
 def with_spread_latents(net):
     """Scale an untrained network so that its latents cover a few integers, and create its tables."""
-    for path, part in net.named_modules():
-        if path.rpartition(".")[2] in ("g_a", "h_a"):
+    for name, part in net.named_modules():
+        if name.rpartition(".")[2] in ("g_a", "h_a"):
             last = [layer for layer in part if isinstance(layer, nn.Conv2d)][-1]
             seen = []
             handle = last.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output))
@@ -85,7 +85,7 @@ WITHOUT_CONTEXT = ["factorized_prior", "scale_hyperprior", "mean_scale_hyperprio
 
 
 def complete_state(net):
-    """Return the complete state of a network by value."""
+    """Return a copy of the complete state of a network."""
     net_state = {key: value.clone() for key, value in net.state_dict().items()}
     carried = [(c.scheme, c.generator, float(c.temperature)) for c in entropy.carriers(net)]
     flags = [module.training for module in net.modules()]
@@ -105,17 +105,17 @@ def assert_same(before, after):
 
 @torch.no_grad()
 def test_forward_and_coder_use_replaced_latents():
-    """Compare with CompressAI's modules called one by one, on latents that no image has."""
+    """Compare with CompressAI's modules, called one by one on latents that no image has."""
     net = with_spread_latents(networks.mean_scale_hyperprior(seed=1))
     x, generator = photo()[None], torch.Generator().manual_seed(5)
     y, z = 3 * torch.randn(1, 36, 4, 4, generator=generator), 2 * torch.randn(1, 24, 1, 1, generator=generator)
-    ran = []
-    handle = net.g_a[0].register_forward_hook(lambda *_: ran.append(1))
+    calls = []
+    handle = net.g_a[0].register_forward_hook(lambda *_: calls.append(1))
     with replaced_latents(net, y, z):
         output, coded = net(x), net.compress(x)
-    assert not ran
+    assert not calls
     net(x)
-    assert ran and "forward" not in vars(net.g_a) and "forward" not in vars(net.h_a)
+    assert calls and "forward" not in vars(net.g_a) and "forward" not in vars(net.h_a)
     handle.remove()
 
     z_hat, z_likelihood = net.entropy_bottleneck(z, training=False)
@@ -127,11 +127,11 @@ def test_forward_and_coder_use_replaced_latents():
     assert coded["strings"][1] == net.entropy_bottleneck.compress(z)
     indexes = net.gaussian_conditional.build_indexes(scales)
     assert coded["strings"][0] == net.gaussian_conditional.compress(y, indexes, means=means)
-    with replaced_latents(net, y):  # z follows from y
+    with replaced_latents(net, y):  # h_a computes z from y
         assert net.compress(x)["strings"][1] == net.entropy_bottleneck.compress(net.h_a(y))
 
 
-def test_replaced_latents_end_with_the_block_also_after_errors_and_when_nested():
+def test_latents_are_replaced_until_the_block_ends_even_if_it_is_nested_or_fails():
     net = networks.elic()
     h_a = net.latent_codec["hyper"].h_a
     first, second = torch.zeros(1), torch.ones(1)
@@ -146,7 +146,7 @@ def test_replaced_latents_end_with_the_block_also_after_errors_and_when_nested()
 # Gradients and losses -------------------------------------------------------------------------------------------------
 
 
-def problem_of(net, image, surrogate, temperature=0.4, lmbda=0.01):
+def make_problem(net, image, surrogate, temperature=0.4, lmbda=0.01):
     problem = refinement._Problem(net, image, lmbda)
     start = problem.start()
     refinement._put_everywhere(net, lk.surrogates.get(surrogate))
@@ -159,14 +159,14 @@ def problem_of(net, image, surrogate, temperature=0.4, lmbda=0.01):
 def test_gradients_agree_with_finite_differences(name, surrogate):
     """Compare along random directions of y and z in float64, with one draw of noise.
 
-    σ stays above its bound, since below it CompressAI's gradient deliberately differs from the derivative. The gradient
-    of z mostly comes from the rate of y through μ and σ.
+    σ stays above its bound, because below it CompressAI's gradient deliberately differs from the derivative. The
+    gradient of z mostly comes from the rate of y through μ and σ.
     """
     net = with_spread_latents(MAKERS[name]()).double()
     if name != "factorized_prior":
         last = [layer for layer in net.h_s if isinstance(layer, nn.Conv2d)][-1]
         last.bias.data[: net.M] += 2
-    problem, start = problem_of(net, photo(50, 60).double(), surrogate)
+    problem, start = make_problem(net, photo(50, 60).double(), surrogate)
 
     def loss(latents):
         seed_noise(net, 3)
@@ -192,21 +192,21 @@ def test_gradients_agree_with_finite_differences(name, surrogate):
 
 @pytest.mark.parametrize("name", WITHOUT_CONTEXT)
 @torch.no_grad()
-def test_with_rounding_as_surrogate_both_losses_are_equal(name):
-    """The surrogate works around μ and the medians like coding, and all other layers are in evaluation mode."""
+def test_both_losses_are_equal_if_the_surrogate_is_rounding(name):
+    """Like the coder, the surrogate rounds relative to μ and the medians. All other layers are in evaluation mode."""
     net = with_spread_latents(MAKERS[name]())
     for module in net.modules():
         if isinstance(module, entropy.EntropyBottleneck):
             module.quantiles[:, :, 1] += 0.3
-    problem, start = problem_of(net, photo(70, 40), "round")
+    problem, start = make_problem(net, photo(70, 40), "round")
     rounded = problem.rounded_loss(start)
     assert problem.surrogate_loss(start).item() == pytest.approx(rounded, rel=1e-5)
-    problem, start = problem_of(net, photo(70, 40), "aun")
+    problem, start = make_problem(net, photo(70, 40), "aun")
     assert problem.surrogate_loss(start).item() != pytest.approx(rounded, rel=1e-5)
 
 
 def test_the_rounded_loss_counts_original_pixels_and_all_bits(trained, test_photos):
-    """Compare step 0 of the history with the rounded losses of the evaluator, which are computed separately."""
+    """Compare step 0 of the history with the rounded losses that the evaluator computes separately."""
     image = test_photos[0][:, :70, :100]
     photos = lk.datasets.PhotoSet([(image * 255).round().to(torch.uint8)], ["one"])
     ((rate, distortion),) = evaluation.rounded_losses(trained, photos)
@@ -218,7 +218,7 @@ def test_the_rounded_loss_counts_original_pixels_and_all_bits(trained, test_phot
 
 
 def check_coding(net, image, coding, lmbda):
-    """Decode with the unchanged network, and count and measure with NumPy."""
+    """Decode with the unchanged network; compute rate, loss and PSNR with NumPy."""
     with torch.no_grad():
         net.eval().update()
         _, unpadding = pad(image[None], getattr(net, "downsampling_factor", 64))
@@ -233,7 +233,7 @@ def check_coding(net, image, coding, lmbda):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_architecture_is_refined_and_decoded_by_the_unchanged_network(name):
+def test_every_architecture_can_be_refined_and_the_unchanged_network_decodes(name):
     net = with_spread_latents(MAKERS[name]())
     image = photo()
     refined = refine(net, image, lmbda=0.05, steps=3, lr=0.05)
@@ -250,8 +250,8 @@ def test_every_architecture_is_refined_and_decoded_by_the_unchanged_network(name
 
 
 @pytest.mark.parametrize("surrogate", ["sga", "ssl", "sua"])
-def test_the_loss_in_real_bytes_falls_with_pretrained_weights(pretrained, surrogate, crop):
-    """60 steps save at least 3.5%; two seeds saved 4.8% to 6.4% when this was written."""
+def test_refinement_lowers_the_loss_in_real_bytes_of_pretrained_networks(pretrained, surrogate, crop):
+    """60 steps save at least 3.5%. Two seeds saved 4.8% to 6.4% when this test was written."""
     refined = refine(pretrained, crop, surrogate=surrogate, steps=60)
     assert refined.improved and refined.lmbda == pretrained.info["lmbda"]
     assert refined.after.loss < 0.965 * refined.before.loss
@@ -259,7 +259,7 @@ def test_the_loss_in_real_bytes_falls_with_pretrained_weights(pretrained, surrog
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (100, 37)])
-def test_any_size_can_be_refined(trained, height, width, crop):
+def test_images_of_any_size_can_be_refined(trained, height, width, crop):
     image = crop[:, :height, :width]
     refined = refine(trained, image, steps=10)
     for coding in (refined.before, refined.after):
@@ -276,7 +276,7 @@ def test_zero_steps_give_the_stream_of_compress(trained, crop):
 
 
 def test_the_best_latents_of_the_search_are_coded(trained, crop):
-    """Heating after half of the steps makes the loss fall and rise again; y and z have the least loss."""
+    """The temperature rises halfway, so the loss first falls, then rises. The returned latents have the lowest loss."""
     heated = schedules.piecewise((0, 0.05), (0.5, 0.05), (0.5, 4.0), (1, 4.0))
     refined = refine(trained, crop[:, :64, :64], surrogate="sua", lr=0.1, steps=60, temperature=heated)
     problem = refinement._Problem(trained, crop[:, :64, :64], 0.025)
@@ -286,8 +286,8 @@ def test_the_best_latents_of_the_search_are_coded(trained, crop):
     assert refined.improved
 
 
-def test_latents_that_are_not_better_in_real_bytes_are_not_used(trained, crop, monkeypatch):
-    """Real bytes decide if the estimate is wrong, as it can be for autoregressive models."""
+def test_latents_whose_real_loss_is_not_lower_are_not_used(trained, crop, monkeypatch):
+    """Real bytes decide, because the estimate can be wrong, for example for autoregressive models."""
     losses = iter(range(10, 0, -1))
     monkeypatch.setattr(refinement._Problem, "rounded_loss", lambda self, latents: float(next(losses)))
     refined = refine(trained, crop[:, :64, :64], lr=5.0, steps=10)
@@ -308,14 +308,14 @@ def test_the_search_stops_when_patience_is_exhausted(trained, crop):
     assert refined.history["rounded_loss"].dropna().nunique() == 1
 
 
-def test_improvements_restart_the_count_of_measurements(trained, crop, monkeypatch):
+def test_an_improvement_restarts_the_count_of_measurements(trained, crop, monkeypatch):
     losses = iter([9, 9, 8, 8, 8, 7, 7, 7, 7, 6])
     monkeypatch.setattr(refinement._Problem, "rounded_loss", lambda self, latents: float(next(losses)))
     refined = refine(trained, crop[:, :64, :64], steps=200, patience=3)
     assert (refined.stopped, refined.steps) == ("patience", 80)
 
 
-def test_interrupting_keeps_the_best_so_far(trained, crop, monkeypatch):
+def test_an_interrupted_search_keeps_its_best_latents(trained, crop, monkeypatch):
     original, calls = refinement._Problem.surrogate_loss, []
 
     def interrupted(self, latents):
@@ -329,14 +329,14 @@ def test_interrupting_keeps_the_best_so_far(trained, crop, monkeypatch):
     refined = refine(trained, image, steps=30)
     assert (refined.stopped, refined.steps, refined.improved) == ("interrupted", 25, True)
     monkeypatch.undo()
-    whole = refine(trained, image, steps=30)
-    assert whole.history[:26].equals(refined.history)
+    uninterrupted = refine(trained, image, steps=30)
+    assert uninterrupted.history[:26].equals(refined.history)
     rounded = refinement._Problem(trained, image, 0.025).rounded_loss((refined.y, refined.z))
     assert rounded == pytest.approx(refined.history["rounded_loss"].min(), rel=1e-6)
     check_coding(trained, image, refined.after, 0.025)
 
 
-def test_the_seed_decides_the_search(trained, crop):
+def test_the_seed_determines_the_search(trained, crop):
     image = crop[:, :64, :64]
     first, again, other = (refine(trained, image, steps=10, seed=seed) for seed in (1, 1, 2))
     assert first.coded == again.coded and first.history.equals(again.history)
@@ -346,8 +346,8 @@ def test_the_seed_decides_the_search(trained, crop):
 @pytest.mark.parametrize(
     "name", ["mean_scale_hyperprior", "joint_autoregressive", "adopted checkerboard", "adopted with dropout"]
 )
-def test_the_network_is_restored(name):
-    net = MAKERS[name]().train()  # no coder tables yet
+def test_refinement_restores_the_network(name):
+    net = MAKERS[name]().train()  # without coder tables
     next(net.parameters()).requires_grad_(False)
     lk.adopt(net, schemes.annealed(scale_lower_bound=0.2))
     entropy.set_generator(net, torch.Generator())
@@ -359,24 +359,24 @@ def test_the_network_is_restored(name):
 
     calls = []
 
-    def fails(*_):
+    def fail(*_):
         calls.append(1)
         if len(calls) == 5:
             raise RuntimeError("in the middle of a step")
 
-    handle = net.g_s.register_forward_pre_hook(fails)
+    handle = net.g_s.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         refine(net, image, lmbda=0.05, steps=3)
     handle.remove()
     assert_same(before, complete_state(net))
 
 
-def test_history_records_losses_and_temperatures(trained, crop):
+def test_the_history_records_losses_and_temperatures(trained, crop):
     refined = refine(trained, crop[:, :64, :64], steps=25)
     history = refined.history
     assert list(history["step"]) == list(range(26))
     assert list(history["step"][history["rounded_loss"].notna()]) == [0, 10, 20, 25]
-    assert history[["temperature", "surrogate_loss"]].isna().any(axis=1).sum() == 1  # of step 0
+    assert history[["temperature", "surrogate_loss"]].isna().any(axis=1).sum() == 1  # step 0 has none
     schedule = refinement.TEMPERATURE
     assert list(history["temperature"][1:]) == [schedule(step, 25) for step in range(25)]
     assert f"{refined.after.loss / refined.before.loss - 1:+.2%}" in str(refined) and str(refined).count("\n") == 2
@@ -428,7 +428,7 @@ def test_invalid_arguments_cause_errors_of_one_line(changes, message):
     assert "\n" not in str(error.value)
 
 
-def test_latents_need_transforms_to_replace():
+def test_replacing_latents_requires_one_g_a_and_one_h_a():
     net = networks.factorized_prior()
     with pytest.raises(ValueError, match="z: FactorizedPrior has no"), replaced_latents(net, IMAGE, IMAGE):
         pass

@@ -1,4 +1,4 @@
-"""Tables of reports, written to files and read again."""
+"""Tables of reports keep their values when they are written and read."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from tests.evaluation.test_curves import population, reports
 
 
 @pytest.fixture
-def several():
+def two_curves():
     anchor, test = population(np.random.default_rng(12), 3)
     anchor[0].info |= {"lmbda": None, "scheme": {"rate": "aun", "channels": [1, 2]}, "pillow": "12.0", "psnr": "mean"}
     anchor[1].info |= {"seed": 2**60 + 1, "compiled": True, "note": 'a "b", c\nd', "mixed": 1}
@@ -24,19 +24,19 @@ def several():
     return {"one": anchor, "two": test}
 
 
-def test_frame_has_one_row_per_image_and_operating_point(several):
-    frame = evaluation.to_frame(several)
+def test_a_frame_has_one_row_per_image_and_operating_point(two_curves):
+    frame = evaluation.to_frame(two_curves)
     assert len(frame) == 2 * 5 * 3 and list(frame["curve"].unique()) == ["one", "two"]
     assert json.loads(frame["scheme"][0]) == {"rate": "aun", "channels": [1, 2]}
-    assert frame["info_psnr"][0] == "mean" and frame["psnr"][0] == several["one"][0].rows[0]["psnr"]
+    assert frame["info_psnr"][0] == "mean" and frame["psnr"][0] == two_curves["one"][0].rows[0]["psnr"]
     assert "lmbda" not in frame and set(frame["mixed"].dropna()) == {"1", "two"}
-    assert "curve" not in evaluation.to_frame(several["one"]) and len(evaluation.to_frame(several["one"][0])) == 3
+    assert "curve" not in evaluation.to_frame(two_curves["one"]) and len(evaluation.to_frame(two_curves["one"][0])) == 3
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV"])
-def test_tables_keep_values_and_types(several, suffix, tmp_path):
+def test_tables_keep_values_and_types(two_curves, suffix, tmp_path):
     path = tmp_path / f"table{suffix}"
-    everything = evaluation.to_frame(several)
+    everything = evaluation.to_frame(two_curves)
     plain = pd.DataFrame(
         {
             "name": ["007", "nan", ""],
@@ -47,28 +47,28 @@ def test_tables_keep_values_and_types(several, suffix, tmp_path):
             "none": [math.nan] * 3,
         }
     )
-    for frame in (everything, plain, evaluation.curve(several["two"])):
+    for frame in (everything, plain, evaluation.curve(two_curves["two"])):
         evaluation.save_table(frame, path)
-        again = evaluation.read_table(path)
-        assert list(again) == list(frame)
+        read = evaluation.read_table(path)
+        assert list(read) == list(frame)
         for column in frame:
-            assert again[column].isna().equals(frame[column].isna())
+            assert read[column].isna().equals(frame[column].isna())
             present = frame[column].notna()
-            before, after = frame[column][present].tolist(), again[column][present].tolist()
+            before, after = frame[column][present].tolist(), read[column][present].tolist()
             assert before == after and list(map(type, before)) == list(map(type, after))
-            assert frame[column].dtype == again[column].dtype
-    evaluation.save_table(evaluation.to_frame(several), path)
+            assert frame[column].dtype == read[column].dtype
+    evaluation.save_table(evaluation.to_frame(two_curves), path)
     assert len(evaluation.read_table(path)) == 30
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_failed_write_leaves_the_old_table(several, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_table(two_curves, tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
-    evaluation.save_table(evaluation.to_frame(several["one"]), path)
+    evaluation.save_table(evaluation.to_frame(two_curves["one"]), path)
     before = path.read_bytes()
     monkeypatch.setattr(tables, "_cell", lambda value: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        evaluation.save_table(evaluation.to_frame(several["two"]), path)
+        evaluation.save_table(evaluation.to_frame(two_curves["two"]), path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

@@ -1,4 +1,4 @@
-"""`.lkc` files have the documented bytes, and damaged files are refused in one line before torch loads."""
+"""`.lkc` files have the documented bytes, and a damaged file causes an error of one line before torch is imported."""
 
 import json
 import os
@@ -34,13 +34,13 @@ GOOD = Container(
 
 
 def header(**changed):
-    """Return a header as in the docstring of the module, with a correct checksum."""
-    field = {"magic": b"\x89LKC\r\n\x1a\n", "version": 1, "network": 2, "size": 1, "N": 24, "M": 36}
-    field |= {"weights": bytes.fromhex("00112233445566ff"), "width": 65, "height": 48, "count": 2}
-    field |= {"verified": 1, "picture": 0x89ABCDEF} | changed
-    wide = {"N": 2, "M": 2, "width": 2, "height": 2, "picture": 4}
-    parts = (v if isinstance(v, bytes) else v.to_bytes(wide.get(k, 1), "little") for k, v in field.items())
-    packed = b"".join(parts)
+    """Return a header as documented in the module, with a correct checksum."""
+    fields = {"magic": b"\x89LKC\r\n\x1a\n", "version": 1, "network": 2, "size": 1, "N": 24, "M": 36}
+    fields |= {"weights": bytes.fromhex("00112233445566ff"), "width": 65, "height": 48, "count": 2}
+    fields |= {"verified": 1, "checksum": 0x89ABCDEF} | changed
+    byte_counts = {"N": 2, "M": 2, "width": 2, "height": 2, "checksum": 4}
+    encoded = (v if isinstance(v, bytes) else v.to_bytes(byte_counts.get(k, 1), "little") for k, v in fields.items())
+    packed = b"".join(encoded)
     return packed + zlib.crc32(packed).to_bytes(4, "little")
 
 
@@ -54,13 +54,14 @@ def sections(strings, start):
     return packed
 
 
-def by_hand(strings=GOOD.strings, **changed):
+def assemble(strings=GOOD.strings, **changed):
+    """Return the bytes of a file as documented in the module, with changed fields in the header."""
     start = header(**changed)
     return start + sections(strings, start)
 
 
 def bad_files():
-    """Yield names and contents of damaged files, each a changed valid file."""
+    """Yield the names and the contents of damaged files."""
     good = GOOD.pack()
     draw = random.Random(0)
     yield from ((f"cut after {n}", good[:n]) for n in range(len(good)))
@@ -77,24 +78,24 @@ def bad_files():
     yield "one byte more", good + b"\0"
     yield "a line end more", good + b"\r\n"
     yield "another file behind", good + good
-    yield "newer", by_hand(version=2)
-    yield "much newer", by_hand(version=255, network=99)
-    yield "version zero", by_hand(version=0)
-    yield "unknown network", by_hand(network=200)
-    yield "unknown size", by_hand(size=4)
+    yield "newer", assemble(version=2)
+    yield "much newer", assemble(version=255, network=99)
+    yield "version zero", assemble(version=0)
+    yield "unknown network", assemble(network=200)
+    yield "unknown size", assemble(size=4)
     for name in ("N", "M", "width", "height"):
-        yield f"zero {name}", by_hand(**{name: 0})
-    yield "huge", by_hand(width=65535, height=65535)
-    yield "a pixel too many", by_hand(width=10001, height=10000)
-    yield "no string", by_hand(strings=(), count=0)
-    yield "one string more", by_hand(count=1)
-    yield "255 strings", by_hand(count=255)
-    yield "verified twice", by_hand(verified=2)
-    yield "checksum of nothing", by_hand(verified=0)
-    yield "string of no whole words", by_hand(strings=(b"123456789", b"12345678"))
-    yield "string without a state", by_hand(strings=(b"1234", b"12345678"))
-    yield "empty string", by_hand(strings=(b"", b"12345678"))
-    yield "endless number of digits", by_hand(strings=(b"12345678", b"\xff" * 64))
+        yield f"zero {name}", assemble(**{name: 0})
+    yield "huge", assemble(width=65535, height=65535)
+    yield "a pixel too many", assemble(width=10001, height=10000)
+    yield "no string", assemble(strings=(), count=0)
+    yield "one string more", assemble(count=1)
+    yield "255 strings", assemble(count=255)
+    yield "verified twice", assemble(verified=2)
+    yield "checksum of nothing", assemble(verified=0)
+    yield "string of no whole words", assemble(strings=(b"123456789", b"12345678"))
+    yield "string without a state", assemble(strings=(b"1234", b"12345678"))
+    yield "empty string", assemble(strings=(b"", b"12345678"))
+    yield "endless number of digits", assemble(strings=(b"12345678", b"\xff" * 64))
     yield "section of 4 GB", header() + b"\xff\xff\xff\xff" + good[start + 4 :]
     yield "line ends as on Unix", good.replace(b"\r\n", b"\n")
     yield "line ends as on Windows", good.replace(b"\n", b"\r\n")
@@ -129,7 +130,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory):
-    """Return a folder with all bad files, numbered."""
+    """Return a folder that contains all bad files, with numbers as their names."""
     folder = tmp_path_factory.mktemp("bad")
     for number, data in enumerate(BAD.values()):
         (folder / f"{number}.lkc").write_bytes(data)
@@ -139,18 +140,18 @@ def bad(tmp_path_factory):
 # The format -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_bytes_are_those_of_the_documented_table():
-    assert GOOD.pack() == by_hand() and Container.unpack(by_hand()) == GOOD
+def test_a_file_has_the_bytes_of_the_documented_table():
+    assert GOOD.pack() == assemble() and Container.unpack(assemble()) == GOOD
     unverified = replace(GOOD, image_checksum=None)
-    assert unverified.pack() == by_hand(verified=0, picture=0) and Container.unpack(unverified.pack()) == unverified
+    assert unverified.pack() == assemble(verified=0, checksum=0) and Container.unpack(unverified.pack()) == unverified
 
 
-def test_a_file_of_two_strings_has_53_bytes_around_them():
+def test_a_file_of_two_strings_has_53_bytes_of_overhead():
     assert GOOD.file_bytes == len(GOOD.pack()) == 53 + sum(map(len, GOOD.strings))
     assert GOOD.bpp == 8 * len(GOOD.pack()) / (65 * 48)
 
 
-def test_numbers_of_networks_never_change():
+def test_the_numbers_of_the_networks_never_change():
     first = ["factorized_prior", "scale_hyperprior", "mean_scale_hyperprior", "joint_autoregressive"]
     first += ["cheng2020_anchor", "cheng2020_attention", "elic", "channel_autoregressive"]
     assert list(format_.NETWORKS[: len(first)]) == first and len(set(format_.NETWORKS)) == len(format_.NETWORKS)
@@ -159,7 +160,7 @@ def test_numbers_of_networks_never_change():
     assert {size for sizes in networks.SIZES.values() for size in sizes} < set(format_.SIZES)
 
 
-def test_the_limit_of_pixels_equals_that_of_datasets():
+def test_the_pixel_limit_equals_that_of_datasets():
     assert format_.MAX_PIXELS == datasets.MAX_PIXELS
 
 
@@ -220,7 +221,7 @@ def test_random_bytes_cause_a_value_error(noise, depth):
         ({"strings": (bytes(2**26),)}, "the file must have at most 67,108,864 bytes"),
     ],
 )
-def test_a_field_out_of_range_is_named(changed, message):
+def test_the_error_names_a_field_that_is_out_of_range(changed, message):
     with pytest.raises(ValueError, match=message):
         replace(GOOD, **changed)
 
@@ -259,9 +260,9 @@ def test_the_error_names_a_missing_folder(tmp_path):
 # Bad files ------------------------------------------------------------------------------------------------------------
 
 
-def check(done_output, done_status, path):
-    lines = done_output.splitlines()
-    assert done_status == 2 and len(lines) == 1 and lines[0].startswith(f"labkit: {path}"), (path, lines)
+def check_error(output, status, path):
+    lines = output.splitlines()
+    assert status == 2 and len(lines) == 1 and lines[0].startswith(f"labkit: {path}"), (path, lines)
     assert len(lines[0]) < len(str(path)) + 120 and "Traceback" not in lines[0]
 
 
@@ -270,13 +271,13 @@ def test_there_are_at_least_200_bad_files():
 
 
 @pytest.mark.parametrize("name", [*BAD, "folder", "missing"])
-def test_a_bad_file_causes_one_line_and_changes_no_file(name, bad, tmp_path):
+def test_a_bad_file_causes_an_error_of_one_line_and_changes_no_file(name, bad, tmp_path):
     path = bad / f"{list(BAD).index(name)}.lkc" if name in BAD else bad if name == "folder" else bad / "none.lkc"
     kept, fresh = tmp_path / "kept.png", tmp_path / "fresh.png"
     kept.write_text("my own")
     for arguments in (["info", path], ["decompress", path, "-o", fresh], ["decompress", path, "--force", "-o", kept]):
         done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        check(done.output, done.exit_code, path)
+        check_error(done.output, done.exit_code, path)
     assert os.listdir(tmp_path) == ["kept.png"] and kept.read_text() == "my own"
 
 
@@ -298,14 +299,14 @@ def test_a_bad_file_causes_one_line_and_changes_no_file(name, bad, tmp_path):
         ("longer than any", "longer than 67,108,864 bytes"),
     ],
 )
-def test_messages_name_the_damage(name, message):
+def test_error_messages_name_the_damage(name, message):
     with pytest.raises(ValueError) as caught:
         Container.unpack(BAD[name])
     assert message in str(caught.value)
 
 
-def test_bad_files_are_refused_without_torch(bad):
-    """Test all of them in an interpreter that cannot import torch, NumPy or Pillow."""
+def test_bad_files_are_rejected_without_torch(bad):
+    """Read all bad files in an interpreter that cannot import torch, NumPy or Pillow."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'numpy', 'PIL', 'compressai'))); import labkit.cli\n"
         "from click.testing import CliRunner\n"
@@ -335,10 +336,10 @@ for path in json.load(sys.stdin):
 """
 
 
-def measured(paths):
-    """Return exit status, output, seconds and peak memory in MB of `labkit decompress` on each file.
+def measure(paths):
+    """Run `labkit decompress` on each file; return its exit status, output, seconds and peak memory in MB.
 
-    A small process starts them, since on Linux the peak of a child includes the memory of its parent.
+    A small process starts the commands, because the peak memory of a child on Linux includes that of its parent.
     """
     spawn = [sys.executable, "-c", SPAWN]
     done = subprocess.run(spawn, input=json.dumps(paths), capture_output=True, text=True, check=True)
@@ -346,18 +347,18 @@ def measured(paths):
 
 
 def check_processes(paths):
-    rows = measured(paths)
+    rows = measure(paths)
     assert [row[0] for row in rows] == paths
     for path, status, output, _, _ in rows:
-        check(output, status, path)
+        check_error(output, status, path)
         assert not os.path.exists(path + ".png")
     slow = [row[0] for row in rows if row[3] >= 1 or row[4] >= 200]
-    again = measured(slow)  # the first time, the machine may have been busy
+    again = measure(slow)  # another program may have slowed down the first attempt
     assert all(seconds < 1 and peak < 200 for *_, seconds, peak in again), again
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
-def test_bad_files_take_under_a_second_and_200_megabytes(tmp_path):
+def test_a_sample_of_bad_files_takes_under_a_second_and_200_megabytes(tmp_path):
     paths = []
     for number, data in enumerate(sample().values()):
         (tmp_path / f"{number}.lkc").write_bytes(data)

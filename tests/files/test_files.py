@@ -1,4 +1,4 @@
-"""Files decode to the reconstruction of the network with any threads and layout, and forged strings cannot crash."""
+"""Files decode to the network's reconstruction with any thread count and memory layout; forgeries cause no crash."""
 
 import subprocess
 import sys
@@ -30,8 +30,8 @@ def noise(height, width):
 
 
 @torch.no_grad()
-def by_hand(net, image):
-    """Return the strings and the image that the network decodes, padded, cropped and rounded with NumPy."""
+def code_with_network(net, image):
+    """Return the strings and the decoded image of the network; NumPy pads, crops and rounds."""
     height, width = image.shape[1:]
     (left, right, top, bottom), _ = compute_padding(height, width, min_div=net.downsampling_factor)
     padded = np.pad(image.numpy(), ((0, 0), (top, bottom), (left, right)), mode="edge")
@@ -43,11 +43,11 @@ def by_hand(net, image):
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65)])
 @pytest.mark.parametrize("name", networks.names())
-def test_every_network_decodes_its_reconstruction(name, height, width):
+def test_the_file_of_every_network_decodes_to_its_reconstruction(name, height, width):
     net, image = networks.get(name), noise(height, width)
     container = Container.unpack(files.compress(image, net).pack())
     decoded = files.decompress(container, net)
-    strings, expected = by_hand(net.eval(), image)
+    strings, expected = code_with_network(net.eval(), image)
     assert container.strings == strings and decoded.dtype == torch.uint8
     assert np.array_equal(decoded.numpy(), expected)
     assert (container.network, container.size, container.width, container.height) == (name, "tiny", width, height)
@@ -55,16 +55,16 @@ def test_every_network_decodes_its_reconstruction(name, height, width):
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (63, 65), (256, 200)])
-def test_a_pretrained_network_decodes_its_reconstruction(trained, photo, height, width):
+def test_the_file_of_a_pretrained_network_decodes_to_its_reconstruction(trained, photo, height, width):
     image = photo[:, :height, :width]
     container = files.compress(image, trained)
-    strings, expected = by_hand(trained, image)
+    strings, expected = code_with_network(trained, image)
     assert container.strings == strings and np.array_equal(files.decompress(container, trained).numpy(), expected)
     assert container.weights == training.weights_hash(trained)[:HASH_DIGITS]
 
 
-def test_the_decoded_image_is_the_rounded_output_of_the_forward(trained, photo):
-    """Without a context model, the evaluation forward computes the same reconstruction in another way."""
+def test_the_decoded_image_is_the_rounded_output_of_the_forward_pass(trained, photo):
+    """Without a context model, the forward pass in evaluation mode computes the same reconstruction in another way."""
     image = photo[:, :128, :192]
     with torch.no_grad():
         x_hat = trained.eval()(image[None].float() / 255)["x_hat"][0]
@@ -72,7 +72,7 @@ def test_the_decoded_image_is_the_rounded_output_of_the_forward(trained, photo):
     assert torch.equal(decoded, (x_hat.clamp(0, 1) * 255).round().to(torch.uint8))
 
 
-def test_threads_and_mode_are_restored_and_have_no_effect(trained, test_photos):
+def test_thread_count_and_training_mode_are_restored_and_have_no_effect(trained, test_photos):
     """With two threads, the network itself would decode three 8-bit values of this photograph differently."""
     image = test_photos.images[0]
     container = files.compress(image, trained)
@@ -91,7 +91,7 @@ def test_threads_and_mode_are_restored_and_have_no_effect(trained, test_photos):
         trained.eval()
 
 
-def test_a_network_in_the_layout_of_the_trainer_writes_the_same_file(test_photos):
+def test_a_network_in_the_memory_layout_of_the_trainer_writes_the_same_file(test_photos):
     """In that layout, the network itself would decode seven 8-bit values of this photograph differently."""
     net, image = networks.pretrained(), test_photos.images[0]
     container = files.compress(image, net)
@@ -100,7 +100,7 @@ def test_a_network_in_the_layout_of_the_trainer_writes_the_same_file(test_photos
 
 @pytest.mark.parametrize("name", ["joint_autoregressive", "elic"])
 def test_masked_weights_have_no_effect(name):
-    """A masked convolution sets them to zero when it first runs, which must not change the hash."""
+    """A masked convolution sets its masked weights to zero when it first runs. This must not change the hash."""
     net, fresh, image = networks.get(name), networks.get(name), noise(64, 64)
     container = files.compress(image, net)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_file_without_verification_has_no_checksum_and_decodes(trained, photo)
     assert torch.equal(files.decompress(plain, trained), files.decompress(verified, trained))
 
 
-def test_a_different_image_is_only_returned_with_ignore_checksum(trained, photo):
+def test_an_image_with_another_checksum_is_returned_only_with_ignore_checksum(trained, photo):
     container = files.compress(photo[:, :64, :64], trained)
     other = replace(container, image_checksum=container.image_checksum ^ 1)
     with pytest.raises(ValueError, match="the decoded image differs from the verified one"):
@@ -123,7 +123,7 @@ def test_a_different_image_is_only_returned_with_ignore_checksum(trained, photo)
     assert torch.equal(files.decompress(other, trained, ignore_checksum=True), files.decompress(container, trained))
 
 
-def test_weights_and_network_are_compared_before_decoding(trained, photo):
+def test_weights_and_network_are_checked_before_decoding(trained, photo):
     container = files.compress(photo[:, :64, :64], trained, verify=False)
     other = networks.pretrained(lmbda=0.025)
     hashes = rf"other weights \(hash {container.weights}\) than these \(hash {training.weights_hash(other)[:16]}\)"
@@ -157,12 +157,12 @@ def test_the_bundled_network_is_found_by_its_hash(photo):
         (torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 20_000, 20_000), "must be at most 100,000,000 pixels"),
     ],
 )
-def test_an_image_that_the_format_cannot_hold_is_refused_before_coding(trained, image, message):
+def test_an_image_that_the_format_cannot_hold_is_rejected_before_coding(trained, image, message):
     with pytest.raises(ValueError, match=message):
         files.compress(image, trained)
 
 
-def test_any_exception_of_the_decoder_becomes_one_line(trained, photo, monkeypatch):
+def test_any_exception_of_the_decoder_becomes_an_error_of_one_line(trained, photo, monkeypatch):
     container = files.compress(photo[:, :64, :64], trained)
 
     def fail(*_):
@@ -177,7 +177,7 @@ def test_any_exception_of_the_decoder_becomes_one_line(trained, photo, monkeypat
 
 
 def test_the_decoder_never_reads_beyond_the_zeros_after_a_string():
-    """Bytes after the zeros do not change the symbols of a forged string, because they are never read."""
+    """Bytes after the zeros do not change the symbols of a forged string, because the decoder never reads them."""
     from compressai import ans
     from compressai._CXX import pmf_to_quantized_cdf
 
@@ -185,24 +185,26 @@ def test_the_decoder_never_reads_beyond_the_zeros_after_a_string():
     tables = [pmf_to_quantized_cdf(list(mass), 16) for mass in masses]
     sizes = [len(table) for table in tables]
     tables = [[*table, *[0] * (max(sizes) - len(table))] for table in tables]
-    draw, decoder = np.random.default_rng(0), ans.RansDecoder()
-    lengths = set()
+    rng, decoder = np.random.default_rng(0), ans.RansDecoder()
+    reads_beyond_end = set()
     for trial in range(3000):
-        latents, words = draw.choice([1, 3, 16, 200]), draw.choice([2, 3, 5, 20])
-        bits = draw.integers(0, 256, 4 * words, dtype=np.uint8)
-        if trial % 3:  # long runs of ones, which are digits that announce another digit
-            bits[draw.random(bits.size) < 0.95] = 255
+        latents, words = rng.choice([1, 3, 16, 200]), rng.choice([2, 3, 5, 20])
+        bits = rng.integers(0, 256, 4 * words, dtype=np.uint8)
+        if trial % 3:  # long runs of ones, because a digit of ones announces another digit
+            bits[rng.random(bits.size) < 0.95] = 255
         string = bits.tobytes().replace(b"\xff" * 16, b"\xff" * 15 + b"\x7f")
-        indexes = draw.integers(0, len(tables), latents).tolist()
+        indexes = rng.integers(0, len(tables), latents).tolist()
         net = SimpleNamespace(N=1, M=int(latents))
         zeros = bytes(files._read_beyond(net, 16, 16))
         decoded = [
-            decoder.decode_with_indexes(string + zeros + behind * 4096, indexes, tables, sizes, [0] * len(tables))
-            for behind in (b"\0", b"\xff", b"\x35")
+            decoder.decode_with_indexes(string + zeros + tail * 4096, indexes, tables, sizes, [0] * len(tables))
+            for tail in (b"\0", b"\xff", b"\x35")
         ]
         assert decoded[0] == decoded[1] == decoded[2]
-        lengths.add(decoded[0] != decoder.decode_with_indexes(string + b"\x35" * 8192, indexes, tables, sizes, [0] * 4))
-    assert lengths == {True, False}  # some strings are read beyond their end
+        reads_beyond_end.add(
+            decoded[0] != decoder.decode_with_indexes(string + b"\x35" * 8192, indexes, tables, sizes, [0] * 4)
+        )
+    assert reads_beyond_end == {True, False}  # the decoder reads beyond the end of some strings
 
 
 FORGE = """
@@ -238,8 +240,8 @@ for form in forms[: int(sys.argv[3])]:
         pytest.param("elic", 256, 3, marks=pytest.mark.slow),
     ],
 )
-def test_forged_strings_with_correct_checksums_give_an_image_or_one_line(name, side, forms):
-    """Use a separate process, since CompressAI's decoder alone would read past the end of the strings and crash."""
+def test_forged_strings_with_correct_checksums_give_an_image_or_an_error_of_one_line(name, side, forms):
+    """A separate process decodes, because CompressAI's decoder alone would read past the end of a string and crash."""
     command = [sys.executable, "-W", "ignore", "-c", FORGE, name, str(side), str(forms)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr[-500:])

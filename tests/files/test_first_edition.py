@@ -1,4 +1,4 @@
-"""Files that the first edition of labkit wrote can still be read."""
+"""Files of labkit's first edition can still be read."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "first_edition"
 
 
 def test_a_coded_image_decodes_with_the_bundled_weights():
-    """The mean difference may reach 1 of 255, since floating-point sums differ between processors."""
+    """The mean difference may be almost 1 of 255, because floating-point sums differ between processors."""
     container = Container.read(FOLDER / "photo.lkc")
     net = codec.bundled_network(container)
     decoded = codec.decompress(container, net, ignore_checksum=True).permute(1, 2, 0).numpy()
@@ -23,7 +23,7 @@ def test_a_coded_image_decodes_with_the_bundled_weights():
     assert np.abs(decoded.astype(float) - expected).mean() < 1
 
 
-def test_the_header_of_a_coded_image_is_read():
+def test_the_header_of_a_coded_image_can_be_read():
     container = Container.read(FOLDER / "photo.lkc")
     with Image.open(FOLDER / "photo.png") as image:
         assert (container.width, container.height) == image.size
@@ -31,7 +31,7 @@ def test_the_header_of_a_coded_image_is_read():
     assert container.image_checksum is not None and len(container.strings) == 2
 
 
-def test_a_checkpoint_loads_with_the_old_names_in_its_description():
+def test_a_checkpoint_whose_description_has_the_old_names_can_be_loaded():
     net, info = networks.load_checkpoint(FOLDER / "trained.safetensors")
     assert set(SETTINGS) <= set(info)
     assert net.kind == info["network"] and tuple(info["channels"]) == (net.N, net.M)

@@ -1,4 +1,4 @@
-"""`labkit bench live`: all quantities are present and positive, and the table equals the JSON file."""
+"""`labkit bench live` reports every quantity as a positive number, and its table equals its JSON file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from labkit.live import bench
 from labkit.live.canvas import Picture
 from labkit.live.retraining import RetrainingPanel, TrainingFrame
 
-LATE = 400  # most milliseconds by which `time.sleep` wakes late on a busy machine
+LATE = 400  # milliseconds by which `time.sleep` may wake late on a busy machine
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Printed lines and JSON figures of one round."""
+    """Return the printed lines and the JSON figures of one round."""
     out = tmp_path_factory.mktemp("bench") / "live.json"
     with pytest.MonkeyPatch.context() as patch:
         printed: list[str] = []
@@ -30,7 +30,7 @@ def measured(tmp_path_factory):
     return printed, json.loads(out.read_text())
 
 
-def test_both_panels_have_every_quantity(measured):
+def test_both_panels_report_every_quantity(measured):
     _, figures = measured
     assert [(row["panel"], row["quantity"]) for row in figures["rows"]] == [
         (panel, quantity) for panel in ("toy", "codec") for quantity in (*bench.TIMES, *bench.RATES)
@@ -81,7 +81,7 @@ class Clockwork(RetrainingPanel):
 
 @pytest.mark.parametrize("start, step, draw", [(0.3, 0.02, 0.0), (0.0, 0.02, 0.06)])
 def test_a_panel_with_known_times_is_measured_correctly(start, step, draw, monkeypatch):
-    """`time.sleep` wakes late, never early, so one bound of each quantity is exact."""
+    """`time.sleep` may wake late but never early, so one bound of each quantity is exact."""
     monkeypatch.setattr(bench, "FRAMES", 5)
     panel = Clockwork(start, step, draw)
     rows = {row["quantity"]: row for row in bench.measure(panel, 1)}
@@ -96,7 +96,7 @@ def test_a_panel_with_known_times_is_measured_correctly(start, step, draw, monke
     assert frames < trained <= 1 / step and rows["training steps, per s"]["plain"] <= 1 / step
 
 
-def test_the_error_of_a_panel_is_raised():
+def test_measuring_raises_the_error_of_a_panel():
     panel = Clockwork(0.0, 0.02, 0.0)
 
     def job(settings):

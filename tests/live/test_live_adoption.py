@@ -1,4 +1,4 @@
-"""The adoption panel: its comparisons, its plot, and the training of the requested model."""
+"""The adoption panel compares models before and after adoption, trains a copy of the model, and plots its errors."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ def panel():
 
 @pytest.fixture(scope="module")
 def run(panel):
-    """Run the panel, once for each combination of settings."""
+    """Return a function that runs the panel once for each combination of settings."""
     results = {}
 
     def run(model, scheme, temperature=1.0):
@@ -34,7 +34,7 @@ def run(panel):
     return run
 
 
-CHANGED = {  # modules whose class changes at adoption, counted in CompressAI's sources
+CHANGED = {  # number of modules whose class adoption changes, counted in CompressAI's sources
     "FactorizedPrior": 1,
     "ScaleHyperprior": 2,
     "MeanScaleHyperprior": 2,
@@ -47,7 +47,7 @@ CHANGED = {  # modules whose class changes at adoption, counted in CompressAI's 
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_adoption_keeps_the_outputs_of_every_model(panel, name):
-    """The oracle is a model from the same seed that was never adopted."""
+    """The reference is a model from the same seed that was never adopted."""
     adopted = panel._adopt({"model": name, "scheme": "annealed", "temperature": 0.5})
     assert adopted.same_outputs and adopted.same_keys and len(adopted.changed) == CHANGED[name]
     with torch.random.fork_rng(devices=[]):
@@ -61,8 +61,7 @@ def test_adoption_keeps_the_outputs_of_every_model(panel, name):
     assert "⌊y + τu⌉" in adopted.report and "<caption" in adopted.report
 
 
-def test_differences_are_reported(panel, monkeypatch):
-    """An adoption that changed weights or keys would be reported."""
+def test_the_panel_reports_an_adoption_that_changes_weights_or_keys(panel, monkeypatch):
     adopt = lk.adoption.adopt
 
     def changing_weights(model, scheme):
@@ -125,12 +124,12 @@ def test_the_loss_is_measured_with_rounding(panel, run):
     bits = -sum(float(p.double().log2().sum()) for p in output["likelihoods"].values())
     squares = float(((output["x_hat"] - x) ** 2).double().mean())
     assert result.loss == pytest.approx(bits / x[:, 0].numel() + adoption.LMBDA * 255**2 * squares, rel=1e-4)
-    assert result.before > result.loss  # three steps lower the loss already
+    assert result.before > result.loss  # even three steps lower the loss
     assert f"{result.before:.1f} → {result.loss:.1f} in 3 steps" in str(result)
 
 
-def test_the_right_plot_shows_the_scheme(panel, run):
-    """Noise is uniform on (−½, ½), straight-through rounds as evaluation does, and annealing at τ = 1 exceeds ½."""
+def test_the_right_plot_shows_the_errors_of_the_scheme(panel, run):
+    """Noise is uniform on (−½, ½), straight-through rounds as in evaluation, and annealing errors at τ = 1 exceed ½."""
     noise = run("FactorizedPrior", "noise").errors
     assert 12 * np.mean(noise["training"] ** 2) == pytest.approx(1, abs=0.06)
     assert 0.49 < np.abs(noise["training"]).max() <= 0.5 + 1e-5
@@ -144,9 +143,9 @@ def test_the_right_plot_shows_the_scheme(panel, run):
         np.testing.assert_allclose(y, share, atol=2e-3)
 
 
-def test_status_report_and_plot_show_the_result(panel, run):
+def test_status_line_report_and_plot_show_the_result(panel, run):
     run("FactorizedPrior", "noise")
-    result = panel.run(60, model="ScaleHyperprior", scheme="soft_then_hard")  # two stages, the second frozen
+    result = panel.run(60, model="ScaleHyperprior", scheme="soft_then_hard")  # two stages; g_a is frozen in the second
     assert panel.status.status["result"] == str(result) and len(result.losses) == 3
     assert "entropy_bottleneck" in panel.report.value and "for the first 80% of the steps" in panel.report.value
     steps, losses = panel.plot.points("training crops, surrogate")
@@ -158,7 +157,7 @@ def test_status_report_and_plot_show_the_result(panel, run):
 
 
 def test_measuring_changes_nothing(panel):
-    """Mode, generator, hooks and torch's random state stay as they are."""
+    """Training mode, generator, hooks and torch's random state do not change."""
     model = panel._adopt({"model": "FactorizedPrior", "scheme": "noise", "temperature": 1.0}).model.train()
     generator, state = torch.Generator().manual_seed(5), torch.get_rng_state()
     lk.entropy.set_generator(model, generator)
@@ -170,7 +169,7 @@ def test_measuring_changes_nothing(panel):
     assert not model.g_a._forward_hooks and not model.g_s._forward_pre_hooks
 
 
-def test_wrong_arguments_get_one_clear_line():
+def test_an_invalid_argument_raises_an_error_of_one_line():
     with pytest.raises(ValueError, match=r"^steps must be an integer ≥ 1, got 0$"):
         AdoptionPanel(steps=0)
     with pytest.raises(ValueError, match=r"^CompressAI model must be one of FactorizedPrior, .*, got 'VGG'$"):

@@ -1,4 +1,4 @@
-"""The annealing panel: what a run shows, what it computes once, and what it returns."""
+"""The annealing panel shows its schedule immediately, trains the grid of temperatures once, and returns all losses."""
 
 import math
 
@@ -26,12 +26,12 @@ def test_the_schedule_is_shown_before_anything_is_computed(panel):
     for _ in range(len(ANNEALED) * len(TEMPERATURES)):
         frame = next(job)()
     assert len(frame.lines["Gumbel, mismatch"][0]) == len(TEMPERATURES)
-    assert len(frame.lines["Gumbel"][0]) == 0  # nothing is trained yet
+    assert len(frame.lines["Gumbel"][0]) == 0  # no code has been trained yet
     job.close()
     assert set(frame.lines) <= set(panel.plot.traces)
 
 
-def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel, monkeypatch):
+def test_the_first_run_trains_the_grid_and_every_run_trains_the_schedule(panel, monkeypatch):
     trained, train_codes = [], scalar_training.train_codes
 
     def counted(rows, *rest, **options):
@@ -43,14 +43,14 @@ def test_a_run_trains_the_grid_once_and_the_schedule_every_time(panel, monkeypat
     assert set(first.constant) == set(first.scheduled) == set(ANNEALED) and set(first.unannealed) == set(UNANNEALED)
     for name in ANNEALED:
         assert first.constant[name].shape == (len(TEMPERATURES), 2) and first.scheduled[name].shape == (2,)
-        assert (first.constant[name] > 0).all() and (first.scheduled[name] > 0).all()  # above the best code
+        assert (first.constant[name] > 0).all() and (first.scheduled[name] > 0).all()  # above the loss of the best code
         assert len(first.mismatch[name]) == len(first.risk[name]) == len(TEMPERATURES)
     second = panel.run(60, shape="constant", temperature=0.2)
     assert trained == [4 + 4 * len(TEMPERATURES) + 2, 4]
-    at = TEMPERATURES.index(0.2)
+    index = TEMPERATURES.index(0.2)
     for name in ANNEALED:
         assert np.array_equal(second.constant[name], first.constant[name])
-        assert np.allclose(second.scheduled[name], first.constant[name][at], rtol=1e-2)
+        assert np.allclose(second.scheduled[name], first.constant[name][index], rtol=1e-2)
         assert not np.allclose(second.scheduled[name], first.scheduled[name], rtol=1e-4)
         x, y = panel.plot.points(f"{name}, your schedule")
         assert np.allclose(x, 0.2) and np.allclose(y, second.scheduled[name].mean())

@@ -1,4 +1,4 @@
-"""The bound panel: its rates against integrals and sums in NumPy, its codec against the evaluator."""
+"""The rates of the bound panel agree with integrals and sums in NumPy, and its codec agrees with the evaluator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.live import bound as live_bound
 from labkit.live.bound import BOUNDS, BoundPanel
 from tests.analysis.oracles import bounded_bits
 
-PATIENCE = 100
+PATIENCE = 100  # seconds after which a waiting test fails
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def measured(panel):
 
 @pytest.fixture(scope="module")
 def latents(photos):
-    """Return y − μ and σ by CompressAI's own steps, and the number of pixels, for every photograph."""
+    """Return y − μ, σ and the number of pixels for every photograph, computed step by step."""
     net, rows = networks.pretrained(lmbda=0.0035), []
     for image in photos:
         with torch.no_grad():
@@ -51,7 +51,7 @@ def latents(photos):
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-def test_the_test_rate_of_the_codec_is_that_of_its_rounded_latents(measured, latents, bound):
+def test_the_test_rate_of_the_codec_agrees_with_its_rounded_latents(measured, latents, bound):
     rates = [bounded_bits(np.round(r), np.maximum(s, bound)).sum() / pixels for r, s, pixels in latents]
     assert measured.test_rates[BOUNDS.index(bound)] == pytest.approx(np.mean(rates), rel=2e-4)
     assert measured.bounds[BOUNDS.index(bound)] == bound
@@ -62,7 +62,7 @@ def test_straight_through_has_no_mismatch(measured):
 
 
 @pytest.mark.parametrize("bound", [0.02, 0.3])
-def test_the_rate_of_noise_is_its_expectation_over_the_bin(panel, latents, bound):
+def test_the_rate_of_noise_agrees_with_its_expectation_over_the_bin(panel, latents, bound):
     run = panel.run(PATIENCE, bound=bound, surrogate="aun", lmbda=0.0035, codec="measure")
     u = (np.arange(40) + 0.5) / 40 - 0.5
     means, variance = [], 0.0
@@ -74,7 +74,7 @@ def test_the_rate_of_noise_is_its_expectation_over_the_bin(panel, latents, bound
     assert run.train_rate - run.test_rate > 5 * math.sqrt(variance) / len(latents)
 
 
-def test_price_of_a_zero_and_share_below_the_bound(measured, latents):
+def test_a_run_returns_the_price_of_a_zero_and_the_share_below_the_bound(measured, latents):
     assert measured.price == pytest.approx(-math.log2(1 - 2 * stats.norm.cdf(-0.5 / 0.3)), abs=1e-9)
     scales = np.concatenate([s for _, s, _ in latents])
     np.testing.assert_allclose(measured.scales, scales, rtol=1e-4, atol=1e-5)
@@ -100,7 +100,7 @@ def test_losses_at_another_bound_agree_with_the_evaluator(measured, photos):
     assert measured.rise == pytest.approx((loss - measured.before @ [1, 0.0035]).mean(), rel=1e-3)
 
 
-def test_retraining_uses_the_bound_and_keeps_the_pretrained_weights(panel, photos):
+def test_fine_tuning_uses_the_bound_and_does_not_change_the_pretrained_weights(panel, photos):
     start = copy.deepcopy(panel.run(PATIENCE, bound=0.11, surrogate="aun", lmbda=0.0035, codec="measure").net)
     run = panel.run(PATIENCE, bound=0.5, surrogate="sua", temperature=0.35, codec="retrain")
     scheme = run.net.scheme
@@ -113,7 +113,7 @@ def test_retraining_uses_the_bound_and_keeps_the_pretrained_weights(panel, photo
     after = np.array(evaluation.rounded_losses(run.net, photos))
     np.testing.assert_allclose(run.after, after, rtol=1e-5)
     assert run.loss == pytest.approx((after @ [1, 0.0035]).mean(), rel=1e-5)
-    assert not run.net.gaussian_conditional._forward_pre_hooks  # the hook is gone
+    assert not run.net.gaussian_conditional._forward_pre_hooks  # the hook was removed
 
 
 def test_the_left_plot_shows_one_latent_under_the_bound(panel):
@@ -140,11 +140,11 @@ def test_the_histogram_counts_every_latent(panel, measured):
     left, heights = x[1:-1:2], y[1:-1:2]
     assert heights.sum() == pytest.approx(100)
     assert heights[0] == pytest.approx(100 / 3) and heights[-1] == pytest.approx(100 / 6)
-    at = np.searchsorted(left, 0.3, side="right") - 1
-    assert heights[at] == pytest.approx(100 / 3)
+    index = np.searchsorted(left, 0.3, side="right") - 1
+    assert heights[index] == pytest.approx(100 / 3)
 
 
-def test_moving_the_bound_measures_nothing_twice(panel, monkeypatch):
+def test_changing_the_bound_measures_nothing_twice(panel, monkeypatch):
     for bound in (0.11, 0.2):
         panel.run(PATIENCE, bound=bound, surrogate="aun", lmbda=0.0035, codec="measure")
 
@@ -169,7 +169,7 @@ def test_moving_the_bound_measures_nothing_twice(panel, monkeypatch):
         ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
     ],
 )
-def test_an_invalid_argument_raises_one_line(arguments, message):
+def test_an_invalid_argument_raises_an_error_of_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         BoundPanel(**arguments)
     assert "\n" not in str(error.value)

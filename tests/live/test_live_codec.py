@@ -1,4 +1,4 @@
-"""The codec panel: with noise images and untrained weights, except for the last two tests."""
+"""The codec panel, tested with images of noise and untrained weights, except in the last two tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def codec(images):
     panel.close()
 
 
-def test_a_run_trains_a_copy_and_measures_both(codec, images):
+def test_a_run_trains_a_copy_and_measures_the_losses_before_and_after(codec, images):
     weights = codec._weights
     untouched = {name: tensor.clone() for name, tensor in weights.state_dict().items()}
     result = codec.run(PATIENCE, lmbda=0.013, photo="two")
@@ -42,7 +42,7 @@ def test_a_run_trains_a_copy_and_measures_both(codec, images):
     assert codec.canvas.picture.label.startswith("A crop of two")
 
 
-def test_a_run_measures_the_loss_that_training_sees(images):
+def test_a_run_measures_the_surrogate_loss(images):
     panel = lk.live.CodecPanel(
         weights=lk.networks.mean_scale_hyperprior("tiny").eval(),
         photos=images,
@@ -69,7 +69,7 @@ def _noisy(temperature, scale_lower_bound):
     return lk.schemes.annealed(temperature=temperature, scale_lower_bound=scale_lower_bound)
 
 
-def test_unknown_controls_and_schemes_are_refused(images):
+def test_unknown_controls_and_schemes_are_rejected(images):
     arguments = {"weights": lk.networks.mean_scale_hyperprior("tiny").eval(), "photos": images, "test": images}
     with pytest.raises(ValueError, match="unknown control 'lambda'; did you mean lmbda"):
         lk.live.CodecPanel(controls=("lambda",), **arguments)
@@ -77,7 +77,7 @@ def test_unknown_controls_and_schemes_are_refused(images):
         lk.live.CodecPanel(schemes=("anealed",), **arguments)
 
 
-def test_a_run_stops_after_its_seconds(images):
+def test_a_run_stops_after_the_given_seconds(images):
     panel = lk.live.CodecPanel(
         weights=lk.networks.mean_scale_hyperprior("tiny"), photos=images, test=images, steps=1000, seconds=0.1
     )
@@ -85,7 +85,7 @@ def test_a_run_stops_after_its_seconds(images):
     panel.close()
 
 
-def test_missing_weights_and_small_photographs_are_refused(images, monkeypatch, tmp_path):
+def test_missing_weights_and_small_photographs_are_rejected(images, monkeypatch, tmp_path):
     monkeypatch.setattr(lk.paths, "data", lambda: tmp_path)
     with pytest.raises(ValueError, match="no pretrained weights of 'mean_scale_hyperprior' are bundled"):
         lk.live.CodecPanel(photos=images, test=images)
@@ -96,7 +96,7 @@ def test_missing_weights_and_small_photographs_are_refused(images, monkeypatch, 
 
 @pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="there are no bundled weights")
 @pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=pytest.mark.slow), 0.013])
-def test_a_run_improves_on_the_bundled_weights(lmbda):
+def test_a_run_lowers_the_loss_of_the_bundled_weights(lmbda):
     panel = lk.live.CodecPanel(lmbda=lmbda)
     result = panel.run(60)
     panel.close()
@@ -106,7 +106,7 @@ def test_a_run_improves_on_the_bundled_weights(lmbda):
 @pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="there are no bundled weights")
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_run_takes_15_seconds_at_most():
+def test_a_run_takes_less_than_15_seconds():
     panel = lk.live.CodecPanel(lmbda=0.013)
-    assert any(panel.run(60).seconds < 15 for _ in range(2))  # another program may keep the machine busy once
+    assert any(panel.run(60).seconds < 15 for _ in range(2))  # another program may slow down one of the runs
     panel.close()

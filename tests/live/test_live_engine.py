@@ -1,4 +1,4 @@
-"""The live-run engine, without panels."""
+"""The engine of live runs, tested without panels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 20  # seconds after which a waiting test fails
 
 
 class Steps:
-    """A job that waits for permission before every step. It publishes request and step, and returns the request."""
+    """A job that waits for permission before each step, publishes its request and the step, and returns the request."""
 
     def __init__(self) -> None:
         self._allowed = threading.Semaphore(0)
@@ -64,7 +64,7 @@ def test_a_run_is_queued_then_running_then_done():
     assert engine.state == "done" and engine.history[0].seconds > 0
 
 
-def test_a_newer_request_supersedes_the_old_run_which_publishes_nothing_more():
+def test_a_newer_request_cancels_the_old_run_which_publishes_nothing_more():
     job, recorder = Steps(), Recorder()
     engine = Engine(job, recorder, rate=1e9)
     first = engine.submit("a")
@@ -72,7 +72,7 @@ def test_a_newer_request_supersedes_the_old_run_which_publishes_nothing_more():
     recorder.wait_for(lambda event: event[2] == ("a", 0))
     engine.submit("b")
     superseded = len(recorder.events)
-    assert first.state == "canceled"  # at once, before the worker checks
+    assert first.state == "canceled"  # immediately, before the worker notices
     job.allow(6)
     assert engine.wait(PATIENCE) == "b"
     assert {number for number, _, _ in recorder.events[superseded:]} == {2}
@@ -81,7 +81,7 @@ def test_a_newer_request_supersedes_the_old_run_which_publishes_nothing_more():
         first.outcome()
 
 
-def test_only_the_running_and_the_newest_of_many_rapid_requests_start():
+def test_only_the_first_and_the_newest_of_many_rapid_requests_start():
     job, recorder = Steps(), Recorder()
     engine = Engine(job, recorder)
     engine.submit("first")
@@ -130,7 +130,7 @@ def test_cancel_ends_a_run_at_once(started: bool):
     assert job.started == ["a"] if started else ["before"]
     with pytest.raises(Canceled):
         engine.wait(PATIENCE)
-    engine.cancel()  # has no effect: the run is canceled already
+    engine.cancel()  # has no effect, because the run is canceled already
     assert len(recorder.events) == canceled
 
 
@@ -181,7 +181,7 @@ def test_an_error_of_the_listener_becomes_the_error_of_the_run(when: str):
     assert engine.join(PATIENCE)  # the worker survives
 
 
-def test_wait_explains_its_errors():
+def test_the_errors_of_wait_explain_their_cause():
     job = Steps()
     engine = Engine(job)
     with pytest.raises(RuntimeError, match="no run to wait for"):
@@ -193,7 +193,7 @@ def test_wait_explains_its_errors():
     job.allow(1)
 
 
-def test_the_first_view_is_published_at_once_and_the_last_one_always():
+def test_the_first_view_and_the_last_view_are_always_published():
     rendered, recorder = [], Recorder()
 
     def job(_):
@@ -211,13 +211,13 @@ def test_the_first_view_is_published_at_once_and_the_last_one_always():
 
 def test_two_engines_do_not_disturb_each_other():
     job = Steps()
-    one, other = Engine(job), Engine(_counting(3))
-    one.submit("a")
-    assert other.run("b", PATIENCE) == "b"
-    other.cancel()
-    assert one.state in ("queued", "running")
+    first, second = Engine(job), Engine(_counting(3))
+    first.submit("a")
+    assert second.run("b", PATIENCE) == "b"
+    second.cancel()
+    assert first.state in ("queued", "running")
     job.allow(3)
-    assert one.wait(PATIENCE) == "a"
+    assert first.wait(PATIENCE) == "a"
 
 
 def test_no_thread_remains_after_a_run():
@@ -227,7 +227,7 @@ def test_no_thread_remains_after_a_run():
     assert not [thread for thread in threading.enumerate() if thread.name == "labkit-live"]
 
 
-def test_only_the_worker_uses_one_torch_thread():
+def test_only_the_worker_is_limited_to_one_torch_thread():
     seen = []
 
     def job(_):

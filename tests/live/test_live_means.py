@@ -1,4 +1,4 @@
-"""The means panel: its result and curves, its switches, and its arguments."""
+"""The means panel plots its result, switches the gradient without training, and checks its arguments."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def panel():
     panel.close()
 
 
-def test_result_and_curves(panel):
+def test_plot_and_text_show_the_result(panel):
     result = panel.run(60)
     assert result.test.shape == result.mismatch.shape == (3, 2) and result.gradient.shape == (3, 3, 2)
     assert result.loss == pytest.approx(result.test[CENTERED].mean())
@@ -45,7 +45,7 @@ def test_a_switch_shows_another_gradient_and_trains_nothing(panel, monkeypatch):
     assert stopped.loss == pytest.approx(first.test[STOPPED].mean())
 
 
-def test_the_panel_says_that_a_stop_without_zero_center_does_nothing(panel):
+def test_the_panel_says_that_a_stop_without_zero_center_has_no_effect(panel):
     result = panel.run(60, zero_center=False, stop_gradient=True)
     for text in (str(result), panel.plot.label):
         assert "without zero-center μ is not on the distortion path" in text
@@ -59,7 +59,7 @@ def test_the_gradient_is_shown_before_anything_is_trained(panel, monkeypatch):
     assert set(frame.lines) >= {"training", "exact", *(f"{way}: variance" for way in WAYS)}
 
 
-def test_arguments():
+def test_invalid_arguments_are_rejected_and_five_surrogates_are_offered():
     for wrong in ({"surrogate": "stee"}, {"lmbda": 0.0}, {"steps": 0}, {"seeds": 1}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             MeansPanel(**wrong)

@@ -1,4 +1,4 @@
-"""The mismatch panel: what it shows, its settings, and canceling a run."""
+"""The mismatch panel plots losses over σ, checks its settings, and can be canceled."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from labkit.analysis.latent_laws import BinLaw
 from labkit.live import MismatchPanel
 from labkit.live.engine import Canceled
 
-PATIENCE = 60
+PATIENCE = 60  # seconds after which a waiting test fails
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +39,32 @@ def test_the_curves_show_the_losses_over_sigma(panel):
         assert np.allclose(x, sigma) and np.allclose(y, factor * result.curve[:, column], atol=1e-6)
 
 
-def test_the_lines_at_the_chosen_sigma(panel):
+def test_the_lines_show_the_losses_at_the_chosen_sigma(panel):
     result = panel.run(PATIENCE, surrogate="aun", scale=0.5, temperature=0.5)
-    here = result.here
-    assert np.allclose(panel.plot.points("in training")[1], [here.rate_training, 12 * here.distortion_training])
-    assert np.allclose(panel.plot.points("at test")[1], [here.rate_test, 12 * here.distortion_test])
-    assert np.allclose(panel.plot.points("rate, chosen σ")[1], [here.rate_training, here.rate_test])
-    assert result.rate == here.rate_training - here.rate_test
+    losses = result.here
+    assert np.allclose(panel.plot.points("in training")[1], [losses.rate_training, 12 * losses.distortion_training])
+    assert np.allclose(panel.plot.points("at test")[1], [losses.rate_test, 12 * losses.distortion_test])
+    assert np.allclose(panel.plot.points("rate, chosen σ")[1], [losses.rate_training, losses.rate_test])
+    assert result.rate == losses.rate_training - losses.rate_test
     x, density = panel.plot.points("ỹ in training")
     phi = torch.special.ndtr(torch.tensor(np.array([x + 0.5, x - 0.5]) / 0.5)).numpy()
-    assert np.abs(density - (phi[0] - phi[1])).max() < 5e-3  # the density of y + u is that of its model
+    assert np.abs(density - (phi[0] - phi[1])).max() < 5e-3  # y + u has the density of the model
     k, masses = panel.plot.points("ŷ at test, masses")
     assert masses[k == 0] == pytest.approx(math.erf(1 / math.sqrt(2)), abs=1e-6) and masses.sum() == pytest.approx(1)
     assert not len(panel.plot.points("ỹ in training, masses")[0])
-    assert f"{here.rate_training:.2f} bits in training" in panel.plot.label
+    assert f"{losses.rate_training:.2f} bits in training" in panel.plot.label
     assert f"mismatch {result.rate:+.3f}" in str(result)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.5, 2.0])
-def test_the_density_is_smooth_at_every_scale(panel, scale):
+def test_the_density_is_accurate_at_every_scale(panel, scale):
     panel.run(PATIENCE, surrogate="aun", scale=scale)
     x, density = panel.plot.points("ỹ in training")
     phi = torch.special.ndtr(torch.tensor(np.array([x + 0.5, x - 0.5]) / scale)).numpy()
     assert np.abs(density - (phi[0] - phi[1])).max() < 5e-3
 
 
-def test_integers_are_bars_and_real_numbers_a_line(panel):
+def test_integers_are_drawn_as_bars_and_real_numbers_as_a_line(panel):
     for name, integers in (("sr", True), ("ste", True), ("sua", True), ("aun", False), ("soft", False), ("sga", False)):
         panel.run(PATIENCE, surrogate=name, scale=0.5, temperature=0.5)
         k, masses = panel.plot.points("ỹ in training, masses")
@@ -76,7 +76,7 @@ def test_integers_are_bars_and_real_numbers_a_line(panel):
     assert masses[np.abs(k) == 1].sum() == pytest.approx(0.2 * math.sqrt(2 / math.pi), rel=5e-3)  # E|y|
 
 
-def test_temperature_matters_only_to_annealed_surrogates(panel):
+def test_the_temperature_affects_only_annealed_surrogates(panel):
     curves = {
         (name, tau): panel.run(PATIENCE, surrogate=name, scale=0.2, temperature=tau).curve
         for name in ("aun", "sua")
@@ -88,7 +88,7 @@ def test_temperature_matters_only_to_annealed_surrogates(panel):
     assert "does not depend on τ" in panel.plot.label
 
 
-def test_the_previous_run_stays_in_gray(panel):
+def test_the_previous_run_stays_visible_in_gray(panel):
     panel.run(PATIENCE, surrogate="sr", scale=0.2)
     before = panel.plot.points("rate, training")[1]
     panel.run(PATIENCE, surrogate="aun")
@@ -96,13 +96,13 @@ def test_the_previous_run_stays_in_gray(panel):
     assert np.array_equal(ghost.y, before)
 
 
-def test_settings_that_the_panel_does_not_have(panel):
+def test_unknown_settings_and_values_are_rejected(panel):
     for wrong in ({"surrogate": "round"}, {"scale": 0.21}, {"temperature": 2.0}, {"lmbda": 1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             panel.run(PATIENCE, **wrong)
 
 
-def test_canceling_stops_between_two_points_and_the_next_run_resumes_there(monkeypatch):
+def test_a_canceled_run_stops_between_two_points_and_the_next_run_resumes_there(monkeypatch):
     panel = MismatchPanel(surrogate="ste")
     calls, losses = [], BinLaw.losses
 
@@ -119,9 +119,9 @@ def test_canceling_stops_between_two_points_and_the_next_run_resumes_there(monke
     with pytest.raises(Canceled):
         panel.wait(PATIENCE)
     assert panel.engine.join(PATIENCE) and len(calls) < 12
-    done = len(calls)
+    computed = len(calls)
     assert len(panel.run(PATIENCE).curve) == 28
-    assert done < len(calls) <= 28 + 3  # only the chosen σ was computed twice, no point of the curve
+    assert computed < len(calls) <= 28 + 3  # the chosen σ was computed again, but no point of the curve
     assert len(set(calls)) == 29
     panel.close()
 

@@ -1,4 +1,4 @@
-"""What all panels share, tested with the toy panel and without a browser."""
+"""Features that all panels share, tested with the toy panel and without a browser."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_panel_prints_its_settings_and_state_in_one_line(toy):
     assert repr(toy) == "ToyPanel(τ = 0.5, λ = 5, scheme = annealed; idle)"
 
 
-def test_a_wrong_initial_value_gets_one_clear_line():
+def test_an_invalid_initial_value_raises_an_error_of_one_line():
     with pytest.raises(ValueError, match=r"^tradeoff λ must be one of 0\.3, .*, got 3$"):
         lk.live.ToyPanel(lmbda=3)
 
@@ -67,7 +67,7 @@ def test_values_of_controls_are_rounded(reported, value):
     assert value_of(SimpleNamespace(value=reported)) == value
 
 
-def test_the_status_line_has_state_result_and_previous_run(toy):
+def test_the_status_line_shows_state_result_and_previous_run(toy):
     line = toy.status.status
     assert (line["state"], line["run"]) == ("idle", 0)
     first = toy.run(PATIENCE)
@@ -98,7 +98,7 @@ def test_the_status_line_says_if_the_screens_are_out_of_date(toy):
 
 
 class Stuck:
-    """A job that waits before its first step, and repeats its first view until it is canceled."""
+    """A job that waits before its first step and then repeats its first view until it is canceled."""
 
     def __init__(self, job) -> None:
         self._job = job
@@ -114,7 +114,7 @@ class Stuck:
                 yield view
 
 
-def test_an_error_is_shown_in_the_panel_and_raised(toy):
+def test_the_panel_shows_an_error_and_raises_it(toy):
     def job(settings):
         raise ArithmeticError("the loss went through the roof\nat step 3")
         yield
@@ -134,13 +134,13 @@ def test_an_error_is_shown_in_the_panel_and_raised(toy):
         ({"scheme": "anealed"}, "scheme must be one of noise, .*, got 'anealed'"),
     ],
 )
-def test_a_wrong_setting_gets_one_clear_line(toy, settings, message):
+def test_an_invalid_setting_raises_an_error_of_one_line(toy, settings, message):
     with pytest.raises(ValueError, match=message):
         toy.run(PATIENCE, **settings)
     assert toy.history == []
 
 
-def test_the_first_display_starts_a_run_and_contains_a_still(toy):
+def test_the_first_display_starts_a_run_and_contains_a_still_image(toy):
     bundle = toy._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG") and "application/vnd.jupyter.widget-view+json" in bundle
     toy.wait(PATIENCE)
@@ -148,7 +148,7 @@ def test_the_first_display_starts_a_run_and_contains_a_still(toy):
     assert len(toy.history) == 1 and toy.state == "done"  # a second display starts no run
 
 
-def test_cells_have_one_tint_and_edges():
+def test_each_cell_has_one_tint_and_visible_edges():
     symbols = np.array([[[0, 0], [0, 0], [1, 0]], [[0, 0], [0, 0], [1, 0]], [[0, -1], [0, -1], [1, -1]]])
     pixels = _paint(symbols)
     assert pixels.shape == (3, 3, 4) and pixels.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Plots, the loss chart and plot panels, without a browser."""
+"""Plots, the loss chart and plot panels, tested without a browser."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ def _plot():
     return live_plot.Plot([first, second], width=500, height=300)
 
 
-def test_a_plot_changes_only_the_lines_that_it_is_given():
+def test_show_changes_only_the_lines_that_it_is_given():
     plot = _plot()
     plot.show({"one": ([0, 1], [2, 3]), "bars": (["rate", "loss"], [1, 2])}, label="a < b")
     plot.show({"two": ([5], [6], [0.5])})
-    assert [each.tolist() for each in plot.points("one")] == [[0, 1], [2, 3]]
-    assert [each.tolist() for each in plot.points("two")] == [[5], [6]]
+    assert [values.tolist() for values in plot.points("one")] == [[0, 1], [2, 3]]
+    assert [values.tolist() for values in plot.points("two")] == [[5], [6]]
     assert plot.points("bars")[0].tolist() == ["rate", "loss"]
     assert plot.label == "a < b" and "a &lt; b" in plot.widget.children[1].value
     with pytest.raises(KeyError, match="three"):
         plot.show({"three": ([0], [0])})
 
 
-def test_every_change_of_a_line_is_sent_with_its_x():
+def test_every_change_of_a_line_sends_both_x_and_y():
     plot, sent = _plot(), []
     plot.figure.observe(lambda change: sent.append(change.new), "_py2js_update")
     for height in (2, 3, 4):
         plot.show({"one": ([0, 1], [height, 5])})
-        assert [each.tolist() for each in plot.points("one")] == [[0, 1], [height, 5]]
+        assert [values.tolist() for values in plot.points("one")] == [[0, 1], [height, 5]]
     changes = [message["style_data"] for message in sent if message]
     assert len(changes) == 3 and all({"x", "y"} <= set(change) for change in changes)
 
 
-def test_a_refresh_sends_every_line_once_except_empty_ones():
+def test_a_refresh_sends_every_line_that_is_not_empty_once():
     plot, sent = _plot(), []
     plot.show({"one": ([0, 1], [4, 5]), "bars": (["rate", "loss"], [1, 2])})
     plot.keep_as_ghost()
     plot.figure.observe(lambda change: sent.append(change.new), "_py2js_update")
     for _ in range(3):
         plot.refresh()
-        assert [each.tolist() for each in plot.points("one")] == [[0, 1], [4, 5]]
-        assert [each.tolist() for each in plot.points("bars")] == [["rate", "loss"], [1, 2]]
+        assert [values.tolist() for values in plot.points("one")] == [[0, 1], [4, 5]]
+        assert [values.tolist() for values in plot.points("bars")] == [["rate", "loss"], [1, 2]]
         assert plot.still().width == 500
     messages = [message for message in sent if message]
     assert len(messages) == 3
     for message in messages:
-        assert message["style_traces"] == [0, 1, 3]  # the ghost, the line, the bars; the other line is empty
-        assert all(len(each) >= 2 for name in ("x", "y") for each in message["style_data"][name])
+        assert message["style_traces"] == [0, 1, 3]  # the ghost, the line and the bars; the other line is empty
+        assert all(len(values) >= 2 for name in ("x", "y") for values in message["style_data"][name])
 
 
-def test_a_page_that_has_just_drawn_a_plot_gets_its_lines_again(monkeypatch):
+def test_a_page_that_has_just_drawn_a_plot_receives_its_lines_again(monkeypatch):
     panel, refreshed = Wave(), []
     monkeypatch.setattr(panel.plot, "refresh", lambda: refreshed.append(True))
     panel.status._handle_custom_msg({"kind": "drawn"}, [])
@@ -88,7 +88,7 @@ def test_a_still_shows_the_lines_of_the_plot():
     assert empty.shape == (300, 500, 3) and not np.array_equal(empty, np.asarray(plot.still()))
 
 
-def test_wrong_lines_are_refused():
+def test_invalid_lines_are_rejected():
     with pytest.raises(ValueError, match="lines must have different names, got 'one' twice"):
         live_plot.Plot([live_plot.Axes(lines=[live_plot.Line("one"), live_plot.Line("one")])])
     with pytest.raises(ValueError, match=r"mode must be one of lines, markers, .*, got 'dots'"):

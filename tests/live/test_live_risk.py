@@ -1,4 +1,4 @@
-"""The risk panel without a browser: its numbers against the worked example, its plot, and its settings."""
+"""The risk panel has the numbers of the worked example, plots them, and checks its settings."""
 
 import time
 
@@ -9,12 +9,12 @@ from labkit.analysis import worked_example
 from labkit.live import RiskPanel, risk
 from labkit.live.engine import Canceled
 
-# surrogates.md, the table of the worked example at g = 0.5, λ = 6: (mean, std) errors of one sample's gradient
+# from surrogates.md at λ = 6: the exact gradient by gain; at g = 0.5, (bias, std) of one sample by surrogate and τ
 EXACT = {0.5: 2.4151, 1.7: 0.8249}
 TABLE = {
     ("ste", 0.5): (-0.606, 16.4),
     ("aun", 0.5): (-0.249, 15.5),
-    ("sr", 0.5): (-0.219, 22.1),  # the law of sua at τ = 1
+    ("sr", 0.5): (-0.219, 22.1),  # has the law of sua at τ = 1
     ("sua, identity slope", 1.0): (-0.219, 22.1),
     ("sua, identity slope", 0.5): (-0.467, 18.1),
     ("sua, identity slope", 0.25): (-0.568, 16.9),
@@ -33,14 +33,14 @@ def panel():
     panel.close()
 
 
-def test_the_run_can_stop_after_every_thousand_nodes_of_the_quadrature(panel, monkeypatch):
+def test_a_run_can_stop_after_every_thousand_nodes_of_the_quadrature(panel, monkeypatch):
     sizes = []
 
-    def given(code, scheme, x, parameter, temperature):
+    def constant_moments(code, scheme, x, parameter, temperature):
         sizes.append(len(x))
         return np.zeros_like(x), np.ones_like(x)
 
-    monkeypatch.setattr(worked_example, "gradient_given", given)
+    monkeypatch.setattr(worked_example, "gradient_given", constant_moments)
     settings = {**panel.settings, "surrogate": "sga", "gain": 1.7, "temperature": 0.5}
     views = sum(1 for _ in panel.job(settings))
     assert max(sizes) <= 1000 and len(sizes) > 14
@@ -49,7 +49,7 @@ def test_the_run_can_stop_after_every_thousand_nodes_of_the_quadrature(panel, mo
     assert views == clouds + len(sizes) + len(risk.TEMPERATURES)
 
 
-def test_the_numbers_are_those_of_the_worked_example(panel):
+def test_the_numbers_agree_with_the_worked_example(panel):
     for (surrogate, temperature), (bias, std) in TABLE.items():
         result = panel.run(60, surrogate=surrogate, temperature=temperature)
         assert result.exact == pytest.approx(EXACT[0.5], abs=5e-5)
@@ -67,11 +67,11 @@ def test_there_is_no_bias_at_high_rate(panel):
     assert "bias² lies below the plot" in panel.plot.label
 
 
-def test_the_batch_size_decides_which_temperature_is_best(panel):
+def test_the_batch_size_determines_which_temperature_is_best(panel):
     best = {n: panel.run(60, batch_size=n).best_temperature for n in (64, 4096)}
     assert best == {64: 0.1, 4096: 1.0}
-    level = (22.08**2 - 16.49**2) / (0.600**2 - 0.219**2)  # n* of τ = 1 and τ = 0.1, by the table
-    assert 64 < level < 4096
+    break_even = (22.08**2 - 16.49**2) / (0.600**2 - 0.219**2)  # batch size of equal risk at τ = 1 and τ = 0.1
+    assert 64 < break_even < 4096
 
 
 def test_the_plot_shows_the_result(panel):
@@ -90,13 +90,13 @@ def test_the_plot_shows_the_result(panel):
     assert panel.still().width > 800
 
 
-def test_every_run_sees_the_same_samples(panel):
+def test_every_run_uses_the_same_samples(panel):
     first = panel.run(60, batch_size=16)
     assert np.array_equal(first.estimates, panel.run(60, batch_size=16).estimates)
     assert not np.array_equal(first.estimates, panel.run(60, temperature=0.1).estimates)
 
 
-def test_lambda_weights_the_error(panel):
+def test_lambda_weights_the_distortion(panel):
     """The exact gradient agrees with the finite difference of a loss in closed form."""
     from scipy.stats import norm
 
@@ -116,7 +116,7 @@ def test_lambda_weights_the_error(panel):
         assert panel.run(60, surrogate="ste", lmbda=lmbda).exact == pytest.approx(slope, abs=2e-3)
 
 
-def test_settings_out_of_range_are_refused(panel):
+def test_unknown_settings_and_values_are_rejected(panel):
     with pytest.raises(ValueError, match=r"surrogate must be one of aun, ste, sr, .*, got 'sua'"):
         panel.run(60, surrogate="sua")
     with pytest.raises(ValueError, match=r"batch_size must be one of 1, 4, .*, got 5"):
@@ -125,7 +125,7 @@ def test_settings_out_of_range_are_refused(panel):
         panel.run(60, step=1.0)
 
 
-def test_cancel_and_supersede(panel):
+def test_a_run_can_be_canceled_and_followed_by_another(panel):
     panel.controls["batch_size"].value = 4096
     panel.controls["surrogate"].value = "sga"
     panel.cancel()

@@ -1,4 +1,4 @@
-"""The rate–distortion panel and its divider, without a browser."""
+"""The rate–distortion panel and its divider, tested without a browser."""
 
 import math
 
@@ -9,7 +9,7 @@ import labkit as lk
 from labkit.live.divider import Divider
 from labkit.live.engine import Canceled
 
-PATIENCE = 120
+PATIENCE = 120  # seconds after which a waiting test fails
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_bytes_and_psnr_equal_those_of_evaluate(panel, result):
     assert result.loss == pytest.approx(row["bpp"] + 0.0067 * 255**2 * 10 ** (-row["psnr"] / 10))
 
 
-def test_classical_curves_equal_those_of_classical(panel, result):
+def test_the_curves_of_classical_codecs_equal_those_of_the_evaluation(panel, result):
     test = lk.datasets.photos("test")
     index = test.names.index("storm.webp")
     reports = lk.evaluation.classical(test[index : index + 1], "jpeg", (10, 25, 45, 65, 80))
@@ -74,12 +74,12 @@ def test_a_run_can_be_canceled(panel, result):
         panel.wait(PATIENCE)
 
 
-def test_an_unknown_photograph_is_refused():
+def test_an_unknown_photograph_is_rejected():
     with pytest.raises(ValueError, match="unknown test photograph 'nobody'"):
         lk.live.TradeoffPanel(photo="nobody")
 
 
-def test_images_of_two_sizes_are_refused_and_a_still_shows_both():
+def test_the_divider_rejects_images_of_two_sizes_and_its_still_shows_both_images():
     divider = Divider(width=40)
     white, black = np.full((10, 20, 3), 255, np.uint8), np.zeros((10, 20, 3), np.uint8)
     with pytest.raises(ValueError, match=r"second must have the shape of the first image, \(10, 20, 3\)"):

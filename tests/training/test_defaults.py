@@ -1,4 +1,4 @@
-"""Python, the command line and sweeps have the same defaults; the precision is chosen by timing."""
+"""Python, the command line and sweeps have the same defaults; the trainer times steps to choose the precision."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def parameters(function):
 
 @pytest.mark.parametrize("function", [training.train, training.train_stack, training.stream])
 def test_a_signature_names_every_setting_with_its_default(function):
-    shown = parameters(function)
-    assert {name: shown[name].default for name in FIELDS} == FIELDS
-    assert all(shown[name].annotation == training.Settings.__annotations__[name] for name in FIELDS)
-    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in shown.values())
+    signature = parameters(function)
+    assert {name: signature[name].default for name in FIELDS} == FIELDS
+    assert all(signature[name].annotation == training.Settings.__annotations__[name] for name in FIELDS)
+    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
 
 
 def test_the_command_line_has_the_defaults_of_python():
@@ -59,7 +59,7 @@ def test_the_help_of_the_command_line_shows_the_defaults():
         assert f"[default: {default}]" in text
 
 
-def test_a_schedule_may_be_text():
+def test_a_schedule_can_be_given_as_text():
     settings = training.Settings(lmbda=1.0, steps=3)
     assert settings.lr == lk.schedules.cosine(8e-4, 1e-5)
     assert training.Settings(lmbda=1.0, steps=3, lr=settings.lr) == settings
@@ -72,7 +72,7 @@ def test_a_schedule_may_be_text():
     ("seconds", "answer"),
     [
         ({"float32": [3.0, 1.6, 9.0], "bfloat16": [9.0, 1.0, 7.0]}, "bfloat16"),  # the shortest times count
-        ({"float32": [1.1, 9.0, 9.0], "bfloat16": [1.0, 1.0, 1.0]}, "float32"),  # a gain of 10% is too little
+        ({"float32": [1.1, 9.0, 9.0], "bfloat16": [1.0, 1.0, 1.0]}, "float32"),  # a gain of 10% is too small
         ({"float32": [1.0, 1.0, 1.0], "bfloat16": [3.0, 0.9, 3.0]}, "float32"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_processor_without_bfloat16_kernels_is_not_timed(monkeypatch):
     assert precision._faster_on_cpu.__wrapped__() == "float32"
 
 
-def test_a_missing_kernel_library_is_no_error(monkeypatch):
+def test_a_missing_kernel_library_causes_no_error(monkeypatch):
     def missing():
         raise RuntimeError("no oneDNN")
 
@@ -98,7 +98,7 @@ def test_a_missing_kernel_library_is_no_error(monkeypatch):
     assert not precision._has_bfloat16_kernels()
 
 
-def test_the_timing_leaves_threads_and_gradient_mode_alone():
+def test_the_timing_changes_neither_thread_count_nor_gradient_mode():
     threads = torch.get_num_threads()
     with torch.no_grad():
         assert precision._faster_on_cpu.__wrapped__() in ("float32", "bfloat16")
@@ -106,7 +106,7 @@ def test_the_timing_leaves_threads_and_gradient_mode_alone():
     assert torch.get_num_threads() == threads
 
 
-def test_images_train_in_the_native_precision_and_points_in_float32(monkeypatch, train_photos):
+def test_images_train_in_the_faster_precision_and_points_in_float32(monkeypatch, train_photos):
     monkeypatch.setattr(precision, "_faster_on_cpu", lambda: "bfloat16")
     settings = training.Settings(lmbda=0.01, steps=1, crop=64, device="cpu")
     codec = training.Training(networks.factorized_prior(), train_photos[:1], settings)
@@ -118,12 +118,12 @@ def test_images_train_in_the_native_precision_and_points_in_float32(monkeypatch,
     assert run.settings["precision"] == "float32"
 
 
-def test_an_unknown_device_is_named():
+def test_the_error_names_an_unknown_device():
     with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:N, got 'gpu'"):
         training.Settings(lmbda=1.0, steps=1, device="gpu")
 
 
-def test_a_model_without_a_scheme_is_told_to_be_adopted(train_photos):
+def test_the_error_for_a_model_without_a_scheme_recommends_adoption(train_photos):
     import compressai.models
 
     with pytest.raises(ValueError, match=r"^FactorizedPrior carries no quantization scheme: call labkit\.adopt\("):

@@ -52,9 +52,9 @@ def half_done(case, folder, steps=3):
         precision="float32",
     )  # fmt: skip
     net = networks.get(network, "tiny", scheme, seed=1)
-    one = training.Training(net, datasets.photos("train")[:3], settings)
-    files = states.Files(one, folder / f"{case}.safetensors")
-    for step in one:
+    trainer = training.Training(net, datasets.photos("train")[:3], settings)
+    files = states.Files(trainer, folder / f"{case}.safetensors")
+    for step in trainer:
         if step.step == steps:
             files.save(0.0)
             break
@@ -62,18 +62,18 @@ def half_done(case, folder, steps=3):
 
 def main(folder):
     """Run in each of two processes: train all cases, resume a half-done run, and evaluate."""
-    found = {}
+    results = {}
     for case in CASES:
         run, weights = train(case, folder)
-        found[case] = {"losses": [s.loss for s in run.history], "norms": [s.norm for s in run.history]}
+        results[case] = {"losses": [s.loss for s in run.history], "norms": [s.norm for s in run.history]}
         if processes.ranks()[0] == 0:
             torch.save(weights, folder / f"{case}.pt")
     (folder / "resumed").mkdir(exist_ok=True)
     run, weights = train("hyperprior", folder / "resumed")
     if processes.ranks()[0] == 0:
         torch.save(weights, folder / "resumed.pt")
-    found["rows"] = report(folder).rows
-    (folder / f"found-{processes.ranks()[0]}.json").write_text(json.dumps(found))
+    results["rows"] = report(folder).rows
+    (folder / f"found-{processes.ranks()[0]}.json").write_text(json.dumps(results))
 
 
 def report(folder):
@@ -89,8 +89,8 @@ def torchrun(*command, **more):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """Return the results of two processes, and their folder."""
+def two_processes(tmp_path_factory):
+    """Return the folder and the results of two processes."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "resumed").mkdir()
     half_done("hyperprior", folder / "resumed")
@@ -102,19 +102,19 @@ def two(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_make_the_steps_of_one(case, two, tmp_path):
-    folder, found = two
+def test_two_processes_take_the_same_steps_as_one(case, two_processes, tmp_path):
+    folder, results = two_processes
     run, weights = train(case, tmp_path)
-    for each in found:  # every process has the loss of the whole batch
-        assert each[case]["losses"] == pytest.approx([step.loss for step in run.history], rel=1e-5)
-        assert each[case]["norms"] == pytest.approx([step.norm for step in run.history], rel=1e-4)
+    for result in results:  # every process has the loss of the whole batch
+        assert result[case]["losses"] == pytest.approx([step.loss for step in run.history], rel=1e-5)
+        assert result[case]["norms"] == pytest.approx([step.norm for step in run.history], rel=1e-4)
     for name, value in torch.load(folder / f"{case}.pt", weights_only=True).items():
         torch.testing.assert_close(value, weights[name], **WEIGHTS)
 
 
 @pytest.mark.slow
-def test_a_run_resumes_with_more_processes(two, tmp_path):
-    folder, _ = two
+def test_a_run_resumes_with_more_processes(two_processes, tmp_path):
+    folder, _ = two_processes
     _, weights = train("hyperprior", tmp_path)
     for name, value in torch.load(folder / "resumed.pt", weights_only=True).items():
         torch.testing.assert_close(value, weights[name], **WEIGHTS)
@@ -122,12 +122,12 @@ def test_a_run_resumes_with_more_processes(two, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_share_the_images_and_report_all(two):
-    folder, found = two
+def test_the_processes_share_the_images_and_each_reports_all_of_them(two_processes):
+    folder, results = two_processes
     rows = report(folder).rows
     timeless = [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
-    for each in found:
-        assert [{key: row[key] for key in timeless[0]} for row in each["rows"]] == timeless
+    for result in results:
+        assert [{key: row[key] for key in timeless[0]} for row in result["rows"]] == timeless
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_the_commands_run_under_torchrun(tmp_path):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize("colors", [False, True])
-def test_parts_of_a_batch_are_the_batch(parts, colors, train_photos):
+def test_the_parts_of_a_batch_together_are_the_batch(parts, colors, train_photos):
     """This holds for images of different sizes too."""
     images = [image[:, : 100 + 17 * i, : 180 - 29 * i] for i, image in enumerate(train_photos.images[:4])]
     settings = {"first": 2, "steps": 4, "batch_size": 6, "crop": 64, "permute_colors": colors, "seed": 5}
@@ -161,7 +161,7 @@ def test_parts_of_a_batch_are_the_batch(parts, colors, train_photos):
 
 
 @pytest.mark.parametrize("name", ["aun", "uq", "ssl", "ste"])
-def test_parts_of_the_noise_are_the_noise(name):
+def test_the_parts_of_the_noise_together_are_the_noise(name):
     """The cases draw noise of the latent's shape, one number per image, three numbers per latent, and no noise."""
     surrogate = surrogates.get(name, **({"classes": 3} if name == "ssl" else {}))
     scheme = schemes.noise().replace(hyper_rate=surrogate, hyper_distortion=surrogate)

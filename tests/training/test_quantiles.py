@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from labkit import entropy, networks
 
-MEDIANS, BITS = 0.01, 1e-3  # tolerance of medians, and relative tolerance of real bits
+MEDIANS, BITS = 0.01, 1e-3  # absolute tolerance of medians, and relative tolerance of real bits
 CHANNELS, DEAD, GAPPED = 12, 3, 5  # channels of the synthetic source
 
 
@@ -36,20 +36,20 @@ def minimized(bottleneck: EntropyBottleneck) -> EntropyBottleneck:
     Adam restarts every 300 steps until a round moves no quantile by 0.001. In a gap of the density the cumulative is
     flat, and Adam's memory of steeper gradients would hold a median there for thousands of steps.
     """
-    ours = copy.deepcopy(bottleneck).requires_grad_(False)
-    ours.quantiles.copy_(torch.tensor([-10.0, 0.0, 10.0]).expand_as(ours.quantiles))
-    ours.quantiles.requires_grad_(True)
+    result = copy.deepcopy(bottleneck).requires_grad_(False)
+    result.quantiles.copy_(torch.tensor([-10.0, 0.0, 10.0]).expand_as(result.quantiles))
+    result.quantiles.requires_grad_(True)
     for _ in range(30):
-        before = ours.quantiles.detach().clone()
-        optimizer = torch.optim.Adam([ours.quantiles], lr=0.3)
+        before = result.quantiles.detach().clone()
+        optimizer = torch.optim.Adam([result.quantiles], lr=0.3)
         decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, (1e-4 / 0.3) ** (1 / 300))
         for _ in range(300):
             optimizer.zero_grad()
-            ours.loss().backward()
+            result.loss().backward()
             optimizer.step()
             decay.step()
-        if (ours.quantiles.detach() - before).abs().max() < 1e-3:
-            return ours
+        if (result.quantiles.detach() - before).abs().max() < 1e-3:
+            return result
     raise AssertionError("the auxiliary loss did not converge")
 
 
@@ -84,10 +84,10 @@ def synthetic() -> tuple[EntropyBottleneck, list[Tensor]]:
 
 
 @torch.no_grad()
-def shipped(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
-    """Return the bottleneck of bundled weights, and z of every test photograph and its mirror images.
+def bundled(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
+    """Return the bottleneck of bundled weights, and the latents z of every test photograph and its mirror images.
 
-    A string has words of 32 bits, and one word is more than a thousandth of the photographs' bits without the mirrors.
+    A string consists of 32-bit words. Without the mirror images, one word is more than a thousandth of all bits.
     """
     net = networks.pretrained(lmbda=lmbda)
     views = [photo[None].flip(sides) for photo in photos for sides in ((), (2,), (3,), (2, 3))]
@@ -96,7 +96,7 @@ def shipped(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
 
 @pytest.fixture(scope="module", params=["synthetic", *networks.pretrained_lmbdas()])
 def case(request, synthetic, test_photos) -> Case:
-    bottleneck, latents = synthetic if request.param == "synthetic" else shipped(request.param, test_photos)
+    bottleneck, latents = synthetic if request.param == "synthetic" else bundled(request.param, test_photos)
     solved = copy.deepcopy(bottleneck)
     with torch.no_grad():
         solved.quantiles.fill_(torch.nan)  # the starting values do not matter
@@ -119,11 +119,11 @@ def test_the_minimized_auxiliary_loss_is_the_lowest(case):
     assert case.minimized.loss() <= case.solved.loss() < 0.01 * case.solved.channels
 
 
-def test_solved_medians_are_those_of_a_converged_auxiliary_optimizer(case):
+def test_solved_medians_agree_with_a_converged_auxiliary_optimizer(case):
     assert (medians(case.solved) - medians(case.minimized)).abs().max() <= MEDIANS
 
 
-def test_real_bits_are_those_of_a_converged_auxiliary_optimizer(case):
+def test_real_bits_agree_with_a_converged_auxiliary_optimizer(case):
     solved, minimized = real_bits(case.solved, case.latents), real_bits(case.minimized, case.latents)
     assert solved == pytest.approx(minimized, rel=BITS)
 
@@ -140,10 +140,10 @@ def test_the_comparison_detects_a_wrong_median(case):
 def test_the_synthetic_source_is_as_described(synthetic):
     """Medians are far from 0 and from integers; one channel is constant, and one has a gap at its median."""
     bottleneck, latents = synthetic
-    found, spread = medians(bottleneck), torch.cat(latents, 2)[0].std(dim=1)
-    assert found.abs().median() > 10 and (found - found.round()).abs().median() > 0.1
-    assert spread[DEAD] == 0 and found[DEAD] == pytest.approx(7.6, abs=0.1)
-    at_median, _, _ = bottleneck._likelihood(found[:, None, None])
+    solved, spread = medians(bottleneck), torch.cat(latents, 2)[0].std(dim=1)
+    assert solved.abs().median() > 10 and (solved - solved.round()).abs().median() > 0.1
+    assert spread[DEAD] == 0 and solved[DEAD] == pytest.approx(7.6, abs=0.1)
+    at_median, _, _ = bottleneck._likelihood(solved[:, None, None])
     assert at_median[GAPPED, 0, 0] < 0.01
 
 

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or interrupted by an error resumes and ends with the same numbers."""
+"""A run that was stopped, killed or interrupted by an error can be resumed and ends with the same numbers."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def run(photos, out, steps=9, net=None, **settings):
     return training.train(net, photos[:3], steps=steps, out=out, log=f"{out}.csv", **{**SETTINGS, **settings})
 
 
-def stopped_after(monkeypatch, step):
+def stop_after(monkeypatch, step):
     """Simulate a process that ends suddenly after a step, two steps after its last save."""
     add = training.logs.Log.add
 
@@ -62,10 +62,10 @@ def contents(path):
     return info, load_file(path)
 
 
-def same(one, other):
-    (info, tensors), (others_info, others) = contents(one), contents(other)
-    assert info == others_info and set(tensors) == set(others)
-    assert all(torch.equal(value, others[name]) for name, value in tensors.items())
+def assert_same(first, second):
+    (first_info, first_tensors), (second_info, second_tensors) = contents(first), contents(second)
+    assert first_info == second_info and set(first_tensors) == set(second_tensors)
+    assert all(torch.equal(value, second_tensors[name]) for name, value in first_tensors.items())
 
 
 @pytest.mark.parametrize("after", [2, 5, 8])
@@ -76,15 +76,17 @@ def test_a_resumed_run_ends_with_the_same_numbers_bit_for_bit(scheme, after, tra
 
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     settings = {"ema": 0.9, "save_every": 1e-9, "precision": "bfloat16"}
-    one = run(train_photos, whole, net=fresh(), **settings)
+    uninterrupted = run(train_photos, whole, net=fresh(), **settings)
     with monkeypatch.context() as patch:
-        stopped_after(patch, after)
+        stop_after(patch, after)
         with pytest.raises(Stopped):
             run(train_photos, parts, net=fresh(), **settings)
     assert states.read(tmp_path / "parts.safetensors.part")["step"] == max(after - 2, 0)
-    two = run(train_photos, parts, net=fresh(), **settings)
-    same(whole, parts)
-    assert [(s.step, s.loss, s.norm) for s in one.history] == [(s.step, s.loss, s.norm) for s in two.history]
+    resumed = run(train_photos, parts, net=fresh(), **settings)
+    assert_same(whole, parts)
+    assert [(s.step, s.loss, s.norm) for s in uninterrupted.history] == [
+        (s.step, s.loss, s.norm) for s in resumed.history
+    ]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"{n}.safetensors{s}" for n in ("parts", "whole") for s in ("", ".csv")
     ]
@@ -103,7 +105,7 @@ def test_a_finished_run_is_read_and_not_repeated(train_photos, tmp_path, monkeyp
     assert "9 steps in" in str(again) and "made earlier" in str(again)
 
 
-def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_finished(train_photos, tmp_path, monkeypatch):
+def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_completed(train_photos, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     run(train_photos, whole, ema=0.9)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -112,7 +114,7 @@ def test_a_run_that_ends_between_its_last_state_and_its_checkpoint_is_finished(t
         run(train_photos, out, ema=0.9, save_every=1e-9)
     assert states.read(tmp_path / "a.safetensors.part")["step"] == 9 and not out.exists()
     again = run(train_photos, out, ema=0.9)
-    same(whole, out)
+    assert_same(whole, out)
     assert [step.step for step in again.history] == list(range(1, 10))
 
 
@@ -131,22 +133,22 @@ def test_another_run_is_overwritten_only_on_request(change, message, half_done, 
     change, out = dict(change), tmp_path / "a.safetensors"
     if half_done:
         with monkeypatch.context() as patch, pytest.raises(Stopped):
-            stopped_after(patch, 3)
+            stop_after(patch, 3)
             run(train_photos, out)
     else:
         run(train_photos, out)
-    lies = tmp_path / ("a.safetensors.part" if half_done else "a.safetensors")
-    before = lies.read_bytes()
+    existing = tmp_path / ("a.safetensors.part" if half_done else "a.safetensors")
+    before = existing.read_bytes()
     scheme = change.pop("scheme", schemes.annealed())
     net = networks.get("mean_scale_hyperprior", "tiny", scheme, seed=change.pop("net", 1))
     photos = train_photos[1:] if change.pop("photos", None) else train_photos
-    with pytest.raises(ValueError, match=rf"{lies.name} is another run's {message}: choose another output file"):
+    with pytest.raises(ValueError, match=rf"{existing.name} is another run's {message}: choose another output file"):
         run(photos, out, net=net, **change)
-    assert lies.read_bytes() == before
+    assert existing.read_bytes() == before
     if not half_done:
         return
     run(photos, out, net=net, fresh=True, **change)
-    assert out.exists() and not lies.exists()
+    assert out.exists() and not existing.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -169,11 +171,11 @@ def test_a_signal_stops_the_run_after_the_step_and_saves_it(number, train_photos
             run(train_photos, out)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     run(train_photos, out)
-    same(whole, out)
+    assert_same(whole, out)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_infinite_numbers_end_the_run_and_are_not_saved(what, train_photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("quantity", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_ends_the_run_and_is_not_saved(quantity, train_photos, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     run(train_photos, whole)
     gradient = training.Training._gradient
@@ -182,20 +184,20 @@ def test_infinite_numbers_end_the_run_and_are_not_saved(what, train_photos, tmp_
         measured = gradient(self, model, optimizer, batch)
         if self.step == 5:
             self.parameters[0].grad[:] = math.nan
-            measured[0 if what == "loss" else 3] = math.nan
+            measured[0 if quantity == "loss" else 3] = math.nan
         return measured
 
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "_gradient", bad)
         patch.setattr(training.run, "SAVING", math.inf)
-        with pytest.raises(FloatingPointError, match=rf"the {what} is nan at step 6: .*part keeps step 5: the"):
+        with pytest.raises(FloatingPointError, match=rf"the {quantity} is nan at step 6: .*part keeps step 5: the"):
             run(train_photos, out, save_every=1e-9)
     assert all(torch.isfinite(value).all() for value in load_file(f"{out}.part").values())
     run(train_photos, out)
-    same(whole, out)
+    assert_same(whole, out)
 
 
-def test_a_full_disk_ends_in_one_line_with_the_last_state_kept(train_photos, tmp_path, monkeypatch):
+def test_a_full_disk_causes_an_error_of_one_line_and_keeps_the_last_state(train_photos, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     run(train_photos, whole)
     calls, fsync = [], os.fsync
@@ -213,7 +215,7 @@ def test_a_full_disk_ends_in_one_line_with_the_last_state_kept(train_photos, tmp
             run(train_photos, out, save_every=1e-9)
     assert sorted(p.name for p in tmp_path.glob("*a.safe*")) == ["a.safetensors.csv", "a.safetensors.part"]
     run(train_photos, out)
-    same(whole, out)
+    assert_same(whole, out)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ValueError, match=r"b.safetensors.* cannot be written: No space left on device$"):
@@ -231,14 +233,14 @@ def test_a_damaged_state_is_reported(train_photos, tmp_path):
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_run_of_the_first_edition_is_resumed(finished, train_photos, tmp_path, monkeypatch):
-    """Its files contain the British name of permute_colors."""
+def test_a_run_of_the_first_edition_can_be_resumed(finished, train_photos, tmp_path, monkeypatch):
+    """The files of the first edition contain the British name of permute_colors."""
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     settings = {"permute_colors": True, "save_every": 1e-9}
     run(train_photos, whole, **settings)
     with monkeypatch.context() as patch, suppress(Stopped):
         if not finished:
-            stopped_after(patch, 6)
+            stop_after(patch, 6)
         run(train_photos, out, **settings)
     file = out if finished else states.part(out)
     content = file.read_bytes()
@@ -248,16 +250,16 @@ def test_a_run_of_the_first_edition_is_resumed(finished, train_photos, tmp_path,
     old = {name: text.replace("permute_colors", before) for name, text in metadata.items()}
     assert old != metadata
     file.write_bytes(serialized(load_file(file), old))
-    monkeypatch.setattr(states, "load", recorded(states.load, loads := []))
+    monkeypatch.setattr(states, "load", record_calls(states.load, loads := []))
     again = run(train_photos, out, **settings)
     assert len(loads) == (not finished) and len(again.history) == 9
     if finished:
         assert file.read_bytes() != content and again.threads is None
     else:
-        same(whole, out)
+        assert_same(whole, out)
 
 
-def recorded(function, calls):
+def record_calls(function, calls):
     """Wrap a function so that it records its calls."""
 
     def recording(*arguments):
@@ -272,7 +274,7 @@ def test_a_resumed_run_keeps_its_precision(train_photos, tmp_path, monkeypatch):
     out = tmp_path / "a.safetensors"
     monkeypatch.setattr(precision, "_faster_on_cpu", lambda: "bfloat16")
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stopped_after(patch, 4)
+        stop_after(patch, 4)
         run(train_photos, out, precision=None, save_every=1e-9)
     monkeypatch.setattr(precision, "_faster_on_cpu", lambda: "float32")
     for _ in range(2):  # from the state, then from the checkpoint
@@ -280,43 +282,43 @@ def test_a_resumed_run_keeps_its_precision(train_photos, tmp_path, monkeypatch):
     assert run(train_photos, out, precision=None, fresh=True).settings["precision"] == "float32"
 
 
-@pytest.mark.parametrize("harm", ["half a line", "steps to come", "gone", "something else"])
-def test_the_log_is_repaired(harm, train_photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["half a line", "steps to come", "gone", "something else"])
+def test_the_log_is_repaired(damage, train_photos, tmp_path, monkeypatch):
     out, log = tmp_path / "a.safetensors", tmp_path / "a.safetensors.csv"
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stopped_after(patch, 6)
+        stop_after(patch, 6)
         run(train_photos, out, save_every=1e-9)
     lines = log.read_text().splitlines(keepends=True)
     assert len(lines) == 7 and states.read(tmp_path / "a.safetensors.part")["step"] == 4
-    if harm == "half a line":
+    if damage == "half a line":
         log.write_text("".join(lines)[:-20])
-    elif harm == "something else":
+    elif damage == "something else":
         log.write_text("a,b\n1,2\n")
-    elif harm == "gone":
+    elif damage == "gone":
         log.unlink()
     result = run(train_photos, out)
     steps = [int(row.split(",")[0]) for row in log.read_text().splitlines()[1:]]
-    assert steps == list(range(1 if harm in ("half a line", "steps to come") else 5, 10))
+    assert steps == list(range(1 if damage in ("half a line", "steps to come") else 5, 10))
     assert [s.step for s in result.history] == steps
 
 
-def test_the_average_follows_its_formula(train_photos, tmp_path):
-    """The reference averages, in float64, the weights after each step of the same run without averaging."""
-    decay, wanted = 0.8, {}
+def test_averaged_weights_follow_their_formula(train_photos, tmp_path):
+    """The reference is the average, in float64, of the weights after each step of the same run without averaging."""
+    decay, expected = 0.8, {}
     net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
-    wanted = {name: p.detach().double().clone() for name, p in net.named_parameters()}
+    expected = {name: p.detach().double().clone() for name, p in net.named_parameters()}
     settings = {k: v for k, v in SETTINGS.items() if k != "threads"}
     for _ in training.stream(net, train_photos[:2], steps=7, **settings):
         for name, p in net.named_parameters():
-            wanted[name] = decay * wanted[name] + (1 - decay) * p.detach().double()
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach().double()
     net = networks.get("mean_scale_hyperprior", "tiny", schemes.annealed(), seed=1)
     training.train(net, train_photos[:2], steps=7, ema=decay, **settings)
     for name, p in net.named_parameters():
         if not name.endswith("quantiles"):
-            torch.testing.assert_close(p.double(), wanted[name], rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(p.double(), expected[name], rtol=1e-6, atol=1e-8)
 
 
-def test_an_adopted_model_resumes_too(train_photos, tmp_path, monkeypatch):
+def test_a_run_of_an_adopted_model_can_be_resumed(train_photos, tmp_path, monkeypatch):
     def fresh():
         torch.manual_seed(5)
         return adoption.adopt(compressai.models.Cheng2020AnchorCheckerboard(N=24), schemes.soft_then_hard(share=0.5))
@@ -324,7 +326,7 @@ def test_an_adopted_model_resumes_too(train_photos, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
     run(train_photos, whole, steps=4, net=fresh())
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stopped_after(patch, 3)
+        stop_after(patch, 3)
         run(train_photos, out, steps=4, net=fresh(), save_every=1e-9)
     run(train_photos, out, steps=4, net=fresh())
-    same(whole, out)
+    assert_same(whole, out)

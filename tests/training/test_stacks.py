@@ -1,4 +1,4 @@
-"""Networks in a stack end as networks trained alone."""
+"""Networks trained in a stack end with the same weights and histories as networks trained alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from labkit import datasets, networks, schedules, schemes, training
 from labkit.training.stacked import StackedTraining
 
 # The order of float32 sums differs. This changes a step by 1e-7, and Adam takes nearly full steps even for gradients
-# that consist of rounding errors. Measured over 30 steps: 1e-6 for weights, and 1e-5 of its value for a row of history.
+# that consist of rounding errors. Over 30 steps, weights differed by 1e-6 and values of the history by a relative 1e-5.
 WEIGHTS, SHARE = 1e-5, 1e-4
 BANANA = datasets.Banana()
 COMMON = {"steps": 12, "batch_size": 32, "lr": 1e-3, "precision": "float32", "threads": 1, "progress": False}
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # pytest replaces the filters of the code
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # pytest replaces the filters in the code
 ANNEALED = schedules.exponential(1, 0.1)
 
 
@@ -24,24 +24,24 @@ def toys(*chosen: schemes.Scheme, seeds=(0, 1, 2, 3)) -> list[networks.ToyTransf
     return [networks.toy_2d(chosen[i % len(chosen)], hidden=8, seed=seed) for i, seed in enumerate(seeds)]
 
 
-def alone(nets, each, source=BANANA, **settings) -> list[training.TrainingRun]:
+def train_alone(nets, each, source=BANANA, **settings) -> list[training.TrainingRun]:
     """Train copies of the networks, each with `train`."""
     runs = []
-    for net, own in zip(copy.deepcopy(nets), each, strict=True):
-        runs.append(lk.train(net, source, **{**COMMON, **settings, **own}))
+    for net, overrides in zip(copy.deepcopy(nets), each, strict=True):
+        runs.append(lk.train(net, source, **{**COMMON, **settings, **overrides}))
     return runs
 
 
 def assert_same(stacked, single, weights: float = WEIGHTS, share: float = SHARE) -> None:
-    for ours, theirs in zip(stacked, single, strict=True):
-        state = theirs.net.state_dict()
+    for ours, reference in zip(stacked, single, strict=True):
+        state = reference.net.state_dict()
         for name, value in ours.net.state_dict().items():
-            apart = {"rtol": 1e-4, "atol": 2e-3} if name.endswith("quantiles") else {"rtol": 0, "atol": weights}
-            torch.testing.assert_close(value, state[name], **apart, msg=lambda text, name=name: f"{name}: {text}")
-        assert len(ours.history) == len(theirs.history)
-        for mine, other in zip(ours.history, theirs.history, strict=True):
+            tolerance = {"rtol": 1e-4, "atol": 2e-3} if name.endswith("quantiles") else {"rtol": 0, "atol": weights}
+            torch.testing.assert_close(value, state[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        assert len(ours.history) == len(reference.history)
+        for row, expected in zip(ours.history, reference.history, strict=True):
             for column in ("step", "loss", "rate", "distortion", "norm", "temperature", "lr"):
-                assert getattr(mine, column) == pytest.approx(getattr(other, column), rel=share)
+                assert getattr(row, column) == pytest.approx(getattr(expected, column), rel=share)
 
 
 EACH = [
@@ -53,7 +53,7 @@ EACH = [
 
 
 @pytest.mark.parametrize(
-    ("made", "schedule"),
+    ("make_scheme", "schedule"),
     [
         (schemes.noise, None),
         (schemes.straight_through, None),
@@ -66,11 +66,11 @@ EACH = [
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_each_member_ends_where_it_ends_alone(made, schedule):
+def test_each_member_ends_as_if_it_were_trained_alone(make_scheme, schedule):
     """Members have their own λ, learning rate, clipping, averaging, seed, and temperature."""
     constant = schedule and schedules.constant(0.4)
-    nets = toys(*(made(temperature=s) for s in (schedule, constant)) if schedule else [made()])
-    single = alone(nets, EACH)
+    nets = toys(*(make_scheme(temperature=s) for s in (schedule, constant)) if schedule else [make_scheme()])
+    single = train_alone(nets, EACH)
     runs = training.train_stack(nets, BANANA, EACH, **COMMON)
     assert [run.how for run in runs] == ["stacked"] * 4
     assert [run.net for run in runs] == nets and [run.settings for run in runs] == [run.settings for run in single]
@@ -78,17 +78,17 @@ def test_each_member_ends_where_it_ends_alone(made, schedule):
     assert_same(runs, single)
 
 
-def test_quantiles_are_solved_within_a_stack_as_alone(monkeypatch):
+def test_quantiles_are_solved_in_a_stack_as_in_training_alone(monkeypatch):
     """Straight-through rounding uses the medians, which move every few steps at this large learning rate."""
     monkeypatch.setattr(training.trainer, "SOLVE_EVERY", 4)
     nets = toys(schemes.straight_through())
-    nets[1].entropy_bottleneck.biases[-1].data.add_(3.0)  # moves its median far from the others
+    nets[1].entropy_bottleneck.biases[-1].data.add_(3.0)  # moves the median of member 1 far from the others
     each = [{"lmbda": lmbda} for lmbda in (1.0, 2.0, 4.0, 8.0)]
-    single = alone(nets, each, lr=0.05)
+    single = train_alone(nets, each, lr=0.05)
     assert_same(training.train_stack(nets, BANANA, each, **{**COMMON, "lr": 0.05}), single, 1e-4, 1e-3)
 
 
-def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
+def test_the_search_for_quantiles_gives_each_member_the_same_result_as_alone():
     nets = toys(schemes.noise())
     for i, net in enumerate(nets):  # the search ends earlier far from zero
         net.entropy_bottleneck.biases[-1].data.add_(torch.tensor([4.0, -2.0])[:, None, None] * i)
@@ -100,10 +100,10 @@ def test_the_search_for_quantiles_ends_for_each_member_where_it_ends_alone():
     assert all(torch.equal(a, b.entropy_bottleneck.quantiles) for a, b in zip(solved, single, strict=True))
 
 
-def test_a_stack_of_one_and_of_equal_seeds():
+def test_a_stack_of_one_and_a_stack_of_equal_seeds_train_as_if_alone():
     for count in (1, 3):  # members with the same seed share batch and noise
         nets, each = toys(schemes.mixed(), seeds=range(count)), [{"lmbda": 1.0 + i} for i in range(count)]
-        single = alone(nets, each, seed=4)
+        single = train_alone(nets, each, seed=4)
         runs = training.train_stack(nets, BANANA, each, how="stacked", seed=4, **COMMON)
         assert_same(runs, single)
 
@@ -123,40 +123,40 @@ def test_networks_with_different_structure_form_different_stacks():
         networks.toy_2d(schemes.noise(), hidden=12, seed=5),
     ]
     each = [{"lmbda": 1.0 + i} for i in range(6)]
-    single = alone(nets, each)
+    single = train_alone(nets, each)
     runs = training.train_stack(nets, BANANA, each, **COMMON)
     assert [run.how for run in runs] == ["stacked"] * 5 + ["in turn, because no other network has its structure"]
     assert_same(runs, single)
     assert torch.equal(runs[5].net.g_a[0].weight, single[5].net.g_a[0].weight)
 
 
-def test_a_member_that_diverges_leaves_the_others_as_they_were():
+def test_a_member_that_diverges_does_not_change_the_others():
     """Member 2 takes a step so large that its next loss is not finite; it keeps the weights after that step."""
     nets = toys(schemes.mixed())
     without, single = copy.deepcopy(nets), copy.deepcopy(nets)
-    each = [own | {"lr": 1e30} if i == 2 else own for i, own in enumerate(EACH)]
+    each = [overrides | {"lr": 1e30} if i == 2 else overrides for i, overrides in enumerate(EACH)]
     bad = training.train_stack(nets, BANANA, each, **COMMON)
     good = training.train_stack(without, BANANA, EACH, **COMMON)
     for i in (0, 1, 3):
         a, b = bad[i].net.state_dict(), good[i].net.state_dict()
         assert bad[i].error is None and len(bad[i].history) == 12
         assert all(torch.equal(a[name], b[name]) for name in a)
-    alone = training.train_stack(single[1:3], BANANA, each[1:3], how="in turn", **COMMON)
-    assert [run.how for run in alone] == ["in turn, as requested"] * 2
-    assert alone[0].error is None and len(alone[0].history) == 12
-    for run in (bad[2], alone[1]):
+    in_turn = training.train_stack(single[1:3], BANANA, each[1:3], how="in turn", **COMMON)
+    assert [run.how for run in in_turn] == ["in turn, as requested"] * 2
+    assert in_turn[0].error is None and len(in_turn[0].history) == 12
+    for run in (bad[2], in_turn[1]):
         assert isinstance(run.error, FloatingPointError) and len(run.history) == 1
         assert "at step 2: lower the learning rate" in str(run.error)
         assert all(bool(p.isfinite().all()) for p in run.net.g_s.parameters())
 
 
-def test_durations_are_shares_of_the_stack():
+def test_the_durations_of_steps_are_shares_of_the_duration_of_the_stack():
     runs = training.train_stack(toys(schemes.noise()), BANANA, EACH, **COMMON)
     assert len({run.seconds for run in runs}) == 1
     assert 0 < sum(step.seconds for step in runs[0].history) < runs[0].seconds
 
 
-def test_training_leaves_the_global_random_state_alone():
+def test_training_does_not_change_the_global_random_state():
     before = torch.get_rng_state()
     training.train_stack(toys(schemes.mixed()), BANANA, EACH, **COMMON)
     assert torch.equal(torch.get_rng_state(), before)
@@ -168,7 +168,7 @@ def test_image_codecs_are_stacked_on_request_and_timed_otherwise(train_photos):
         for b in (0.11, 0.3)
     ]
     each, settings = [{"lmbda": 0.01}, {"lmbda": 0.02}], {**COMMON, "steps": 2, "batch_size": 1, "crop": 64}
-    single = alone(nets, each, train_photos[:1], **settings)
+    single = train_alone(nets, each, train_photos[:1], **settings)
     runs = training.train_stack(copy.deepcopy(nets), train_photos[:1], each, how="stacked", **settings)
     assert_same(runs, single)
     measured = training.train_stack(nets, train_photos[:1], each, **settings)
@@ -188,13 +188,13 @@ def test_image_codecs_are_stacked_on_request_and_timed_otherwise(train_photos):
         ({"each": [{"lmbda": -1.0}] * 4}, "lmbda must be a positive finite number, got -1.0"),
     ],
 )
-def test_bad_input(changes, message):
+def test_an_invalid_argument_raises_an_error(changes, message):
     with pytest.raises(ValueError) as error:
         training.train_stack(toys(schemes.noise()), BANANA, **{"each": EACH, **COMMON, **changes})
     assert str(error.value) == message
 
 
-def test_a_network_listed_twice_is_refused():
+def test_a_network_that_is_listed_twice_is_rejected():
     net = networks.toy_2d(hidden=8)
     with pytest.raises(ValueError, match=r"^nets must hold each network once, because it is trained in place$"):
         training.train_stack([net, net], BANANA, EACH[:2], **COMMON)

@@ -1,4 +1,4 @@
-"""The trainer times steps to choose the number of threads, and chooses again when the load changes."""
+"""The trainer times steps to choose the number of threads and chooses again when the load changes."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def four_threads():
 
 
 def used_threads(chosen, seconds, steps):
-    """Return the number of threads of each step, if `seconds` gives the duration for each number."""
+    """Return the number of threads of each step; `seconds` gives the duration of a step for each number."""
     used = []
     for _ in range(steps):
         assert torch.get_num_threads() == chosen.number
@@ -26,7 +26,7 @@ def used_threads(chosen, seconds, steps):
 
 
 @pytest.mark.parametrize("seconds, best", [({1: 4, 2: 2, 4: 1}, 4), ({1: 1, 2: 1.5, 4: 2}, 1), ({1: 3, 2: 1, 4: 2}, 2)])
-def test_the_fastest_is_chosen_and_torchs_number_is_restored(seconds, best):
+def test_the_fastest_number_is_chosen_and_the_original_number_is_restored(seconds, best):
     with Threads() as chosen:
         used = used_threads(chosen, seconds, 60)
         assert set(used[:12]) == {1, 2, 4} and set(used[12:]) == {best}
@@ -41,7 +41,7 @@ def test_a_core_that_becomes_busy_or_free_is_noticed_within_a_few_steps():
         used = used_threads(chosen, busy, 100)
         slow = sum(busy[n] for n in used if n != 1)
         assert chosen.number == 1 and sum(n != 1 for n in used) <= module.WATCH + module.TRIAL + 3, used
-        assert slow < 110  # a dozen steps with four threads
+        assert slow < 110  # about a dozen steps with four threads
         used = used_threads(chosen, quiet, 2 * module.LAST_LOOK)
         assert chosen.number == 4
 
@@ -56,7 +56,7 @@ def test_repeated_trials_cost_little():
     assert 0 < sum(tried) < 0.02 * sum(busy[n] for n in used)
 
 
-def test_a_fixed_number_stays_and_one_thread_leaves_no_choice():
+def test_a_fixed_number_does_not_change_and_one_thread_leaves_no_choice():
     with Threads(2) as chosen:
         assert set(used_threads(chosen, {2: 9.0}, 50)) == {2}
     torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def test_a_fixed_number_stays_and_one_thread_leaves_no_choice():
         assert set(used_threads(chosen, {1: 9.0}, 50)) == {1}
 
 
-def test_one_slow_step_changes_nothing():
+def test_one_slow_step_does_not_change_the_choice():
     with Threads() as chosen:
         used_threads(chosen, {1: 3, 2: 2, 4: 1}, 60)
         chosen.timed(100.0)

@@ -1,4 +1,4 @@
-"""The trainer learns, repeats its results and stops cleanly; checkpoints keep everything."""
+"""Training lowers the loss, is repeatable and stops cleanly; checkpoints restore the complete network."""
 
 import json
 import math
@@ -25,10 +25,10 @@ def losses(scheme="mixed", seed=0, steps=5, **settings):
 @pytest.mark.parametrize("scheme", schemes.names())
 def test_every_preset_trains_and_the_same_seed_gives_the_same_numbers(scheme):
     steps = 60
-    one = losses(scheme, steps=steps)
-    assert one == losses(scheme, steps=steps)
-    assert one != losses(scheme, steps=steps, seed=1)
-    assert np.mean(one[-5:]) < 0.8 * np.mean(one[:5])
+    first = losses(scheme, steps=steps)
+    assert first == losses(scheme, steps=steps)
+    assert first != losses(scheme, steps=steps, seed=1)
+    assert np.mean(first[-5:]) < 0.8 * np.mean(first[:5])
 
 
 def test_photographs_train_in_both_precisions(train_photos):
@@ -41,7 +41,7 @@ def test_photographs_train_in_both_precisions(train_photos):
         assert not net.training and all(p.dtype == torch.float32 for p in net.parameters())
 
 
-def test_loss_is_compressais_scale():
+def test_the_loss_has_the_scale_of_compressai():
     """The reference is bpp + λ · 255² · MSE in NumPy, as CompressAI's examples compute it."""
     rng = np.random.default_rng(0)
     x, x_hat = rng.random((2, 3, 8, 6)), rng.random((2, 3, 8, 6))
@@ -63,7 +63,7 @@ def test_temperature_and_learning_rate_follow_their_schedules():
     assert all(float(m.temperature) == pytest.approx(0.01) for m in entropy.carriers(net))
 
 
-def test_second_stage_is_hard_and_freezes_the_analysis_transform():
+def test_the_second_stage_rounds_and_freezes_the_analysis_transform():
     net = networks.toy_2d(schemes.soft_then_hard(share=0.5))
     seen = {}
     for step in training.stream(net, datasets.Banana(), steps=8, **TOY):
@@ -78,7 +78,7 @@ def test_second_stage_is_hard_and_freezes_the_analysis_transform():
     assert all(p.requires_grad for p in net.parameters())
 
 
-def test_quantiles_are_solved():
+def test_training_solves_the_quantiles():
     net = networks.toy_2d()
     list(training.stream(net, datasets.Banana(), steps=20, **TOY))
     logits = net.entropy_bottleneck._logits_cumulative(net.entropy_bottleneck.quantiles, stop_gradient=True)
@@ -86,7 +86,7 @@ def test_quantiles_are_solved():
     torch.testing.assert_close(medians, torch.full((2,), 0.5), rtol=0, atol=2e-3)
 
 
-def test_leaving_the_stream_leaves_a_usable_network():
+def test_the_network_is_usable_after_the_stream_is_closed():
     net = networks.toy_2d()
     steps = training.stream(net, datasets.Banana(), steps=1000, **TOY)
     next(steps), next(steps)
@@ -94,7 +94,7 @@ def test_leaving_the_stream_leaves_a_usable_network():
     assert not net.training and net.entropy_bottleneck.generator is None
 
 
-def test_loss_that_is_not_finite_ends_in_one_clear_line():
+def test_a_loss_that_is_not_finite_raises_an_error_with_advice():
     net = networks.toy_2d()
     with torch.no_grad():
         net.g_s[0].weight.fill_(math.nan)
@@ -110,12 +110,12 @@ def test_loss_that_is_not_finite_ends_in_one_clear_line():
         ({"precision": "half"}, "precision must be float32 or bfloat16, got 'half'"),
     ],
 )
-def test_bad_settings_are_named(settings, message):
+def test_the_error_names_an_invalid_setting(settings, message):
     with pytest.raises(ValueError, match=message):
         list(training.stream(networks.toy_2d(), datasets.Banana(), **{**TOY, "steps": 2, **settings}))
 
 
-def test_image_too_small_is_named():
+def test_the_error_names_an_image_that_is_too_small():
     photos = datasets.PhotoSet(
         [torch.zeros(3, 300, 300, dtype=torch.uint8), torch.zeros(3, 90, 300, dtype=torch.uint8)], ["a", "b"]
     )
@@ -132,7 +132,7 @@ def checkpoint(tmp_path_factory):
     return path, net
 
 
-def test_checkpoint_gives_the_same_network_and_bytes(checkpoint):
+def test_a_loaded_checkpoint_gives_the_same_network_and_bytes(checkpoint):
     path, net = checkpoint
     loaded, info = training.load_checkpoint(path)
     assert loaded.scheme == net.scheme and info["lmbda"] == 0.01 and loaded.size == "tiny"
@@ -142,7 +142,7 @@ def test_checkpoint_gives_the_same_network_and_bytes(checkpoint):
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file remains
 
 
-def test_saving_over_a_checkpoint_loses_nothing_when_it_fails(checkpoint, monkeypatch):
+def test_a_failed_save_keeps_the_old_checkpoint(checkpoint, monkeypatch):
     path, net = checkpoint
     before = path.read_bytes()
 
@@ -155,7 +155,7 @@ def test_saving_over_a_checkpoint_loses_nothing_when_it_fails(checkpoint, monkey
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
 
 
-def test_damaged_and_foreign_checkpoints_get_one_clear_line(checkpoint, tmp_path):
+def test_damaged_and_foreign_checkpoints_cause_errors_of_one_line(checkpoint, tmp_path):
     path, _ = checkpoint
     whole = path.read_bytes()
     cases = {"empty": b"", "cut": whole[: len(whole) // 2], "no header": whole[100:], "text": b"hello, weights" * 20}
@@ -192,12 +192,12 @@ def test_train_writes_a_checkpoint_a_log_and_its_settings(train_photos, tmp_path
     assert list(run.to_frame().columns) == list(training.Step.COLUMNS)
     loaded, info = training.load_checkpoint(tmp_path / "a.safetensors")
     assert (info["steps"], info["batch_size"], info["lmbda"]) == (2, 1, 0.01)
-    assert loaded.entropy_bottleneck._offset.numel()  # with coder tables
+    assert loaded.entropy_bottleneck._offset.numel()  # the checkpoint includes coder tables
     training.train(loaded, train_photos[:2], lmbda=0.02, steps=1, batch_size=1, out=tmp_path / "b.safetensors")
     assert training.load_checkpoint(tmp_path / "b.safetensors")[1]["total_steps"] == 3
 
 
-def test_crops_are_windows_of_the_images_flipped_and_turned():
+def test_crops_are_flipped_and_rotated_windows_of_the_images():
     image = torch.arange(3 * 40 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).reshape(3, 40, 50)
     photos = datasets.PhotoSet([image], ["one"])
     windows = {
@@ -250,7 +250,7 @@ def test_the_checkpoint_of_an_adopted_model_has_compressais_keys(adopted, train_
     assert training.load_weights(again, out)["lmbda"] == 0.01
     assert training.weights_hash(again) == training.weights_hash(adopted)
     adoption.release(again)
-    again.load_state_dict(load_file(out))  # as someone without labkit does
+    again.load_state_dict(load_file(out))  # as a user without labkit would
     with pytest.raises(ValueError, match="does not fit: unknown network 'Cheng2020AnchorCheck"):
         training.load_checkpoint(out)
 
@@ -289,7 +289,7 @@ def test_using_a_network_keeps_its_weights_hash(name):
     assert training.weights_hash(net) == before
 
 
-def test_tensorboard_gets_every_step(train_photos, tmp_path):
+def test_tensorboard_receives_every_step(train_photos, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     net = networks.factorized_prior("tiny")
     run = training.train(
@@ -303,7 +303,7 @@ def test_tensorboard_gets_every_step(train_photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_transforms_train_alike(train_photos):
+def test_compiled_transforms_give_the_same_losses(train_photos):
     """The losses agree within float32's rounding, and the network is unchanged afterwards."""
     losses = {}
     for compiled in (False, True):
