@@ -189,7 +189,7 @@ def test_pages_show_printed_text_and_exercises_but_no_errors_or_progress(site):
 def test_pages_have_a_language_a_title_and_a_link_to_the_next_page(site):
     for name in ("index", "00_one", "01_two", "notation"):
         page = soup(site, name)
-        assert page.html["lang"] == "en-GB" and page.title.text and len(page.select("main, nav")) == 2
+        assert page.html["lang"] == "en-US" and page.title.text and len(page.select("main, nav")) == 2
         (current,) = page.select("nav [aria-current]")
         assert current["href"] == f"{name}.html"
         assert page.select_one("body > a")["href"] == f"#{page.main['id']}"
