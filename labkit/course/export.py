@@ -158,7 +158,7 @@ def _settle(notebook: NotebookNode) -> None:
 def _shows(output: Any) -> bool:
     """Return False for progress bars and for warnings of this machine."""
     if output.output_type == "stream":
-        return output.name == "stdout"
+        return bool(output.name == "stdout")
     return not (_WIDGET in output.data and re.match(r"\s*\d+%\|", output.data.get("text/plain", "")))
 
 
@@ -215,7 +215,8 @@ def _map(pages: list[Page]) -> NotebookNode:
         part += [wrong[0]] if wrong else []
         part += [f"{minutes[0]}. Afterwards you can:\n\n{goals[1].strip()}"] if goals and minutes else []
         parts.append("\n\n".join(part))
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(part) for part in parts])
+    first: NotebookNode = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(part) for part in parts])
+    return first
 
 
 def _write(pages: list[Page], folder: Path) -> list[Path]:

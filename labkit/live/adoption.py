@@ -21,6 +21,7 @@ from labkit.checks import check_at_least
 from labkit.live.engine import LiveRun, View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
+from labkit.statistics import Array
 
 MODELS: dict[str, Callable[[], nn.Module]] = {  # few channels, so that dozens of steps take seconds
     "FactorizedPrior": lambda: models.FactorizedPrior(16, 24),
@@ -60,7 +61,7 @@ class AdoptionResult(Result):
     changed: list[dict[str, str]]
     same_outputs: bool
     same_keys: bool
-    errors: dict[str, np.ndarray]
+    errors: dict[str, Array]
     model: nn.Module
 
     def __str__(self) -> str:
@@ -253,12 +254,12 @@ def _verdict(adopted: _Adoption | AdoptionResult) -> str:
     return f"evaluation {outputs}, {'same' if adopted.same_keys else 'OTHER'} state-dict keys"
 
 
-def _shares(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shares(errors: Array) -> tuple[Array, Array]:
     counts, edges = np.histogram(errors, _BINS)
     return (edges[1:] + edges[:-1]) / 2, counts / len(errors)
 
 
-def _spread(errors: np.ndarray) -> str:
+def _spread(errors: Array) -> str:
     return f"{np.sqrt(np.mean(errors**2)):.2f}"
 
 

@@ -20,6 +20,7 @@ from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
 from labkit.schedules import Schedule
+from labkit.statistics import Array
 from labkit.theme import SYMBOLS
 
 TEMPERATURES = (0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.45, 0.7, 1.0)
@@ -53,11 +54,11 @@ class AnnealingResult(Result):
     """
 
     best: float
-    constant: dict[str, np.ndarray]
-    scheduled: dict[str, np.ndarray]
-    unannealed: dict[str, np.ndarray]
-    mismatch: dict[str, np.ndarray]
-    risk: dict[str, np.ndarray]
+    constant: dict[str, Array]
+    scheduled: dict[str, Array]
+    unannealed: dict[str, Array]
+    mismatch: dict[str, Array]
+    risk: dict[str, Array]
 
     def __str__(self) -> str:
         parts = [f"{name} {_plus_minus(excess)}" for name, excess in (self.scheduled | self.unannealed).items()]
@@ -96,7 +97,7 @@ class AnnealingPanel(PlotPanel):
         self._steps, self._seeds, self._seed = steps, seeds, seed
         self._best: dict[float, tuple[Codes, float]] = {}
         self._measured: dict[tuple[float, str, float], tuple[float, float]] = {}
-        self._grid: dict[float, np.ndarray] = {}  # excess losses of the codes without the schedule, by λ
+        self._grid: dict[float, Array] = {}  # excess losses of the codes without the schedule, by λ
         super().__init__(
             controls={
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
@@ -225,7 +226,7 @@ def _plot() -> Plot:
     return plot
 
 
-def _grid_lines(grid: np.ndarray) -> dict[str, Points]:
+def _grid_lines(grid: Array) -> dict[str, Points]:
     """Excess losses over the temperature with standard errors; unannealed surrogates are level lines."""
     mean, error = grid.mean(1), _standard_error(grid)
     n, ends = len(TEMPERATURES), (TEMPERATURES[0], TEMPERATURES[-1])
@@ -237,7 +238,7 @@ def _grid_lines(grid: np.ndarray) -> dict[str, Points]:
     return lines
 
 
-def _loss_lines(scheduled: np.ndarray, grid: np.ndarray, tau: float) -> dict[str, Points]:
+def _loss_lines(scheduled: Array, grid: Array, tau: float) -> dict[str, Points]:
     """Lines of the grid, and the scheduled codes as points at their present temperature."""
     points: dict[str, Points] = {
         f"{name}, your schedule": ([tau], [excess.mean()], [_standard_error(excess)])
@@ -246,17 +247,17 @@ def _loss_lines(scheduled: np.ndarray, grid: np.ndarray, tau: float) -> dict[str
     return points | _grid_lines(grid)
 
 
-def _standard_error(excess: np.ndarray) -> np.ndarray:
+def _standard_error(excess: Array) -> Array:
     """Standard error of the mean over seeds, the last dimension."""
     n = excess.shape[-1]
     return excess.std(-1, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(excess.shape[:-1])
 
 
-def _plus_minus(excess: np.ndarray) -> str:
+def _plus_minus(excess: Array) -> str:
     return f"{1000 * excess.mean():.1f} ± {1000 * float(_standard_error(excess)):.1f}"
 
 
-def _label(scheduled: np.ndarray, grid: np.ndarray) -> str:
+def _label(scheduled: Array, grid: Array) -> str:
     n = len(TEMPERATURES)
     parts = []
     for i, (name, excess) in enumerate(zip(ANNEALED, scheduled, strict=True)):

@@ -25,6 +25,7 @@ from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
 from labkit.schemes import first_stage
+from labkit.statistics import Array
 
 BOUNDS = (0.02, 0.05, 0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 SURROGATES = ("aun", "sua", "soft", "ste")
@@ -57,15 +58,15 @@ class BoundResult(Result):
 
     price: float
     share: float
-    scales: np.ndarray
+    scales: Array
     train_rate: float
     test_rate: float
-    bounds: np.ndarray
-    train_rates: np.ndarray
-    test_rates: np.ndarray
-    before: np.ndarray
-    switched: np.ndarray
-    after: np.ndarray | None
+    bounds: Array
+    train_rates: Array
+    test_rates: Array
+    before: Array
+    switched: Array
+    after: Array | None
     net: networks.Codec
 
     @property

@@ -13,6 +13,8 @@ import traitlets
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from labkit.statistics import Array
+
 HERE = Path(__file__).parent
 
 
@@ -37,7 +39,7 @@ class FrameWidget(anywidget.AnyWidget):
     @property
     def label(self) -> str:
         """Text alternative for readers who cannot see the frame."""
-        return self.frame.get("label", "")
+        return str(self.frame.get("label", ""))
 
     def refresh(self) -> None:
         """Do nothing: a page that loads late finds the frame in the state of the widget."""
@@ -46,7 +48,7 @@ class FrameWidget(anywidget.AnyWidget):
         """Draw the frame for pages without a browser, on white."""
         raise NotImplementedError
 
-    def _show(self, images: dict[str, np.ndarray], **fields: Any) -> None:
+    def _show(self, images: dict[str, Array], **fields: Any) -> None:
         """Send uint8 images of one size (height, width, 3 or 4) and further fields in one message."""
         height, width, _ = next(iter(images.values())).shape
         self.frame = {
@@ -79,9 +81,9 @@ class Picture:
         captions: Captions in equal columns below the picture.
     """
 
-    pixels: np.ndarray
+    pixels: Array
     label: str
-    discs: np.ndarray | None = None
+    discs: Array | None = None
     captions: tuple[str, ...] = ()
 
 
@@ -97,7 +99,7 @@ class Canvas(FrameWidget):
 
     cloud = traitlets.Bytes(b"").tag(sync=True)  # float32 x, y, x, y, …
 
-    def __init__(self, *, width: int = 360, cloud: np.ndarray | None = None) -> None:
+    def __init__(self, *, width: int = 360, cloud: Array | None = None) -> None:
         super().__init__(width=width, cloud=_bytes(cloud))
         self.picture: Picture | None = None
 
@@ -131,18 +133,18 @@ class Canvas(FrameWidget):
         return still.convert("RGB")
 
 
-def _bytes(array: np.ndarray | None) -> bytes:
+def _bytes(array: Array | None) -> bytes:
     return b"" if array is None else np.ascontiguousarray(array, dtype=np.float32).tobytes()
 
 
-def rgba(pixels: np.ndarray) -> np.ndarray:
+def rgba(pixels: Array) -> Array:
     """Add an opaque alpha channel to uint8 pixels of shape (height, width, 3); four channels stay as they are."""
     if pixels.shape[-1] == 4:
         return pixels
     return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=-1)
 
 
-def pixels_of(image: Tensor) -> np.ndarray:
+def pixels_of(image: Tensor) -> Array:
     """Convert a (3, H, W) image in [0, 1] to uint8 pixels of shape (H, W, 3)."""
     return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
 

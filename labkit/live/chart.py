@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from labkit.live.plot import Axes, Line, Plot
+from labkit.statistics import Array
 
 _TRAINING, _TEST = "training", "test, rounded"
 
@@ -34,16 +35,16 @@ class LossChart(Plot):
         self.figure.update_xaxes(rangemode="tozero")
 
     @property
-    def losses(self) -> np.ndarray:
+    def losses(self) -> Array:
         """Present curve."""
         return self.points(_TRAINING)[1]
 
     @property
-    def ghost(self) -> np.ndarray:
+    def ghost(self) -> Array:
         """Curve of the previous run."""
         return self.points(_TRAINING, ghost=True)[1]
 
-    def show_losses(self, losses: np.ndarray, test_loss: float | None = None) -> None:
+    def show_losses(self, losses: Array, test_loss: float | None = None) -> None:
         """Show the present run.
 
         Args:
@@ -57,16 +58,17 @@ class LossChart(Plot):
             self.settle()
 
 
-def _in_words(curve: np.ndarray, test_loss: float | None) -> str:
+def _in_words(curve: Array, test_loss: float | None) -> str:
     if not len(curve):
         return ""
     text = f"Training loss over {len(curve)} steps, from {curve[0]:.3g} to {curve[-1]:.3g}"
     return f"{text}; at its end the rounded test loss, {test_loss:.3g}." if test_loss is not None else f"{text}."
 
 
-def _trailing_mean(losses: np.ndarray, window: int) -> np.ndarray:
+def _trailing_mean(losses: Array, window: int) -> Array:
     """Average the last `window` values at every step, or all values so far during the first steps."""
     total = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
     end = np.arange(1, len(total))
     begin = np.maximum(0, end - window)
-    return ((total[end] - total[begin]) / (end - begin)).astype(np.float32)
+    means: Array = (total[end] - total[begin]) / (end - begin)
+    return means.astype(np.float32)

@@ -21,6 +21,7 @@ from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.retraining import RetrainingPanel, TrainingFrame
 from labkit.schemes import first_stage
+from labkit.statistics import Array
 from labkit.training.fine_tuning import CROP
 
 BOUNDS = (0.04, 0.07, 0.11, 0.15, 0.2, 0.3, 0.45, 0.7)
@@ -46,9 +47,9 @@ class CodecResult(Result):
         net: The fine-tuned network.
     """
 
-    before: np.ndarray
-    after: np.ndarray
-    surrogate: np.ndarray
+    before: Array
+    after: Array
+    surrogate: Array
     net: networks.Codec
 
     @property
@@ -60,7 +61,7 @@ class CodecResult(Result):
     @property
     def lmbda(self) -> float:
         """Weight of the distortion in this run."""
-        return self.net.info["lmbda"]
+        return float(self.net.info["lmbda"])
 
     @property
     def fall(self) -> float:
@@ -74,7 +75,7 @@ class CodecResult(Result):
         return float(falls.std(ddof=1) / math.sqrt(len(falls))) if len(falls) > 1 else math.nan
 
     @property
-    def _falls(self) -> np.ndarray:
+    def _falls(self) -> Array:
         return (self.before - self.after) @ [1.0, self.lmbda]
 
     def __str__(self) -> str:
@@ -138,7 +139,7 @@ class CodecPanel(RetrainingPanel):
         self._names = [Path(name).stem for name in self._test.names]
         self._schemes = schemes if isinstance(schemes, Mapping) else {name: _preset(name) for name in schemes}
         self._bundled: dict[float, networks.Codec] = {}
-        self._before: dict[networks.Codec, np.ndarray] = {}  # rates and distortions of the weights that runs start from
+        self._before: dict[networks.Codec, Array] = {}  # rates and distortions of the weights that runs start from
         start = self._start(lmbda)  # missing weights raise their error here, not in the first run
         self._initial: Settings = {
             "lmbda": lmbda,
@@ -193,7 +194,7 @@ class CodecPanel(RetrainingPanel):
             yield view
         net.info["lmbda"] = lmbda
 
-        def measure(codec: networks.Codec, losses_of: Losses, text: str) -> Generator[View, None, np.ndarray]:
+        def measure(codec: networks.Codec, losses_of: Losses, text: str) -> Generator[View, None, Array]:
             rows = []
             for i in range(len(self._test)):  # one photograph at a time: a canceled run stops between two of them
                 rows += losses_of(codec, self._test[i : i + 1])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from labkit.live.canvas import FrameWidget, script
+from labkit.statistics import Array
 
 
 class Divider(FrameWidget):
@@ -20,9 +20,7 @@ class Divider(FrameWidget):
     def __init__(self, *, width: int = 512) -> None:
         super().__init__(width=width)
 
-    def show(
-        self, first: np.ndarray, second: np.ndarray, *, label: str, captions: tuple[str, str], run: int = 0
-    ) -> None:
+    def show(self, first: Array, second: Array, *, label: str, captions: tuple[str, str], run: int = 0) -> None:
         """Show two images.
 
         Args:

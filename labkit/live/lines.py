@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.statistics import Array
 from labkit.theme import COLORS, DASHES, SYMBOLS
 
 MODES = ("lines", "markers", "lines+markers", "area", "bars")
@@ -104,7 +105,7 @@ class Trace:
         return self.line.symbol or SYMBOLS[self.place % len(SYMBOLS)]
 
 
-def points_of(data: Any) -> tuple[np.ndarray, np.ndarray]:
+def points_of(data: Any) -> tuple[Array, Array]:
     """Return x and y of a plotly trace, without the invisible point that `Plot` may have appended."""
     x, y = np.asarray(data.x), np.asarray(data.y)
     if len(x) and (x[-1] is None or (x.dtype.kind == "f" and np.isnan(x[-1]))):

@@ -20,6 +20,7 @@ from labkit.checks import check_at_least, check_name, check_positive
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu, switch
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
+from labkit.statistics import Array
 from labkit.surrogates import Surrogate
 
 SURROGATES: dict[str, Surrogate] = {
@@ -48,10 +49,10 @@ class MeansResult(Result):
         mismatch: (ways, seeds) λ times the distortion in training minus that at test.
     """
 
-    gradient: np.ndarray
-    exact: np.ndarray
-    test: np.ndarray
-    mismatch: np.ndarray
+    gradient: Array
+    exact: Array
+    test: Array
+    mismatch: Array
 
     def saves(self, way: str, other: str) -> tuple[float, float]:
         """Return how much lower the test loss of one way is than that of another.
@@ -122,7 +123,7 @@ class MeansPanel(PlotPanel):
         check_at_least(2, seeds=seeds)
         check_at_least(0, seed=seed)
         self._lmbda, self._steps, self._seeds, self._seed = lmbda, steps, seeds, seed
-        self._gradients: dict[tuple[str, float], np.ndarray] = {}
+        self._gradients: dict[tuple[str, float], Array] = {}
         self._trained: dict[tuple[str, float], Curves] = {}  # they do not depend on the switches
         self._exact = exact_gradients()
         super().__init__(
@@ -201,13 +202,13 @@ class MeansPanel(PlotPanel):
         text = f"step {curves.step} of {self._steps}. {_remark(settings)}".strip()
         return PlotFrame({**bars, **_lines(curves)}, curves.step / self._steps, text)
 
-    def _bars(self, settings: Settings, gradient: np.ndarray) -> dict[str, Points]:
+    def _bars(self, settings: Settings, gradient: Array) -> dict[str, Points]:
         mean, variance = gradient[_chosen_way(settings)].T
         spread = np.sqrt(variance / _BATCH_SIZE)
         variances = {f"{way}: variance": (PATHS, gradient[i, :, 1]) for i, way in enumerate(WAYS)}
         return {"training": (PATHS, mean, spread), "exact": (PATHS, self._exact), **variances}
 
-    def _label(self, settings: Settings, gradient: np.ndarray, curves: Curves | None = None) -> str:
+    def _label(self, settings: Settings, gradient: Array, curves: Curves | None = None) -> str:
         way = _chosen_way(settings)
         (rate, rate_variance), (distortion, variance), _ = gradient[way]
         text = (
@@ -226,7 +227,7 @@ def _chosen_way(settings: Settings) -> int:
     return list(WAYS.values()).index(switches)
 
 
-def _by_way(losses: np.ndarray) -> str:
+def _by_way(losses: Array) -> str:
     return ", ".join(f"{loss:.3f} ({way})" for way, loss in zip(WAYS, losses.mean(1), strict=True))
 
 

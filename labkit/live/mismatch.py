@@ -17,6 +17,7 @@ from labkit.analysis.latent_laws import BinLaw, LatentLosses, test_law
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
+from labkit.statistics import Array
 
 SURROGATES = tuple(name for name in surrogates.names() if name != "round")  # has the values of ste and cannot train
 SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
@@ -39,7 +40,7 @@ class MismatchResult(Result):
     """
 
     here: LatentLosses
-    curve: np.ndarray
+    curve: Array
 
     @property
     def rate(self) -> float:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ipywidgets
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from labkit.checks import check_name
@@ -29,6 +28,7 @@ from labkit.live.canvas import png
 from labkit.live.controls import check_value, choice, format_value, menu, switch, symbol_of, value_of, values_of
 from labkit.live.engine import Canceled, Engine, LiveRun, View
 from labkit.live.status import Status
+from labkit.statistics import Array
 
 Settings = dict[str, Any]
 
@@ -75,7 +75,7 @@ class Result:
     """
 
     settings: Settings
-    losses: np.ndarray
+    losses: Array
     loss: float
     seconds: float
 
@@ -187,11 +187,13 @@ class Panel:
                 self.controls[name].value = value
             self._setting_controls = False
             self._requested = self.settings
-        return self.engine.run(self._requested, timeout)
+        result: Result = self.engine.run(self._requested, timeout)
+        return result
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait for the newest run and return its result; see `Engine.wait` for arguments and errors."""
-        return self.engine.wait(timeout)
+        result: Result = self.engine.wait(timeout)
+        return result
 
     def cancel(self) -> None:
         """Cancel the newest run if it is not finished."""

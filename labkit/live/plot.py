@@ -30,6 +30,7 @@ from labkit.live.engine import LiveRun
 from labkit.live.lines import Axes, Line, Points, Trace, points_of
 from labkit.live.panel import Panel
 from labkit.live.still import draw_plot
+from labkit.statistics import Array
 from labkit.theme import CLEAR, GRID, INK
 
 _GHOST = "rgba(128, 128, 128, 0.55)"
@@ -119,7 +120,7 @@ class Plot:
             self.label = label
             self._text.value = escape(label)
 
-    def points(self, name: str, *, ghost: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def points(self, name: str, *, ghost: bool = False) -> tuple[Array, Array]:
         """Return x and y of a line, or of its ghost."""
         trace = self.traces[name]
         return points_of(self.figure.data[trace.ghost if ghost else trace.index])

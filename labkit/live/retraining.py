@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ipywidgets
-import numpy as np
 
 from labkit.live.canvas import Canvas, Picture
 from labkit.live.chart import LossChart
 from labkit.live.engine import LiveRun
 from labkit.live.panel import Panel
+from labkit.statistics import Array
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrainingFrame:
         picture: Picture for the canvas.
     """
 
-    losses: np.ndarray
+    losses: Array
     progress: float
     text: str
     picture: Picture

@@ -19,6 +19,7 @@ from labkit.analysis.code import ScalarCode
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
+from labkit.statistics import Array
 
 SURROGATES = {
     "aun": surrogates.get("aun"),
@@ -56,10 +57,10 @@ class RiskResult(Result):
     exact: float
     mean: float
     std: float
-    estimates: np.ndarray
-    temperatures: np.ndarray
-    biases: np.ndarray
-    stds: np.ndarray
+    estimates: Array
+    temperatures: Array
+    biases: Array
+    stds: Array
 
     @property
     def bias(self) -> float:
@@ -204,7 +205,7 @@ class RiskPanel(PlotPanel):
         return self._moments[key]
 
 
-def _cloud_frame(estimates: np.ndarray, exact: float, n: int) -> PlotFrame:
+def _cloud_frame(estimates: Array, exact: float, n: int) -> PlotFrame:
     # golden-ratio steps fill the height evenly, and a dot stays in its place when others are added
     height = np.arange(len(estimates)) * 0.618034 % 1
     mean, std = estimates.mean(), estimates.std()
@@ -221,7 +222,7 @@ def _cloud_frame(estimates: np.ndarray, exact: float, n: int) -> PlotFrame:
     )
 
 
-def _curve_frame(curve: _Curve, estimates: np.ndarray, exact: float, settings: Settings) -> PlotFrame:
+def _curve_frame(curve: _Curve, estimates: Array, exact: float, settings: Settings) -> PlotFrame:
     taus = sorted(curve)
     mean, std = np.array([curve[tau] for tau in taus]).T
     bias, variance = (mean - exact) ** 2, std**2 / settings["batch_size"]

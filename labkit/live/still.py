@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from labkit.live.lines import Axes, Trace, points_of
+from labkit.statistics import Array
 
 _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
 _SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "x", "cross": "P"}
@@ -69,7 +70,7 @@ def _draw_line(plot: Any, data: Any, trace: Trace, *, ghost: bool) -> None:
         plot.errorbar(x, y, yerr=np.asarray(data.error_y.array), fmt="none", ecolor=color, elinewidth=1)
 
 
-def _draw_bars(plot: Any, bars: list[tuple[Trace, np.ndarray, np.ndarray]]) -> None:
+def _draw_bars(plot: Any, bars: list[tuple[Trace, Array, Array]]) -> None:
     """Draw bars side by side: all lines of bars share the room at each place."""
     bars = [each for each in bars if len(each[1])]
     for number, (trace, x, y) in enumerate(bars):

@@ -15,6 +15,7 @@ from labkit.live.chart import LossChart
 from labkit.live.engine import View
 from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.retraining import RetrainingPanel, TrainingFrame
+from labkit.statistics import Array
 
 TEMPERATURES = (0.04, 0.06, 0.09, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 LMBDAS = (0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -151,13 +152,13 @@ class ToyPanel(RetrainingPanel):
         )
 
 
-def _to_canvas(points: np.ndarray) -> np.ndarray:
+def _to_canvas(points: Array) -> Array:
     """Convert points of the plane to canvas coordinates: 0 to 1, from the top left corner."""
     x0, x1, y0, y1 = _EXTENT
     return (points - [x0, y1]) / [x1 - x0, y0 - y1]
 
 
-def _paint(symbols: np.ndarray) -> np.ndarray:
+def _paint(symbols: Array) -> Array:
     """Paint tinted cells with thin edges, as uint8 RGBA, from the two symbols of every grid point."""
     parity = symbols[..., 0] % 2 + 2 * (symbols[..., 1] % 2)
     edge = np.zeros(parity.shape, bool)

@@ -50,7 +50,7 @@ def test_the_oracle_does_not_use_the_solution(key):
     assert len({str(task.cases(seed)) for seed in SEEDS}) == len(SEEDS)
 
 
-@pytest.mark.parametrize(("key", "wrong", "message"), WRONG, ids=[f"{key}{wrong.__name__}" for key, wrong, _ in WRONG])
+@pytest.mark.parametrize(("key", "wrong", "message"), WRONG, ids=[key for key, _, _ in WRONG])
 def test_a_wrong_answer_gets_the_message_of_its_misconception(key, wrong, message):
     verdict = exercise(key).check(wrong)
     assert verdict.state == "failed" and verdict.message == message

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from labkit import surrogates
-from labkit.course.exercises.base import Exercise
+from labkit.course.exercises.base import Exercise, Numbers
+from labkit.statistics import Array
 
 # annealing.schedule: an exponential schedule
 
 
-def exponential(progress, start, end):
+def exponential(progress: float, start: float, end: float) -> Numbers:
     """Return τ on a straight line in its logarithm: equal shares of the training multiply τ by equal factors."""
     return start * (end / start) ** progress
 
@@ -41,34 +42,34 @@ def _step_by_step(progress: float, start: float, end: float) -> float:
     return tau
 
 
-def _straight_line(progress, start, end):
+def _straight_line(progress: float, start: float, end: float) -> Numbers:
     return start + progress * (end - start)
 
 
-def _other_way_round(progress, start, end):
+def _other_way_round(progress: float, start: float, end: float) -> Numbers:
     return end * (start / end) ** progress
 
 
-def _rises(progress, start, end):
+def _rises(progress: float, start: float, end: float) -> Numbers:
     return start * (start / end) ** progress
 
 
-def _two_bases(progress, start, end):
+def _two_bases(progress: float, start: float, end: float) -> Numbers:
     return math.exp((1 - progress) * math.log10(start) + progress * math.log10(end))
 
 
-def _logarithm_itself(progress, start, end):
+def _logarithm_itself(progress: float, start: float, end: float) -> Numbers:
     return (1 - progress) * math.log(start) + progress * math.log(end)
 
 
-def _decays_at_rate_one(progress, start, end):
+def _decays_at_rate_one(progress: float, start: float, end: float) -> Numbers:
     return end + (start - end) * math.exp(-progress)
 
 
 # annealing.flips: the share of latents with ⌊y + τu⌉ ≠ ⌊y⌉
 
 
-def share_off(temperature):
+def share_off(temperature: float) -> float:
     """Average (τ/2 − d)/τ, the probability that τu crosses a boundary at distance d, over d uniform on (0, ½)."""
     return temperature / 4
 
@@ -77,7 +78,7 @@ def _temperature(seed: int) -> tuple[float]:
     return (float(np.random.default_rng(seed).uniform(0.2, 0.95)),)
 
 
-def _lattice(points: int) -> tuple[np.ndarray, np.ndarray]:
+def _lattice(points: int) -> tuple[Array, Array]:
     """Return points that fill the unit square evenly: positions of a latent in its cell, and samples of the noise."""
     i = np.arange(points)
     return (i + 0.5) / points, i * (math.sqrt(5) - 1) / 2 % 1
@@ -89,22 +90,22 @@ def _share_by_trial(temperature: float) -> float:
     return float((rounded != torch.round(y)).double().mean())
 
 
-def _forgets_the_distance(temperature):
+def _forgets_the_distance(temperature: float) -> float:
     return temperature / 2
 
 
-def _all_that_noise_can_reach(temperature):
+def _all_that_noise_can_reach(temperature: float) -> float:
     return temperature
 
 
-def _of_those_within_reach(temperature):
+def _of_those_within_reach(temperature: float) -> float:
     return 0.25 + 0 * temperature
 
 
 # annealing.warmest: the highest temperature within a budget
 
 
-def warmest(budget):
+def warmest(budget: float) -> float:
     """Solve (1 + τ²)/12 − 1/12 = budget for τ."""
     return math.sqrt(12 * budget)
 
@@ -125,19 +126,19 @@ def _warmest_by_trial(budget: float) -> float:
     return (low + high) / 2
 
 
-def _forgets_the_twelfth(budget):
+def _forgets_the_twelfth(budget: float) -> float:
     return math.sqrt(budget)
 
 
-def _leaves_the_square(budget):
+def _leaves_the_square(budget: float) -> float:
     return 12 * budget
 
 
-def _noise_alone(budget):
+def _noise_alone(budget: float) -> float:
     return math.sqrt(6 * budget)
 
 
-def _share_of_wrong_integers(budget):
+def _share_of_wrong_integers(budget: float) -> float:
     return 4 * budget
 
 

@@ -18,9 +18,13 @@ import numpy as np
 
 from labkit.course import record
 from labkit.course.cards import Card, code, fold, number
+from labkit.statistics import Array
 
 SEEDS = (0, 1, 2)
 NOT_ATTEMPTED, PASSED, FAILED = "not attempted", "passed", "failed"
+
+Numbers = Any  # numbers, and tensors or arrays of them
+Answer = Callable[..., Numbers]
 
 
 class NotAttempted(Exception):
@@ -45,7 +49,7 @@ class Verdict(Card):
         return self.state == PASSED
 
 
-def _call(answer: Callable[..., Any], *arguments: Any) -> Any:
+def _call(answer: Answer, *arguments: Any) -> Numbers:
     return answer(*arguments)
 
 
@@ -75,11 +79,11 @@ class Exercise:
     importance: int
     minutes: int
     clue: str
-    answer: Callable[..., Any]
+    answer: Answer
     cases: Callable[[int], tuple[Any, ...]]
-    oracle: Callable[..., Any]
-    misconceptions: dict[Callable[..., Any], str] = field(repr=False)
-    probe: Callable[..., Any] = _call
+    oracle: Answer
+    misconceptions: dict[Answer, str] = field(repr=False)
+    probe: Answer = _call
     tolerance: float = 1e-3
 
     def check(self, answer: Any) -> Verdict:
@@ -104,7 +108,7 @@ class Exercise:
 
     def solution(self) -> Card:
         """Return the solution, as the Python code that the tests run."""
-        source = inspect.getsource(self.answer)
+        source = self._source()
         return Card(f"<b>A solution</b> of “{escape(self.title)}”{code(source)}", source, "note")
 
     def __repr__(self) -> str:
@@ -112,14 +116,19 @@ class Exercise:
 
     def _repr_html_(self) -> str:
         head = f"<b>Exercise: {escape(self.title)}</b><br>{self._weight()}"
-        hint, solution = fold("Hint", escape(self.clue)), fold("Solution", code(inspect.getsource(self.answer)))
+        hint, solution = fold("Hint", escape(self.clue)), fold("Solution", code(self._source()))
         return Card(f"{head}{hint}{solution}", repr(self), "note")._repr_html_()
 
     def _weight(self) -> str:
         dots = ["●" * n + "○" * (3 - n) for n in (self.difficulty, self.importance)]
         return f"difficulty {dots[0]}, importance {dots[1]}, about {self.minutes} minutes"
 
-    def _judge(self, answer: Callable[..., Any]) -> str:
+    def _source(self) -> str:
+        """Return the code of the solution, with the signature of the learner's stub, which has no type hints."""
+        _, _, body = inspect.getsource(self.answer).partition(":\n")
+        return f"def {self.answer.__name__}({', '.join(inspect.signature(self.answer).parameters)}):\n{body}"
+
+    def _judge(self, answer: Answer) -> str:
         """Return the message for a wrong answer, or an empty string for a right one."""
 
         def attempt(*arguments: Any) -> Any:
@@ -141,8 +150,8 @@ class Exercise:
             return f"In one of the trials the result was {number(got)}; it should have been {number(expected)}."
         return ""
 
-    def _close(self, a: np.ndarray, b: np.ndarray) -> bool:
-        return a.shape == b.shape and np.allclose(a, b, rtol=self.tolerance, atol=self.tolerance)
+    def _close(self, a: Array, b: Array) -> bool:
+        return a.shape == b.shape and bool(np.allclose(a, b, rtol=self.tolerance, atol=self.tolerance))
 
     def _record(self, state: str, message: str) -> Verdict:
         before = record.read()["exercises"].get(self.key, {})
@@ -154,7 +163,7 @@ class Exercise:
         return Verdict(self.title, state, message)
 
 
-def _array(result: Any) -> np.ndarray:
+def _array(result: Numbers) -> Array:
     """Return the numbers of a result. Raises TypeError if it contains none."""
     if hasattr(result, "detach"):
         result = result.detach().cpu().numpy()

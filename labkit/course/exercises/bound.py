@@ -7,13 +7,15 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from labkit.course.exercises.base import Exercise
+from labkit.statistics import Array
 
 # bound.zero: the price of a zero
 
 
-def price_of_zero(bound):
+def price_of_zero(bound: float) -> float:
     """Return −log₂ of the mass of (−½, ½) under a Gaussian with scale `bound`, from Φ(a) − Φ(−a) = erf(a/√2)."""
     return -math.log2(math.erf(0.5 / (bound * math.sqrt(2))))
 
@@ -29,38 +31,38 @@ def _price_by_integration(bound: float) -> float:
     return float(-np.log2(density.mean()))
 
 
-def _price_in_nats(bound):
+def _price_in_nats(bound: float) -> float:
     return -math.log(math.erf(0.5 / (bound * math.sqrt(2))))
 
 
-def _one_tail(bound):
+def _one_tail(bound: float) -> float:
     return -math.log2(0.5 + 0.5 * math.erf(0.5 / (bound * math.sqrt(2))))
 
 
-def _half_of_the_bin(bound):
+def _half_of_the_bin(bound: float) -> float:
     return 1 + price_of_zero(bound)
 
 
-def _density(bound):
+def _density(bound: float) -> float:
     return math.log2(bound * math.sqrt(2 * math.pi))
 
 
-def _two_bins(bound):
+def _two_bins(bound: float) -> float:
     return -math.log2(math.erf(1 / (bound * math.sqrt(2))))
 
 
-def _variance_for_scale(bound):
+def _variance_for_scale(bound: float) -> float:
     return -math.log2(math.erf(0.5 / math.sqrt(2 * bound)))
 
 
-def _root_two_forgotten(bound):
+def _root_two_forgotten(bound: float) -> float:
     return -math.log2(math.erf(0.5 / bound))
 
 
 # bound.budget: the bound for a budget
 
 
-def bound_for(bits):
+def bound_for(bits: float) -> float:
     """Return the scale whose zero bin has the mass 2^(−bits): half of the bin is √2 erf⁻¹(mass) scales wide."""
     mass = torch.tensor(2.0**-bits, dtype=torch.float64)
     return 0.5 / (math.sqrt(2) * torch.erfinv(mass).item())
@@ -80,45 +82,45 @@ def _bound_by_bisection(bits: float) -> float:
     return low
 
 
-def _quantile_of_the_mass(bits):
+def _quantile_of_the_mass(bits: float) -> float:
     return 0.5 / NormalDist().inv_cdf(2.0**-bits)
 
 
-def _whole_bin(bits):
+def _whole_bin(bits: float) -> float:
     return 1 / (math.sqrt(2) * torch.erfinv(torch.tensor(2.0**-bits, dtype=torch.float64)).item())
 
 
-def _budget_in_nats(bits):
+def _budget_in_nats(bits: float) -> float:
     return 0.5 / (math.sqrt(2) * torch.erfinv(torch.tensor(math.exp(-bits), dtype=torch.float64)).item())
 
 
-def _without_root_two(bits):
+def _without_root_two(bits: float) -> float:
     return 0.5 / torch.erfinv(torch.tensor(2.0**-bits, dtype=torch.float64)).item()
 
 
-def _inverse(bits):
+def _inverse(bits: float) -> float:
     return 1 / bound_for(bits)
 
 
 # bound.cost: the cost of a bound in a codec
 
 
-def cost_of_bound(scales, bound):
+def cost_of_bound(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Return the share of scales below the bound, and the extra bits of their zeros as a mean over all latents."""
 
-    def price(scale):
+    def price(scale: torch.Tensor) -> torch.Tensor:
         return -torch.log2(torch.erf(0.5 / (scale * math.sqrt(2))))
 
     bounded = scales.clamp(min=bound)
     return (scales < bound).double().mean(), (price(bounded) - price(scales)).mean()
 
 
-def _scales(seed: int) -> tuple[torch.Tensor, float]:
+def _scales(seed: int) -> tuple[Tensor, float]:
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.lognormal(-1.2, 0.7, 400)), float(rng.uniform(0.35, 0.6))
 
 
-def _cost_one_by_one(scales: torch.Tensor, bound: float) -> np.ndarray:
+def _cost_one_by_one(scales: Tensor, bound: float) -> Array:
     """Sum over latents in plain Python."""
 
     def bits(scale: float) -> float:
@@ -128,29 +130,29 @@ def _cost_one_by_one(scales: torch.Tensor, bound: float) -> np.ndarray:
     return np.array([len(below), sum(bits(bound) - bits(scale) for scale in below)]) / len(scales)
 
 
-def _prices(scales: torch.Tensor) -> torch.Tensor:
+def _prices(scales: Tensor) -> Tensor:
     return -torch.log2(torch.erf(0.5 / (scales * math.sqrt(2))))
 
 
-def _over_those_below(scales, bound):
+def _over_those_below(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     below = scales < bound
     return below.double().mean(), (_prices(torch.tensor(bound)) - _prices(scales[below])).mean()
 
 
-def _forgets_what_was_paid(scales, bound):
+def _forgets_what_was_paid(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     share = (scales < bound).double().mean()
     return share, share * _prices(torch.tensor(bound, dtype=torch.float64))
 
 
-def _counts_those_above(scales, bound):
+def _counts_those_above(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     return (scales < bound).double().mean(), (_prices(torch.tensor(bound)) - _prices(scales)).mean()
 
 
-def _share_above(scales, bound):
+def _share_above(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     return (scales >= bound).double().mean(), cost_of_bound(scales, bound)[1]
 
 
-def _total(scales, bound):
+def _total(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     share, cost = cost_of_bound(scales, bound)
     return share, cost * len(scales)
 

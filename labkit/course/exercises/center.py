@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from labkit import surrogates
-from labkit.course.exercises.base import Exercise
+from labkit.course.exercises.base import Answer, Exercise
+from labkit.statistics import Array
+
+Staircase = Callable[[Tensor], Tensor]
 
 # center.partial_stop: zero-center quantization with a partial stop-gradient
 
 
-def quantize(y, mean, surrogate):
+def quantize(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     """Return ỹ for the rate and ỹ for the distortion, both quantized around μ; the second treats μ as a constant."""
     fixed = mean.detach()
     return surrogate(y - mean) + mean, surrogate(y - fixed) + fixed
 
 
-def _latents(seed: int) -> tuple:
+def _latents(seed: int) -> tuple[Tensor, Tensor, Staircase]:
     rng = np.random.default_rng(seed)
     y, mean = (torch.from_numpy(rng.uniform(-3, 3, 8)) for _ in range(2))
     sharpness = float(rng.uniform(0.3, 0.9))
 
-    def surrogate(t):  # a smooth staircase with a slope other than 1
+    def surrogate(t: Tensor) -> Tensor:  # a smooth staircase with a slope other than 1
         return t - sharpness * torch.sin(2 * torch.pi * t) / (2 * torch.pi)
 
     return y, mean, surrogate
 
 
-def _values_and_gradients(answer, y, mean, surrogate) -> np.ndarray:
+def _values_and_gradients(answer: Answer, y: Tensor, mean: Tensor, surrogate: Staircase) -> Array:
     """Return ỹ and the gradients of Σ ỹ² with respect to y and μ for each path, with shape (6, latents)."""
     y, mean = y.clone().requires_grad_(), mean.clone().requires_grad_()
     paths = answer(y, mean, surrogate)
-    if not (isinstance(paths, tuple | list) and len(paths) == 2 and all(isinstance(p, torch.Tensor) for p in paths)):
+    if not (isinstance(paths, tuple | list) and len(paths) == 2 and all(isinstance(p, Tensor) for p in paths)):
         raise TypeError("the function must return two tensors: ỹ for the rate and ỹ for the distortion")
     rows = []
     for quantized in paths:
         rows.append(quantized.detach())
-        gradients: tuple = (None, None)
+        gradients: tuple[Any, ...] = (None, None)
         if quantized.requires_grad:
             loss = quantized.square().sum()
             gradients = torch.autograd.grad(loss, (y, mean), retain_graph=True, allow_unused=True)
@@ -45,10 +52,10 @@ def _values_and_gradients(answer, y, mean, surrogate) -> np.ndarray:
     return torch.stack([row.detach() for row in rows]).numpy()
 
 
-def _by_differences(y, mean, surrogate, h: float = 1e-5) -> np.ndarray:
+def _by_differences(y: Tensor, mean: Tensor, surrogate: Staircase, h: float = 1e-05) -> Array:
     """Compute the same by central differences. The distortion sends no gradient to μ."""
 
-    def around(y, center):
+    def around(y: Tensor, center: Tensor) -> Any:
         return (surrogate(y - center) + center).numpy()
 
     value = around(y, mean)
@@ -57,41 +64,41 @@ def _by_differences(y, mean, surrogate, h: float = 1e-5) -> np.ndarray:
     return np.stack([value, by_y, by_mean, value, by_y, np.zeros_like(value)])
 
 
-def _rounds_y_itself(y, mean, surrogate):
+def _rounds_y_itself(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     return surrogate(y), surrogate(y)
 
 
-def _never_stops(y, mean, surrogate):
+def _never_stops(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     return surrogate(y - mean) + mean, surrogate(y - mean) + mean
 
 
-def _stops_both(y, mean, surrogate):
+def _stops_both(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     fixed = mean.detach()
     return surrogate(y - fixed) + fixed, surrogate(y - fixed) + fixed
 
 
-def _stops_the_rate(y, mean, surrogate):
+def _stops_the_rate(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     fixed = mean.detach()
     return surrogate(y - fixed) + fixed, surrogate(y - mean) + mean
 
 
-def _stops_before(y, mean, surrogate):
+def _stops_before(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     return surrogate(y - mean) + mean, surrogate(y - mean.detach()) + mean
 
 
-def _stops_after(y, mean, surrogate):
+def _stops_after(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     return surrogate(y - mean) + mean, surrogate(y - mean) + mean.detach()
 
 
-def _detaches_all(y, mean, surrogate):
+def _detaches_all(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     return surrogate(y - mean) + mean, (surrogate(y - mean) + mean).detach()
 
 
-def _does_not_add_back(y, mean, surrogate):
+def _does_not_add_back(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     return surrogate(y - mean), surrogate(y - mean.detach())
 
 
-def _residual_for_the_rate(y, mean, surrogate):
+def _residual_for_the_rate(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
     fixed = mean.detach()
     return surrogate(y - mean), surrogate(y - fixed) + fixed
 
@@ -99,7 +106,7 @@ def _residual_for_the_rate(y, mean, surrogate):
 # center.gradient: the gradient that reaches μ
 
 
-def derivative_by_mean(temperature):
+def derivative_by_mean(temperature: float) -> tuple[float, float]:
     """Return mean and variance of ∂ỹ/∂μ = 1 − slope, where the slope is 1/τ with probability τ and 0 otherwise."""
     return 0.0, 1 / temperature - 1
 
@@ -108,7 +115,7 @@ def _temperature(seed: int) -> tuple[float]:
     return (float(np.random.default_rng(seed).uniform(0.12, 0.9)),)
 
 
-def _by_autograd(temperature: float) -> np.ndarray:
+def _by_autograd(temperature: float) -> Array:
     """Differentiate ỹ = q(y − μ) + μ with autograd, for latents that fill a bin evenly."""
     sua = surrogates.get("sua", gradient="expected")
     y = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
@@ -119,35 +126,35 @@ def _by_autograd(temperature: float) -> np.ndarray:
     return np.array([derivative.mean(), derivative.var(correction=0)])
 
 
-def _of_the_slope(temperature):
+def _of_the_slope(temperature: float) -> tuple[float, float]:
     return 1.0, 1 / temperature - 1
 
 
-def _mean_square_of_the_slope(temperature):
+def _mean_square_of_the_slope(temperature: float) -> tuple[float, float]:
     return 0.0, 1 / temperature
 
 
-def _only_where_steep(temperature):
+def _only_where_steep(temperature: float) -> tuple[float, float]:
     return 1 - 1 / temperature, 0.0
 
 
-def _as_if_slope_one(temperature):
+def _as_if_slope_one(temperature: float) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _standard_deviation(temperature):
+def _standard_deviation(temperature: float) -> tuple[float, float]:
     return 0.0, (1 / temperature - 1) ** 0.5
 
 
 # center.variance: the variance of a gradient before and after the stop
 
 
-def variance_ratio(before, after):
+def variance_ratio(before: Tensor, after: Tensor) -> Tensor:
     """Sum the variances over the draws (the first axis) over latents, and divide the sum after by the sum before."""
     return after.var(0).sum() / before.var(0).sum()
 
 
-def _drawn_gradients(seed: int) -> tuple:
+def _drawn_gradients(seed: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(seed)
     latents = int(rng.integers(5, 12))
     signal = rng.normal(0, 3, latents)  # differs between latents and is not noise
@@ -157,10 +164,10 @@ def _drawn_gradients(seed: int) -> tuple:
     return torch.from_numpy(before), torch.from_numpy(after)
 
 
-def _by_pairs(before: torch.Tensor, after: torch.Tensor) -> float:
+def _by_pairs(before: Tensor, after: Tensor) -> float:
     """Compute each variance as half the mean squared distance between two different draws."""
 
-    def half_squared_distance(gradients: torch.Tensor) -> float:
+    def half_squared_distance(gradients: Tensor) -> float:
         draws = gradients.numpy()
         pairs = [np.sum((a - b) ** 2) for i, a in enumerate(draws) for b in draws[:i]]
         return float(np.mean(pairs)) / 2
@@ -168,27 +175,27 @@ def _by_pairs(before: torch.Tensor, after: torch.Tensor) -> float:
     return half_squared_distance(after) / half_squared_distance(before)
 
 
-def _of_everything(before, after):
+def _of_everything(before: Tensor, after: Tensor) -> Tensor:
     return after.var() / before.var()
 
 
-def _over_latents(before, after):
+def _over_latents(before: Tensor, after: Tensor) -> Tensor:
     return after.var(1).sum() / before.var(1).sum()
 
 
-def _upside_down(before, after):
+def _upside_down(before: Tensor, after: Tensor) -> Tensor:
     return before.var(0).sum() / after.var(0).sum()
 
 
-def _of_deviations(before, after):
+def _of_deviations(before: Tensor, after: Tensor) -> Tensor:
     return (after.var(0).sum() / before.var(0).sum()).sqrt()
 
 
-def _mean_of_ratios(before, after):
+def _mean_of_ratios(before: Tensor, after: Tensor) -> Tensor:
     return (after.var(0) / before.var(0)).mean()
 
 
-def _divided_by_n(before, after):
+def _divided_by_n(before: Tensor, after: Tensor) -> Tensor:
     return after.var(0, correction=0).sum() / before.var(0, correction=0).sum()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from labkit.course.exercises.base import Exercise
 
 
-def bits_per_pixel(n_bytes, height, width):
+def bits_per_pixel(n_bytes: int, height: int, width: int) -> float:
     """Return the bits per pixel of a compressed image."""
     return 8 * n_bytes / (height * width)
 
@@ -24,19 +24,19 @@ def _count_bits(n_bytes: int, height: int, width: int) -> float:
     return np.unpackbits(np.zeros(n_bytes, np.uint8)).size / np.zeros((height, width)).size
 
 
-def _bytes_per_pixel(n_bytes, height, width):
+def _bytes_per_pixel(n_bytes: int, height: int, width: int) -> float:
     return n_bytes / (height * width)
 
 
-def _bits_per_sample(n_bytes, height, width):
+def _bits_per_sample(n_bytes: int, height: int, width: int) -> float:
     return 8 * n_bytes / (3 * height * width)
 
 
-def _compression_ratio(n_bytes, height, width):
+def _compression_ratio(n_bytes: int, height: int, width: int) -> float:
     return 3 * height * width / n_bytes
 
 
-def psnr(mse):
+def psnr(mse: float) -> float:
     """Return the PSNR in dB of an image with values from 0 to 255, given its mean squared error."""
     return 10 * math.log10(255**2 / mse)
 
@@ -50,19 +50,19 @@ def _psnr_by_amplitude(mse: float) -> float:
     return float(20 * (np.log10(255) - np.log10(np.sqrt(mse))))
 
 
-def _peak_of_one(mse):
+def _peak_of_one(mse: float) -> float:
     return -10 * math.log10(mse)
 
 
-def _peak_not_squared(mse):
+def _peak_not_squared(mse: float) -> float:
     return 10 * math.log10(255 / mse)
 
 
-def _natural_logarithm(mse):
+def _natural_logarithm(mse: float) -> float:
     return 10 * math.log(255**2 / mse)
 
 
-def _squared_twice(mse):
+def _squared_twice(mse: float) -> float:
     return 20 * math.log10(255**2 / mse)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 from scipy import integrate, stats
 
-from labkit.course.exercises.base import Exercise
+from labkit.course.exercises.base import Exercise, Numbers
+from labkit.statistics import Array
+
+Ends = tuple[float, float]  # of a straight line
 
 # method.bd_rate: BD-rate of two straight curves
 
 
-def bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b):
+def bd_rate_of_lines(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     """Compare the curves in the middle of the common PSNRs, where straight lines have their mean difference."""
     low, high = max(psnr_a[0], psnr_b[0]), min(psnr_a[1], psnr_b[1])
     middle = (low + high) / 2
@@ -19,7 +22,7 @@ def bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b):
     return 100 * (np.exp(at_b - at_a) - 1)
 
 
-def _two_lines(seed: int) -> tuple[tuple[float, float], ...]:
+def _two_lines(seed: int) -> tuple[Ends, ...]:
     rng = np.random.default_rng(seed)
     curves = []
     for _ in range(2):
@@ -29,106 +32,106 @@ def _two_lines(seed: int) -> tuple[tuple[float, float], ...]:
     return tuple(curves)
 
 
-def _log_rate(quality: float, rates: tuple[float, float], qualities: tuple[float, float]) -> float:
+def _log_rate(quality: float, rates: Ends, qualities: Ends) -> float:
     share = (quality - qualities[0]) / (qualities[1] - qualities[0])
     return float(np.log(rates[0]) + share * np.log(rates[1] / rates[0]))
 
 
-def _bd_rate_by_integration(rate_a, psnr_a, rate_b, psnr_b) -> float:
+def _bd_rate_by_integration(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> float:
     """Integrate the difference of the log rates over the PSNRs that both curves reach, as in the definition."""
     low, high = sorted((*psnr_a, *psnr_b))[1:3]
     area, _ = integrate.quad(lambda q: _log_rate(q, rate_b, psnr_b) - _log_rate(q, rate_a, psnr_a), low, high)
     return 100 * (float(np.exp(area / (high - low))) - 1)
 
 
-def _swapped(rate_a, psnr_a, rate_b, psnr_b):
+def _swapped(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     return bd_rate_of_lines(rate_b, psnr_b, rate_a, psnr_a)
 
 
-def _over_all_qualities(rate_a, psnr_a, rate_b, psnr_b):
+def _over_all_qualities(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     middle = (min(psnr_a[0], psnr_b[0]) + max(psnr_a[1], psnr_b[1])) / 2
     return 100 * (np.exp(_log_rate(middle, rate_b, psnr_b) - _log_rate(middle, rate_a, psnr_a)) - 1)
 
 
-def _rates_not_logarithms(rate_a, psnr_a, rate_b, psnr_b):
+def _rates_not_logarithms(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     low, high = max(psnr_a[0], psnr_b[0]), min(psnr_a[1], psnr_b[1])
     middle = (low + high) / 2
     at_a, at_b = np.interp(middle, psnr_a, rate_a), np.interp(middle, psnr_b, rate_b)
     return 100 * (at_b / at_a - 1)
 
 
-def _means_of_the_points(rate_a, psnr_a, rate_b, psnr_b):
+def _means_of_the_points(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     return 100 * (np.mean(rate_b) / np.mean(rate_a) - 1)
 
 
-def _point_by_point(rate_a, psnr_a, rate_b, psnr_b):
+def _point_by_point(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     return 100 * (np.exp(np.mean(np.log(rate_b)) - np.mean(np.log(rate_a))) - 1)
 
 
-def _logarithm_not_undone(rate_a, psnr_a, rate_b, psnr_b):
+def _logarithm_not_undone(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     return 100 * np.log(1 + bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b) / 100)
 
 
-def _as_a_fraction(rate_a, psnr_a, rate_b, psnr_b):
+def _as_a_fraction(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
     return bd_rate_of_lines(rate_a, psnr_a, rate_b, psnr_b) / 100
 
 
 # method.interval: a paired comparison over seeds
 
 
-def paired_interval(a, b):
+def paired_interval(a: Array, b: Array) -> Numbers:
     """Return the mean of b − a over the seeds and the half width of its 95% interval from Student's t."""
     difference = np.asarray(b) - np.asarray(a)
     n = len(difference)
     return difference.mean(), stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)
 
 
-def _runs(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _runs(seed: int) -> tuple[Array, Array]:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 7))
     a = rng.normal(2.2, 0.1, n)  # seeds differ a lot
     return a, a + rng.normal(-0.012, 0.01, n)  # schemes differ little
 
 
-def _interval_by_scipy(a, b) -> tuple[float, float]:
+def _interval_by_scipy(a: Array, b: Array) -> Numbers:
     low, high = stats.ttest_rel(b, a).confidence_interval(0.95)
     return (low + high) / 2, (high - low) / 2
 
 
-def _unpaired(a, b):
+def _unpaired(a: Array, b: Array) -> Numbers:
     difference = np.mean(b) - np.mean(a)
     spread = np.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
     return difference, stats.t.ppf(0.975, len(a) - 1) * spread
 
 
-def _normal_quantile(a, b):
+def _normal_quantile(a: Array, b: Array) -> Numbers:
     difference = np.asarray(b) - np.asarray(a)
     return difference.mean(), 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
 
 
-def _spread_of_one_run(a, b):
+def _spread_of_one_run(a: Array, b: Array) -> Numbers:
     difference = np.asarray(b) - np.asarray(a)
     return difference.mean(), stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1)
 
 
-def _divides_by_n(a, b):
+def _divides_by_n(a: Array, b: Array) -> Numbers:
     difference = np.asarray(b) - np.asarray(a)
     n = len(difference)
     return difference.mean(), stats.t.ppf(0.975, n - 1) * difference.std(ddof=0) / np.sqrt(n)
 
 
-def _one_sided(a, b):
+def _one_sided(a: Array, b: Array) -> Numbers:
     difference = np.asarray(b) - np.asarray(a)
     n = len(difference)
     return difference.mean(), stats.t.ppf(0.95, n - 1) * difference.std(ddof=1) / np.sqrt(n)
 
 
-def _a_minus_b(a, b):
+def _a_minus_b(a: Array, b: Array) -> Numbers:
     mean, half = paired_interval(a, b)
     return -mean, half
 
 
-def _ends(a, b):
+def _ends(a: Array, b: Array) -> Numbers:
     mean, half = paired_interval(a, b)
     return mean - half, mean + half
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from labkit.course.exercises.base import Exercise
+from labkit.course.exercises.base import Exercise, Numbers
+from labkit.statistics import Array
 
 # mismatch.sampled: mismatch from samples
 
 
-def mismatch_from_samples(y, y_tilde, bits, lmbda):
+def mismatch_from_samples(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     """Return the mean loss in training minus the mean loss of the rounded latents."""
     y_hat = torch.round(y)
     rate = bits(y_tilde) - bits(y_hat)
@@ -26,13 +29,13 @@ class _GaussianBits:
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
 
-    def __call__(self, y):
+    def __call__(self, y: Tensor | Array) -> Tensor:
         distance = torch.as_tensor(y, dtype=torch.float64).abs()
         edges = [torch.special.ndtr((side - distance) / self.sigma) for side in (0.5, -0.5)]
         return -torch.log2(edges[0] - edges[1])
 
 
-def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor, _GaussianBits, float]:
+def _samples(seed: int) -> tuple[Tensor, Tensor, _GaussianBits, float]:
     rng = np.random.default_rng(seed)
     sigma, temperature = rng.uniform(0.3, 0.6), rng.uniform(0.5, 1)
     y = rng.normal(0, sigma, 400)
@@ -40,7 +43,7 @@ def _samples(seed: int) -> tuple[torch.Tensor, torch.Tensor, _GaussianBits, floa
     return torch.from_numpy(y), torch.from_numpy(y_tilde), _GaussianBits(sigma), float(rng.uniform(2, 9))
 
 
-def _one_latent_at_a_time(y: torch.Tensor, y_tilde: torch.Tensor, bits: _GaussianBits, lmbda: float) -> float:
+def _one_latent_at_a_time(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> float:
     """Compute each loss in a loop over latents, with error functions instead of the given code lengths."""
 
     def code_length(latent: float) -> float:
@@ -54,30 +57,30 @@ def _one_latent_at_a_time(y: torch.Tensor, y_tilde: torch.Tensor, bits: _Gaussia
     return (losses["training"] - losses["test"]) / len(y)
 
 
-def _test_less_training(y, y_tilde, bits, lmbda):
+def _test_less_training(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     y_hat = torch.round(y)
     return torch.mean(bits(y_hat) - bits(y_tilde) + lmbda * ((y_hat - y) ** 2 - (y_tilde - y) ** 2))
 
 
-def _test_does_not_round(y, y_tilde, bits, lmbda):
+def _test_does_not_round(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     return torch.mean(bits(y_tilde) - bits(y) + lmbda * (y_tilde - y) ** 2)
 
 
-def _error_against_the_rounded(y, y_tilde, bits, lmbda):
+def _error_against_the_rounded(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     y_hat = torch.round(y)
     return torch.mean(bits(y_tilde) - bits(y_hat) + lmbda * (y_tilde - y_hat) ** 2)
 
 
-def _without_lambda(y, y_tilde, bits, lmbda):
+def _without_lambda(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     y_hat = torch.round(y)
     return torch.mean(bits(y_tilde) - bits(y_hat) + (y_tilde - y) ** 2 - (y_hat - y) ** 2)
 
 
-def _training_loss_alone(y, y_tilde, bits, lmbda):
+def _training_loss_alone(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     return torch.mean(bits(y_tilde) + lmbda * (y_tilde - y) ** 2)
 
 
-def _summed(y, y_tilde, bits, lmbda):
+def _summed(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Tensor:
     y_hat = torch.round(y)
     return torch.sum(bits(y_tilde) - bits(y_hat) + lmbda * ((y_tilde - y) ** 2 - (y_hat - y) ** 2))
 
@@ -85,7 +88,7 @@ def _summed(y, y_tilde, bits, lmbda):
 # mismatch.noise_rate: the rate of additive noise
 
 
-def noise_rate(sigma):
+def noise_rate(sigma: float) -> Numbers:
     """Return the mean of −log₂ q(ỹ), where q is the density of ỹ = y + u, by a sum over a fine grid."""
     step = 0.002
     y = torch.arange(-10 * sigma - 1, 10 * sigma + 1, step, dtype=torch.float64)
@@ -112,27 +115,27 @@ def _mean_over_the_grid(sigma: float) -> float:
     return float(np.mean([_entropy(sigma, (i + 0.5) / 64 - 0.5) for i in range(64)]))
 
 
-def _rounded_rate(sigma):
+def _rounded_rate(sigma: float) -> float:
     return _entropy(sigma, 0.0)
 
 
-def _entropy_of_y(sigma):
+def _entropy_of_y(sigma: float) -> float:
     return 0.5 * math.log2(2 * math.pi * math.e * sigma**2)
 
 
-def _entropy_of_a_gaussian_as_wide(sigma):
+def _entropy_of_a_gaussian_as_wide(sigma: float) -> float:
     return 0.5 * math.log2(2 * math.pi * math.e * (sigma**2 + 1 / 12))
 
 
-def _law_of_narrow_latents(sigma):
+def _law_of_narrow_latents(sigma: float) -> float:
     return 2.61 * sigma
 
 
-def _noise_rate_in_nats(sigma):
+def _noise_rate_in_nats(sigma: float) -> float:
     return _mean_over_the_grid(sigma) * math.log(2)
 
 
-def _weighted_by_the_density_of_y(sigma):
+def _weighted_by_the_density_of_y(sigma: float) -> float:
     y = np.linspace(-9 * sigma, 9 * sigma, 4001)
     p = np.exp(-0.5 * (y / sigma) ** 2)
     return float(p @ _GaussianBits(sigma)(y).numpy() / p.sum())
@@ -141,7 +144,7 @@ def _weighted_by_the_density_of_y(sigma):
 # mismatch.temperature: a temperature for a tolerated mismatch
 
 
-def temperature(sigma, bits):
+def temperature(sigma: float, bits: float) -> float:
     """Solve bits = ½ · log₂(e)/(σ² + 1/12) · τ²/12 for τ."""
     curvature = math.log2(math.e) / (sigma**2 + 1 / 12)
     return math.sqrt(12 * bits / (curvature / 2))
@@ -178,24 +181,8 @@ def _tau(sigma: float, bits: float, factor: float = 1.0, widening: float = 1 / 1
     return math.sqrt(24 * bits * (sigma**2 + widening) / math.log2(math.e) * factor)
 
 
-def _temperature_squared(sigma, bits):
+def _temperature_squared(sigma: float, bits: float) -> float:
     return _tau(sigma, bits) ** 2
-
-
-def _bits_as_nats(sigma, bits):
-    return _tau(sigma, bits, math.log2(math.e))
-
-
-def _without_the_half(sigma, bits):
-    return _tau(sigma, bits, 0.5)
-
-
-def _variance_of_tau(sigma, bits):
-    return _tau(sigma, bits, 1 / 12)
-
-
-def _without_the_cell(sigma, bits):
-    return _tau(sigma, bits, widening=0.0)
 
 
 EXERCISES = (
@@ -258,10 +245,16 @@ EXERCISES = (
         tolerance=5e-3,
         misconceptions={
             _temperature_squared: "This is τ². Take the square root.",
-            _bits_as_nats: "A factor log₂ e is missing in the curvature, since the rate is in bits and not in nats.",
-            _without_the_half: "The ½ of the second-order term is missing.",
-            _variance_of_tau: "You used τ² as the distortion mismatch. Noise of width τ has the variance τ²/12.",
-            _without_the_cell: "You used the variance σ² of y. The quantized latent has the variance σ² + 1/12.",
+            partial(
+                _tau, factor=math.log2(math.e)
+            ): "A factor log₂ e is missing in the curvature, since the rate is in bits and not in nats.",
+            partial(_tau, factor=0.5): "The ½ of the second-order term is missing.",
+            partial(
+                _tau, factor=1 / 12
+            ): "You used τ² as the distortion mismatch. Noise of width τ has the variance τ²/12.",
+            partial(
+                _tau, widening=0.0
+            ): "You used the variance σ² of y. The quantized latent has the variance σ² + 1/12.",
         },
     ),
 )

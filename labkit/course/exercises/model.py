@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from labkit.course.exercises.base import Exercise
+from labkit import adoption, schedules, schemes, surrogates
+from labkit.course.exercises.base import Answer, Exercise, Numbers
+from labkit.statistics import Array
+
+Scheme = schemes.QuantizationScheme
 
 # model.loop: a training loop for an adopted model
 
 
-def train(model, batches, optimizer, lmbda):
+def train(model: Any, batches: list[Tensor], optimizer: torch.optim.Optimizer, lmbda: float) -> list[float]:
     """Train for one step per batch and return the losses."""
     from labkit import set_temperature
 
@@ -32,11 +37,9 @@ def train(model, batches, optimizer, lmbda):
     return losses
 
 
-def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
+def _adopted_model(seed: int) -> tuple[nn.Module, list[Tensor], float]:
     """Return a tiny factorized prior whose scheme draws no noise, so that a loop has one right result."""
     from compressai.models import FactorizedPrior
-
-    from labkit import adoption, schedules, schemes, surrogates
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,7 +57,7 @@ def _adopted_model(seed: int) -> tuple[torch.nn.Module, list[Tensor], float]:
     return adoption.adopt(model, soft), batches, (0.002, 0.004, 0.008)[seed % 3]
 
 
-def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: float) -> np.ndarray:
+def _losses_of(answer: Answer, model: nn.Module, batches: list[Tensor], lmbda: float) -> Array:
     """Return the losses of a loop on a copy of the model. The later ones depend on its updates."""
     model = copy.deepcopy(model)
     weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
@@ -62,7 +65,7 @@ def _losses_of(answer, model: torch.nn.Module, batches: list[Tensor], lmbda: flo
     return np.array([float(loss) for loss in losses])
 
 
-def _losses_by_hand(model, batches, lmbda):
+def _losses_by_hand(model: Any, batches: list[Tensor], lmbda: float) -> list[float]:
     """Compute the same steps without training mode and optimizer: surrogate, likelihood and descent by hand."""
     model = copy.deepcopy(model).eval()
     weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
@@ -85,10 +88,12 @@ def _losses_by_hand(model, batches, lmbda):
     return losses
 
 
-def _wrong_loop(set_each_step=True, training=True, clear=True, peak=255.0, update=True):
+def _wrong_loop(
+    set_each_step: bool = True, training: bool = True, clear: bool = True, peak: float = 255.0, update: bool = True
+) -> Answer:
     """Return a loop with one mistake."""
 
-    def loop(model, batches, optimizer, lmbda):
+    def loop(model: Any, batches: list[Tensor], optimizer: torch.optim.Optimizer, lmbda: float) -> list[float]:
         from labkit import set_temperature
 
         losses = []
@@ -110,30 +115,10 @@ def _wrong_loop(set_each_step=True, training=True, clear=True, peak=255.0, updat
     return loop
 
 
-def _temperature_set_once(model, batches, optimizer, lmbda):
-    return _wrong_loop(set_each_step=False)(model, batches, optimizer, lmbda)
-
-
-def _evaluation_mode(model, batches, optimizer, lmbda):
-    return _wrong_loop(training=False)(model, batches, optimizer, lmbda)
-
-
-def _gradients_pile_up(model, batches, optimizer, lmbda):
-    return _wrong_loop(clear=False)(model, batches, optimizer, lmbda)
-
-
-def _unit_scale(model, batches, optimizer, lmbda):
-    return _wrong_loop(peak=1.0)(model, batches, optimizer, lmbda)
-
-
-def _never_updates(model, batches, optimizer, lmbda):
-    return _wrong_loop(update=False)(model, batches, optimizer, lmbda)
-
-
 # model.paths: paths on which training differs from coding
 
 
-def parts(scheme, temperature):
+def parts(scheme: Scheme, temperature: float) -> list[bool]:
     """Return for each path whether training reads other values than the coder's ⌊y − μ⌉ + μ."""
     y, mean = 5 * torch.randn(1, 8, 32, 32), torch.rand(1, 8, 32, 32)
     coded = torch.round(y - mean) + mean
@@ -144,9 +129,7 @@ def parts(scheme, temperature):
     return answers
 
 
-def _scheme(seed: int) -> tuple:
-    from labkit import schemes, surrogates
-
+def _scheme(seed: int) -> tuple[Scheme, float]:
     schemes_by_seed = (
         schemes.annealed(),
         schemes.QuantizationScheme(
@@ -157,40 +140,40 @@ def _scheme(seed: int) -> tuple:
     return schemes_by_seed[seed % 3], (0.5, 0.2, 1.0)[seed % 3]
 
 
-def _as_numbers(answer, scheme, temperature) -> np.ndarray:
+def _as_numbers(answer: Answer, scheme: Scheme, temperature: float) -> Array:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return np.array([float(bool(each)) for each in answer(scheme, temperature)])
 
 
-def _parts_by_name(scheme, temperature):
+def _parts_by_name(scheme: Scheme, temperature: float) -> list[float]:
     """Decide by name: three surrogates round in the forward pass, and the center must be that of the coder."""
-    surrogates = (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)
-    return [float(not scheme.zero_center or each.name not in ("round", "ste", "ds")) for each in surrogates]
+    on_paths = (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)
+    return [float(not scheme.zero_center or each.name not in ("round", "ste", "ds")) for each in on_paths]
 
 
-def _integers_will_do(scheme, temperature):
+def _integers_will_do(scheme: Scheme, temperature: float) -> list[bool]:
     y = 5 * torch.randn(1, 8, 32, 32)
     paths = [seen for hyper in (False, True) for seen in scheme.quantize(y, None, temperature, hyper=hyper)]
     return [not torch.allclose(seen, torch.round(seen), atol=1e-4) for seen in paths]
 
 
-def _only_noise_counts(scheme, temperature):
+def _only_noise_counts(scheme: Scheme, temperature: float) -> list[bool]:
     return [each.random for each in (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)]
 
 
-def _forgets_the_center(scheme, temperature):
+def _forgets_the_center(scheme: Scheme, temperature: float) -> list[bool]:
     return parts(scheme.replace(zero_center=True), temperature)
 
 
-def _all_of_them(scheme, temperature):
+def _all_of_them(scheme: Scheme, temperature: float) -> list[bool]:
     return [True] * 4
 
 
 # model.resumed: the temperature after a run is resumed
 
 
-def temperature_after(done, steps, start, end):
+def temperature_after(done: int, steps: int, start: float, end: float) -> Numbers:
     """Return the temperature of step number `done`, counted from 0; the last step has the number steps − 1."""
     return start * (end / start) ** (done / (steps - 1))
 
@@ -201,28 +184,28 @@ def _killed_run(seed: int) -> tuple[int, int, float, float]:
     return int(rng.integers(10, 30)), steps, float(rng.uniform(0.5, 1)), float(rng.uniform(0.03, 0.1))
 
 
-def _by_equal_factors(done, steps, start, end):
+def _by_equal_factors(done: int, steps: int, start: float, end: float) -> Numbers:
     """Compute all temperatures of the run, evenly spaced on a logarithmic scale, and select one."""
     return np.geomspace(start, end, steps)[done]
 
 
-def _starts_over(done, steps, start, end):
+def _starts_over(done: int, steps: int, start: float, end: float) -> Numbers:
     return start
 
 
-def _the_step_before(done, steps, start, end):
+def _the_step_before(done: int, steps: int, start: float, end: float) -> Numbers:
     return start * (end / start) ** ((done - 1) / (steps - 1))
 
 
-def _one_step_too_far(done, steps, start, end):
+def _one_step_too_far(done: int, steps: int, start: float, end: float) -> Numbers:
     return start * (end / start) ** ((done + 1) / (steps - 1))
 
 
-def _never_arrives(done, steps, start, end):
+def _never_arrives(done: int, steps: int, start: float, end: float) -> Numbers:
     return start * (end / start) ** (done / steps)
 
 
-def _in_a_straight_line(done, steps, start, end):
+def _in_a_straight_line(done: int, steps: int, start: float, end: float) -> Numbers:
     return start + (end - start) * done / (steps - 1)
 
 
@@ -241,13 +224,17 @@ EXERCISES = (
         probe=_losses_of,
         tolerance=3e-4,
         misconceptions={
-            _temperature_set_once: "Your temperature stays at the first value of the schedule. Set it again at every "
-            "step.",
-            _evaluation_mode: "Your model is in evaluation mode, in which the scheme has no effect. Call model.train() "
-            "first.",
-            _gradients_pile_up: "Gradients of earlier steps accumulate. Clear them before each backward().",
-            _unit_scale: "Your error is on the scale 0 to 1, where it has almost no weight. λ multiplies 255² · MSE.",
-            _never_updates: "All losses are those of the initial weights. The optimizer never makes a step.",
+            _wrong_loop(
+                set_each_step=False
+            ): "Your temperature stays at the first value of the schedule. Set it again at every step.",
+            _wrong_loop(
+                training=False
+            ): "Your model is in evaluation mode, in which the scheme has no effect. Call model.train() first.",
+            _wrong_loop(clear=False): "Gradients of earlier steps accumulate. Clear them before each backward().",
+            _wrong_loop(
+                peak=1.0
+            ): "Your error is on the scale 0 to 1, where it has almost no weight. λ multiplies 255² · MSE.",
+            _wrong_loop(update=False): "All losses are those of the initial weights. The optimizer never makes a step.",
         },
     ),
     Exercise(

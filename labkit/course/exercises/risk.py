@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from labkit.course.exercises.base import Exercise
+from labkit.course.exercises.base import Exercise, Numbers
+from labkit.statistics import Array
+
+Loss = Callable[[Array, Array, float], Any]  # of symbols, samples and a gain
 
 # risk.sampled: bias, standard deviation and risk from samples
 
 
-def gradient_risk(gradients, exact, n):
+def gradient_risk(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return bias and standard deviation of the gradient of one sample, and the risk of a mean over n samples."""
     bias = gradients.mean() - exact
     std = gradients.std()
     return bias, std, bias**2 + std**2 / n
 
 
-def _sampled_gradients(seed: int) -> tuple[torch.Tensor, float, int]:
+def _sampled_gradients(seed: int) -> tuple[Tensor, float, int]:
     rng = np.random.default_rng(seed)
     gradients = torch.from_numpy(rng.normal(2.0, rng.uniform(10, 20), 4000))
     return gradients, float(gradients.mean()) - float(rng.uniform(0.3, 0.6)), int(rng.choice([16, 64, 256]))
 
 
-def _risk_by_differences(gradients: torch.Tensor, exact: float, n: int) -> tuple[float, float, float]:
+def _risk_by_differences(gradients: Tensor, exact: float, n: int) -> tuple[float, float, float]:
     """Compute the variance from differences of two samples, and the risk from the mean squared error of one."""
     error = gradients.numpy() - exact
     bias = math.fsum(error) / len(error)
@@ -34,42 +41,42 @@ def _risk_by_differences(gradients: torch.Tensor, exact: float, n: int) -> tuple
     return bias, variance**0.5, float(np.mean(error**2)) / n + bias**2 * (1 - 1 / n)
 
 
-def _of_one_sample(gradients, exact, n):
+def _of_one_sample(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.std(), bias**2 + gradients.var()
 
 
-def _with_the_std(gradients, exact, n):
+def _with_the_std(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.std(), bias**2 + gradients.std() / n
 
 
-def _with_the_std_of_a_batch(gradients, exact, n):
+def _with_the_std_of_a_batch(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.std(), bias**2 + gradients.std() / math.sqrt(n)
 
 
-def _with_the_bare_bias(gradients, exact, n):
+def _with_the_bare_bias(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.std(), abs(bias) + gradients.var() / n
 
 
-def _with_bias_over_n(gradients, exact, n):
+def _with_bias_over_n(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.std(), (bias**2 + gradients.var()) / n
 
 
-def _the_other_way_round(gradients, exact, n):
+def _the_other_way_round(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = exact - gradients.mean()
     return bias, gradients.std(), bias**2 + gradients.var() / n
 
 
-def _spread_of_a_batch(gradients, exact, n):
+def _spread_of_a_batch(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.std() / math.sqrt(n), bias**2 + gradients.var() / n
 
 
-def _variance_for_spread(gradients, exact, n):
+def _variance_for_spread(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
     bias = gradients.mean() - exact
     return bias, gradients.var(), bias**2 + gradients.var() / n
 
@@ -77,7 +84,7 @@ def _variance_for_spread(gradients, exact, n):
 # risk.exact_slope: the exact slope
 
 
-def exact_slope(g, x, loss, loss_slope):
+def exact_slope(g: float, x: Array, loss: Loss, loss_slope: Loss) -> Numbers:
     """Return the derivative of the loss at the boundaries plus its derivative within the cells."""
     k = np.arange(-20, 20)
     boundary = (k + 0.5) / g
@@ -87,22 +94,22 @@ def exact_slope(g, x, loss, loss_slope):
     return (density * jump * boundary).sum() + within
 
 
-def _code(seed: int) -> tuple:
+def _code(seed: int) -> tuple[float, Array, Loss, Loss]:
     """Return a gain, quantiles of a standard normal, and an asymmetric loss whose decoder depends on the gain."""
     rng = np.random.default_rng(seed)
     g, tilt, more, lmbda = rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.8), rng.uniform(1, 3), rng.uniform(4, 8)
     quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
 
-    def loss(k, x, g):
+    def loss(k: Array, x: Array, g: float) -> Any:
         return 0.5 + tilt * k + more * np.abs(k) + lmbda * (k / g - x) ** 2
 
-    def loss_slope(k, x, g):
+    def loss_slope(k: Array, x: Array, g: float) -> Any:
         return -2 * lmbda * (k / g - x) * k / g**2
 
     return float(g), quantiles.numpy(), loss, loss_slope
 
 
-def _slope_by_difference(g: float, x: np.ndarray, loss, loss_slope) -> float:
+def _slope_by_difference(g: float, x: Array, loss: Loss, loss_slope: Loss) -> Numbers:
     """Return a finite difference of the average loss, which is integrated cell by cell."""
     nodes, weights = np.polynomial.legendre.leggauss(24)
 
@@ -116,50 +123,36 @@ def _slope_by_difference(g: float, x: np.ndarray, loss, loss_slope) -> float:
     return (average(g + h) - average(g - h)) / (2 * h)
 
 
-def _crossings(g, jump_sign=1.0, moved=True, of_x=False):
+def _slope(
+    g: float,
+    x: Array,
+    loss: Loss,
+    loss_slope: Loss,
+    *,
+    jump_sign: float = 1.0,
+    moved: bool = True,
+    of_x: bool = False,
+    in_y: bool = False,
+    within: bool = True,
+) -> Numbers:
+    """Return the slope with at most one mistake."""
     k = np.arange(-20, 20)
     boundary = (k + 0.5) / g
     density = np.exp(-(boundary**2) / 2) / np.sqrt(2 * np.pi) / (1.0 if of_x else g)
-    return k, boundary, jump_sign * density * (boundary if moved else 1.0)
+    place = k + 0.5 if in_y else boundary
+    jump = jump_sign * (loss(k + 1, place, g) - loss(k, place, g))
+    across = (density * jump * (place if moved else 1.0)).sum()
+    return across + (_only_within(g, x, loss, loss_slope) if within else 0.0)
 
 
-def _slope(g, x, loss, loss_slope, within=True, **crossings):
-    k, boundary, weight = _crossings(g, **crossings)
-    across = (weight * (loss(k + 1, boundary, g) - loss(k, boundary, g))).sum()
-    return across + (loss_slope(np.round(g * x), x, g).mean() if within else 0.0)
-
-
-def _jumps_down(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, jump_sign=-1.0)
-
-
-def _nothing_moves(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, moved=False)
-
-
-def _density_of_x(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, of_x=True)
-
-
-def _boundary_of_y(g, x, loss, loss_slope):
-    k, boundary, weight = _crossings(g)
-    y = g * boundary
-    across = (g * weight * (loss(k + 1, y, g) - loss(k, y, g))).sum()
-    return across + loss_slope(np.round(g * x), x, g).mean()
-
-
-def _only_crossings(g, x, loss, loss_slope):
-    return _slope(g, x, loss, loss_slope, within=False)
-
-
-def _only_within(g, x, loss, loss_slope):
+def _only_within(g: float, x: Array, loss: Loss, loss_slope: Loss) -> Numbers:
     return loss_slope(np.round(g * x), x, g).mean()
 
 
 # risk.batch_size: the batch size at which two surrogates have the same risk
 
 
-def level_batch_size(bias_1, std_1, bias_2, std_2):
+def level_batch_size(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     """Solve bias_1² + std_1²/n = bias_2² + std_2²/n for n."""
     return (std_1**2 - std_2**2) / (bias_2**2 - bias_1**2)
 
@@ -183,27 +176,27 @@ def _level_by_bisection(bias_1: float, std_1: float, bias_2: float, std_2: float
     return math.exp(low)
 
 
-def _bare_stds(bias_1, std_1, bias_2, std_2):
+def _bare_stds(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     return (std_1 - std_2) / (bias_2**2 - bias_1**2)
 
 
-def _bare_biases(bias_1, std_1, bias_2, std_2):
+def _bare_biases(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     return (std_1**2 - std_2**2) / (abs(bias_2) - abs(bias_1))
 
 
-def _biases_with_their_signs(bias_1, std_1, bias_2, std_2):
+def _biases_with_their_signs(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     return (std_1**2 - std_2**2) / (bias_2 - bias_1)
 
 
-def _squared_differences(bias_1, std_1, bias_2, std_2):
+def _squared_differences(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     return (std_1 - std_2) ** 2 / (bias_2 - bias_1) ** 2
 
 
-def _upside_down(bias_1, std_1, bias_2, std_2):
+def _upside_down(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     return (bias_2**2 - bias_1**2) / (std_1**2 - std_2**2)
 
 
-def _negative(bias_1, std_1, bias_2, std_2):
+def _negative(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
     return (std_1**2 - std_2**2) / (bias_1**2 - bias_2**2)
 
 
@@ -244,13 +237,23 @@ EXERCISES = (
         oracle=_slope_by_difference,
         tolerance=5e-3,  # a finite difference over the samples is a right answer too
         misconceptions={
-            _jumps_down: "The jump has the wrong sign. When y = g x rises above k + ½, the loss of symbol k + 1 "
+            partial(
+                _slope, jump_sign=-1.0
+            ): "The jump has the wrong sign. When y = g x rises above k + ½, the loss of symbol k + 1 "
             "replaces that of symbol k.",
-            _nothing_moves: "The factor ∂y/∂g = x is missing. Samples far from zero cross their boundaries faster.",
-            _density_of_x: "You used the density of x. The crossings need the density of y = g x, which is the density "
+            partial(
+                _slope, moved=False
+            ): "The factor ∂y/∂g = x is missing. Samples far from zero cross their boundaries faster.",
+            partial(
+                _slope, of_x=True
+            ): "You used the density of x. The crossings need the density of y = g x, which is the density "
             "of x times 1/g.",
-            _boundary_of_y: "You used y = k + ½ in place of x. The sample at that boundary is x = (k + ½)/g.",
-            _only_crossings: "These are the boundary crossings alone. The decoder depends on the gain, so the loss "
+            partial(
+                _slope, in_y=True
+            ): "You used y = k + ½ in place of x. The sample at that boundary is x = (k + ½)/g.",
+            partial(
+                _slope, within=False
+            ): "These are the boundary crossings alone. The decoder depends on the gain, so the loss "
             "also changes within the cells. Add the mean of loss_slope.",
             _only_within: "This is the result of autograd, the change at fixed symbols. The crossings are missing.",
         },

@@ -6,20 +6,22 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from labkit.course.exercises.base import Exercise
+from labkit.course.exercises.base import Answer, Exercise
+from labkit.statistics import Array
 
 # scalar.loss: the rate–distortion loss of an image
 
 
-def rate_distortion_loss(likelihoods, x, x_hat, lmbda):
+def rate_distortion_loss(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     """Return bits per pixel + λ · 255² · MSE, for images of shape (1, 3, H, W) with values in [0, 1]."""
     pixels = x.shape[2] * x.shape[3]
     rate = -torch.log2(likelihoods).sum() / pixels
     return rate + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _coded_image(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+def _coded_image(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
     rng = np.random.default_rng(seed)
     likelihoods = rng.uniform(0.05, 1, (1, 40, 3, 4))
     x = rng.uniform(0, 1, (1, 3, 24, 32))
@@ -28,7 +30,7 @@ def _coded_image(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, f
     return tensors[0], tensors[1], tensors[2], float(rng.choice([0.0035, 0.013, 0.05]))
 
 
-def _loss_by_products(likelihoods: torch.Tensor, x: torch.Tensor, x_hat: torch.Tensor, lmbda: float) -> float:
+def _loss_by_products(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> float:
     """Compute the bits of forty latents from their joint probability, and the error (0 to 255) from a norm."""
     bits = 0.0
     for p in likelihoods.numpy().astype(np.float64).reshape(-1, 40):
@@ -38,49 +40,49 @@ def _loss_by_products(likelihoods: torch.Tensor, x: torch.Tensor, x_hat: torch.T
     return bits / (height * width) + lmbda * float(np.linalg.norm(error)) ** 2 / error.size
 
 
-def _in_nats(likelihoods, x, x_hat, lmbda):
+def _in_nats(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     return -torch.log(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _per_latent(likelihoods, x, x_hat, lmbda):
+def _per_latent(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     return -torch.log2(likelihoods).mean() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _per_value(likelihoods, x, x_hat, lmbda):
+def _per_value(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     return -torch.log2(likelihoods).sum() / x.numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
-def _unit_scale(likelihoods, x, x_hat, lmbda):
+def _unit_scale(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     return -torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * torch.mean((x - x_hat) ** 2)
 
 
-def _summed_error(likelihoods, x, x_hat, lmbda):
+def _summed_error(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     return -torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.sum((x - x_hat) ** 2)
 
 
-def _rewards_bits(likelihoods, x, x_hat, lmbda):
+def _rewards_bits(likelihoods: Tensor, x: Tensor, x_hat: Tensor, lmbda: float) -> Tensor:
     return torch.log2(likelihoods).sum() / x[0, 0].numel() + lmbda * 255**2 * torch.mean((x - x_hat) ** 2)
 
 
 # scalar.straight_through: straight through
 
 
-def straight_through(y):
+def straight_through(y: Tensor) -> Tensor:
     """Return ⌊y⌉ with derivative 1: autograd treats the correction that rounds y as a constant."""
     return y + (torch.round(y) - y).detach()
 
 
-def _latents(seed: int) -> tuple[torch.Tensor]:
+def _latents(seed: int) -> tuple[Tensor]:
     return (torch.from_numpy(np.random.default_rng(seed).uniform(-4, 4, 12)).float(),)
 
 
-def _value_and_gradient(answer, y: torch.Tensor) -> np.ndarray:
+def _value_and_gradient(answer: Answer, y: Tensor) -> Array:
     """Return ỹ and the gradient of Σ ỹ³ with respect to y, which is 3 ỹ² if the derivative of ỹ is 1."""
     leaf = y.clone().requires_grad_()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         rounded = answer(leaf)
-    if not isinstance(rounded, torch.Tensor):
+    if not isinstance(rounded, Tensor):
         raise TypeError("the function must return a tensor with the shape of y")
     if rounded.requires_grad:
         (rounded**3).sum().backward()
@@ -88,31 +90,31 @@ def _value_and_gradient(answer, y: torch.Tensor) -> np.ndarray:
     return np.stack([rounded.detach().numpy(), gradient.numpy()])
 
 
-def _rounded_and_three_squares(y: torch.Tensor) -> np.ndarray:
+def _rounded_and_three_squares(y: Tensor) -> Array:
     rounded = np.floor(y.numpy().astype(np.float64) + 0.5)
     return np.stack([rounded, 3 * rounded**2])
 
 
-def _only_rounds(y):
+def _only_rounds(y: Tensor) -> Tensor:
     return torch.round(y)
 
 
-def _does_not_round(y):
+def _does_not_round(y: Tensor) -> Tensor:
     return y + 0
 
 
-def _adds_noise(y):
+def _adds_noise(y: Tensor) -> Tensor:
     return y + torch.rand_like(y) - 0.5
 
 
-def _detaches_the_wrong_part(y):
+def _detaches_the_wrong_part(y: Tensor) -> Tensor:
     return torch.round(y) + y.detach() - y
 
 
 # scalar.gain: the best gain
 
 
-def best_gain(lmbda):
+def best_gain(lmbda: float) -> float:
     """Minimize ½ log₂(2πe g²) + λ/(12 g²) over g: set the derivative 1/(g ln 2) − λ/(6 g³) to zero."""
     return math.sqrt(lmbda * math.log(2) / 6)
 
@@ -130,7 +132,7 @@ def _best_gain_by_search(lmbda: float) -> float:
         mass = np.exp(-0.5 * (y / gain) ** 2) / (gain * math.sqrt(2 * math.pi)) / len(inside)
         p = mass.sum(1)
         bits = -np.sum(p[p > 0] * np.log2(p[p > 0]))
-        return bits + lmbda * np.sum(mass * inside**2) / gain**2
+        return float(bits + lmbda * np.sum(mass * inside**2) / gain**2)
 
     low, high = 0.5, 20.0
     for _ in range(60):  # golden-section search
@@ -139,19 +141,19 @@ def _best_gain_by_search(lmbda: float) -> float:
     return (low + high) / 2
 
 
-def _gain_in_nats(lmbda):
+def _gain_in_nats(lmbda: float) -> float:
     return math.sqrt(lmbda / 6)
 
 
-def _gain_squared(lmbda):
+def _gain_squared(lmbda: float) -> float:
     return lmbda * math.log(2) / 6
 
 
-def _step_instead_of_gain(lmbda):
+def _step_instead_of_gain(lmbda: float) -> float:
     return 1 / math.sqrt(lmbda * math.log(2) / 6)
 
 
-def _error_of_the_whole_step(lmbda):
+def _error_of_the_whole_step(lmbda: float) -> float:
     return math.sqrt(2 * lmbda * math.log(2))
 
 
