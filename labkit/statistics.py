@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -177,8 +178,6 @@ class Estimate:
 
 def _half_width(variances: tuple[float, float], counts: tuple[int, int], confidence: float) -> float:
     """Return half the width of an interval whose variance is a sum of two, by Satterthwaite (1946)."""
-    from scipy import stats
-
     total = sum(variances)
     if min(counts) < 2 or math.isnan(total):
         return math.nan
@@ -186,7 +185,15 @@ def _half_width(variances: tuple[float, float], counts: tuple[int, int], confide
         return 0.0
     terms = ((variance / total) ** 2 / (n - 1) for variance, n in zip(variances, counts, strict=True))
     freedom = math.floor(1e-9 + 1 / sum(terms))
-    return float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(total))
+    return _t_quantile((1 + confidence) / 2, freedom) * math.sqrt(total)
+
+
+@cache  # a study asks for the same few quantiles again and again
+def _t_quantile(probability: float, freedom: int) -> float:
+    """Return a quantile of Student's t with this many degrees of freedom."""
+    from scipy import stats
+
+    return float(stats.t.ppf(probability, freedom))
 
 
 def estimate(statistic: Statistic, *arrays: Array) -> Estimate:
