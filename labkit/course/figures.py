@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from html import escape
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from labkit import theme
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from labkit.networks import ToyTransformCode
 
-Extent = tuple[float, float, float, float]  # x0, x1, y0, y1
+EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1 of the plots of cells
 
 
 def use_template() -> None:
@@ -36,10 +35,15 @@ def images(named_images: Mapping[str, Tensor], width: int = 300) -> Card:
         named_images: Images of shape (3, H, W) with values in [0, 1], by their captions.
         width: Width of an image on the page, in pixels.
     """
+    from PIL import Image
+
+    from labkit.live.canvas import pixels_of, png
+
     figures = []
     for caption, image in named_images.items():
-        label = escape(caption)
-        picture = f'<img src="data:image/png;base64,{_png(image)}" alt="{label}" style="width:100%">'
+        label, pixels = escape(caption), pixels_of(image.detach().clamp(0, 1).cpu())
+        encoded = base64.b64encode(png(Image.fromarray(pixels))).decode()
+        picture = f'<img src="data:image/png;base64,{encoded}" alt="{label}" style="width:100%">'
         figures.append(f'<figure style="margin:0;width:{width}px">{picture}<figcaption>{label}</figcaption></figure>')
     row = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>'
     return _Row(row, "Images: " + "; ".join(named_images))
@@ -50,16 +54,7 @@ class _Row(Card):
         return self._html
 
 
-def _png(image: Tensor) -> str:
-    from PIL import Image
-
-    pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4, 8, -6, 6)) -> Any:
+def cells(codes: Mapping[str, ToyTransformCode], x: Tensor) -> Any:
     """Plot the quantization cells of two-dimensional transform codes side by side.
 
     Gray lines separate the cells. Each disc is a codeword; its area is the share of samples in its cell.
@@ -67,7 +62,6 @@ def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4
     Args:
         codes: Transform codes by their titles.
         x: Samples of shape (n, 2).
-        extent: Left, right, lower and upper limit of the plot.
 
     Returns:
         A plotly figure.
@@ -76,10 +70,10 @@ def cells(codes: Mapping[str, ToyTransformCode], x: Tensor, extent: Extent = (-4
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    x0, x1, y0, y1 = extent
+    x0, x1, y0, y1 = EXTENT
     figure = make_subplots(1, len(codes), subplot_titles=list(codes), shared_yaxes=True, horizontal_spacing=0.03)
     for column, net in enumerate(codes.values(), start=1):
-        labels = net.cells(extent, 240)
+        labels = net.cells(EXTENT, 240)
         edge = np.zeros(labels.shape, np.float32)
         edge[1:] += labels[1:] != labels[:-1]
         edge[:, 1:] += labels[:, 1:] != labels[:, :-1]

@@ -8,65 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
+# Words of the lessons, and of their predictions and exercises, in the order of the numbers of the first edition.
+_LESSONS: dict[str, tuple[str, str]] = {
+    "codec": ("size", "bpp psnr"),
+    "scalar": ("derivative codewords", "loss straight_through gain"),
+    "mismatch": ("losses noise", "sampled noise_rate temperature"),
+    "risk": ("bias spread", "sampled exact_slope batch_size"),
+    "annealing": ("constant cooled", "schedule flips warmest"),
+    "bound": ("gap growth", "zero budget cost"),
+    "center": ("stop ratio", "partial_stop gradient variance"),
+    "method": ("codec span", "bd_rate interval"),
+    "model": ("adopted killed", "loop paths resumed"),
+}
+
+
+def _numbered(place: int) -> dict[str, str]:
+    """Return the present keys of predictions (place 0) or of exercises (place 1) by their numbers, such as 02.1."""
+    return {
+        f"{number:02}.{count}": f"{lesson}.{word}"
+        for number, (lesson, words) in enumerate(_LESSONS.items())
+        for count, word in enumerate(words[place].split(), start=1)
+    }
+
+
 # Key in the first edition → present key, for each section of the learner's record.
-KEYS: dict[str, dict[str, str]] = {
-    "lessons": {
-        "00": "codec",
-        "01": "scalar",
-        "02": "mismatch",
-        "03": "risk",
-        "04": "annealing",
-        "05": "bound",
-        "06": "center",
-        "07": "method",
-        "08": "model",
-    },
-    "guesses": {
-        "00.1": "codec.size",
-        "01.1": "scalar.derivative",
-        "01.2": "scalar.codewords",
-        "02.1": "mismatch.losses",
-        "02.2": "mismatch.noise",
-        "03.1": "risk.bias",
-        "03.2": "risk.spread",
-        "04.1": "annealing.constant",
-        "04.2": "annealing.cooled",
-        "05.1": "bound.gap",
-        "05.2": "bound.growth",
-        "06.1": "center.stop",
-        "06.2": "center.ratio",
-        "07.1": "method.codec",
-        "07.2": "method.span",
-        "08.1": "model.adopted",
-        "08.2": "model.killed",
-    },
-    "exercises": {
-        "00.1": "codec.bpp",
-        "00.2": "codec.psnr",
-        "01.1": "scalar.loss",
-        "01.2": "scalar.straight_through",
-        "01.3": "scalar.gain",
-        "02.1": "mismatch.sampled",
-        "02.2": "mismatch.noise_rate",
-        "02.3": "mismatch.temperature",
-        "03.1": "risk.sampled",
-        "03.2": "risk.exact_slope",
-        "03.3": "risk.batch_size",
-        "04.1": "annealing.schedule",
-        "04.2": "annealing.flips",
-        "04.3": "annealing.warmest",
-        "05.1": "bound.zero",
-        "05.2": "bound.budget",
-        "05.3": "bound.cost",
-        "06.1": "center.partial_stop",
-        "06.2": "center.gradient",
-        "06.3": "center.variance",
-        "07.1": "method.bd_rate",
-        "07.2": "method.interval",
-        "08.1": "model.loop",
-        "08.2": "model.paths",
-        "08.3": "model.resumed",
-    },
+KEYS = {
+    "lessons": {f"{number:02}": lesson for number, lesson in enumerate(_LESSONS)},
+    "guesses": _numbered(0),
+    "exercises": _numbered(1),
 }
 
 # Notebooks that have another name now. Notebooks that kept their names link to these.

@@ -60,7 +60,6 @@ def predict(
     *,
     low: float = 0,
     high: float = 1,
-    step: float | None = None,
 ) -> Prediction:
     """Ask the learner for a guess.
 
@@ -68,9 +67,8 @@ def predict(
         key: Key of the prediction, such as "mismatch.losses".
         question: The question.
         choices: Possible answers. Without choices, the answer is a number.
-        low: Smallest possible number.
+        low: Smallest possible number. If both limits are integers, so is the answer.
         high: Largest possible number.
-        step: Distance between possible numbers. The default is 1 for integers and a hundredth of the range otherwise.
     """
     import ipywidgets
 
@@ -81,12 +79,10 @@ def predict(
         value = before if before in choices else None
         control: Any = ipywidgets.RadioButtons(options=list(choices), value=value, **style)
         return Prediction(key, question, control, f"({' / '.join(choices)})")
-    integers = all(isinstance(bound, int) for bound in (low, high, step or 1))
-    slider = ipywidgets.IntSlider if integers else ipywidgets.FloatSlider
+    integers = isinstance(low, int) and isinstance(high, int)
+    slider, step = (ipywidgets.IntSlider, 1) if integers else (ipywidgets.FloatSlider, (high - low) / 100)
     start = before if isinstance(before, int | float) and low <= before <= high else low
-    control = slider(
-        value=start, min=low, max=high, step=step or (1 if integers else (high - low) / 100), continuous_update=False
-    )
+    control = slider(value=start, min=low, max=high, step=step, continuous_update=False)
     return Prediction(key, question, control, f"({low:g} to {high:g})")
 
 

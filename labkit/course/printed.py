@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from contextlib import suppress
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labkit.course.guesses import Prediction
@@ -41,6 +41,7 @@ def panel(live: Panel) -> dict[str, str]:
         live: The panel. If it has not run yet, it runs now.
     """
     from labkit.live.canvas import png
+    from labkit.live.controls import format_value, value_of
 
     with suppress(Exception):  # the status line shows an error, and the cell that waits for the run raises it
         if live.state == "idle":
@@ -54,7 +55,8 @@ def panel(live: Panel) -> dict[str, str]:
         source = f"data:image/png;base64,{base64.b64encode(png(still)).decode()}"
         size = f'width="{still.width}" height="{still.height}"'
         images += f'<img src="{source}" {size} alt="{escape(screen.label or status["result"])}">'
-    settings = ", ".join(f"{control.description}: {_label(control)}" for control in live.controls.values())
+    values = {control.description: format_value(value_of(control)) for control in live.controls.values()}
+    settings = ", ".join(f"{name}: {value}" for name, value in values.items())
     outcome = " ".join(filter(None, [status["state"], status["text"]]))
     lines = [f"Settings: {settings}.", f"Run {status['run']}: {outcome}.", status["result"]]
     text = " ".join(filter(None, lines))
@@ -76,11 +78,3 @@ def prediction(question: Prediction) -> dict[str, str]:
         answers = f"<ul>{''.join(f'<li>{escape(choice)}</li>' for choice in choices)}</ul>"
     html = f'<div class="prediction"><p><b>{escape(question.question)}</b></p>{answers}</div>'
     return {"text/html": html, "text/plain": repr(question)}
-
-
-def _label(control: Any) -> str:
-    """Return the value of a control in the words that it shows."""
-    if isinstance(control.value, bool):
-        return "on" if control.value else "off"
-    options = [option if isinstance(option, tuple) else (option, option) for option in control.options]
-    return str(next(label for label, value in options if value == control.value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from html import escape
@@ -152,7 +151,6 @@ class AdoptionPanel(PlotPanel):
 
     def job(self, settings: Settings) -> Generator[View, None, AdoptionResult]:
         """Adopt a fresh model, compare it with itself before, then train it."""
-        begin = time.perf_counter()
         adopted = self._adopt(settings)
         model = adopted.model
         losses: list[float] = []
@@ -204,7 +202,6 @@ class AdoptionPanel(PlotPanel):
             settings=settings,
             losses=np.array(losses),
             loss=rounded[len(losses)],
-            seconds=time.perf_counter() - begin,
             before=rounded[0],
             changed=adopted.changed,
             same_outputs=adopted.same_outputs,

@@ -6,7 +6,6 @@ The codes and their training are in `labkit.analysis.scalar_training`.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +109,6 @@ class AnnealingPanel(PlotPanel):
 
     def job(self, settings: Settings) -> Generator[View, None, AnnealingResult]:
         """Measure the surrogates at the best code, then train the codes."""
-        start = time.perf_counter()
         lmbda = settings["lmbda"]
         schedule = schedules.between(settings["shape"], settings["temperature"], settings["end"])
         shown = self._first_lines(lmbda, schedule)
@@ -153,9 +151,7 @@ class AnnealingPanel(PlotPanel):
         measured = {name: np.array([self._measured[lmbda, name, tau] for tau in TEMPERATURES]).T for name in ANNEALED}
         return AnnealingResult(
             settings=settings,
-            losses=np.zeros(0),
             loss=best + min(float(losses.mean()) for losses in scheduled.values()),
-            seconds=time.perf_counter() - start,
             best=best,
             constant={name: grid[i * n : (i + 1) * n] for i, name in enumerate(ANNEALED)},
             scheduled=scheduled,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -181,7 +180,6 @@ class BoundPanel(PlotPanel):
 
     def job(self, settings: Settings) -> Generator[View, None, BoundResult]:
         """Compute the rates of one latent and of the codec; fine-tune the codec if the settings ask for it."""
-        start = time.perf_counter()
         bound, lmbda = settings["bound"], settings["lmbda"]
         price = float(gaussian_bits(*(torch.tensor(v, dtype=torch.float64) for v in (0.0, 0.0, bound))))
         lines: dict[str, Points] = {
@@ -242,7 +240,6 @@ class BoundPanel(PlotPanel):
             settings=settings,
             losses=np.array(losses),
             loss=float(((switched if after is None else after) @ [1.0, lmbda]).mean()),
-            seconds=time.perf_counter() - start,
             price=price,
             share=float((latents.scales < bound).float().mean()),
             scales=latents.scales.numpy(),

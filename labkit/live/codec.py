@@ -210,7 +210,6 @@ class CodecPanel(RetrainingPanel):
             settings=settings,
             losses=np.array(losses),
             loss=float((after @ [1.0, lmbda]).mean()),
-            seconds=time.perf_counter() - begin,
             before=self._before[start],
             after=after,
             surrogate=surrogate,

@@ -94,19 +94,16 @@ class Engine:
             one always. The engine holds its lock during the call, so there is never more than one writer, and
             never calls the listener for a finished run.
         rate: Most views per second.
-        threads: Number of torch threads of the worker. A second thread waits at every operation for other programs on
-            its core, and there always is one: the browser.
 
     Attributes:
         lock: Guards the whole state of the engine.
         history: Runs that started and are finished, oldest first.
     """
 
-    def __init__(self, job: Job, listener: Listener | None = None, *, rate: float = 8.0, threads: int = 1) -> None:
+    def __init__(self, job: Job, listener: Listener | None = None, *, rate: float = 8.0) -> None:
         self._job = job
         self._listener = listener
         self._interval = 1.0 / rate
-        self._threads = threads
         self.lock = threading.Condition(threading.RLock())
         self._count = 0
         self._mailbox: LiveRun | None = None
@@ -217,7 +214,7 @@ class Engine:
     def _work(self, default_threads: int) -> None:
         """Execute the newest request until there is none."""
         try:
-            _use_torch_threads(self._threads, default_threads)
+            _use_one_torch_thread(default_threads)
             while (run := self._take()) is not None:
                 self._execute(run)
         finally:
@@ -278,22 +275,23 @@ class Engine:
 
 
 def _torch_threads() -> int:
-    """Return the number of torch threads of the calling thread, and fix it (see `_use_torch_threads`)."""
+    """Return the number of torch threads of the calling thread, and fix it (see `_use_one_torch_thread`)."""
     import torch
 
     return torch.get_num_threads()
 
 
-def _use_torch_threads(count: int, default: int) -> None:
-    """Use `count` torch threads on this thread only, and `default` on threads that start later.
+def _use_one_torch_thread(default: int) -> None:
+    """Use one torch thread on this thread only, and `default` on threads that start later.
 
-    The number belongs to a thread, but `set_num_threads` also sets the default of threads that have not read their
-    number yet. So this thread reads its number first, and a temporary thread restores the default.
+    A second torch thread would wait at every operation for other programs on its core, and there always is one: the
+    browser. The number belongs to a thread, but `set_num_threads` also sets the default of threads that have not read
+    their number yet. So this thread reads its number first, and a temporary thread restores the default.
     """
     import torch
 
     _torch_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     restore = threading.Thread(target=torch.set_num_threads, args=(default,))
     restore.start()
     restore.join()

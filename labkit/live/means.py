@@ -6,7 +6,6 @@ The gradients and the training are in `labkit.analysis.mean_training`.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
@@ -166,7 +165,6 @@ class MeansPanel(PlotPanel):
 
     def job(self, settings: Settings) -> Generator[View, None, MeansResult]:
         """Measure the gradients, then train the codes in three ways."""
-        start = time.perf_counter()
         surrogate = SURROGATES[settings["surrogate"]]
         temperature = settings["temperature"] if surrogate.annealed else 1.0
         key = (settings["surrogate"], temperature)
@@ -191,7 +189,6 @@ class MeansPanel(PlotPanel):
             settings=settings,
             losses=curves.test[chosen].mean(0),
             loss=float(curves.test[chosen, :, -1].mean()),
-            seconds=time.perf_counter() - start,
             gradient=gradient,
             exact=self._exact,
             test=curves.test[..., -1],

@@ -6,7 +6,6 @@ The laws of the latent are in `labkit.analysis.latent_laws`.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator
 from dataclasses import astuple, dataclass
 
@@ -128,7 +127,6 @@ class MismatchPanel(PlotPanel):
 
     def job(self, settings: Settings) -> Generator[View, None, MismatchResult]:
         """Compute the losses at the chosen σ, then the curves over σ."""
-        start = time.perf_counter()
         name, scale = settings["surrogate"], settings["scale"]
         annealed = surrogates.get(name).annealed
         key = name, settings["temperature"] if annealed else 1.0
@@ -150,9 +148,6 @@ class MismatchPanel(PlotPanel):
             yield view
         return MismatchResult(
             settings=settings,
-            losses=np.zeros(0),
-            loss=math.nan,
-            seconds=time.perf_counter() - start,
             here=here,
             curve=np.array(rows),
         )

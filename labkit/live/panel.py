@@ -15,12 +15,14 @@ with a loss chart (`retraining`), and a plot (`plot`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import ipywidgets
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from labkit.checks import check_name
@@ -63,21 +65,19 @@ class Screen(Protocol):
         """Draw the content for pages without a browser."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Result:
     """Result of a run. `str(result)` is the line that the panel shows.
 
     Attributes:
         settings: Values of the controls.
         losses: Training losses, one per step; empty if nothing was trained.
-        loss: Loss on test data with real rounding.
-        seconds: Duration of the run.
+        loss: Loss on test data with real rounding; NaN if no λ is chosen.
     """
 
     settings: Settings
-    losses: Array
-    loss: float
-    seconds: float
+    losses: Array = field(default_factory=lambda: np.zeros(0))
+    loss: float = math.nan
 
     def __str__(self) -> str:
         return f"loss {self.loss:.3f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -95,7 +94,6 @@ class ToyPanel(RetrainingPanel):
 
     def job(self, settings: Settings) -> Generator[View, None, ToyResult]:
         """Train a new code."""
-        start = time.perf_counter()
         net = self._network(settings)
         losses: list[float] = []
 
@@ -125,7 +123,6 @@ class ToyPanel(RetrainingPanel):
             rate=float(loss.rate),
             distortion=float(loss.distortion),
             codewords=len(net.codewords(self._test)[0]),
-            seconds=time.perf_counter() - start,
             net=net,
         )
 

@@ -177,9 +177,7 @@ class TradeoffPanel(Panel):
         yield lambda: view("coding the photograph with the fine-tuned weights")
         return TradeoffResult(
             settings=settings,
-            losses=np.zeros(0),
             loss=after["bpp"] + lmbda * 255**2 * 10 ** (-after["psnr"] / 10),
-            seconds=time.perf_counter() - begin,
             bpp=after["bpp"],
             psnr=after["psnr"],
             n_bytes=after["bytes"],

@@ -107,7 +107,7 @@ class Wave(PlotPanel):
     def job(self, settings):
         for n in range(1, 51):
             yield lambda n=n: PlotFrame({"sine": (np.arange(n), np.arange(n))}, n / 50, f"point {n}")
-        return Result(settings, np.zeros(0), loss=0.0, seconds=0.0)
+        return Result(settings=settings)
 
 
 class FailingWave(Wave):

@@ -108,5 +108,7 @@ def test_a_run_lowers_the_loss_of_the_bundled_weights(lmbda):
 @pytest.mark.alone
 def test_a_run_takes_less_than_15_seconds():
     panel = lk.live.CodecPanel(lmbda=0.013)
-    assert any(panel.run(60).seconds < 15 for _ in range(2))  # another program may slow down one of the runs
+    for _ in range(2):  # another program may slow down one of the runs
+        panel.run(60)
     panel.close()
+    assert min(run.seconds for run in panel.history) < 15
