@@ -1,4 +1,4 @@
-"""Estimates and their intervals: jackknife over seeds and images, bootstrap over images, and Student's t.
+"""Estimates and their intervals: the jackknife over seeds and images, and the bootstrap over images.
 
 A comparison in labkit is usually crossed: the networks of every seed code the same images. The jackknife therefore
 works on arrays whose first two axes are seeds and images; any further axes hold the settings that are compared.
@@ -7,7 +7,7 @@ works on arrays whose first two axes are seeds and images; any further axes hold
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,33 +20,6 @@ MAX_FURTHER_SEEDS = 1000
 
 Array = npt.NDArray[Any]
 Statistic = Callable[..., Any]
-
-
-# Student's t ----------------------------------------------------------------------------------------------------------
-
-
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """Return the mean of independent observations and the ends of Student's t-interval around it.
-
-    Args:
-        values: At least one observation.
-        confidence: Probability that the interval covers the true mean, between 0 and 1.
-
-    Returns:
-        The mean, the lower end and the upper end. Both ends are NaN for a single observation.
-
-    >>> import labkit as lk
-    >>> mean, low, high = lk.statistics.t_interval([1.0, 2.0, 3.0])
-    >>> print(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
-    2.00 [-0.48, 4.48]
-    """
-    from scipy import stats
-
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return mean, math.nan, math.nan
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)
-    return mean, float(mean - half), float(mean + half)
 
 
 # Bootstrap ------------------------------------------------------------------------------------------------------------
@@ -154,11 +127,10 @@ class Estimate:
         half = _half_width(variances, counts, confidence)
         return self.value - half, self.value + half
 
-    def further_seeds(self, limit: float = 0.0, confidence: float = CONFIDENCE) -> int | None:
-        """Return how many more seeds would separate the value from a limit, if the value stayed the same.
+    def further_seeds(self, confidence: float = CONFIDENCE) -> int | None:
+        """Return how many more seeds would separate the value from 0, if the value stayed the same.
 
         Args:
-            limit: Number that the interval should no longer contain.
             confidence: Nominal coverage of the interval, between 0 and 1.
 
         Returns:
@@ -171,7 +143,7 @@ class Estimate:
             seeds = self.seeds + more
             share = self.seeds / seeds
             variances = (self.seed_variance * share, constant + (self.image_variance - constant) * share)
-            if _half_width(variances, (seeds, self.images), confidence) < abs(self.value - limit):
+            if _half_width(variances, (seeds, self.images), confidence) < abs(self.value):
                 return more
         return None
 

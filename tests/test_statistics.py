@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from labkit.statistics import Estimate, bootstrap_indices, estimate, percentile_ends, t_interval
+from labkit.statistics import Estimate, bootstrap_indices, estimate, percentile_ends
 
 
 def effects(rng, seeds=4, images=13, seed_scale=1.0, image_scale=1.0, rest=1.0, shape=()):
@@ -54,13 +54,6 @@ def test_further_seeds_is_the_least_number_that_separates_the_estimate_from_zero
     counts = (3 + joint.further_seeds(), 4 + joint.further_seeds())
     lows = [Estimate(1.0, 4 / n, 4 / n, n, 1000).interval()[0] for n in counts]
     assert lows[0] <= 0 < lows[1]
-
-
-def test_t_interval_of_three_observations_has_the_textbook_ends():
-    half = 4.3027 / math.sqrt(3)
-    assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - half, 2 + half), abs=1e-4)
-    mean, low, high = t_interval([7.0])
-    assert mean == 7 and math.isnan(low) and math.isnan(high)
 
 
 def test_bootstrap_of_infinite_values_has_no_nan():

@@ -101,7 +101,7 @@ def rate_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def learned_scale(law: Law, likelihood_bound: float = LIKELIHOOD_BOUND) -> float:
+def learned_scale(law: Law) -> float:
     """Return the scale σ that minimizes the rate of a law, which training reaches without a bound.
 
     Where the rate is flat, this is the largest such scale. With a bound b, training reaches max(b, this scale), because
@@ -109,14 +109,13 @@ def learned_scale(law: Law, likelihood_bound: float = LIKELIHOOD_BOUND) -> float
 
     Args:
         law: Law of ỹ − μ in training.
-        likelihood_bound: Lower bound on likelihoods; 0 for none.
     """
-    rates = law.rate(torch.as_tensor(_LEARNED), likelihood_bound).numpy()
+    rates = law.rate(torch.as_tensor(_LEARNED)).numpy()
     at = int(np.flatnonzero(rates <= rates.min() + _FLAT)[-1])
     low, high = np.log(_LEARNED[[max(at - 1, 0), min(at + 1, len(_LEARNED) - 1)]])
 
     def rate(log_scale: float) -> float:
-        return float(law.rate(torch.tensor([math.exp(log_scale)], dtype=torch.float64), likelihood_bound))
+        return float(law.rate(torch.tensor([math.exp(log_scale)], dtype=torch.float64)))
 
     return math.exp(optimize.minimize_scalar(rate, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
 
@@ -129,9 +128,6 @@ def bound_table(
     weights: Iterable[float] | None = None,
     source: Source | None = None,
     temperatures: Temperatures = 1.0,
-    zero_center: bool = True,
-    test_zero_center: bool = True,
-    likelihood_bound: float = LIKELIHOOD_BOUND,
 ) -> DataFrame:
     """Return the effect of a bound on a population of latents after training has learned the scales under the bound.
 
@@ -144,9 +140,6 @@ def bound_table(
         weights: Weight of each scale; equal by default.
         source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
         temperatures: One temperature or several.
-        zero_center: Whether a surrogate that comes alone quantizes y − μ (True) or y itself (False) in training.
-        test_zero_center: Whether the test rounds y − μ (True) or y itself (False), which no coder does.
-        likelihood_bound: Lower bound on likelihoods; 0 for none.
 
     Returns:
         A table with one row per scheme, temperature and bound, with means over the population in bits per latent. The
@@ -163,9 +156,9 @@ def bound_table(
     limits = positive_list("bounds", bounds)
     scales, shares = _gather(population, weights)
     tables = []
-    for label, scheme in scalar_schemes(schemes, zero_center).items():
+    for label, scheme in scalar_schemes(schemes, zero_center=True).items():
         for temperature in as_temperatures(temperatures):
-            learned = _Population(scales, shares, scheme, temperature, source, test_zero_center, likelihood_bound)
+            learned = _Population(scales, shares, scheme, temperature, source)
             head = {"label": label, "temperature": temperature, "bound": limits}
             tables.append(pd.DataFrame({**head, **learned.means(np.array(limits))}))
     return pd.concat(tables, ignore_index=True)
@@ -204,9 +197,6 @@ def best_bound(
     temperature: float = 1.0,
     weights: Iterable[float] | None = None,
     source: Source | None = None,
-    zero_center: bool = True,
-    test_zero_center: bool = True,
-    likelihood_bound: float = LIKELIHOOD_BOUND,
 ) -> BestBound:
     """Return the bound in an interval that minimizes an objective and costs at most `max_cost` bits per latent.
 
@@ -225,9 +215,6 @@ def best_bound(
         temperature: Temperature τ of the surrogate.
         weights: Weight of each scale; equal by default.
         source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
-        zero_center: Whether a surrogate that comes alone quantizes y − μ (True) or y itself (False) in training.
-        test_zero_center: Whether the test rounds y − μ (True) or y itself (False), which no coder does.
-        likelihood_bound: Lower bound on likelihoods; 0 for none.
 
     Raises:
         ValueError: If the objective is unknown, if the interval is invalid, or if every bound in it costs more than
@@ -238,10 +225,10 @@ def best_bound(
     low, high = positive_list("interval", interval)
     if not low < high:
         raise ValueError(f"interval must be two rising numbers, got {interval!r}")
-    ((_, single),) = scalar_schemes(scheme, zero_center).items()
+    ((_, single),) = scalar_schemes(scheme, zero_center=True).items()
     (tau,) = as_temperatures(temperature)
     scales, shares = _gather(population, weights)
-    learned = _Population(scales, shares, single, tau, source, test_zero_center, likelihood_bound)
+    learned = _Population(scales, shares, single, tau, source)
 
     def best(bounds: Array) -> tuple[int, bool, dict[str, Array]]:
         means = learned.means(bounds)
@@ -272,27 +259,20 @@ class _Population:
     """Laws and learned scales of a population of latents."""
 
     def __init__(
-        self,
-        scales: Array,
-        shares: Array,
-        scheme: QuantizationScheme,
-        temperature: float,
-        source: Source | None,
-        test_zero_center: bool,
-        likelihood_bound: float,
+        self, scales: Array, shares: Array, scheme: QuantizationScheme, temperature: float, source: Source | None
     ) -> None:
-        self.shares, self.likelihood_bound = shares, likelihood_bound
+        self.shares = shares
         self.laws = [
             [
                 (
                     training_law(s * k, scheme.rate, temperature, source=source, zero_center=scheme.zero_center),
-                    test_law(s * k, source=source, zero_center=test_zero_center),
+                    test_law(s * k, source=source),
                 )
                 for k in (1, math.exp(_STEP), math.exp(-_STEP))
             ]
             for s in scales
         ]
-        self.learned = [learned_scale(laws[0][0], likelihood_bound) for laws in self.laws]
+        self.learned = [learned_scale(laws[0][0]) for laws in self.laws]
 
     def means(self, bounds: Array) -> dict[str, Array]:
         """Return the columns of `bound_table`, each with one mean per bound."""
@@ -315,8 +295,7 @@ class _Population:
         """Training rate, test rate, and ∂(train − test)/∂ ln s at fixed scale, for each bound: (3, bounds)."""
         scale, where = np.unique(np.maximum(bounds, learned), return_inverse=True)
         (train, test), *beside = [
-            tuple(law.rate(torch.as_tensor(scale), self.likelihood_bound).numpy()[where] for law in pair)
-            for pair in laws
+            tuple(law.rate(torch.as_tensor(scale)).numpy()[where] for law in pair) for pair in laws
         ]
         above, below = (pair[0] - pair[1] for pair in beside)
         return np.stack([train, test, (above - below) / (2 * _STEP)])

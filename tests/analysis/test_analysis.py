@@ -16,7 +16,6 @@ from labkit.analysis import (
     gaussian_bits,
     gradient_risk,
     mismatch,
-    plots,
     pointwise_risk,
     sources,
 )
@@ -381,21 +380,6 @@ def test_labels_show_options_or_come_from_the_keys_of_a_mapping():
     )
     assert table["label"].tolist() == ["sua", "sua(relaxed=True)", "mixed", "aun | ste"]
     assert mismatch(GAUSSIAN, {"my label": "aun"})["label"].tolist() == ["my label"]
-
-
-def test_figures_show_the_values_of_the_tables():
-    gaps = mismatch(GAUSSIAN, ["aun", "sua"], [0.1, 0.5, 1.0])
-    figure = plots.mismatch_over_temperature(gaps)
-    assert [trace.name for trace in figure.data] == ["aun", "sua"]
-    np.testing.assert_array_equal(figure.data[1].y, gaps.loc[gaps["label"] == "sua", "total"])
-    risks = gradient_risk(GAUSSIAN, ["ste", "sua"], temperatures=[0.1, 1.0], batch_sizes=[1, 100])
-    figure = plots.risk_over_temperature(risks, 100)
-    chosen = risks[(risks["label"] == "sua") & (risks["batch_size"] == 100)]
-    np.testing.assert_allclose(figure.data[2].y + figure.data[3].y, chosen["risk"])
-    template = figure.layout.template.layout
-    assert template.paper_bgcolor == template.plot_bgcolor == "rgba(0,0,0,0)"
-    with pytest.raises(ValueError, match="batch_size must be one of"):
-        plots.risk_over_temperature(risks, 7)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from labkit import adoption, datasets, entropy, networks, schemes, surrogates
-from labkit.analysis import plots, trained
+from labkit.analysis import trained
 from labkit.analysis.trained import gradient as risk_module
 from labkit.analysis.trained.layers import gradient_vectors, layers_of
 from labkit.analysis.trained.sums import Welford
@@ -508,21 +508,3 @@ def test_invalid_arguments_of_the_gradient_functions_raise_errors(net, crops):
     frozen = copy.deepcopy(net).requires_grad_(False)
     with pytest.raises(ValueError, match="net must have a parameter that requires a gradient"):
         trained.network_gradient_risk(frozen, crops, "ste", lmbda=LMBDA)
-
-
-def test_figures_show_the_values_of_the_tables(net, crops):
-    toy = networks.toy_2d(seed=1)
-    points = datasets.banana(300, torch.Generator().manual_seed(0))
-    table = trained.network_mismatch(toy, points, ["aun", "sua"], lmbda=1.0, temperatures=0.5, draws=2)
-    figure = plots.network_mismatch_bars(table)
-    assert [trace.name for trace in figure.data] == ["aun", "sua, τ = 0.5"] * 2
-    expected = pick(table, label="aun", image="mean", quantity="rate")["mismatch"].item()
-    assert figure.data[0].y[list(figure.data[0].x).index("rate")] == pytest.approx(expected)
-    template = figure.layout.template.layout  # transparent, so that the figure is readable on a dark page too
-    assert template.paper_bgcolor == template.plot_bgcolor == "rgba(0,0,0,0)"
-    risk = trained.network_gradient_risk(
-        toy, points, ["aun", "ste"], lmbda=1.0, draws=2, batches=2, batch_size=32, directions=1
-    )
-    figure = plots.network_gradient_risk_bars(risk)
-    assert len(figure.data) == 3  # straight-through has no bar for the variance
-    assert list(figure.data[0].y) == pytest.approx(pick(risk, label="aun")["slope"].tolist(), nan_ok=True)
