@@ -6,6 +6,8 @@ and what it returns (the distortion path):
 
     inputs ─┬─ rate surrogate ───────► likelihood
             └─ distortion surrogate ─► output
+
+A rate surrogate with `expected_rate_gradient` decides the likelihood's derivative with respect to the latent, too.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from labkit import schemes
 from labkit.schedules import Schedule
 from labkit.schemes import Noise, QuantizationScheme
+from labkit.surrogates.base import with_slope
 
 with warnings.catch_warnings():
     # A dependency of CompressAI calls torch.jit.script, which PyTorch deprecates: users cannot act on it.
@@ -101,11 +105,26 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
             y, hyper = _at_least_float32(x), not self.main
             noise = self._noise_of_part(y, lambda whole: self.scheme.draw(whole, self.generator, hyper))
             y_rate, y_distortion = self.scheme.quantize(y, medians, self.temperature, noise=noise, hyper=hyper)
-            channels_first = y_rate.transpose(0, 1)
+            expected = self.scheme.pair(hyper)[0].expected_rate_gradient
+            channels_first = (y_rate.detach() if expected else y_rate).transpose(0, 1)
             likelihood, _, _ = self._likelihood(channels_first.reshape(x.size(1), 1, -1))
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)
-            return y_distortion, likelihood.reshape(channels_first.shape).transpose(0, 1)
+            likelihood = likelihood.reshape(channels_first.shape).transpose(0, 1)
+            return y_distortion, _with_log_slope(likelihood, y, self._expected_slope(y)) if expected else likelihood
+
+    @torch.no_grad()
+    def _expected_slope(self, y: Tensor) -> Tensor:
+        """Return log p(y + ½) − log p(y − ½), where p(y) is the probability between y − ½ and y + ½."""
+        channels_first = y.transpose(0, 1)
+        values = channels_first.reshape(y.size(1), 1, -1)
+        edges = torch.cat([values - 1, values, values + 1], -1)
+        low, middle, high = self._logits_cumulative(edges, stop_gradient=True).chunk(3, -1)
+        # log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − exp(a − b)), which keeps its digits in both tails
+        tails = F.logsigmoid(high) - F.logsigmoid(-low) - middle  # log σ(−m) − log σ(m) = −m
+        slope = tails + _log_one_minus_exp(middle, high) - _log_one_minus_exp(low, middle)
+        slope_of_y: Tensor = slope.reshape(channels_first.shape).transpose(0, 1)
+        return slope_of_y
 
 
 class GaussianConditional(SchemeCarrier, _GaussianConditional):
@@ -156,10 +175,31 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
             if noise is None:
                 noise = self._noise_of_part(y, lambda whole: self.scheme.draw(whole, self.generator))
             y_rate, y_distortion = self.scheme.quantize(y, means, self.temperature, noise=noise)
+            expected = self.scheme.rate.expected_rate_gradient
+            distance = y if means is None else y - means
+            if expected:  # the latent and its mean get the slope below
+                y_rate, means = y_rate.detach(), None if means is None else means.detach()
             likelihood = self._likelihood(y_rate, scales, means)
             if self.use_likelihood_bound:
                 likelihood = self.likelihood_lower_bound(likelihood)
+            if expected:
+                likelihood = _with_log_slope(likelihood, distance, self._expected_slope(distance, scales))
             return y_distortion, likelihood
+
+    @torch.no_grad()
+    def _expected_slope(self, distance: Tensor, scales: Tensor) -> Tensor:
+        """Return log p(y + ½) − log p(y − ½), where p(y) is the probability between y − ½ and y + ½.
+
+        Args:
+            distance: y − μ.
+            scales: Scales σ, not yet bounded.
+        """
+        scales = self.lower_bound_scale(scales)
+        # The slope is odd in the distance. In the lower tail, log Φ keeps its digits.
+        inner, middle, outer = (torch.special.log_ndtr((edge - distance.abs()) / scales) for edge in (1, 0, -1))
+        slope = middle - inner + _log_one_minus_exp(outer, middle) - _log_one_minus_exp(middle, inner)
+        signed: Tensor = slope * distance.sign()
+        return signed
 
     def draw(self, y: Tensor) -> Noise:
         """Draw the noise of both paths for a latent that a context model reads as well.
@@ -229,6 +269,17 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
                 state_dict[key] = torch.full_like(state_dict[key], bound)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.set_scale_bound(bound)  # drops loaded tables that start elsewhere
+
+
+def _log_one_minus_exp(low: Tensor, high: Tensor) -> Tensor:
+    """Return log(1 − exp(low − high)) for low < high, finite even if rounding makes both equal."""
+    least = torch.finfo(high.dtype).eps * high.abs().clamp_min(torch.finfo(high.dtype).tiny)
+    return torch.maximum(high - low, least).neg_().expm1_().neg_().log_()
+
+
+def _with_log_slope(likelihood: Tensor, latent: Tensor, slope: Tensor) -> Tensor:
+    """Return the likelihood, with `slope` as the derivative of its logarithm with respect to the latent."""
+    return likelihood + with_slope(torch.zeros_like(likelihood), latent, likelihood.detach() * slope)
 
 
 def scale_table(bound: float) -> Tensor:

@@ -15,6 +15,7 @@ from labkit.analysis import quadrature
 from labkit.analysis.sources import Source
 from labkit.schemes import PATHS, Noise, QuantizationScheme
 from labkit.statistics import Array
+from labkit.surrogates.base import with_slope
 
 PARAMETERS = ("gain", "mean", "scale", "step")
 
@@ -69,7 +70,7 @@ class ScalarCode:
         zero_center: Test-time rounding. True rounds around μ, ŷ = ⌊y − μ⌉ + μ, as coding does. False rounds y itself,
             which no coder does and gives an estimate.
         rate: Function of (y, mean, scale) that returns one value per sample, in bits. It takes and returns float64
-            tensors and is smooth in y.
+            tensors and is smooth in y. Additive noise with expected gradients takes it as a function of y − mean.
         distortion: Function of (x_hat, x) that returns one value per sample. It takes and returns float64 tensors and
             is smooth in x̂.
 
@@ -154,12 +155,20 @@ class ScalarCode:
         rate = distortion = zero
         if "rate" in paths:
             y_rate = scheme.quantize_rate(y, theta["mean"], temperature, noise)
-            rate = self.rate(y_rate, theta["mean"], theta["scale"])
+            rate = self._training_rate(y_rate, y, theta, scheme.rate.expected_rate_gradient)
         if "distortion" in paths:
             y_distortion = scheme.quantize_distortion(y, theta["mean"], temperature, noise)
             distortion = self.distortion(theta["step"] * y_distortion, data)
         gradient = self._gradient(rate + self.lmbda * distortion, theta, parameter)
         return rate.detach().numpy(), distortion.detach().numpy(), gradient
+
+    def _training_rate(self, y_rate: Tensor, y: Tensor, theta: dict[str, Tensor], expected: bool) -> Tensor:
+        mean, scale = theta["mean"], theta["scale"]
+        if not expected:
+            return self.rate(y_rate, mean, scale)
+        with torch.no_grad():
+            slope = self.rate(y + 0.5, mean, scale) - self.rate(y - 0.5, mean, scale)
+        return self.rate(y_rate.detach(), mean.detach(), scale) + with_slope(torch.zeros_like(y), y - mean, slope)
 
     def test_losses(
         self, x: Array, symbols: Array | None = None, parameter: str | None = None

@@ -59,6 +59,7 @@ def mixed(**fields: Any) -> QuantizationScheme:
 def soft_rounding(temperature: float | Schedule = 0.2, **fields: Any) -> QuantizationScheme:
     """Soft rounding before and after additive noise, r(s(y) + u), on both paths.
 
+    The entropy model scores the density of s(y) + u, as `labkit.surrogates.SoftRounding` explains.
     Source: Agustsson & Theis, 2020, https://arxiv.org/abs/2006.09952.
 
     Args:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,8 @@ class QuantizationScheme:
     """The surrogate of each path, and how the latent is quantized in training.
 
     Attributes:
-        rate: Surrogate for the latent that the entropy model scores; the short name of a surrogate is accepted.
+        rate: Surrogate for the latent that the entropy model scores. The short name of a surrogate is accepted, and so
+            is a dictionary of the name and options: {"name": "aun", "gradient": "expected"}.
         distortion: Surrogate for the latent that the synthesis transform reads.
         hyper_rate: Surrogate for the hyper-latent that the entropy model scores.
         hyper_distortion: Surrogate for the hyper-latent that the hyper-synthesis transform reads.
@@ -68,8 +70,10 @@ class QuantizationScheme:
         for path in PATHS:
             value = getattr(self, path)
             if isinstance(value, str):
+                value = {"name": value}
+            if isinstance(value, Mapping) and "name" in value:
                 try:
-                    object.__setattr__(self, path, surrogates.get(value))
+                    object.__setattr__(self, path, surrogates.get(**value))
                 except ValueError as error:
                     raise ValueError(f"{path}: {error}") from None
             elif not isinstance(value, Surrogate):
@@ -106,13 +110,18 @@ class QuantizationScheme:
             The noise of the rate path and of the distortion path. With `shared_noise` they are the same tensor, if both
             surrogates take noise of the same shape. A path without noise has None.
         """
-        rate, distortion = self._pair(hyper)
+        rate, distortion = self.pair(hyper)
         noise = rate.draw(y, generator)
         if self.shared_noise and rate.random and distortion.random and rate.noise_shape(y) == distortion.noise_shape(y):
             return noise, noise
         return noise, distortion.draw(y, generator)
 
-    def _pair(self, hyper: bool) -> tuple[Surrogate, Surrogate]:
+    def pair(self, hyper: bool = False) -> tuple[Surrogate, Surrogate]:
+        """Return the surrogates of the rate path and of the distortion path.
+
+        Args:
+            hyper: Use the hyper paths.
+        """
         return (self.hyper_rate, self.hyper_distortion) if hyper else (self.rate, self.distortion)
 
     def quantize_rate(
@@ -130,7 +139,7 @@ class QuantizationScheme:
         Returns:
             The surrogate of y − μ, plus μ; or the surrogate of y itself, without `zero_center`.
         """
-        return _around(self._pair(hyper)[0], y, mean if self.zero_center else None, temperature, noise[0])
+        return _around(self.pair(hyper)[0], y, mean if self.zero_center else None, temperature, noise[0])
 
     def quantize_distortion(
         self, y: Tensor, mean: Tensor | None, temperature: float | Tensor, noise: Noise, hyper: bool = False
@@ -139,7 +148,7 @@ class QuantizationScheme:
         center = mean if self.zero_center else None
         if center is not None and self.stop_gradient:
             center = center.detach()
-        return _around(self._pair(hyper)[1], y, center, temperature, noise[1])
+        return _around(self.pair(hyper)[1], y, center, temperature, noise[1])
 
     def quantize(
         self,
@@ -166,7 +175,7 @@ class QuantizationScheme:
             noise and center of both paths agree.
         """
         noise = self.draw(y, generator, hyper) if noise is None else noise
-        rate, distortion = self._pair(hyper)
+        rate, distortion = self.pair(hyper)
         y_rate = self.quantize_rate(y, mean, temperature, noise, hyper)
         stopped = self.stop_gradient and mean is not None and mean.requires_grad
         if rate == distortion and noise[0] is noise[1] and not stopped:
@@ -199,7 +208,7 @@ class QuantizationScheme:
         """Return the scheme as a dictionary for JSON, which `from_dict` reads."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for path in PATHS:
-            plain[path] = {"name": plain[path].name, **dataclasses.asdict(plain[path])}
+            plain[path] = plain[path].to_dict()
         plain["temperature"] = dataclasses.asdict(self.temperature)
         return plain
 
@@ -216,9 +225,6 @@ class QuantizationScheme:
         for name in plain:
             check_name("field", name, (f.name for f in dataclasses.fields(cls)), where="scheme")
         values = dict(plain)
-        for path in PATHS:
-            if isinstance(values.get(path), dict):
-                values[path] = surrogates.get(**values[path])
         if isinstance(values.get("temperature"), dict):
             values["temperature"] = Schedule(**values["temperature"])
         return cls(**values)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+ADDED = {"edition": 2}  # metadata of options that the first edition lacked
+
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -32,6 +34,8 @@ class Surrogate:
         random: True if the law draws noise.
         unbiased: True if the derivative is an unbiased gradient of the surrogate's own expected loss, for every loss,
             wherever that expected loss is continuous. (A mixture of two integers jumps at the edges of the bins.)
+        expected_rate_gradient: True if an entropy model that scores this surrogate gives the latent the mean of the
+            rate's derivative over the noise y + u, which is R(y + ½) − R(y − ½), instead of R′(ỹ).
     """
 
     name: ClassVar[str]
@@ -43,11 +47,22 @@ class Surrogate:
     annealed: ClassVar[bool] = False
     random: ClassVar[bool] = True
     unbiased: ClassVar[bool] = False
+    expected_rate_gradient: ClassVar[bool] = False
 
     def __str__(self) -> str:
         values = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
         chosen = ", ".join(f"{f.name}={value!r}" for f, value in values.items() if value != f.default)
         return f"{self.name}({chosen})" if chosen else self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the name and the options as a dictionary for JSON; `surrogates.get` takes them as keywords.
+
+        An option that the first edition lacked is left out at its default, because names of runs contain a hash of
+        this dictionary.
+        """
+        options = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
+        old = {f.name: value for f, value in options.items() if not (f.metadata == ADDED and value == f.default)}
+        return {"name": self.name, **old}
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
         """Return ỹ, differentiable.

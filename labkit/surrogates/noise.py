@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from labkit.surrogates.base import Surrogate, with_slope
+from labkit.checks import check_name
+from labkit.surrogates.base import ADDED, Surrogate, with_slope
+
+GRADIENTS = ("sampled", "expected")
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,35 @@ class AdditiveUniformNoise(Surrogate):
 
     The derivative is exact. Sources: Ballé et al., 2016, https://arxiv.org/abs/1607.05006, and 2017,
     https://arxiv.org/abs/1611.01704.
+
+    Attributes:
+        gradient: Derivative of the rate R with respect to the latent, on a rate path. "sampled" uses R′(y + u).
+            "expected" uses its mean over u, which is R(y + ½) − R(y − ½), so the noise adds no variance to it. A
+            Gaussian mean μ gets the negative of this derivative, and σ keeps the sampled one. The rate itself is
+            R(y + u) in both cases, and a distortion path ignores the option. Source: Agustsson & Theis, 2020,
+            section 4.2, https://arxiv.org/abs/2006.09952.
     """
 
     name: ClassVar[str] = "aun"
     forward: ClassVar[str] = "y + u"
-    derivative: ClassVar[str] = "1, exact"
     paper: ClassVar[str] = "Ballé et al. 2016, 2017"
     year: ClassVar[int] = 2016
     unbiased: ClassVar[bool] = True
+
+    gradient: str = field(default="sampled", metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        check_name("gradient", self.gradient, GRADIENTS)
+
+    @property
+    def derivative(self) -> str:  # type: ignore[override]
+        """Return the derivative as a formula."""
+        return "of the rate: R(y + ½) − R(y − ½)" if self.expected_rate_gradient else "1, exact"
+
+    @property
+    def expected_rate_gradient(self) -> bool:  # type: ignore[override]
+        """Return True if the rate's derivative is its mean over the noise."""
+        return self.gradient == "expected"
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
         """Return ỹ; see `Surrogate.law`."""

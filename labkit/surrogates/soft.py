@@ -94,6 +94,11 @@ class SoftRounding(Surrogate):
     Two functions are needed with noise. s_α makes the latent nearly an integer, and r_α lets the decoder undo the noise
     that the entropy model requires. Source: Agustsson & Theis, 2020, https://arxiv.org/abs/2006.09952.
 
+    On a rate path with noise, the entropy model scores the density of z = s_α(y) + u. With F its cumulative
+    distribution of y, this density is F(s_α⁻¹(z + ½)) − F(s_α⁻¹(z − ½)). Because s_α(y + 1) = s_α(y) + 1, it equals
+    F(r_α(z) + ½) − F(r_α(z) − ½), the model's ordinary likelihood of ỹ = r_α(z). Cool-Chic decodes and scores s_α(z)
+    instead (https://github.com/Orange-OpenSource/Cool-Chic), whose likelihood is not the density of z.
+
     Attributes:
         noise: Add uniform noise between the two functions.
     """

@@ -52,10 +52,15 @@ EACH = [
 ]
 
 
+def noise_with_expected_gradients():
+    return schemes.noise(rate={"name": "aun", "gradient": "expected"})
+
+
 @pytest.mark.parametrize(
     ("make_scheme", "schedule"),
     [
         (schemes.noise, None),
+        (noise_with_expected_gradients, None),
         (schemes.straight_through, None),
         (schemes.mixed, None),
         (schemes.soft_rounding, ANNEALED),
