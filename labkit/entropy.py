@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit import schemes
+from labkit import rans, schemes
 from labkit.schedules import Schedule
 from labkit.schemes import Noise, QuantizationScheme
 from labkit.surrogates.base import with_slope
@@ -49,6 +49,21 @@ class SchemeCarrier:
     part: tuple[int, int]
     _offset: Tensor
     register_buffer: Callable[..., None]  # of nn.Module, with which this class is combined
+
+    def decompress(self, strings: Any, *arguments: Any, **options: Any) -> Tensor:
+        """Decode strings as CompressAI's class does, but never read beyond them.
+
+        Args:
+            strings: One string for each image.
+            *arguments: Further arguments of CompressAI's method.
+            **options: Further keyword arguments of CompressAI's method.
+
+        Raises:
+            ValueError: If a string is damaged. The message has one line.
+        """
+        own = super().decompress  # type: ignore[misc]  # of the class with which this one is combined
+        decoded: Tensor = rans.decompress(self, own, strings, *arguments, **options)
+        return decoded
 
     def attach_scheme(self, scheme: QuantizationScheme) -> None:
         """Give a module that carries no scheme yet its scheme and the scheme's first temperature."""

@@ -21,7 +21,7 @@ from compressai import latent_codecs
 from compressai.models import JointAutoregressiveHierarchicalPriors
 from torch import Tensor
 
-from labkit import entropy
+from labkit import entropy, rans
 from labkit.schemes import Noise
 
 
@@ -76,6 +76,19 @@ class AdoptedRasterScanLatentCodec(latent_codecs.RasterScanLatentCodec):
         )
         return {"likelihoods": {"y": likelihood}, "y_hat": y_hat}
 
+    def decompress(self, strings: Any, shape: Any, ctx_params: Tensor, **options: Any) -> dict[str, Any]:
+        """Return ŷ from CompressAI's own method, which reads no memory beyond the strings.
+
+        Args:
+            strings: [one string for each image].
+            shape: Height and width of the latent.
+            ctx_params: Output of the hyper-synthesis transform.
+            **options: Passed to CompressAI's method.
+        """
+        latents = ctx_params[0, 0].numel() * self.context_prediction.in_channels
+        padded = [[rans.padded(string, latents) for string in group] for group in strings]
+        return dict(super().decompress(padded, shape, ctx_params, **options))
+
 
 class AdoptedJointAutoregressive(JointAutoregressiveHierarchicalPriors):
     """An autoregressive model that in training quantizes y for the context model and y − μ for the decoder.
@@ -101,6 +114,10 @@ class AdoptedJointAutoregressive(JointAutoregressiveHierarchicalPriors):
             lambda context: self.entropy_parameters(torch.cat((params, self.context_prediction(context)), dim=1)),
         )
         return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": y_likelihood, "z": z_likelihood}}
+
+    def _decompress_ar(self, y_string: bytes, y_hat: Tensor, *rest: Any) -> None:
+        """Decode one image into `y_hat` with CompressAI's own method, which reads no memory beyond the string."""
+        super()._decompress_ar(rans.padded(y_string, y_hat.numel()), y_hat, *rest)
 
 
 def _raster_scan(

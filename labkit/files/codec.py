@@ -150,9 +150,8 @@ def _decode(container: Container, net: Codec) -> Tensor:
             raise ValueError(f"it has {len(container.strings)} strings, but {net.kind} writes {expected}")
         padding, unpadding = compute_padding(container.height, container.width, min_div=multiple)
         height, width = container.height + sum(padding[2:]), container.width + sum(padding[:2])
-        zeros = bytes(_read_beyond(net, height, width))
         try:
-            x_hat = net.decompress([[string + zeros] for string in container.strings], net.coded_shape(height, width))
+            x_hat = net.decompress([[string] for string in container.strings], net.coded_shape(height, width))
             x_hat = F.pad(x_hat["x_hat"], unpadding)[0]
         except Exception as error:  # forged strings may cause any exception
             raise ValueError(f"its strings cannot be decoded: {' '.join(str(error).split())[:200]}") from error
@@ -171,20 +170,3 @@ def _check_weights(container: Container, net: Codec) -> None:
 
 def _strings(net: Codec, padded: Tensor) -> tuple[bytes, ...]:
     return tuple(string for group in net.compress(padded)["strings"] for string in group)
-
-
-def _read_beyond(net: Codec, height: int, width: int) -> int:
-    """Return the number of bytes that CompressAI's rANS decoder can read beyond a string that zeros follow.
-
-    The decoder does not know where a string ends. It reads a valid string to its last word and no further, so zeros
-    after it change nothing. If the string is forged or belongs to another image, it reads whatever follows:
-
-    - The decoder reads a word of 32 bits when fewer than 31 bits are left in its state. A latent takes 16 bits. An
-      escaped latent takes digits of 4 bits, after their number in digits of which 15 announces another one. The state
-      has at most 64 bits, so a latent takes 80 bits or three words while the state is not zero.
-    - A zero state stays zero. It reads a word for each latent, and one for the digit of an escape.
-    - The escape that empties the state has at most 15 digits for each digit of ones in the state or in a run of ones
-      in the string. `Container` keeps such runs under 16 bytes, so there are fewer than 1,100 digits.
-    """
-    latents = max(net.N, net.M) * (height // 16) * (width // 16)
-    return 4 * (3 * latents + 2048)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from compressai.entropy_models import EntropyModel
 from compressai.latent_codecs import RasterScanLatentCodec
 from compressai.models import JointAutoregressiveHierarchicalPriors
 from torch import Tensor, nn
 
+from labkit import rans
+from labkit.entropy import SchemeCarrier
 from labkit.fixed_point.arithmetic import FixedPoint
 from labkit.fixed_point.raster_scan import RasterScan
 
@@ -39,20 +43,23 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
 
     synthesis = getattr(model, "g_s", None)
     hooks: list[Any] = []
-    scanned: list[nn.Module] = []
+    changed: list[nn.Module] = []
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in FREE:
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
         if isinstance(module, JointAutoregressiveHierarchicalPriors | RasterScanLatentCodec):
-            scanned.append(module)
+            changed.append(module)
             vars(module).update(_raster_scan(module))
+        if isinstance(module, EntropyModel) and not isinstance(module, SchemeCarrier):
+            changed.append(module)
+            vars(module)["decompress"] = functools.partial(rans.decompress, module, module.decompress)
     try:
         with torch.no_grad(), mode:
             yield mode
     finally:
         for hook in hooks:
             hook.remove()
-        for module in scanned:
+        for module in changed:
             for name in ("_compress_ar", "_decompress_ar", "compress", "decompress"):
                 vars(module).pop(name, None)
 

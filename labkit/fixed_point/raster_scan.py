@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from compressai.ans import BufferedRansEncoder, RansDecoder
+from compressai.ans import BufferedRansEncoder
 from torch import Tensor, nn
 
+from labkit import rans
 from labkit.fixed_point.arithmetic import LIMIT, UNIT, check_symbols, integer_weights
 
 Array = np.ndarray[Any, Any]
@@ -55,6 +56,7 @@ class RasterScan:
         self.pad = self.side // 2
         taps = weight.permute(0, 2, 3, 1).reshape(len(weight), self.side**2, -1)  # (out, tap, in)
         self.before = self.pad * (self.side + 1)  # the taps that come before the center in raster order
+        self.depth = taps.size(-1)
         self.context = _Layer(taps[:, : self.before].reshape(len(weight), -1).numpy(), bias.numpy(), None)
         self.layers = _pointwise(entropy_parameters)
 
@@ -87,16 +89,17 @@ class RasterScan:
 
     def decode(self, string: bytes, params: Tensor) -> Tensor:
         """Decode the latents of one image, (M, height, width), from its string; params as in `encode`."""
-        decoder = RansDecoder()
-        decoder.set_stream(string)
+        decoder = rans.Decoder(string, params[0].numel() * self.depth)
 
         def code(h: int, w: int, index: Array, mean: Array) -> Array:
             rows, place = np.unique(index, return_inverse=True)  # the decoder copies every table that it is given
             tables = [self.tables[row] for row in rows]
             lengths, offsets = [self.lengths[row] for row in rows], [self.offsets[row] for row in rows]
-            return np.array(decoder.decode_stream(place.tolist(), tables, lengths, offsets), dtype=np.float32)
+            return np.array(decoder.decode(place.tolist(), tables, lengths, offsets), dtype=np.float32)
 
-        return _channels_first(self._scan(params, code)[0])
+        latents, _, _ = self._scan(params, code)
+        decoder.finish()
+        return _channels_first(latents)
 
     def _scan(self, params: Tensor, code: Callable[[int, int, Array, Array], Array]) -> tuple[Array, Array, Array]:
         """Visit every pixel; `code` gives its symbols. Returns ŷ, σ and μ, each (height, width, M) and float32."""
@@ -104,7 +107,7 @@ class RasterScan:
         first, *others = self.layers
         hyper = first.bias + _on_grid(params.numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
         from_context = first.weight[:, channels:]
-        depth = self.context.weight.shape[1] // self.before
+        depth = self.depth
         decoded = np.zeros((height + self.pad, width + 2 * self.pad, depth))  # on the grid, as the context reads it
         latents, scales, means = (np.empty((height, width, depth), dtype=np.float32) for _ in range(3))
         above, left = self.pad * self.side * depth, self.pad * depth

@@ -1,0 +1,169 @@
+"""CompressAI's rANS decoder, for strings that may be damaged, truncated or forged.
+
+A string is the coder's state of 64 bits and then words of 32 bits. The encoder starts at the state 2³¹ and keeps it in
+[2³¹, 2⁶³). The decoder undoes each of its steps. After the last latent of a valid string, it is back at the state 2³¹
+and has read exactly the whole string. `Decoder.finish` checks this. It detects damage to a string, except in one of 2⁴⁸
+cases and in the digits of an escaped latent, which change nothing but this latent.
+
+CompressAI's decoder does not know where a string ends. It reads beyond the end of a damaged one, and the interpreter
+may crash. `Decoder` appends as many zeros as CompressAI's decoder can read:
+
+- A state in [2³¹, 2⁶³) stays there. The decoder reads a word when fewer than 32 bits of the state are left.
+- A latent takes at most 16 bits. An escaped latent then takes digits of 4 bits: first their number, a sum of digits
+  that ends after the first digit other than 15, and then as many digits.
+- Beyond the end, the state looks random, and an escaped latent takes 1.2 words on average. Three words are reserved.
+- Each digit of 15 announces 15 digits. There are at most 8 in the state, because the next digit after a word of zeros
+  is zero, and at most 31 at the end of the string, because `check_string` refuses longer runs. An escaped latent
+  therefore takes at most 81 words if it begins before the end, and 19 words after it. 2¹⁶ further words are reserved
+  for such latents; 8 digits of 15 occur once in 2³² escapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+WORD = 4  # bytes
+NEVER_CODED = b"\xff" * 4 * WORD  # an escaped latent has at most 8 digits, so a coder never writes such a run
+_FIRST_STATE = 2**31
+_MARK = (0x6B61, 0x1C62)  # halves of a word that follows the string
+
+
+class Decoder:
+    """Decodes one string, and never reads beyond it.
+
+    Args:
+        string: The string.
+        latents: Number of latents in it.
+
+    Raises:
+        ValueError: If no coder writes such a string.
+    """
+
+    def __init__(self, string: bytes, latents: int):
+        from compressai.ans import RansDecoder
+
+        self._decoder = RansDecoder()
+        self._decoder.set_stream(padded(string, latents))
+
+    def decode(self, indexes: list[int], tables: list[list[int]], lengths: list[int], offsets: list[int]) -> list[int]:
+        """Return the next symbols.
+
+        Args:
+            indexes: The table of each symbol.
+            tables: Cumulative frequencies of the values from an offset on, and of an escape.
+            lengths: Number of entries of each table.
+            offsets: Smallest value of each table.
+        """
+        symbols: list[int] = self._decoder.decode_stream(indexes, tables, lengths, offsets)
+        return symbols
+
+    def finish(self) -> None:
+        """Check that the decoder is where the encoder began: at the end of the string, in its first state.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        # The low halves of the first state, of the mark, and of the state that holds the mark's upper half
+        tables = [[0, 1, 65536], *([0, half, half + 1, 65536] for half in _MARK)]
+        if self.decode([0, 1, 2], tables, [3, 4, 4], [0, 0, 0]) != [0, 1, 1]:
+            raise ValueError(
+                "a string does not end with its last latent: it is damaged, or the encoder had other weights, or other "
+                "floating-point sums"
+            )
+
+
+def check_string(string: Any) -> None:
+    """Check the form of a string.
+
+    Raises:
+        ValueError: If no coder writes such a string.
+    """
+    if not isinstance(string, bytes):
+        raise ValueError(f"a string must be bytes, got {type(string).__name__}")
+    if len(string) % WORD or len(string) < 2 * WORD:
+        raise ValueError(f"a string must have 8, 12, 16, … bytes, got {len(string)}")
+    if NEVER_CODED in string:
+        raise ValueError("a string has 16 consecutive bytes of 255, which no coder writes")
+    if not _FIRST_STATE <= int.from_bytes(string[: 2 * WORD], "little") < _FIRST_STATE << 32:
+        raise ValueError("a string begins with a state that no coder writes")
+
+
+def padded(string: Any, latents: int) -> bytes:
+    """Return a checked string with as many bytes after it as CompressAI's decoder can read.
+
+    Args:
+        string: The string.
+        latents: Number of latents that will be decoded.
+
+    Raises:
+        ValueError: If no coder writes such a string.
+    """
+    check_string(string)
+    mark = b"".join(half.to_bytes(2, "little") for half in _MARK)
+    return bytes(string) + mark + bytes(WORD * (3 * latents + 2**16))
+
+
+def decompress(model: Any, own: Callable[..., Any], strings: Any, *arguments: Any, **options: Any) -> Any:
+    """Call an entropy model's own `decompress` with a decoder that never reads beyond a string.
+
+    Args:
+        model: Entropy model of CompressAI with coder tables.
+        own: Its `decompress`.
+        strings: One string for each image.
+        *arguments: Further arguments of `own`.
+        **options: Further keyword arguments of `own`.
+
+    Returns:
+        What `own` returns.
+
+    Raises:
+        ValueError: If a string is damaged, or too short for the latents that it is said to hold.
+    """
+    from compressai.entropy_models import EntropyBottleneck
+
+    if isinstance(model, EntropyBottleneck):
+        (size,) = arguments or options.values()
+        _check_capacity(strings, model._quantized_cdf, math.prod(size))
+    coder = model.entropy_coder
+    before, coder._decoder = coder._decoder, _OneCall()
+    try:
+        return own(strings, *arguments, **options)
+    finally:
+        coder._decoder = before
+
+
+class _OneCall:
+    """Decodes a string as a whole, in the form of CompressAI's RansDecoder."""
+
+    def decode_with_indexes(self, string: bytes, indexes: list[int], *tables: Any) -> list[int]:
+        decoder = Decoder(string, len(indexes))
+        symbols = decoder.decode(indexes, *tables)
+        decoder.finish()
+        return symbols
+
+
+def _check_capacity(strings: Any, tables: Any, latents_per_channel: int) -> None:
+    """Check that strings are long enough for the latents that they are said to hold.
+
+    A latent with frequency f of 2¹⁶ multiplies the state by 2¹⁶/f, to within one part in 2¹⁵ of the logarithm. So the
+    most frequent latents give a lower bound on the length of a valid string. It is checked before memory is allocated.
+
+    Args:
+        strings: Strings that each hold all channels of an image.
+        tables: Tensor of cumulative frequencies, of shape (channels, entries).
+        latents_per_channel: Number of latents of a channel of an image.
+
+    Raises:
+        ValueError: If a string is too short.
+    """
+    frequencies = tables.diff().amax(1).tolist()
+    bits = 0.99 * latents_per_channel * sum(math.log2(65536 / frequency) for frequency in frequencies)
+    for string in strings:
+        check_string(string)
+        if bits > 8 * len(string):
+            raise ValueError(
+                f"a string of {len(string)} bytes is too short for {latents_per_channel:,} latents in each of "
+                f"{len(frequencies)} channels: no encoder needs fewer than {math.ceil(bits / 8):,} bytes"
+            )
