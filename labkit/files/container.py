@@ -44,6 +44,10 @@ NETWORKS = (
     "cheng2020_attention",
     "elic",
     "channel_autoregressive",
+    "patch_linear",
+    "patch_mlp",
+    "patch_hyperprior",
+    "patch_context",
 )
 SIZES = ("custom", "tiny", "small", "paper")
 

@@ -5,6 +5,7 @@ from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
+from labkit.networks.patch import PatchHyperprior, PatchLinear, PatchMLP
 from labkit.networks.pretrained import pretrained, pretrained_lmbdas
 from labkit.networks.toy import ToyTransformCode, toy_1d, toy_2d, toy_sawbridge
 from labkit.networks.zoo import (
@@ -22,6 +23,9 @@ from labkit.networks.zoo import (
     joint_autoregressive,
     mean_scale_hyperprior,
     names,
+    patch_hyperprior,
+    patch_linear,
+    patch_mlp,
     scale_hyperprior,
     table,
 )
@@ -37,6 +41,9 @@ __all__ = [
     "FactorizedPrior",
     "JointAutoregressive",
     "MeanScaleHyperprior",
+    "PatchHyperprior",
+    "PatchLinear",
+    "PatchMLP",
     "ScaleHyperprior",
     "ToyTransformCode",
     "build",
@@ -52,6 +59,9 @@ __all__ = [
     "load_weights",
     "mean_scale_hyperprior",
     "names",
+    "patch_hyperprior",
+    "patch_linear",
+    "patch_mlp",
     "pretrained",
     "pretrained_lmbdas",
     "save_checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,17 +25,22 @@ class CodecBase:
         size: Name of the size, "tiny", "small" or "paper", or "custom" for other channel counts.
         scheme: Quantization scheme used in training.
         info: Description of the weights, as `save_checkpoint` wrote it; empty for a new network.
+        lr_factors: The trainer multiplies its learning rate by these factors. A key is the start of a parameter's
+            name, and the first key that fits counts.
+        low_precision: True if the transforms train in bfloat16 where that is faster.
     """
 
     kind: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int]
     # Names of the convolutions that output y or the parameters of its Gaussian, and of those that take y as input.
-    _y_outputs: ClassVar[tuple[str, ...]] = ()
-    _y_inputs: ClassVar[tuple[str, ...]] = ()
+    _y_outputs: tuple[str, ...] = ()
+    _y_inputs: tuple[str, ...] = ()
     N: int
     M: int
     size: str = "custom"
+    lr_factors: ClassVar[Mapping[str, float]] = {"": 1.0}
+    low_precision: ClassVar[bool] = True
     scheme: Scheme
     info: dict[str, Any]
 

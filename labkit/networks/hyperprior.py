@@ -86,7 +86,8 @@ class MeanScaleHyperprior(CodecBase, _compressai.MeanScaleHyperprior):
     kind = "mean_scale_hyperprior"
     paper = "Minnen et al., Joint Autoregressive and Hierarchical Priors for Learned Image Compression"
     year = 2018
-    _y_outputs, _y_inputs = ("g_a.6", "h_s.4"), ("g_s.0", "h_a.0")
+    _y_outputs: tuple[str, ...] = ("g_a.6", "h_s.4")
+    _y_inputs: tuple[str, ...] = ("g_s.0", "h_a.0")
 
     def __init__(self, N: int, M: int, scheme: Scheme | None = None):
         super().__init__(N, M)

@@ -13,6 +13,7 @@ from labkit.defaults import SIZE
 from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
+from labkit.networks.patch import PatchHyperprior, PatchLinear, PatchMLP
 from labkit.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ Codec = (
     | Cheng2020Attention
     | Elic
     | ChannelAutoregressive
+    | PatchLinear
+    | PatchMLP
+    | PatchHyperprior
 )
 
 _CLASSES: dict[str, type[Codec]] = {cls.kind: cls for cls in get_args(Codec)}
@@ -44,10 +48,12 @@ ALIASES = {
 
 # Channel counts N (transforms) and M (latent). "tiny" trains in a minute on two cores, "small" in minutes to an hour,
 # and "paper" has the published counts for higher rates. M of ELIC is a multiple of 20, so that its groups keep their
-# shares, and M of the channel-wise autoregressive codec is a multiple of 10, the number of its slices.
+# shares, and M of the channel-wise autoregressive codec is a multiple of 10, the number of its slices. The patch codecs
+# have one size.
 _PLAIN = {"tiny": (24, 36), "small": (96, 144), "paper": (192, 320)}
 _EQUAL = {"tiny": (24, 24), "small": (96, 96), "paper": (192, 192)}
 _GROUPED = {"tiny": (24, 40), "small": (96, 160), "paper": (192, 320)}
+_PATCH = {"tiny": (192, 192)}
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "factorized_prior": _PLAIN,
     "scale_hyperprior": _PLAIN,
@@ -57,6 +63,9 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "cheng2020_attention": _EQUAL,
     "elic": _GROUPED,
     "channel_autoregressive": _GROUPED,
+    "patch_linear": _PATCH,
+    "patch_mlp": _PATCH,
+    "patch_hyperprior": _PATCH,
 }
 
 T = TypeVar("T")
@@ -140,27 +149,32 @@ def table() -> pd.DataFrame:
     pass.
 
     Returns:
-        A pandas table with the columns network, size, N, M, parameters, macs_per_pixel, paper and year.
+        A pandas table with the columns network, size, N, M, parameters, macs_per_pixel, latents_per_pixel, paper and
+        year. The latents are y and z.
     """
     import pandas as pd
 
     rows = []
     for name, cls in _CLASSES.items():
         for size, (N, M) in SIZES[name].items():
-            parameters, macs = _cost(name, size)
-            row = {"network": name, "size": size, "N": N, "M": M, "parameters": parameters, "macs_per_pixel": macs}
+            row = {"network": name, "size": size, "N": N, "M": M, **_cost(name, size)}
             rows.append(row | {"paper": cls.paper, "year": cls.year})
     return pd.DataFrame(rows)
 
 
 @functools.cache
-def _cost(name: str, size: str) -> tuple[int, float]:
-    """Return the number of parameters and the multiply–adds per pixel, which do not depend on the image's size."""
+def _cost(name: str, size: str) -> dict[str, float]:
+    """Return the number of parameters, and multiply–adds and latents per pixel, which are equal for all images."""
     net = get(name, size).eval()
     x = torch.zeros(1, 3, 64, 64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x)
-    return sum(p.numel() for p in net.parameters()), counter.get_total_flops() / 2 / x[0, 0].numel()
+        likelihoods = net(x)["likelihoods"].values()
+    pixels = x[0, 0].numel()
+    return {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "macs_per_pixel": counter.get_total_flops() / 2 / pixels,
+        "latents_per_pixel": sum(p.numel() for p in likelihoods) / pixels,
+    }
 
 
 # One constructor per architecture -------------------------------------------------------------------------------------
@@ -208,3 +222,18 @@ def elic(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> Elic:
 def channel_autoregressive(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> ChannelAutoregressive:
     """Create an untrained `ChannelAutoregressive`; see `get` for the arguments."""
     return _make(ChannelAutoregressive, size, scheme, seed)
+
+
+def patch_linear(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> PatchLinear:
+    """Create an untrained `PatchLinear`; see `get` for the arguments."""
+    return _make(PatchLinear, size, scheme, seed)
+
+
+def patch_mlp(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> PatchMLP:
+    """Create an untrained `PatchMLP`; see `get` for the arguments."""
+    return _make(PatchMLP, size, scheme, seed)
+
+
+def patch_hyperprior(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> PatchHyperprior:
+    """Create an untrained `PatchHyperprior`; see `get` for the arguments."""
+    return _make(PatchHyperprior, size, scheme, seed)

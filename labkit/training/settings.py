@@ -83,14 +83,14 @@ class Settings:
         """Return the learning rate of a step, counted from 0, before warm-up."""
         return self.lr(step, self.steps) if isinstance(self.lr, Schedule) else float(self.lr)
 
-    def resolved(self, images: bool) -> Settings:
+    def resolved(self, low_precision: bool) -> Settings:
         """Return the settings with the device and the precision that None stands for on this machine.
 
         Args:
-            images: True if the run trains on images, False if it trains on points.
+            low_precision: True if None stands for the faster precision, False if it stands for float32.
         """
         device = self.device or processes.default_device()
-        precision = self.precision or (native_precision(device) if images else "float32")
+        precision = self.precision or (native_precision(device) if low_precision else "float32")
         if device == "cpu":  # processes that train together time separately; all take the first one's answer
             precision = processes.gathered([precision])[0]
         return dataclasses.replace(self, device=device, precision=precision)

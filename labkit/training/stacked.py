@@ -64,7 +64,11 @@ class StackedTraining:
         named = list(nets[0].named_parameters())
         self.names = [name for name, p in named if p.requires_grad and not trainer.is_quantile(name)]
         self.temperatures = [name for name, _ in nets[0].named_buffers() if name.endswith("temperature")]
+        for t in self.members:
+            t.start()
         self.theta = torch.stack([torch.cat([p.detach().flatten() for p in t.parameters]) for t in self.members])
+        sizes = torch.tensor([p.numel() for p in self.members[0].parameters], device=self.theta.device)
+        self.factors = torch.tensor(self.members[0].factors, device=self.theta.device).repeat_interleave(sizes)
         self.mean, self.square, self.average = self.theta * 0, self.theta * 0, self.theta.clone()
         self.lmbda, self.clip = self._column(s.lmbda for s in settings), self._column(s.clip for s in settings)
         self.decay = self._column(s.ema or 0.0 for s in settings)
@@ -149,7 +153,7 @@ class StackedTraining:
         self.mean.lerp_(gradient, 1 - BETA)
         self.square.mul_(BETA_SQUARE).addcmul_(gradient, gradient, value=1 - BETA_SQUARE)
         scale = self.square.sqrt().div_(math.sqrt(1 - BETA_SQUARE**n)).add_(EPSILON)
-        update = (self.mean / scale).mul_(self._column(rates) / (1 - BETA**n))
+        update = (self.mean / scale).mul_(self._column(rates) / (1 - BETA**n)).mul_(self.factors)
         self.theta.sub_(torch.where(active & self.moving, update, 0.0))
         self.average.lerp_(self.theta, 1 - self.decay)
         for t in members:

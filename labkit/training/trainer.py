@@ -55,7 +55,8 @@ class Training:
                 f"{type(net).__name__} carries no quantization scheme: call labkit.adopt(model, scheme) first"
             )
         images = isinstance(source, data.Images)
-        self.net, self.source, self.settings = net, source, settings.resolved(images)
+        self.net, self.source = net, source
+        self.settings = settings.resolved(images and getattr(net, "low_precision", True))
         self.step = 0
         place, two_stages = processes.device(self.settings.device), isinstance(net.scheme, TwoStages)
         self.fabric = processes.fabric(place, self.settings.precision or "float32", changing=two_stages)
@@ -67,8 +68,12 @@ class Training:
             net.to(memory_format=self.layout)
         net.to(device)
         keep_memory()
-        self.parameters = [p for name, p in net.named_parameters() if p.requires_grad and not is_quantile(name)]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)
+        trained = {name: p for name, p in net.named_parameters() if p.requires_grad and not is_quantile(name)}
+        self.parameters = list(trained.values())
+        self.factors = [lr_factor(net, name) for name in trained]
+        pairs = list(zip(self.factors, self.parameters, strict=True))
+        groups = [{"factor": f, "params": [p for g, p in pairs if g == f]} for f in dict.fromkeys(self.factors)]
+        self.optimizer = torch.optim.Adam(groups, lr=1.0, fused=True)
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema else []
 
     def __repr__(self) -> str:
@@ -78,6 +83,7 @@ class Training:
         s, net = self.settings, self.net
         noise = torch.Generator(self.fabric.device)
         stage: QuantizationScheme | None = None
+        self.start()
         with closing(self.batches()) as batches, self.training_mode(noise) as (model, optimizer):
             while self.step < s.steps:
                 start = time.perf_counter()
@@ -90,7 +96,9 @@ class Training:
                     gradient = self._gradients(model, optimizer, noise)
                 temperature = stage.temperature(self.step, s.steps)
                 entropy.set_temperature(net, temperature)
-                rate = self.optimizer.param_groups[0]["lr"] = self.learning_rate()
+                rate = self.learning_rate()
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate * group["factor"]
                 step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, gradient(batch))
                 if step.ready or step.step % LOOK_EVERY == 0:
                     step.check()
@@ -103,13 +111,21 @@ class Training:
             if s.ema:
                 torch._foreach_copy_([p.detach() for p in self.parameters], self.average)
 
-    def batches(self) -> Generator[Tensor, None, None]:
-        """Return the batches of the steps that are left."""
+    def start(self) -> None:
+        """Let a network that starts with its λ and its first batch do so, such as a patch codec, before step 1."""
+        net: Any = self.net
+        if self.step == 0 and hasattr(net, "start"):
+            with closing(self.batches(whole=True)) as batches:
+                net.start(self.settings.lmbda, next(batches))
+            self.average = [p.detach().clone() for p in self.parameters] if self.settings.ema else []
+
+    def batches(self, whole: bool = False) -> Generator[Tensor, None, None]:
+        """Return the batches of the steps that are left: this process's part of them, or all of each."""
         s = self.settings
         return data.batches(
             self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
             permute_colors=s.permute_colors, seed=s.seed, device=self.fabric.device, workers=s.workers,
-            part=self.part,
+            part=(0, 1) if whole else self.part,
         )  # fmt: skip
 
     def learning_rate(self) -> float:
@@ -258,6 +274,12 @@ def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
     """Return channels-last, except for strided 1×1 convolutions on a CPU: torch 2.15 corrupts memory in theirs."""
     strided = any(type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in net.modules())
     return torch.contiguous_format if strided and device.type == "cpu" else torch.channels_last
+
+
+def lr_factor(net: nn.Module, name: str) -> float:
+    """Return the factor of the learning rate for a parameter, by its name."""
+    factors: dict[str, float] = getattr(net, "lr_factors", {"": 1.0})
+    return next(factor for start, factor in factors.items() if name.startswith(start))
 
 
 def is_quantile(name: str) -> bool:

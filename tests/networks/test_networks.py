@@ -67,7 +67,8 @@ def test_a_toy_learns_and_can_be_drawn():
     assert (labels[10, 3] == labels[20, 40]) == bool((same[0] == same[1]).all())
 
 
-SCALABLE = ("factorized_prior", "joint_autoregressive", "mean_scale_hyperprior", "scale_hyperprior")
+FACTORIZED = ("factorized_prior", "patch_linear", "patch_mlp")
+SCALABLE = (*FACTORIZED, "joint_autoregressive", "mean_scale_hyperprior", "scale_hyperprior", "patch_hyperprior")
 
 
 @pytest.mark.parametrize("kind", SCALABLE)
@@ -83,7 +84,7 @@ def test_scaled_latents_give_the_same_images_from_the_same_densities(kind, gain,
     with torch.no_grad():
         (x_hat, inputs), (x_hat_scaled, inputs_scaled) = (_forward_with_inputs(module, x) for module in (net, scaled))
     torch.testing.assert_close(x_hat_scaled, x_hat, rtol=1e-9, atol=1e-9)
-    assert len(inputs) == len(inputs_scaled) == (1 if kind == "factorized_prior" else 3 - (kind == "scale_hyperprior"))
+    assert len(inputs) == len(inputs_scaled) == (1 if kind in FACTORIZED else 3 - (kind == "scale_hyperprior"))
     for before, after in zip(inputs, inputs_scaled, strict=True):
         torch.testing.assert_close(after, gain * before, rtol=1e-9, atol=1e-9)
 

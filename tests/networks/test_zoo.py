@@ -406,7 +406,13 @@ def test_checkpoints_survive_a_round_trip(name, theirs, tmp_path):
 
 def test_table_has_a_row_for_each_network_and_size():
     table = networks.table()
-    assert list(table["network"].unique()) == list(networks.names()) == list(THEIRS)
+    assert list(table["network"].unique()) == list(networks.names())
+    assert [name for name in networks.names() if not name.startswith("patch")] == list(THEIRS)
+    assert list(zip(table["network"], table["size"], strict=True)) == [
+        (name, size) for name in networks.names() for size in networks.SIZES[name]
+    ]
+    assert (table["latents_per_pixel"] == table["M"] / 256).sum() == 3 + 2  # codecs without z
+    table = table[table["network"].isin(THEIRS)]
     assert list(table["size"]) == ["tiny", "small", "paper"] * len(THEIRS)
     assert table["year"].between(2017, 2022).all() and table["paper"].str.contains(" et al., | & ").all()
     for _, rows in table.groupby("network"):
