@@ -50,19 +50,10 @@ class SchemeCarrier:
     _offset: Tensor
     register_buffer: Callable[..., None]  # of nn.Module, with which this class is combined
 
-    def decompress(self, strings: Any, *arguments: Any, **options: Any) -> Tensor:
-        """Decode strings as CompressAI's class does, but never read beyond them.
-
-        Args:
-            strings: One string for each image.
-            *arguments: Further arguments of CompressAI's method.
-            **options: Further keyword arguments of CompressAI's method.
-
-        Raises:
-            ValueError: If a string is damaged. The message has one line.
-        """
-        own = super().decompress  # type: ignore[misc]  # of the class with which this one is combined
-        decoded: Tensor = rans.decompress(self, own, strings, *arguments, **options)
+    def decompress(self, *arguments: Any, **options: Any) -> Tensor:
+        """Decode strings as CompressAI's class does, but refuse damaged ones with a ValueError of one line."""
+        own: Any = super()
+        decoded: Tensor = rans.decompress(self, own.decompress, *arguments, **options)
         return decoded
 
     def attach_scheme(self, scheme: QuantizationScheme) -> None:
