@@ -2,6 +2,7 @@
 
 import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.evaluation.classical import classical, classical_names
+from labkit.evaluation.coding import Decoded, JpegLadder, code, ready_copy
 from labkit.evaluation.curves import bd_psnr, bd_rate, bd_rate_interval, curve, describe
 from labkit.evaluation.evaluator import evaluate, reconstruct, rounded_losses, surrogate_losses
 from labkit.evaluation.latents import replaced_latents
@@ -14,7 +15,9 @@ from labkit.statistics import Interval
 
 __all__ = [
     "Coding",
+    "Decoded",
     "Interval",
+    "JpegLadder",
     "Refined",
     "Report",
     "bd_psnr",
@@ -22,6 +25,7 @@ __all__ = [
     "bd_rate_interval",
     "classical",
     "classical_names",
+    "code",
     "curve",
     "decibels",
     "describe",
@@ -30,6 +34,7 @@ __all__ = [
     "plot",
     "psnr",
     "read_table",
+    "ready_copy",
     "reconstruct",
     "refine",
     "refine_all",

@@ -81,28 +81,54 @@ def classical(
     for quality in progress_bar(
         chosen.qualities if qualities is None else qualities, unit="quality", progress=progress
     ):
-        rows = [_row(name, image, chosen, quality) for name, image in zip(names, images, strict=True)]
+        rows = [_row(name, image, codec, quality) for name, image in zip(names, images, strict=True)]
         reports.append(Report(rows, {"codec": codec, "quality": quality, "pillow": __version__}))
     return reports
 
 
-def _row(name: str, image: Tensor, codec: _Codec, quality: float) -> dict[str, Any]:
-    x = metrics.eight_bits(image.cpu())
-    pixels = (x * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    options = dict(codec.options)
-    if codec.quality_option == "quality_layers":
+def pixels_of(image: Tensor) -> np.ndarray[Any, Any]:
+    """Return an image of shape (3, H, W) in [0, 1] as uint8 pixels of shape (H, W, 3)."""
+    return (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def encode(pixels: np.ndarray[Any, Any], codec: str, quality: float) -> bytes:
+    """Code an 8-bit image with a classical codec.
+
+    Args:
+        pixels: Image, uint8 of shape (H, W, 3).
+        codec: "jpeg", "webp", "jpeg2000" or "avif".
+        quality: Pillow's quality from 0 to 100 or, for jpeg2000, the PSNR to reach in dB.
+
+    Returns:
+        The whole file, including headers.
+    """
+    chosen = _CODECS[codec]
+    options = dict(chosen.options)
+    if chosen.quality_option == "quality_layers":
         options |= {"quality_mode": "dB", "quality_layers": [quality]}
     else:
         options["quality"] = int(quality)
     file = io.BytesIO()
+    Image.fromarray(pixels).save(file, chosen.format, **options)
+    return file.getvalue()
+
+
+def decode(file: bytes) -> Tensor:
+    """Decode an image file to a tensor of shape (3, H, W) in [0, 1]."""
+    with Image.open(io.BytesIO(file)) as decoded:
+        return torch.from_numpy(np.asarray(decoded.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
+
+
+def _row(name: str, image: Tensor, codec: str, quality: float) -> dict[str, Any]:
+    x = metrics.eight_bits(image.cpu())
+    pixels = pixels_of(x)
     start = time.perf_counter()
-    Image.fromarray(pixels).save(file, codec.format, **options)
+    file = encode(pixels, codec, quality)
     encoded = time.perf_counter()
-    with Image.open(io.BytesIO(file.getvalue())) as decoded:
-        x_hat = torch.from_numpy(np.asarray(decoded.convert("RGB")).copy()).permute(2, 0, 1).float() / 255
+    x_hat = decode(file)
     done = time.perf_counter()
-    height, width = pixels.shape[:2]
-    size = len(file.getvalue())
+    height, width = x.shape[1:]
+    size = len(file)
     similarity = metrics.ms_ssim(x_hat, x)
     return {
         "name": name,

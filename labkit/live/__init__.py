@@ -15,6 +15,7 @@ PANELS = {  # module name of each panel: its class
     "means": "MeansPanel",
     "tradeoff": "TradeoffPanel",
     "adoption": "AdoptionPanel",
+    "training": "TrainingPanel",
 }
 _MODULES = {"Engine": "engine", "Panel": "panel", **{panel: module for module, panel in PANELS.items()}}
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from labkit.live.risk import RiskPanel
     from labkit.live.toy import ToyPanel
     from labkit.live.tradeoff import TradeoffPanel
+    from labkit.live.training import TrainingPanel
 
 
 def __getattr__(name: str) -> Any:
@@ -51,4 +53,5 @@ __all__ = [
     "RiskPanel",
     "ToyPanel",
     "TradeoffPanel",
+    "TrainingPanel",
 ]

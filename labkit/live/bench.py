@@ -13,6 +13,7 @@ import platform
 import random
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from itertools import pairwise
@@ -27,6 +28,9 @@ from labkit.live.codec import CodecPanel
 from labkit.live.engine import Engine
 from labkit.live.retraining import RetrainingPanel
 from labkit.live.toy import ToyPanel
+from labkit.live.training import TrainingPanel
+
+TrainedPanel = RetrainingPanel | TrainingPanel
 
 STEPS = 10**6  # no run here makes so many steps: each one is superseded or canceled
 FRAMES = 9  # frames of the run whose speed is measured
@@ -34,11 +38,16 @@ PLAIN_STEPS = 8  # plain training steps per round
 MAX_FRAME_RATE = inspect.signature(Engine).parameters["rate"].default  # the engine drops further frames
 TIMES = ("change to first frame, ms", "change in a run to its frame, ms", "cancel to idle worker, ms")
 RATES = ("frames, per s", "training steps, per s")
+PANELS: dict[str, Callable[[], TrainedPanel]] = {
+    "toy": lambda: ToyPanel(steps=STEPS),
+    "codec": lambda: CodecPanel(steps=STEPS, seconds=math.inf),
+    "training": lambda: TrainingPanel(steps=STEPS, seconds=float(STEPS)),
+}
 Frames = list[tuple[float, int, int]]  # time at which the panel had a frame, number of its run, steps so far
 
 
 def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
-    """Print response times and rates of the toy panel and the codec panel.
+    """Print response times and rates of the toy panel, the codec panel and the training panel.
 
     Args:
         rounds: Number of rounds to measure.
@@ -51,19 +60,19 @@ def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
     about = {**versions, "threads": threads, "cores": os.cpu_count(), "load": load, "rounds": rounds}
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
     print(f"{threads} thread(s) of {os.cpu_count()} cores, one in the panels, load {load or 0:.2f}; rounds: {rounds}")
-    print(f"{'panel':<6} {'':<33} {'median':>8} {'worst':>8} {'plain':>9} {'ratio':>6}")
+    print(f"{'panel':<8} {'':<33} {'median':>8} {'worst':>8} {'plain':>9} {'ratio':>6}")
     rows = []
-    for name, panel in (("toy", ToyPanel(steps=STEPS)), ("codec", CodecPanel(steps=STEPS, seconds=math.inf))):
-        with closing(panel):
+    for name, make in PANELS.items():
+        with closing(make()) as panel:
             for row in measure(panel, rounds):
                 rows.append({"panel": name, **row})
                 numbers = f"{row['median']:>8.1f} {row['worst']:>8.1f} {row['plain']:>9.1f}"
-                print(f"{name:<6} {row['quantity']:<33} {numbers} {row['ratio']:>6.2f}")
+                print(f"{name:<8} {row['quantity']:<33} {numbers} {row['ratio']:>6.2f}")
     if out is not None:
         write_whole(out, json.dumps({**about, "rows": rows}, indent=1).encode())
 
 
-def measure(panel: RetrainingPanel, rounds: int) -> list[dict[str, Any]]:
+def measure(panel: TrainedPanel, rounds: int) -> list[dict[str, Any]]:
     """Measure one panel.
 
     Plain steps and the panel take turns, so a drift of the machine's speed affects both.
@@ -81,7 +90,7 @@ def measure(panel: RetrainingPanel, rounds: int) -> list[dict[str, Any]]:
 
     def record(change: Any) -> None:  # a panel writes the status line last, and its text only together with a frame
         if change.new["state"] == "running" and change.new["text"]:
-            frames.append((time.perf_counter(), change.new["run"], len(panel.chart.losses)))
+            frames.append((time.perf_counter(), change.new["run"], len(panel.losses)))
 
     panel.status.observe(record, "status")
     lmbdas = [value for _, value in panel.controls["lmbda"].options if value != panel.settings["lmbda"]][:2]
@@ -101,7 +110,7 @@ def measure(panel: RetrainingPanel, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _plain_steps(panel: RetrainingPanel) -> list[float]:
+def _plain_steps(panel: TrainedPanel) -> list[float]:
     """Durations of training steps, in seconds, of the panel's own job without drawing a view."""
     steps, ends = panel.job(panel.settings), []
     for _ in range(PLAIN_STEPS + 3):  # the first ones set up and warm up
@@ -111,7 +120,7 @@ def _plain_steps(panel: RetrainingPanel) -> list[float]:
     return [end - start for start, end in pairwise(ends[2:])]
 
 
-def _round(panel: RetrainingPanel, frames: Frames, lmbdas: list[float], pauses: list[float]) -> tuple[float, ...]:
+def _round(panel: TrainedPanel, frames: Frames, lmbdas: list[float], pauses: list[float]) -> tuple[float, ...]:
     """TIMES and RATES: change a control, change it again after a pause, and cancel that run after another pause."""
     run = panel.status.status["run"]
     changed = time.perf_counter()
@@ -130,7 +139,7 @@ def _round(panel: RetrainingPanel, frames: Frames, lmbdas: list[float], pauses: 
     return *(1000 * seconds for seconds in times), (FRAMES - 2) / span, (last[2] - second[2]) / span
 
 
-def _wait_for_frames(panel: RetrainingPanel, frames: Frames, run: int, count: int) -> Frames:
+def _wait_for_frames(panel: TrainedPanel, frames: Frames, run: int, count: int) -> Frames:
     """Return the first frames of a run once there are so many; raise the error of the run."""
     while len(found := [frame for frame in frames if frame[1] == run]) < count:
         if panel.state == "error":

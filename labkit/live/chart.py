@@ -51,7 +51,7 @@ class LossChart(Plot):
             losses: Training losses so far, one per step.
             test_loss: Loss of test data with real rounding; None during training.
         """
-        curve = _trailing_mean(losses, self._window)
+        curve = trailing_mean(losses, self._window)
         end = ([], []) if test_loss is None else ([len(curve)], [test_loss])
         self.show({_TRAINING: (np.arange(1, len(curve) + 1), curve), _TEST: end}, _in_words(curve, test_loss))
         if test_loss is not None:
@@ -65,7 +65,7 @@ def _in_words(curve: Array, test_loss: float | None) -> str:
     return f"{text}; at its end the rounded test loss, {test_loss:.3g}." if test_loss is not None else f"{text}."
 
 
-def _trailing_mean(losses: Array, window: int) -> Array:
+def trailing_mean(losses: Array, window: int) -> Array:
     """Average the last `window` values at every step, or all values so far during the first steps."""
     total = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
     end = np.arange(1, len(total))

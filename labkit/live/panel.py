@@ -34,6 +34,8 @@ from labkit.statistics import Array
 
 Settings = dict[str, Any]
 
+_WIDTH = 1100  # of a row of a still, in pixels
+
 
 class Frame(Protocol):
     """What a panel shows after a step."""
@@ -278,16 +280,20 @@ class Panel:
     # Output without a browser
 
     def still(self) -> Image.Image:
-        """Draw the panel as an image: its screens below the status line."""
+        """Draw the panel as an image: its screens below the status line, in as many rows as the page needs."""
         stills = [screen.still() for screen in self.screens]
         status = self.status.status
         lines = [f"{self._describe(self.settings)}  ·  {status['state']}", status["result"], status["before"]]
-        width = sum(still.width + 10 for still in stills) + 10
-        image = Image.new("RGB", (width, max(still.height for still in stills) + 70), "white")
-        left = 10
+        places, left, top, bottom = [], 10, 60, 0
         for still in stills:
-            image.paste(still, (left, 60))
-            left += still.width + 10
+            if left > 10 and left + still.width > _WIDTH:
+                left, top = 10, bottom
+            places.append((left, top))
+            left, bottom = left + still.width + 10, max(bottom, top + still.height + 10)
+        width = max(x + still.width + 10 for (x, _), still in zip(places, stills, strict=True))
+        image = Image.new("RGB", (width, bottom), "white")
+        for place, still in zip(places, stills, strict=True):
+            image.paste(still, place)
         draw = ImageDraw.Draw(image)
         for row, line in enumerate(lines):
             draw.text((10, 4 + 18 * row), line, fill="#333333", font=_font())

@@ -43,6 +43,11 @@ class RetrainingPanel(Panel):
         self.canvas, self.chart = canvas, chart
         super().__init__(controls, screens=[canvas, chart])
 
+    @property
+    def losses(self) -> Array:
+        """Training losses that the panel shows."""
+        return self.chart.losses
+
     def draw(self, frame: TrainingFrame, run: LiveRun) -> None:
         """Show the picture and the losses so far."""
         self.canvas.show(frame.picture, run.number)

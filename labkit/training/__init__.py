@@ -3,6 +3,7 @@
 import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.networks.checkpoints import load_checkpoint, load_weights, save_checkpoint, weights_hash
 from labkit.training.fine_tuning import fine_tune
+from labkit.training.from_scratch import train_from_scratch
 from labkit.training.losses import Loss, rate_distortion
 from labkit.training.precision import native_precision
 from labkit.training.run import TrainingRun, train
@@ -28,6 +29,7 @@ __all__ = [
     "save_checkpoint",
     "stream",
     "train",
+    "train_from_scratch",
     "train_stack",
     "weights_hash",
 ]

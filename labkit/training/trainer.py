@@ -85,7 +85,7 @@ class Training:
         stage: QuantizationScheme | None = None
         self.start()
         with closing(self.batches()) as batches, self.training_mode(noise) as (model, optimizer):
-            while self.step < s.steps:
+            while self.step < (s := self.settings).steps:  # the reader of a step may shorten the run
                 start = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - start

@@ -24,6 +24,7 @@ PANELS = {
     "means": "MeansPanel()",
     "tradeoff": "TradeoffPanel()",
     "adoption": "AdoptionPanel()",
+    "training": "TrainingPanel()",
 }
 FAILING = """
 def _failing(settings):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from labkit.live import plot as live_plot
-from labkit.live.chart import _trailing_mean
+from labkit.live.chart import trailing_mean
 from labkit.live.panel import Result, choice, switch
 
 PATIENCE = 20  # seconds after which a waiting test fails
 
 
 def test_a_chart_can_show_the_mean_of_the_last_steps():
-    assert _trailing_mean(np.array([4.0, 2.0, 0.0, 1.0]), 2).tolist() == [4.0, 3.0, 1.0, 0.5]
-    assert len(_trailing_mean(np.array([]), 2)) == 0
+    assert trailing_mean(np.array([4.0, 2.0, 0.0, 1.0]), 2).tolist() == [4.0, 3.0, 1.0, 0.5]
+    assert len(trailing_mean(np.array([]), 2)) == 0
 
 
 def _plot():

@@ -1,0 +1,66 @@
+"""Training an image codec from untrained weights within seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from labkit.checks import check_at_least, check_positive
+from labkit.networks import Codec
+from labkit.training.data import Images
+from labkit.training.settings import Settings
+from labkit.training.steps import Step
+from labkit.training.trainer import Training
+
+CROP = 128  # side of the training crops, in pixels
+BATCH_SIZE = 8
+PILOT = 20  # steps that measure the pace
+RESERVE = 0.95  # share of the time that is planned for steps, since later steps may be slower than the first ones
+
+
+def train_from_scratch(
+    net: Codec, images: Images, *, lmbda: float, steps: int, seconds: float, seed: int
+) -> Iterator[Step]:
+    """Train an untrained codec in place, one step for each item that is read from this generator.
+
+    The first steps measure the pace, which includes the time that the reader of the generator spends on each item. If
+    `steps` steps would take longer than `seconds`, the run has as many steps as fit. The schedules of learning rate and
+    temperature then end with the last of these steps, so a slow machine ends with a low learning rate, too.
+
+    Args:
+        net: Untrained codec.
+        images: Training images of at least `CROP` pixels on each side.
+        lmbda: Weight of the distortion, on CompressAI's scale.
+        steps: Largest number of optimizer steps. A machine that is fast enough for it gives the same numbers each time.
+        seconds: Duration after which training ends in any case.
+        seed: Seed for crops and noise.
+
+    Yields:
+        The measurements of each step.
+
+    Raises:
+        ValueError: If a setting is out of range, or an image is smaller than the crops.
+        FloatingPointError: If the loss or the gradient is no longer finite.
+    """
+    check_positive(seconds=seconds)
+    check_at_least(1, steps=steps)
+    settings = Settings(
+        lmbda=lmbda, steps=steps, batch_size=BATCH_SIZE, crop=CROP, permute_colors=True, seed=seed, device="cpu",
+        precision="float32",
+    )  # fmt: skip
+    begin = time.perf_counter()
+    training = Training(net, images, settings)
+    with closing(iter(training)) as taken:
+        for step in taken:
+            yield step
+            now = time.perf_counter()
+            if step.step == 1:
+                first = now  # the first step also starts the network, so the pace does not count it
+            elif step.step == PILOT:
+                left = RESERVE * seconds - (now - begin)
+                affordable = PILOT + max(0, int(left / (now - first) * (PILOT - 1)))
+                training.settings = dataclasses.replace(training.settings, steps=min(steps, affordable))
+            if now - begin > seconds:
+                return

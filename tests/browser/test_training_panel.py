@@ -1,0 +1,47 @@
+"""The training panel in JupyterLab, while another program keeps a core busy: its first frame, and when a run ends."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
+
+from lab import Lab
+from playwright.sync_api import Browser
+from test_all_panels import first_changes
+from test_panels import TRIALS, PanelPage, TooSlow, twice_if_noisy
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+FIRST_FRAME = 150  # milliseconds after a change of a control
+ENDS = {"patch_linear": 15, "patch_hyperprior": 40}  # seconds after which a run ends
+LATE = 1  # second for the last measurement, and for the way to the browser
+
+
+@pytest.fixture(scope="module", params=list(ENDS))
+def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
+    code = f"import labkit as lk\npanel = lk.live.TrainingPanel(network={request.param!r})\npanel"
+    panel = PanelPage(lab_server, browser, f"{request.param}.ipynb", code)
+    panel.network = request.param
+    panel.await_state("done", 240)  # the first run loads data and codes the curves to compare with
+    yield panel
+    panel.page.close()
+
+
+@twice_if_noisy
+def test_a_key_press_quickly_shows_a_first_frame(panel: PanelPage, busy_core, measured):
+    name = f"{panel.network}: key to first frame"
+    if (median := measured(name, first_changes(panel, TRIALS), FIRST_FRAME)) > FIRST_FRAME:
+        raise TooSlow(median)
+
+
+@twice_if_noisy
+def test_a_run_ends_in_time_and_shows_its_result(panel: PanelPage, busy_core, measured):
+    key = panel.press("ArrowLeft")
+    end = panel.first(timeout=120, what="state", state="done", run=key["run"] + 1)
+    limit = 1000 * (ENDS[panel.network] + LATE)
+    if (duration := measured(f"{panel.network}: key to “done”", [end["at"] - key["at"]], limit)) > limit:
+        raise TooSlow(duration)
+    assert "rounded test loss" in panel.text() and "JPEG" in panel.text()
+    captions = panel.page.locator(".labkit-canvas figcaption").inner_text()
+    assert "codec:" in captions and "bytes" in captions
