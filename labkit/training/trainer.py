@@ -80,7 +80,7 @@ class Training:
         return f"Training({type(self.net).__name__}, step {self.step} of {self.settings.steps})"
 
     def __iter__(self) -> Generator[Step, None, None]:
-        s, net = self.settings, self.net
+        net = self.net
         noise = torch.Generator(self.fabric.device)
         stage: QuantizationScheme | None = None
         self.start()
