@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 import warnings
 
@@ -58,6 +59,7 @@ def _load_slow_modules() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*")  # from an import in compressai
         import compressai.models  # noqa: F401
+    _import_nbformat()
     import plotly.graph_objects as go
     import torch
 
@@ -66,3 +68,17 @@ def _load_slow_modules() -> None:
     parameter.sum().backward()
     optimizer.step()
     go.FigureWidget().close()
+
+
+def _import_nbformat() -> None:
+    """Import nbformat, which plotly loads, without a grammar that jsonschema would compile for over two seconds.
+
+    JupyterLab installs the grammar, and no other package uses it here: it checks internationalized web addresses.
+    """
+    grammar = "rfc3987_syntax"
+    if "nbformat" not in sys.modules and grammar not in sys.modules:
+        sys.modules[grammar] = None  # type: ignore[assignment]  # an import then raises ImportError
+        try:
+            import nbformat  # noqa: F401
+        finally:
+            del sys.modules[grammar]

@@ -595,6 +595,7 @@ def test_a_script_needs_no_main_guard_and_workers_do_not_run_it(tmp_path):
 
 def test_workers_are_spread_over_the_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,8")
+    monkeypatch.setattr(cluster, "PRELOAD", "import signal")  # workers that make no runs need no torch
     runs = sweep("out", TOY, {"seed": list(range(9))}).runs()
     with cluster.local_client(runs, 4, 2) as client:
         devices = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
