@@ -59,6 +59,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     assert (tmp_path / "course" / "00_start_here.ipynb").is_file()
 
 
+@pytest.mark.slow
 def test_labkit_lessons_serves_lesson_00_until_it_is_stopped(tmp_path):
     """In a checkout, the server of `labkit lessons` opens lesson 00, and stopping the command stops the server."""
     with socket.socket() as probe:

@@ -35,6 +35,7 @@ def test_importing_labkit_changes_no_warning_filter():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_importing_networks_prints_no_warning():
     """Importing CompressAI alone prints one."""
     process = subprocess.run(

@@ -17,6 +17,7 @@ def test_importing_labkit_does_not_import_the_course(python):
     assert output.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_start_describes_the_machine_and_sets_no_seed(python, home):
     output = python(
         "import torch, labkit as lk\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit import course
-from labkit.course import first_edition, lessons, record
+from labkit.course import first_edition, lessons, opening, record
 from labkit.course.exercises import all_exercises
 
 FIRST_EDITION = Path(__file__).parents[1] / "first_edition" / "progress.json"
@@ -170,8 +170,12 @@ def test_threads_translate_a_record_once_and_keep_all_entries(old_record, home):
 # Notebooks of the first edition
 
 
-def test_start_in_a_notebook_of_the_first_edition_names_the_present_lesson(python, home):
-    lines = python("import labkit as lk; lk.course.start('06')").splitlines()
+def test_start_in_a_notebook_of_the_first_edition_names_the_present_lesson(home, monkeypatch, capsys):
+    for module, name in ((opening, "_load_slow_modules"), (opening.figures, "use_template")):
+        monkeypatch.setattr(module, name, lambda: None)
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    course.start("06")
+    lines = capsys.readouterr().out.splitlines()
     assert (
         "first edition" in lines[0] and "07 Zero-center quantization" in lines[0] and "labkit lessons --to" in lines[0]
     )

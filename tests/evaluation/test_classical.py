@@ -48,6 +48,7 @@ def test_jpeg2000_reaches_the_requested_psnr(images):
         assert all(abs(row["psnr"] - target) < 1 for row in report.rows)
 
 
+@pytest.mark.slow
 def test_avif_needs_fewer_bits_than_jpeg_on_kodak(kodak):
     """Compare the codecs at equal mean RGB PSNR from 28 to 38 dB, on four of the images."""
     photos = datasets.folder(kodak)[::6]

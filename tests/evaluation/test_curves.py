@@ -280,6 +280,7 @@ def test_intervals_of_means_have_their_nominal_coverage(confidence):
     assert stats.binom.ppf(1e-5, times, coverage) <= hits <= stats.binom.isf(1e-5, times, coverage)
 
 
+@pytest.mark.slow
 def test_intervals_of_bd_rate_cover_the_truth():
     """Draw 30 images 120 times; test needs 0.9 of the bits on average, so the true BD-rate is −10%.
 

@@ -95,7 +95,8 @@ def test_missing_weights_and_small_photographs_are_rejected(images, monkeypatch,
 
 
 @pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="there are no bundled weights")
-@pytest.mark.parametrize("lmbda", [pytest.param(0.0067, marks=pytest.mark.slow), 0.013])
+@pytest.mark.slow
+@pytest.mark.parametrize("lmbda", [0.0067, 0.013])
 def test_a_run_lowers_the_loss_of_the_bundled_weights(lmbda):
     panel = lk.live.CodecPanel(lmbda=lmbda)
     result = panel.run(60)

@@ -136,6 +136,7 @@ def test_closed_form_moments_agree_with_quadrature(law):
         assert variance == pytest.approx(spread, abs=1e-3)
 
 
+@pytest.mark.slow
 @every_law
 def test_short_training_finds_a_nearly_optimal_scalar_quantizer(law):
     """The loss is within 5% of the best uniform quantizer's, and not below the best quantizer's.
@@ -165,6 +166,7 @@ def test_short_training_finds_a_nearly_optimal_scalar_quantizer(law):
 # The sawbridge and the ring -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_short_training_approaches_the_limit_of_the_sawbridge():
     """Intervals of U have the error Σ p²/6, which is at least 2^(−H)/6; a grid of U avoids sampling errors.
 
@@ -186,6 +188,7 @@ def test_short_training_approaches_the_limit_of_the_sawbridge():
     assert 0.99 * limit < distortion / 64 < 1.25 * limit
 
 
+@pytest.mark.slow
 def test_codewords_of_the_ring_surround_its_center():
     """Codewords lie on all sides, none lies inside the ring, and the error is far below the radius."""
     source = datasets.Ring()

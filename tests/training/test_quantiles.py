@@ -94,7 +94,10 @@ def bundled(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
     return net.entropy_bottleneck, [net.h_a(net.g_a(view)) for view in views]
 
 
-@pytest.fixture(scope="module", params=["synthetic", *networks.pretrained_lmbdas()])
+CASES = [pytest.param("synthetic", marks=pytest.mark.slow), *networks.pretrained_lmbdas()]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request, synthetic, test_photos) -> Case:
     bottleneck, latents = synthetic if request.param == "synthetic" else bundled(request.param, test_photos)
     solved = copy.deepcopy(bottleneck)

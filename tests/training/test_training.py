@@ -315,6 +315,7 @@ def test_compiled_transforms_give_the_same_losses(train_photos):
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loop_left_open_does_not_abort_python():
     code = (
         "from labkit import datasets, networks, training\n"
