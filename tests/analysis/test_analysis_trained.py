@@ -201,6 +201,7 @@ def test_bias_and_derivative_of_the_gain_agree_with_quadrature():
     assert table.loc["ste", "variance_draws"] == 0
 
 
+@pytest.mark.slow
 def test_differences_agree_with_autograd_for_parts_where_straight_through_is_exact(net, crops):
     """The synthesis transform and the factorized entropy model read rounded values and do not change them."""
     double_net = copy.deepcopy(net).double()
@@ -242,6 +243,7 @@ def test_a_doubled_gradient_is_visible_in_the_table(net, crops, monkeypatch):
     assert table.loc["g_s", "bias"] == pytest.approx(table.loc["g_s", "derivative"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_mean_and_variance_of_stored_gradients_agree_with_numpy(net, crops, monkeypatch):
     """NumPy computes the norm of the mean and the variances within and between batches for one small layer."""
     kept, original = [], gradient_vectors

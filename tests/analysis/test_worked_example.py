@@ -52,6 +52,7 @@ def test_monte_carlo_agrees_with_quadrature(example):
         assert ((exact[name] - sampled[name]).abs() <= SIGMAS * sampled[f"{name}_se"] + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_the_example_prints_its_tables(capsys):
     worked_example.print_tables(samples=500, seed=1)
     printed = capsys.readouterr().out

@@ -31,6 +31,7 @@ def measured(tmp_path_factory):
     return printed, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_both_panels_report_every_quantity(measured):
     _, figures = measured
     assert [(row["panel"], row["quantity"]) for row in figures["rows"]] == [
@@ -38,6 +39,7 @@ def test_both_panels_report_every_quantity(measured):
     ]
 
 
+@pytest.mark.slow
 def test_all_figures_are_positive(measured):
     _, figures = measured
     for row in figures["rows"]:
@@ -46,6 +48,7 @@ def test_all_figures_are_positive(measured):
         assert row["ratio"] == pytest.approx(row["median"] / row["plain"])
 
 
+@pytest.mark.slow
 def test_the_table_equals_the_json_file(measured):
     (versions, machine, _, *lines), figures = measured
     assert versions.startswith(f"python {figures['python']}, torch {torch.__version__}")
