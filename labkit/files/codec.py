@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 import torch
-from compressai.ops import compute_padding
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -142,6 +141,8 @@ def _single_thread(net: Codec) -> Iterator[None]:
 
 
 def _decode(container: Container, net: Codec) -> Tensor:
+    from compressai.ops import compute_padding  # at the top it would print a warning that labkit hides elsewhere
+
     with _single_thread(net):
         _check_weights(container, net)
         multiple = net.downsampling_factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import torch
-from compressai import models
 from torch import Tensor, nn
 
 from labkit import adoption, datasets, schedules, schemes, training
@@ -22,14 +21,14 @@ from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel
 from labkit.statistics import Array
 
-MODELS: dict[str, Callable[[], nn.Module]] = {  # few channels, so that dozens of steps take seconds
-    "FactorizedPrior": lambda: models.FactorizedPrior(16, 24),
-    "ScaleHyperprior": lambda: models.ScaleHyperprior(16, 24),
-    "MeanScaleHyperprior": lambda: models.MeanScaleHyperprior(16, 24),
-    "JointAutoregressiveHierarchicalPriors": lambda: models.JointAutoregressiveHierarchicalPriors(16, 24),
-    "Cheng2020Anchor": lambda: models.Cheng2020Anchor(12),
-    "Cheng2020AnchorCheckerboard": lambda: models.Cheng2020AnchorCheckerboard(12),
-    "Elic2022Official": lambda: models.Elic2022Official(12, 24, [4, 4, 4, 4, 8]),
+MODELS: dict[str, tuple[Any, ...]] = {  # arguments for few channels, so that dozens of steps take seconds
+    "FactorizedPrior": (16, 24),
+    "ScaleHyperprior": (16, 24),
+    "MeanScaleHyperprior": (16, 24),
+    "JointAutoregressiveHierarchicalPriors": (16, 24),
+    "Cheng2020Anchor": (12,),
+    "Cheng2020AnchorCheckerboard": (12,),
+    "Elic2022Official": (12, 24, [4, 4, 4, 4, 8]),
 }
 TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 LMBDA = 0.0067
@@ -234,10 +233,12 @@ class AdoptionPanel(PlotPanel):
 
     def _plain(self, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
         """CompressAI's model with initial weights from the seed, and its outputs for the test crops; made only once."""
+        from compressai import models  # not at the top, where it would print a warning before labkit can hide it
+
         if name not in self._plain_models:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._seed)
-                model = MODELS[name]().eval()
+                model = getattr(models, name)(*MODELS[name]).eval()
             with torch.no_grad():
                 self._plain_models[name] = model, tensors_of(model(self._test))
         return self._plain_models[name]

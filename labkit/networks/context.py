@@ -99,7 +99,7 @@ def _check_equal(N: int, M: int | None) -> None:
 class _SubsampledConv2d(nn.Conv2d):
     """A strided 1×1 convolution that, in training, drops the skipped pixels before it convolves.
 
-    The sums are the same. In torch 2.15, the backward pass of the strided convolution writes past its memory on the
+    The sums are the same. In torch 2.14.1, the backward pass of the strided convolution writes past its memory on the
     CPU, in the channels-last layout that the trainer uses, with 3 input channels or with 8 or 16 output channels.
     """
 

@@ -271,7 +271,7 @@ def _close() -> None:
 
 
 def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
-    """Return channels-last, except for strided 1×1 convolutions on a CPU: torch 2.15 corrupts memory in theirs."""
+    """Return channels-last, except for strided 1×1 convolutions on a CPU, where torch 2.14.1 corrupts memory."""
     strided = any(type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in net.modules())
     return torch.contiguous_format if strided and device.type == "cpu" else torch.channels_last
 

@@ -52,7 +52,7 @@ def test_adoption_keeps_the_outputs_of_every_model(panel, name):
     assert adopted.same_outputs and adopted.same_keys and len(adopted.changed) == CHANGED[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        plain = adoption.MODELS[name]().eval()
+        plain = getattr(models, name)(*adoption.MODELS[name]).eval()
     assert type(plain) is getattr(models, name) and isinstance(adopted.model, type(plain))
     with torch.no_grad():
         assert torch.equal(adopted.model.eval()(panel._test)["x_hat"], plain(panel._test)["x_hat"])

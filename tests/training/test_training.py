@@ -257,7 +257,7 @@ def test_the_checkpoint_of_an_adopted_model_has_compressais_keys(adopted, train_
 
 @pytest.mark.parametrize("N", [8, 24])
 def test_an_adopted_model_with_strided_pointwise_convolutions_trains(N, train_photos):
-    """In the channels-last layout on a CPU, torch 2.15 corrupts memory in their backward pass."""
+    """In the channels-last layout on a CPU, torch 2.14.1 corrupts memory in their backward pass."""
     net = adoption.adopt(compressai.models.Cheng2020Anchor(N=N), schemes.mixed())
     for step in training.stream(net, train_photos[:1], lmbda=0.01, steps=2, batch_size=2, crop=128):
         assert math.isfinite(step.loss)
