@@ -3,9 +3,10 @@
 python -m tests.bench.hostile --strings 10000
 
 Valid strings of every tiny network are damaged behind correct checksums. They are decoded from a `.lkc` container, by
-the network itself, and by CompressAI's model after adoption, in both arithmetics. Each must decode or be refused by a
-ValueError of one line. An image to 256×256 may take 2 s and 500 MB more than before. A larger image may take twice the
-time and memory of the slowest valid one. Seconds are of the processor, so that other work does not count.
+the network itself, and by CompressAI's model after adoption, with floating-point and portable arithmetic. Each must
+decode or be refused by a ValueError of one line. An image to 256×256 may take 2 s and 500 MB more than before. A larger
+image may take twice the time and memory of the slowest valid one. Seconds are of the processor, so that other work does
+not count.
 """
 
 from __future__ import annotations
