@@ -6,6 +6,7 @@ from labkit.networks.checkpoints import load_checkpoint, load_weights, save_chec
 from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
 from labkit.networks.patch import PatchHyperprior, PatchLinear, PatchMLP
+from labkit.networks.patch_context import PatchContext
 from labkit.networks.pretrained import pretrained, pretrained_lmbdas
 from labkit.networks.toy import ToyTransformCode, toy_1d, toy_2d, toy_sawbridge
 from labkit.networks.zoo import (
@@ -23,6 +24,7 @@ from labkit.networks.zoo import (
     joint_autoregressive,
     mean_scale_hyperprior,
     names,
+    patch_context,
     patch_hyperprior,
     patch_linear,
     patch_mlp,
@@ -41,6 +43,7 @@ __all__ = [
     "FactorizedPrior",
     "JointAutoregressive",
     "MeanScaleHyperprior",
+    "PatchContext",
     "PatchHyperprior",
     "PatchLinear",
     "PatchMLP",
@@ -59,6 +62,7 @@ __all__ = [
     "load_weights",
     "mean_scale_hyperprior",
     "names",
+    "patch_context",
     "patch_hyperprior",
     "patch_linear",
     "patch_mlp",

@@ -63,7 +63,8 @@ class CodecBase:
             height: Height of the padded image in pixels.
             width: Width of the padded image in pixels.
         """
-        return torch.Size((height // 64, width // 64))
+        factor: int = self.downsampling_factor  # type: ignore[attr-defined]  # a property of CompressAI's classes
+        return torch.Size((height // factor, width // factor))
 
     def set_scheme(self, scheme: Scheme) -> None:
         """Train with another scheme from now on.

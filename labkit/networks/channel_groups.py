@@ -21,7 +21,7 @@ from labkit.networks.base import CodecBase
 from labkit.schemes import Scheme
 
 
-class _GroupedCodec(CodecBase):
+class GroupedCodec(CodecBase):
     """Base of codecs built from CompressAI's latent codecs: a hyperprior, and y in groups of channels."""
 
     latent_codec: Any
@@ -31,15 +31,17 @@ class _GroupedCodec(CodecBase):
 
     @property
     def downsampling_factor(self) -> int:
+        """Sides of the images are multiples of this number."""
         return 64
 
     def coded_shape(self, height: int, width: int) -> Any:
+        """Return the shapes of the groups and of z that `decompress` needs, for an image of this size in pixels."""
         groups = self.latent_codec["y"].groups
         shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
         return {"y": shape, "hyper": super().coded_shape(height, width)}
 
 
-class Elic(_GroupedCodec, _compressai.Elic2022Official):
+class Elic(GroupedCodec, _compressai.Elic2022Official):
     """He et al. 2022, ELIC, as in CompressAI's elic2022-official (https://arxiv.org/abs/2203.10886).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns
@@ -75,7 +77,7 @@ class Elic(_GroupedCodec, _compressai.Elic2022Official):
 SLICES, SUPPORT = 10, 5
 
 
-class ChannelAutoregressive(_GroupedCodec, _compressai.base.SimpleVAECompressionModel):
+class ChannelAutoregressive(GroupedCodec, _compressai.base.SimpleVAECompressionModel):
     """Minnen & Singh 2020, channel-wise autoregressive (https://arxiv.org/abs/2007.08739).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import compressai.models as _compressai
 import torch
 from torch.nn import functional
@@ -33,10 +31,6 @@ class FactorizedPrior(CodecBase, _compressai.FactorizedPrior):
     def __init__(self, N: int, M: int, scheme: Scheme | None = None):
         super().__init__(N, M)
         self.entropy_bottleneck = entropy.EntropyBottleneck(M, scheme=self._start_with(scheme), main=True)
-
-    def coded_shape(self, height: int, width: int) -> Any:
-        """Return the shape that `decompress` needs, for an image of this size in pixels."""
-        return torch.Size((height // 16, width // 16))
 
     @torch.no_grad()
     def scale_latents(self, gain: float) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from labkit.networks.base import CodecBase
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior
-from labkit.networks.patch_start import PATCH, dct_basis, fit_bottleneck, gain_for
+from labkit.networks.patch_start import PATCH, dct_basis, fit_bottleneck, fit_gaussian, gain_for
 from labkit.schemes import Scheme
 
 FIRST_LMBDA = 0.01  # λ for which a new network has the right step; `start` changes it to another λ
@@ -88,8 +88,9 @@ class PatchCodec(CodecBase):
     paper = "labkit's own: transform coding of patches, initialized with the DCT"
     year = 2026
     low_precision = False  # bfloat16 would round a latent of 100 steps to a multiple of half a step
-    lr_factors: ClassVar[Mapping[str, float]] = {"entropy_bottleneck": 5.0, "": 2.5}
     layers: ClassVar[int] = 2
+    # The convolutions start near their best weights and would lose them; the other layers start at zero or at random.
+    lr_factors: ClassVar[Mapping[str, float]] = {"entropy_bottleneck": 5.0, "g_a.0": 1.0, "g_s.2": 0.5, "": 2.5}
     g_a: nn.Sequential
     g_s: nn.Sequential
     started: Tensor
@@ -117,10 +118,6 @@ class PatchCodec(CodecBase):
     def downsampling_factor(self) -> int:
         """Sides of the images are multiples of this number."""
         return PATCH
-
-    def coded_shape(self, height: int, width: int) -> Any:
-        """Return the shape that `decompress` needs, for an image of this size in pixels."""
-        return torch.Size((height // self.downsampling_factor, width // self.downsampling_factor))
 
     @classmethod
     def from_state_dict(cls, state_dict: dict[str, Tensor]) -> Any:
@@ -150,7 +147,8 @@ class PatchCodec(CodecBase):
         deviation = y.std((0, 2, 3)).clamp_min(0.1)
         for name in self._y_inputs[1:]:
             layer: Any = self.get_submodule(name)
-            layer.weight /= deviation[:, None, None]
+            if layer.in_channels == self.M:
+                layer.weight /= deviation[:, None, None]
         self._fit(y, deviation)
         self.started.fill_(1)
 
@@ -173,6 +171,7 @@ class PatchLinear(PatchCodec, FactorizedPrior):
 
     kind = "patch_linear"
     layers = 0
+    lr_factors: ClassVar[Mapping[str, float]] = {"entropy_bottleneck": 5.0, "g_a": 1.0, "g_s": 0.5}
 
 
 class PatchMLP(PatchCodec, FactorizedPrior):
@@ -188,6 +187,12 @@ class PatchMLP(PatchCodec, FactorizedPrior):
     """
 
     kind = "patch_mlp"
+
+
+def hyper_transforms(N: int, M: int, z: int, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return h_a from M channels to z at half the resolution, and h_s back to a number of outputs."""
+    h_a = nn.Sequential(Pointwise(M, N), nn.GELU(), conv(N, z))
+    return h_a, nn.Sequential(deconv(z, N), nn.LeakyReLU(inplace=True), nn.Conv2d(N, outputs, 1))
 
 
 class PatchHyperprior(PatchCodec, MeanScaleHyperprior):
@@ -207,8 +212,7 @@ class PatchHyperprior(PatchCodec, MeanScaleHyperprior):
     def __init__(self, N: int, M: int, scheme: Scheme | None = None):
         super().__init__(N, M, scheme)
         z = self.entropy_bottleneck.channels
-        self.h_a = nn.Sequential(Pointwise(M, N), nn.GELU(), conv(N, z))
-        self.h_s = nn.Sequential(deconv(z, N), nn.LeakyReLU(inplace=True), nn.Conv2d(N, 2 * M, 1))
+        self.h_a, self.h_s = hyper_transforms(N, M, z, 2 * M)
         self._y_outputs, self._y_inputs = (*self._y_outputs, "h_s.2"), (*self._y_inputs, "h_a.0")
 
     @property
@@ -217,7 +221,5 @@ class PatchHyperprior(PatchCodec, MeanScaleHyperprior):
         return 2 * PATCH
 
     def _fit(self, y: Tensor, deviation: Tensor) -> None:
-        last: Any = self.h_s[-1]
-        last.weight *= 0.1 * deviation.repeat(2)[:, None, None, None]
-        last.bias.copy_(torch.cat([deviation, y.mean((0, 2, 3))]))
+        fit_gaussian(self.h_s[-1], deviation, y.mean((0, 2, 3)))
         fit_bottleneck(self.entropy_bottleneck, self.h_a(y))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,18 @@ def gain_for(lmbda: float) -> float:
         lmbda: Weight of the distortion, on CompressAI's scale.
     """
     return 255 * math.sqrt(2 * math.log(2) * lmbda / (12 * 5))
+
+
+def fit_gaussian(layer: Any, deviation: Tensor, mean: Tensor) -> None:
+    """Let a layer start to predict nearly constant σ and μ, in units of σ.
+
+    Args:
+        layer: Convolution with 2C outputs, σ before μ, that is changed in place.
+        deviation: Standard deviations of the channels, (C,).
+        mean: Means of the channels, (C,).
+    """
+    layer.weight *= 0.1 * deviation.repeat(2)[:, None, None, None]
+    layer.bias.copy_(torch.cat([deviation, mean]))
 
 
 @torch.enable_grad()

@@ -14,6 +14,7 @@ from labkit.networks.channel_groups import ChannelAutoregressive, Elic
 from labkit.networks.context import Cheng2020Anchor, Cheng2020Attention, JointAutoregressive
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, ScaleHyperprior
 from labkit.networks.patch import PatchHyperprior, PatchLinear, PatchMLP
+from labkit.networks.patch_context import PatchContext
 from labkit.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Codec = (
     | PatchLinear
     | PatchMLP
     | PatchHyperprior
+    | PatchContext
 )
 
 _CLASSES: dict[str, type[Codec]] = {cls.kind: cls for cls in get_args(Codec)}
@@ -66,6 +68,7 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "patch_linear": _PATCH,
     "patch_mlp": _PATCH,
     "patch_hyperprior": _PATCH,
+    "patch_context": _PATCH,
 }
 
 T = TypeVar("T")
@@ -237,3 +240,8 @@ def patch_mlp(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> 
 def patch_hyperprior(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> PatchHyperprior:
     """Create an untrained `PatchHyperprior`; see `get` for the arguments."""
     return _make(PatchHyperprior, size, scheme, seed)
+
+
+def patch_context(size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> PatchContext:
+    """Create an untrained `PatchContext`; see `get` for the arguments."""
+    return _make(PatchContext, size, scheme, seed)

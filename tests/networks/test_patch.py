@@ -64,6 +64,11 @@ def test_a_basis_of_192_vectors_is_mostly_luma_and_begins_with_the_mean():
     assert torch.equal(dct_basis(96), basis[:96])
 
 
+def test_a_context_model_needs_a_channel_for_each_group():
+    with pytest.raises(ValueError, match="M must be an integer ≥ 16 to make four groups, got 15"):
+        networks.build("patch_context", 16, 15)
+
+
 @pytest.mark.parametrize("M", [0, 769])
 def test_a_basis_of_another_size_is_refused(M):
     with pytest.raises(ValueError, match=f"M must be 1 to 768, the dimension of a patch, got {M}"):
@@ -160,6 +165,42 @@ def test_a_started_hyperprior_predicts_the_deviation_and_the_mean_of_each_channe
     deviation, mean = y.std((0, 2, 3)).clamp_min(0.1), y.mean((0, 2, 3))
     assert ((sigma.mean((0, 2, 3)) - deviation).abs() < 0.1 * deviation).all()
     assert ((mu.mean((0, 2, 3)) - mean).abs() < 0.1 * deviation).all()
+
+
+def test_context_models_start_with_the_deviation_and_the_mean_of_each_channel(crops, started):
+    """Nearly: at the start, what the context adds is a tenth of a standard deviation."""
+    net = started("patch_context", 0.0067)
+    seen = []
+    for k in range(4):
+        inner = net.latent_codec["y"].latent_codec[f"y{k}"].latent_codec["y"].gaussian_conditional
+        inner.register_forward_pre_hook(lambda _, args, named: seen.append((*args, *named.values())), with_kwargs=True)
+    with torch.no_grad():
+        net(crops)
+    assert [y.size(1) for y, _, _ in seen] == [3, 6, 12, 27]
+    y, sigma, mu = (torch.cat(parts, 1) for parts in zip(*seen, strict=True))
+    deviation, mean = y.std((0, 2, 3)).clamp_min(0.1), y.mean((0, 2, 3))
+    assert ((sigma.mean((0, 2, 3)) - deviation).abs() < 0.15 * deviation).all()
+    assert ((mu.mean((0, 2, 3)) - mean).abs() < 0.15 * deviation).all()
+
+
+@torch.no_grad()
+def test_each_pass_of_the_context_model_reads_only_what_is_decoded(started):
+    """A change of one group at non-anchor positions changes no parameters of earlier passes."""
+    net, seen = started("patch_context", 0.0067), []
+    codec = net.latent_codec["y"]
+    for k in range(4):
+        inner = codec.latent_codec[f"y{k}"].latent_codec["y"].gaussian_conditional
+        inner.register_forward_pre_hook(lambda _, args, named: seen.append((args[1], named["means"])), with_kwargs=True)
+    generator = torch.Generator().manual_seed(0)
+    y, params = 3 * torch.randn(1, 48, 4, 4, generator=generator), torch.randn(1, 48, 4, 4, generator=generator)
+    white = (torch.arange(4)[:, None] + torch.arange(4)) % 2 == 1  # the anchors have even sums
+    changed = y.clone()
+    changed[:, 3:9, white] += 5  # the second group, in its second pass
+    codec(y, params)
+    codec(changed, params)
+    for k, (before, after) in enumerate(zip(seen[:4], seen[4:], strict=True)):
+        same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert same == (k <= 1)
 
 
 @every_codec
