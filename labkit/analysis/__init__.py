@@ -2,12 +2,22 @@
 
 sources ─► code ─► risk ─► worked_example            one latent: test loss, exact gradient, mismatch and risk
 sources ─► latent_laws ─► scale_bound                a lower bound on σ, in training and at test
+sources ─► reference_codes                           the least known loss of any quantizer with ideal entropy coding
 code ─► scalar_training, mean_training               many small codes that train at once
 trained                                              the same measures on networks and images
 """
 
 import labkit.entropy  # noqa: F401  # hides a warning of a dependency of CompressAI
-from labkit.analysis import latent_laws, mean_training, plots, scalar_training, scale_bound, sources, worked_example
+from labkit.analysis import (
+    latent_laws,
+    mean_training,
+    plots,
+    reference_codes,
+    scalar_training,
+    scale_bound,
+    sources,
+    worked_example,
+)
 from labkit.analysis.code import CodeLoss, ScalarCode, exact_gradient, gaussian_bits, squared_error, test_loss
 from labkit.analysis.risk import gradient_risk, mismatch, pointwise_risk
 from labkit.analysis.trained import gradient_at_means, network_gradient_risk, network_mismatch
@@ -26,6 +36,7 @@ __all__ = [
     "network_mismatch",
     "plots",
     "pointwise_risk",
+    "reference_codes",
     "scalar_training",
     "scale_bound",
     "sources",

@@ -11,6 +11,7 @@ see the same samples and the same noise, so that chance does not make two rows d
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from torch import Tensor
 from labkit import schedules
 from labkit.analysis import sources
 from labkit.analysis.code import ScalarCode, exact_gradient, gaussian_bits
+from labkit.analysis.reference_codes import Quantizer, scalar_quantizer
 from labkit.schedules import Schedule
 from labkit.schemes import QuantizationScheme
 from labkit.surrogates import SoftRounding, Surrogate
@@ -90,6 +92,16 @@ def best_code(lmbda: float) -> tuple[Codes, float]:
         reach = (high - low) / 4
         low, high = best - reach, best + reach
     return Codes(*best.exp()), float(loss[at])
+
+
+@functools.cache
+def best_quantizer(lmbda: float) -> Quantizer:
+    """Return the best entropy-coded scalar quantizer of the source, which no such code can surpass.
+
+    Args:
+        lmbda: Weight λ of the distortion.
+    """
+    return scalar_quantizer(sources.laplace(), lmbda)
 
 
 def train_codes(

@@ -45,6 +45,7 @@ class AnnealingResult(Result):
 
     Attributes:
         best: Loss of the best code, bits + λ · D.
+        reference: Loss of the best entropy-coded scalar quantizer (ECSQ), which is lower.
         constant: (temperatures, seeds) excess losses at each constant temperature of TEMPERATURES.
         scheduled: (seeds,) excess losses with the chosen schedule.
         unannealed: (seeds,) excess losses of additive noise and of straight-through rounding.
@@ -53,6 +54,7 @@ class AnnealingResult(Result):
     """
 
     best: float
+    reference: float
     constant: dict[str, Array]
     scheduled: dict[str, Array]
     unannealed: dict[str, Array]
@@ -61,7 +63,8 @@ class AnnealingResult(Result):
 
     def __str__(self) -> str:
         parts = [f"{name} {_plus_minus(excess)}" for name, excess in (self.scheduled | self.unannealed).items()]
-        return f"excess loss, in thousandths: {'; '.join(parts)}"
+        gap = 1000 * (self.best - self.reference)
+        return f"excess loss, in thousandths: {'; '.join(parts)}; the best code is {gap:.1f} above ECSQ"
 
 
 class AnnealingPanel(PlotPanel):
@@ -153,6 +156,7 @@ class AnnealingPanel(PlotPanel):
             settings=settings,
             loss=best + min(float(losses.mean()) for losses in scheduled.values()),
             best=best,
+            reference=scalar_training.best_quantizer(lmbda).loss.total,
             constant={name: grid[i * n : (i + 1) * n] for i, name in enumerate(ANNEALED)},
             scheduled=scheduled,
             unannealed=dict(zip(UNANNEALED, grid[n * len(ANNEALED) :], strict=True)),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from labkit import datasets, networks, schedules, schemes, training
+from labkit.analysis.reference_codes import toy_reference
 from labkit.live.canvas import Canvas, Picture
 from labkit.live.chart import LossChart
 from labkit.live.engine import View
@@ -38,17 +39,20 @@ class ToyResult(Result):
         distortion: Mean squared distance.
         codewords: Number of codewords in use.
         net: The trained network.
+        excess: Loss minus that of an entropy-coded vector quantizer (ECVQ) on the same points. The quantizer is a
+            local optimum, so the least possible loss may be lower.
     """
 
     rate: float
     distortion: float
     codewords: int
     net: networks.ToyTransformCode
+    excess: float
 
     def __str__(self) -> str:
         return (
             f"rounded test loss {self.loss:.3f} = {self.rate:.3f} bits + λ · {self.distortion:.3f}"
-            f" ({self.codewords} codewords)"
+            f" ({self.codewords} codewords), {self.excess:.3f} above ECVQ"
         )
 
 
@@ -116,6 +120,7 @@ class ToyPanel(RetrainingPanel):
         yield lambda: view(_FINE)
         with torch.no_grad():
             loss = training.rate_distortion(net(self._test), self._test, settings["lmbda"])
+        reference = toy_reference("banana", settings["lmbda"]).loss_on(self._test.numpy())
         return ToyResult(
             settings=settings,
             losses=np.array(losses),
@@ -124,6 +129,7 @@ class ToyPanel(RetrainingPanel):
             distortion=float(loss.distortion),
             codewords=len(net.codewords(self._test)[0]),
             net=net,
+            excess=float(loss.total) - reference.total,
         )
 
     def _network(self, settings: Settings) -> networks.ToyTransformCode:

@@ -16,7 +16,7 @@ from labkit.live import lines
 from labkit.live.controls import choice
 from labkit.live.panel import Result
 from labkit.live.plot import Axes, Plot, PlotFrame, PlotPanel
-from tests.bench import code_lines, data, evaluate, kills, soak, stack
+from tests.bench import code_lines, data, evaluate, kills, rate_gradient, soak, stack
 from tests.bench import surrogates as bench_surrogates
 
 
@@ -85,6 +85,15 @@ def test_simple_surrogates_need_at_most_twice_the_memory_of_noise(name):
     """Noise needs 12 bytes per latent: 8 for the draw and its shift, and 4 for the result."""
     assert bench_surrogates.peak_bytes(surrogates.get("aun"), 1024) == 3 * 4 * 1024
     assert bench_surrogates.peak_bytes(surrogates.get(name), 1024) <= 2 * 3 * 4 * 1024
+
+
+def test_expected_gradients_have_less_variance_on_the_bundled_codec(run):
+    output, figures = run(rate_gradient.main, "--batches", 1, "--draws", 3, "--crop", 64, "--rounds", 1)
+    sampled, *expected = figures["rows"]
+    assert "× sampled" in output and all(row["seconds"] > 0 for row in figures["rows"])
+    for row in expected:
+        assert row["latent_variance"] < 0.2 * sampled["latent_variance"]
+        assert row["encoder_variance"] < 0.3 * sampled["encoder_variance"]
 
 
 def test_a_stack_gives_the_results_of_single_toys(run):
