@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from labkit import cli, datasets, first_edition, networks, paths, schemes, surrogates, training
 from labkit.research.study import CLAIMS, ClaimReport, Finding, Study, declarations, engine, predictions, report, tables
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from labkit.research.sweeps import Sweep, cluster
 from labkit.research.sweeps.results import ResultsFolder
 from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, fork_rows, parabola
 
@@ -266,17 +267,25 @@ def tiny(tmp_path, monkeypatch):
         cached.cache_clear()
 
 
-def execute(tmp_path, name, *options):
+@pytest.fixture(scope="module")
+def address():
+    """Return the address of a cluster with one worker, which the tiny studies share: each worker has to load torch."""
+    runs = Sweep("out", {"network": "toy_2d", "lmbda": 1.0, "steps": 1}, {}, {}).runs()
+    with cluster.local_client(runs, 1, None) as client:
+        yield client.scheduler.address
+
+
+def execute(tmp_path, name, *options, workers=("--workers", 1)):
     arguments = ["study", name, "--work", tmp_path / "work", "--out", tmp_path / "out", "--data", tmp_path / "train"]
-    result = CliRunner().invoke(cli.main, [str(argument) for argument in [*arguments, "--workers", 1, *options]])
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in [*arguments, *workers, *options]])
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["structure", "zero_center", "gradients", "mismatch", "tradeoff"])
-def test_a_tiny_study_ends_with_a_table_a_figure_and_a_verdict(tiny, name):
-    output = execute(tiny, name)
+def test_a_tiny_study_ends_with_a_table_a_figure_and_a_verdict(tiny, address, name):
+    output = execute(tiny, name, workers=("--address", address))
     table = tables.read(name, tiny / "out")
     text = output[output.index(f"{name}: {declarations.declaration(name)['claim']}") :]
     verdict = text.splitlines()[1]
@@ -288,15 +297,16 @@ def test_a_tiny_study_ends_with_a_table_a_figure_and_a_verdict(tiny, name):
 
 
 @pytest.mark.slow
-def test_runs_that_tables_contain_are_not_repeated_without_the_work_folder(tiny):
+def test_runs_that_tables_contain_are_not_repeated_without_the_work_folder(tiny, address):
     """Tables of other claims count too, and additional seeds extend a table."""
-    execute(tiny, "tradeoff", "--seeds", 1)
+    workers = {"workers": ("--address", address)}
+    execute(tiny, "tradeoff", "--seeds", 1, **workers)
     shutil.rmtree(tiny / "work")
-    execute(tiny, "structure", "--seeds", 1)
+    execute(tiny, "structure", "--seeds", 1, **workers)
     assert not (tiny / "work" / "runs").exists()  # only toys were trained
     first = pd.read_parquet(tiny / "out" / "study-structure.parquet")
     shutil.rmtree(tiny / "work")
-    execute(tiny, "structure", "--seeds", 2)
+    execute(tiny, "structure", "--seeds", 2, **workers)
     table = pd.read_parquet(tiny / "out" / "study-structure.parquet")
     both = table.merge(first, how="right", on=[*first.drop(columns="command")], validate="one_to_one")
     assert len(both) == len(first) and both["part"].notna().all()
@@ -305,10 +315,10 @@ def test_runs_that_tables_contain_are_not_repeated_without_the_work_folder(tiny)
     assert set(table["part"]) == {"forks", "trunk", "toys"}
     shutil.rmtree(tiny / "work")
     for seeds in (1, 2):
-        assert "(2 seeds)" in execute(tiny, "structure", "--seeds", seeds)
+        assert "(2 seeds)" in execute(tiny, "structure", "--seeds", seeds, **workers)
         again = pd.read_parquet(tiny / "out" / "study-structure.parquet")
         assert not (tiny / "work").exists() and len(again) == len(table)
-    execute(tiny, "tradeoff", "--seeds", 2)
+    execute(tiny, "tradeoff", "--seeds", 2, **workers)
     table = pd.read_parquet(tiny / "out" / "study-tradeoff.parquet")
     assert set(table["seed"][table["part"] == "measured"]) == {0, 1}
 
