@@ -106,6 +106,7 @@ KINDS = (*DAMAGE, "another image", "another network", "another place", "all at o
 
 
 @functools.cache
+@torch.no_grad()
 def network(kind: str) -> Any:
     """Return a tiny network with random weights, scaled so that many latents are not zero."""
     net = lk.networks.get(kind, "tiny", seed=0).eval()
@@ -207,10 +208,16 @@ def cases(kind: str, count: int, seed: int) -> list[Case]:
 # Measurement ----------------------------------------------------------------------------------------------------------
 
 
-def peak_megabytes(run: Callable[[], Any]) -> tuple[str, float, float]:
-    """Run something, and return its outcome, its seconds, and the peak of its memory above what was used before."""
+@functools.cache
+def baseline(kind: str) -> int:
+    """Return the bytes that this process uses before it decodes the first string of a network."""
+    network(kind)
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_megabytes(run: Callable[[], Any], before: int) -> tuple[str, float, float]:
+    """Run something, and return its outcome, its seconds, and the peak of memory in MB above `before`, in bytes."""
     outcome = "decoded"
-    before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     start = time.process_time()
     try:
@@ -226,10 +233,12 @@ def peak_megabytes(run: Callable[[], Any]) -> tuple[str, float, float]:
 
 @functools.cache
 def limits(kind: str, way: str, side: tuple[int, int]) -> tuple[float, float]:
-    """Return the most seconds and megabytes of a case; a valid image is decoded first, also to warm up."""
+    """Return the most seconds and megabytes of a case; valid strings are decoded first, also to warm up."""
     case = Case(kind, way, side, "", "")
     strings, _ = coded(kind, side, 0, "floating" in way)
-    valid = [peak_megabytes(lambda: case.decode(list(strings))) for _ in range(3 if side == LARGE else 1)]
+    valid = [
+        peak_megabytes(lambda: case.decode(list(strings)), baseline(kind)) for _ in range(3 if side == LARGE else 1)
+    ]
     if any(outcome != "decoded" for outcome, _, _ in valid):
         raise ValueError(f"valid strings of {kind} ({way}) do not decode: {valid}")
     if side != LARGE:
@@ -240,13 +249,14 @@ def limits(kind: str, way: str, side: tuple[int, int]) -> tuple[float, float]:
 def run_cases(kind: str, count: int, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
     """Decode the cases of a network from number `start` on; yield each before it runs, and again with its result."""
     torch.set_num_threads(1)
+    baseline(kind)
     with torch.no_grad():
         for number, case in enumerate(cases(kind, count, seed)[start:], start):
             most_seconds, most_megabytes = limits(kind, case.way, case.side)
             strings = case.strings()
             yield {"number": number}
             faulthandler.dump_traceback_later(HANG, exit=True)
-            outcome, seconds, megabytes = peak_megabytes(lambda case=case, strings=strings: case.decode(strings))
+            outcome, seconds, megabytes = peak_megabytes(functools.partial(case.decode, strings), baseline(kind))
             faulthandler.cancel_dump_traceback_later()
             within = seconds <= most_seconds and megabytes <= most_megabytes
             row = {"number": number, "outcome": outcome, "seconds": seconds, "megabytes": megabytes, "within": within}
@@ -259,13 +269,15 @@ def _child(kind: str, count: int, seed: int, start: int) -> Iterator[dict[str, A
     command += ["--strings", str(count), "--seed", str(seed), "--start", str(start)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        number = start
+        number = None
         for line in process.stdout or ():
             row = json.loads(line)
             number = row["number"]
             if "outcome" in row:
                 yield row
     if process.returncode:
+        if number is None:
+            raise click.ClickException("the process of the cases ended before its first case")
         crash = {"number": number, "outcome": f"crashed with status {process.returncode}", "within": False}
         yield crash | {"seconds": 0.0, "megabytes": 0.0, **vars(cases(kind, count, seed)[number])}
 
