@@ -20,14 +20,14 @@ from labkit.cli.options import load_network
 @click.option(
     "--refine", "steps", type=click.IntRange(0), default=0, help="Number of steps that search for better latents."
 )
-@click.option("--verify/--no-verify", default=True, help="Decode the result and store the checksum of the image.")
+@click.option("--verify/--no-verify", default=True, help="Decode the result and store checksums of it.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def compress(
     image: Path, output: Path | None, weights: Path | None, lmbda: float | None, steps: int, verify: bool, force: bool
 ) -> None:
     """Compress an image into a .lkc file with a trained network.
 
-    The network runs on the CPU in one thread. Transparent pixels are blended with white.
+    The network runs on the CPU. Every CPU can decode the file. Transparent pixels are blended with white.
     """
     from labkit.files.container import SUFFIX
 
@@ -54,7 +54,7 @@ def compress(
     "--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the bundled weights that CODED names]"
 )
 @click.option(
-    "--ignore-checksum", is_flag=True, help="Write the image even if it differs from the one verified by compress."
+    "--ignore-checksum", is_flag=True, help="Write the image even if its checksums differ from those in CODED."
 )
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def decompress(coded: Path, output: Path | None, weights: Path | None, ignore_checksum: bool, force: bool) -> None:

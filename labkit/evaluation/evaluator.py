@@ -14,7 +14,7 @@ from compressai.ops import compute_padding
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit import __version__, entropy
+from labkit import __version__, entropy, fixed_point
 from labkit.datasets import PhotoSet
 from labkit.evaluation import bitstream, metrics
 from labkit.evaluation.report import Report
@@ -45,7 +45,8 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
 
     Sides are padded to the multiple that the network needs. All bits of the padded image count, divided by the pixels
     of the original image. The estimated rate is that of the coded latents; for autoregressive networks, these differ
-    from the latents of the evaluation forward. PSNR and MS-SSIM are those of the decoded 8-bit image.
+    from the latents of the evaluation forward. PSNR and MS-SSIM are those of the decoded 8-bit image. `info` of the
+    report says in which arithmetic the network coded (see `labkit.portable`).
 
     Under torchrun every process must call this function. Each process codes its share of the images, and all processes
     get the whole report.
@@ -57,6 +58,9 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
 
     Returns:
         A report with one row for each image; `print` shows it as a table.
+
+    Raises:
+        ValueError: If the latents of an image, or σ or μ, are not finite, or if a latent lies outside ±2¹³.
     """
     training = net.training
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
@@ -91,7 +95,7 @@ def _measure(net: Codec, image: Tensor) -> dict[str, Any]:
     padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
     start = time.perf_counter()
     with bitstream.recorded(net) as recording:
-        coded = net.compress(padded)
+        coded = fixed_point.compress(net, padded)
     encoded = time.perf_counter()
     x_hat = metrics.eight_bits(F.pad(net.decompress(**coded)["x_hat"], unpadding))
     if x_hat.is_cuda:
@@ -124,6 +128,7 @@ def _describe(net: Codec) -> dict[str, Any]:
         **getattr(net, "info", {}),
         "network": getattr(net, "kind", type(net).__name__),
         "weights": weights_hash(net),
+        "arithmetic": getattr(net, "arithmetic", fixed_point.FLOATING_POINT),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "labkit": __version__,

@@ -8,7 +8,7 @@ anneals to rounding (Yang, Bamler & Mandt 2020, https://arxiv.org/abs/2006.04240
                                                         ▲                 └─► g_s ─► distortion ─────┘    │
                                                         └───────────────────── Adam ◄─────────────────────┘
 
-CompressAI's own `compress` writes the stream with the refined latents, and every decoder reads it.
+The network's own `compress` writes the stream with the refined latents, and every decoder reads it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit import defaults, entropy, schedules, schemes, surrogates
+from labkit import defaults, entropy, fixed_point, schedules, schemes, surrogates
 from labkit.checks import check_at_least, check_positive
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
@@ -51,8 +51,7 @@ class Coding:
     """A coded image: the stream, the decoded image, and their rate and distortion.
 
     Attributes:
-        strings: Strings for `net.decompress`.
-        shape: Shape for `net.decompress`.
+        coded: The stream as `net.compress` returns it, for `net.decompress`.
         image: Decoded image without padding, uint8 of shape (3, H, W).
         bytes: Total length of the strings.
         bpp: Bits per pixel of the original image.
@@ -60,13 +59,17 @@ class Coding:
         loss: bpp + λ · 255² · MSE of the decoded image.
     """
 
-    strings: list[list[bytes]]
-    shape: Any
+    coded: dict[str, Any]
     image: Tensor
     bytes: int
     bpp: float
     psnr: float
     loss: float
+
+    @property
+    def strings(self) -> Any:
+        """The strings of the stream, a list of lists."""
+        return self.coded["strings"]
 
     def __repr__(self) -> str:
         return f"Coding({self})"
@@ -109,8 +112,8 @@ class Refined:
 
     @property
     def coded(self) -> dict[str, Any]:
-        """The stream as `net.compress` returns it: {"strings", "shape"}."""
-        return {"strings": self.after.strings, "shape": self.after.shape}
+        """The stream as `net.compress` returns it: "strings", "shape" and "arithmetic"."""
+        return self.after.coded
 
     def __repr__(self) -> str:
         saving = 1 - self.after.loss / self.before.loss
@@ -322,18 +325,18 @@ class _Problem:
 
     @torch.no_grad()
     def code(self, latents: Latents) -> Coding:
-        """Code latents with CompressAI's coder and decode the 8-bit image again."""
+        """Code latents with the network's coder and decode the 8-bit image again."""
         net: Any = self.net.eval()
         with replaced_latents(net, *latents):
-            coded = net.compress(self.padded)
-        strings, shape = coded["strings"], coded["shape"]
-        decoded = F.pad(net.decompress(strings, shape)["x_hat"], self.unpadding)[0]
+            output = fixed_point.compress(net, self.padded)
+        coded: dict[str, Any] = {key: output[key] for key in ("strings", "shape", "arithmetic") if key in output}
+        decoded = F.pad(net.decompress(**coded)["x_hat"], self.unpadding)[0]
         decoded_image = (decoded * 255).round().to(torch.uint8)
-        size = sum(len(string) for group in strings for string in group)
+        size = sum(len(string) for group in coded["strings"] for string in group)
         bpp = 8 * size / decoded_image[0].numel()
         error = torch.mean((decoded_image.double() - 255 * self.image[0].double()) ** 2).item()
         psnr = metrics.psnr(decoded_image.double() / 255, self.image[0])
-        return Coding(strings, shape, decoded_image.cpu(), size, bpp, psnr, bpp + self.lmbda * error)
+        return Coding(coded, decoded_image.cpu(), size, bpp, psnr, bpp + self.lmbda * error)
 
 
 def _descend(

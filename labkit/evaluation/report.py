@@ -40,7 +40,8 @@ class Report:
             bitstream. bpp is the sum of estimated_bpp, table_bpp, coder_bpp and flush_bpp (see
             `labkit.evaluation.bitstream`). psnr in dB, ms_ssim and ms_ssim_db are those of the decoded 8-bit image.
             encode_seconds and decode_seconds are times.
-        info: Description of the network or codec, software versions, hash of the weights, device and threads.
+        info: Description of the network or codec, software versions, hash of the weights, arithmetic of the coder,
+            device and threads.
     """
 
     rows: list[dict[str, Any]]
@@ -102,7 +103,8 @@ class Report:
             lines.append(f"{row['name']:<{width}}  {size:>9}  " + "  ".join(cells))
         encoding, decoding = (sum(row[f"{step}_seconds"] for row in self.rows) for step in ("encode", "decode"))
         decibels = "" if math.isnan(mean["ms_ssim_db"]) else f"; mean MS-SSIM {mean['ms_ssim_db']:.2f} dB"
-        lines.append(f"encoding took {encoding:.2f} s, decoding {decoding:.2f} s{decibels}")
+        arithmetic = f" in {self.info['arithmetic']} arithmetic" if "arithmetic" in self.info else ""
+        lines.append(f"encoding took {encoding:.2f} s, decoding {decoding:.2f} s{arithmetic}{decibels}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -1,9 +1,12 @@
 """Compression of 8-bit RGB images into containers, and decompression of the same images.
 
-Files are coded and decoded in one thread on the CPU. The decoder repeats the floating-point sums of the encoder, and
-their results depend on the number of threads. With two threads instead of one, a pretrained network decodes a
-photograph differently in a few values, by 1 of 255. If such a difference changes a predicted scale, the decoder may
-lose its position in the string.
+A portable network, as all of labkit's networks are by default, writes files of version 2. It predicts σ and μ in fixed
+point, so every CPU decodes the same latents with any number of threads. The synthesis transform g_s stays in floating
+point: another processor or thread count may round a few values of the image differently, by 1 of 255.
+
+After `labkit.portable(net, False)` a network writes files of version 1. Their decoder repeats the floating-point sums
+of the encoder, which depend on the processor and on the number of threads. If they change a predicted scale, the
+decoder loses its position in the string. Version 1 is therefore coded and decoded in one thread.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit import networks
+from labkit import fixed_point, networks
 from labkit.evaluation.evaluator import pad
 from labkit.evaluation.latents import Latents, replaced_latents
 from labkit.files.container import HASH_DIGITS, Container
@@ -31,15 +35,18 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
     Args:
         image: uint8 image of shape (3, H, W), of any size from 1×1.
         net: Image codec of labkit; it gets its coder tables if it has none.
-        verify: Whether to decode the result again and store the checksum of the image, so that a decoder can check it.
+        verify: Whether to decode the result again and store the checksums of the latents and of the image, so that a
+            decoder can check them.
         latents: y and z to code instead of those of the encoder, such as `Refined.y` and `Refined.z`.
 
     Raises:
-        ValueError: If the image has another type or shape, or if the format cannot hold the image or the network.
+        ValueError: If the image has another type or shape, if the format cannot hold the image or the network, or if
+            the latents cannot be coded.
     """
     if image.dtype != torch.uint8 or image.dim() != 3 or image.size(0) != 3 or not image.numel():
         raise ValueError(f"image must be uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")
-    with _single_thread(net):
+    with _coding(net, net.portable):
+        net.update()
         container = Container(  # checks the image and the network before anything is coded
             network=net.kind,
             size=net.size,
@@ -49,6 +56,7 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
             width=image.size(2),
             height=image.size(1),
             strings=(bytes(8),),
+            arithmetic=net.arithmetic,
         )
         padded, _ = pad(image.cpu()[None].float() / 255, net.downsampling_factor)
         with replaced_latents(net, *latents) if latents else nullcontext():
@@ -57,42 +65,101 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
     return verified(container, net)[0] if verify else container
 
 
+class Decoded(NamedTuple):
+    """A decoded image, compared with what was verified when the file was written.
+
+    Attributes:
+        image: uint8 image of shape (3, H, W).
+        latents: ŷ of shape (1, M, height / 16, width / 16) of the padded image, which g_s was given.
+        same_image: Whether the image has the checksum in the file, or None if the file has none.
+        same_latents: The same for the latents; also None in version 1.
+    """
+
+    image: Tensor
+    latents: Tensor
+    same_image: bool | None
+    same_latents: bool | None
+
+
+def decode(container: Container, net: Codec) -> Decoded:
+    """Decode a container with the weights that coded it, and compare the result with the verified one.
+
+    Args:
+        container: Coded image.
+        net: Network with the same weights and coder tables.
+
+    Raises:
+        ValueError: If the network or its weights are different, if the network has no coder tables, or if the strings
+            cannot be decoded. The message has one line.
+    """
+    image, latents = _decode(container, net)
+    wanted = container.image_checksum, container.latents_checksum
+    sums = image_checksum(image), latents_checksum(latents)
+    same = [None if before is None else before == now for before, now in zip(wanted, sums, strict=True)]
+    return Decoded(image, latents, *same)
+
+
 def decompress(container: Container, net: Codec, ignore_checksum: bool = False) -> Tensor:
     """Decompress an image with the weights that compressed it.
 
     Args:
         container: Coded image.
-        net: Network with the same weights.
-        ignore_checksum: Whether to return the image even if it differs from the image that was verified when the file
-            was written.
+        net: Network with the same weights and coder tables.
+        ignore_checksum: Whether to return the image even if it is not the verified one, see below.
 
     Returns:
-        uint8 image of shape (3, H, W).
+        uint8 image of shape (3, H, W). In version 2 it may differ from the verified image although the latents are the
+        same: g_s rounds differently on this processor, which is no error.
 
     Raises:
-        ValueError: If the network or its weights are different, if the strings cannot be decoded, or if the image
-            differs from the verified image. The message has one line.
+        ValueError: As for `decode`, or if the latents (in version 1: the image) differ from those that were verified
+            when the file was written.
     """
-    image = _decode(container, net)
-    if not ignore_checksum and container.image_checksum not in (None, image_checksum(image)):
+    decoded = decode(container, net)
+    if not ignore_checksum:
+        check_verified(container, decoded)
+    return decoded.image
+
+
+def check_verified(container: Container, decoded: Decoded) -> None:
+    """Check that the decoded latents, or in version 1 the image, are those that were verified.
+
+    Raises:
+        ValueError: If they are not. The message has one line.
+    """
+    if container.version == 1 and decoded.same_image is False:
         raise ValueError(
-            "the decoded image differs from the verified one, because another processor or version of torch gives "
-            "other floating-point sums; the difference may be small or large"
+            "the decoded image differs from the verified one: a file of version 1 decodes only on processors like the "
+            "encoder's, with a similar version of torch; the difference may be small or large"
         )
-    return image
+    if decoded.same_latents is False:
+        raise ValueError(
+            "the decoded latents differ from the verified ones, which no processor causes: its strings were replaced, "
+            "or this machine computes wrongly"
+        )
 
 
 def verified(container: Container, net: Codec) -> tuple[Container, Tensor]:
-    """Decode a container and store the checksum of the image in it.
+    """Decode a container and store the checksums of the latents and of the image in it.
 
     Returns:
-        The container with the checksum, and the uint8 image of shape (3, H, W).
+        The container with the checksums, and the uint8 image of shape (3, H, W).
 
     Raises:
-        ValueError: As for `decompress`.
+        ValueError: As for `decode`.
     """
-    image = _decode(container, net)
-    return dataclasses.replace(container, image_checksum=image_checksum(image)), image
+    image, latents = _decode(container, net)
+    latents_sum = latents_checksum(latents) if container.version > 1 else None
+    return dataclasses.replace(container, image_checksum=image_checksum(image), latents_checksum=latents_sum), image
+
+
+def latents_checksum(latents: Tensor) -> int:
+    """Return the CRC-32 of the decoded latents ŷ, which g_s is given.
+
+    Args:
+        latents: Tensor of shape (…, M, height / 16, width / 16), of which little-endian float32 in C order counts.
+    """
+    return zlib.crc32(latents.cpu().contiguous().numpy().astype("<f4").tobytes())
 
 
 def image_checksum(image: Tensor) -> int:
@@ -113,8 +180,7 @@ def bundled_network(container: Container) -> Codec:
     for lmbda in networks.pretrained_lmbdas(container.network):
         net = networks.pretrained(container.network, lmbda)
         with suppress(ValueError):
-            with _single_thread(net):
-                _check_weights(container, net)
+            _check_weights(container, net)
             return net
     raise ValueError(
         f"it was coded with {container.codec} whose weights have the hash {container.weights}; no bundled weights have "
@@ -123,27 +189,33 @@ def bundled_network(container: Container) -> Codec:
 
 
 @contextmanager
-def _single_thread(net: Codec) -> Iterator[None]:
-    """Use one thread, no gradients and the memory format of a loaded network; restore threads and mode afterwards."""
+def _coding(net: Codec, portable: bool) -> Iterator[None]:
+    """Use evaluation mode, no gradients and one arithmetic; floating point also takes one thread and one memory format.
+
+    Mode, arithmetic and threads are restored afterwards.
+    """
     device = device_of(net)
     if device.type != "cpu":
         raise ValueError(f"net must be on the CPU to code files, got {device}")
-    training, threads = net.training, torch.get_num_threads()
-    torch.set_num_threads(1)
+    training, before, threads = net.training, net.portable, torch.get_num_threads()
     try:
-        net.to(memory_format=torch.contiguous_format).eval()  # another format gives other sums
-        net.update()
+        fixed_point.portable(net.eval(), portable)
+        if not portable:
+            torch.set_num_threads(1)
+            net.to(memory_format=torch.contiguous_format)  # another format gives other sums
         with torch.no_grad():
             yield
     finally:
-        net.train(training)
+        fixed_point.portable(net.train(training), before)
         torch.set_num_threads(threads)
 
 
-def _decode(container: Container, net: Codec) -> Tensor:
+def _decode(container: Container, net: Codec) -> tuple[Tensor, Tensor]:
+    """Return the uint8 image and the latents that g_s was given."""
     from compressai.ops import compute_padding  # at the top it would print a warning that labkit hides elsewhere
 
-    with _single_thread(net):
+    given: list[Tensor] = []
+    with _coding(net, container.version > 1):
         _check_weights(container, net)
         multiple = net.downsampling_factor
         expected = len(_strings(net, torch.zeros(1, 3, multiple, multiple)))
@@ -151,19 +223,24 @@ def _decode(container: Container, net: Codec) -> Tensor:
             raise ValueError(f"it has {len(container.strings)} strings, but {net.kind} writes {expected}")
         padding, unpadding = compute_padding(container.height, container.width, min_div=multiple)
         height, width = container.height + sum(padding[2:]), container.width + sum(padding[:2])
+        strings = [[string] for string in container.strings]
+        hook = net.g_s.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
         try:
-            x_hat = net.decompress([[string] for string in container.strings], net.coded_shape(height, width))
-            x_hat = F.pad(x_hat["x_hat"], unpadding)[0]
+            x_hat = net.decompress(strings, net.coded_shape(height, width), container.arithmetic)["x_hat"]
+            x_hat = F.pad(x_hat, unpadding)[0]
         except Exception as error:  # forged strings may cause any exception
             raise ValueError(f"its strings cannot be decoded: {' '.join(str(error).split())[:200]}") from error
+        finally:
+            hook.remove()
     if not torch.isfinite(x_hat).all():
         raise ValueError("its strings decode to values that are not finite")
-    return x_hat.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return x_hat.clamp(0, 1).mul(255).round().to(torch.uint8), given[0]
 
 
 def _check_weights(container: Container, net: Codec) -> None:
     if (container.network, container.N, container.M) != (net.kind, net.N, net.M):
         raise ValueError(f"it was coded with {container.codec}, not with {net.kind} (N = {net.N}, M = {net.M})")
+    fixed_point.check_tables(net)
     digits = weights_hash(net)[:HASH_DIGITS]
     if container.weights != digits:
         raise ValueError(f"it was coded with other weights (hash {container.weights}) than these (hash {digits})")

@@ -1,20 +1,40 @@
 """The `.lkc` file: a coded image with all that decoding needs, and checksums against damage.
 
-All numbers are little-endian. The file has a header of 37 bytes, a section for each string, and nothing else:
+All numbers are unsigned and little-endian. The file has a header of 42 bytes, a section for each string, and nothing
+else:
 
-    header                                          section
-    8  magic            2  width of the image       4  length of the string
-    1  version          2  height of the image      4  checksum
-    1  network          1  number of strings           the string
-    1  size             1  1 if the image checksum is set, else 0
-    2  N                4  checksum of the decoded image
-    2  M                4  checksum of the header
-    8  hash of the weights
+    byte  header, version 2                          byte  section
+       0  8  magic, 89 4C 4B 43 0D 0A 1A 0A             0  4  length of the string in bytes
+       8  1  version                                    4  4  checksum of the section
+       9  1  network, an index into NETWORKS            8     the string
+      10  1  size, an index into SIZES
+      11  2  N
+      13  2  M
+      15  8  hash of the weights
+      23  2  width of the image
+      25  2  height of the image
+      27  1  number of strings
+      28  1  1 if the file was verified, else 0
+      29  4  checksum of the image, 0 if not verified
+      33  1  arithmetic, an index into ARITHMETIC_NAMES
+      34  4  checksum of the latents, 0 if not verified
+      38  4  checksum of the header, bytes 0 to 37
 
 Every checksum is a CRC-32. The checksum of a section covers its length and its string and continues the checksum before
-it, so sections cannot change places or move to other files. The checksum of the image covers the 8-bit RGB image that
-was decoded when the file was written, row by row. Eight bytes of the hash identify the weights; two different weights
-agree by accident once in 10¹⁹ cases. The format does not resist forgery, because a forger can compute checksums.
+it, so sections cannot change places or move to other files: it is the CRC-32 of header, lengths and strings up to here,
+without the checksums between them. The arithmetic says how σ and μ are predicted from decoded symbols; 1 is "fixed-1",
+see `labkit.fixed_point.arithmetic`.
+
+A verified file was decoded when it was written. The checksum of the latents covers ŷ, the input of the synthesis
+transform g_s for the padded image, as float32 of shape (M, height / 16, width / 16) in C order. It is the same on every
+machine. The checksum of the image covers the 8-bit RGB image, row by row, with interleaved colors. On another
+processor g_s may round a few values of the image differently.
+
+Version 1 has no arithmetic and no checksum of the latents: its header has 37 bytes, 0 to 32 of those above and their
+checksum. Its σ and μ are predicted in floating point, so it decodes only on processors like the encoder's.
+
+Eight bytes of the hash identify the weights; two different weights agree by accident once in 10¹⁹ cases. The format
+does not resist forgery, because a forger can compute checksums.
 
 This module needs only the standard library, so that a bad file is refused before torch loads.
 """
@@ -31,7 +51,7 @@ from typing import Any
 from labkit.disk import write_whole
 
 MAGIC = b"\x89LKC\r\n\x1a\n"  # like PNG's: transfers that strip the eighth bit or translate line ends change it
-VERSION = 1
+VERSION = 2  # of the files that labkit writes; it reads version 1 too
 SUFFIX = ".lkc"
 
 # The index of a name is its number in the file, so new names are appended and no name ever moves.
@@ -50,16 +70,17 @@ NETWORKS = (
     "patch_context",
 )
 SIZES = ("custom", "tiny", "small", "paper")
+ARITHMETIC_NAMES = ("floating-point", "fixed-1")  # the first is that of version 1, which does not state it
 
 HASH_DIGITS = 16  # number of first hexadecimal digits of `networks.weights_hash` in the file
 MAX_SIDE = 2**16 - 1
 MAX_PIXELS = 100_000_000  # equal to that of labkit.datasets, which this module does not import because it needs torch
 MAX_BYTES = 2**26  # size of a file: 5 bits for each pixel of the largest image
 
-_HEADER = struct.Struct("<8s3B2H8s2H2BI")
+_HEADER = struct.Struct("<8s3B2H8s2H2BI")  # of version 1; that of version 2 continues with _SINCE_VERSION_2
+_SINCE_VERSION_2 = struct.Struct("<BI")
 _CHECKSUM = struct.Struct("<I")
 _SECTION = struct.Struct("<II")
-_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 _WORD = 4  # bytes of a word of the entropy coder, which writes its state of two words first
 _NEVER_CODED = b"\xff" * 4 * _WORD
 
@@ -78,6 +99,8 @@ class Container:
         height: Height of the image in pixels.
         strings: Strings of the codec, in its order.
         image_checksum: CRC-32 of the decoded image, or None if the image was not decoded for verification.
+        latents_checksum: CRC-32 of the decoded latents; None if they were not decoded, and in version 1.
+        arithmetic: How (σ, μ) are predicted from decoded symbols, "fixed-1" or, in version 1, "floating-point".
 
     Raises:
         ValueError: If a field is out of range.
@@ -92,9 +115,11 @@ class Container:
     height: int
     strings: tuple[bytes, ...]
     image_checksum: int | None = None
+    latents_checksum: int | None = None
+    arithmetic: str = ARITHMETIC_NAMES[-1]
 
     def __post_init__(self) -> None:
-        for field, names in (("network", NETWORKS), ("size", SIZES)):
+        for field, names in (("network", NETWORKS), ("size", SIZES), ("arithmetic", ARITHMETIC_NAMES)):
             if getattr(self, field) not in names:
                 raise ValueError(f"{field} must be one of {', '.join(names)}, got {getattr(self, field)!r}")
         for field in ("N", "M", "width", "height"):
@@ -104,8 +129,15 @@ class Container:
             raise ValueError(f"width × height must be at most {MAX_PIXELS:,} pixels, got {self.width}×{self.height}")
         if not re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS}}}", self.weights):
             raise ValueError(f"weights must be {HASH_DIGITS} hexadecimal digits, got {self.weights!r}")
-        if self.image_checksum is not None and not 0 <= self.image_checksum < 2**32:
-            raise ValueError(f"image_checksum must be a CRC-32, got {self.image_checksum}")
+        for field in ("image_checksum", "latents_checksum"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value < 2**32:
+                raise ValueError(f"{field} must be a CRC-32, got {value}")
+        if (self.latents_checksum is None) != (self.image_checksum is None or self.version == 1):
+            raise ValueError(
+                "latents_checksum must be set if and only if image_checksum is, and never in version 1, got "
+                f"{self.latents_checksum} beside {self.image_checksum} in version {self.version}"
+            )
         if not 1 <= len(self.strings) <= 255:
             raise ValueError(f"the number of strings must be 1 to 255, got {len(self.strings)}")
         for number, string in enumerate(self.strings, 1):
@@ -117,6 +149,11 @@ class Container:
             raise ValueError(f"the file must have at most {MAX_BYTES:,} bytes, got {self.file_bytes:,} with its header")
 
     @property
+    def version(self) -> int:
+        """Version of the file format: 1 if (σ, μ) are predicted in floating point, else 2."""
+        return 1 if self.arithmetic == ARITHMETIC_NAMES[0] else VERSION
+
+    @property
     def codec(self) -> str:
         """The network and its channel counts, as text."""
         return f"{self.network} {self.size} (N = {self.N}, M = {self.M})"
@@ -124,7 +161,7 @@ class Container:
     @property
     def file_bytes(self) -> int:
         """Size of the file in bytes."""
-        return _HEADER_BYTES + sum(_SECTION.size + len(string) for string in self.strings)
+        return _header_bytes(self.version) + sum(_SECTION.size + len(string) for string in self.strings)
 
     @property
     def bpp(self) -> float:
@@ -134,8 +171,10 @@ class Container:
     def summary(self) -> dict[str, Any]:
         """Return the contents without the coded strings, as values that JSON can hold."""
         values = {name: getattr(self, name) for name in ("network", "size", "N", "M", "weights", "width", "height")}
-        values |= {"version": VERSION, "bytes": self.file_bytes, "strings": [len(string) for string in self.strings]}
-        return values | {"bpp": self.bpp, "image_checksum": self.image_checksum, "checksums": "good"}
+        values |= {"version": self.version, "arithmetic": self.arithmetic}
+        values |= {"bytes": self.file_bytes, "strings": [len(string) for string in self.strings], "bpp": self.bpp}
+        values |= {"latents_checksum": self.latents_checksum, "image_checksum": self.image_checksum}
+        return values | {"checksums": "good"}
 
     def __repr__(self) -> str:
         return f"Container({self.network} {self.size}, {self.width}×{self.height} pixels, {self.file_bytes} bytes)"
@@ -143,9 +182,14 @@ class Container:
     def __str__(self) -> str:
         lengths = [len(string) for string in self.strings]
         strings = f"{' + '.join(map(str, lengths))} in {len(lengths)} string{'s' * (len(lengths) > 1)}"
-        verified = "not verified" if self.image_checksum is None else f"verified, checksum {self.image_checksum:08x}"
+        latents = "" if self.latents_checksum is None else f" of the latents {self.latents_checksum:08x}"
+        image = "" if self.image_checksum is None else f" of the image {self.image_checksum:08x}"
+        checksums = f"{latents}{' and' * bool(latents)}{image}"
+        verified = f"verified, checksum{'s' * bool(latents)}{checksums}" if image else "not verified"
+        machines = "similar processors" if self.version == 1 else "every machine"
         return (
-            f"version {VERSION}, all checksums are correct\n"
+            f"version {self.version}, all checksums are correct\n"
+            f"decodes  on {machines} ({self.arithmetic} arithmetic)\n"
             f"network  {self.codec}, weights {self.weights}\n"
             f"image    {self.width}×{self.height} pixels, {verified}\n"
             f"bytes    {self.file_bytes:,}: {strings}, {self.file_bytes - sum(lengths)} for headers and checksums\n"
@@ -156,7 +200,7 @@ class Container:
         """Return the file as bytes."""
         header = _HEADER.pack(
             MAGIC,
-            VERSION,
+            self.version,
             NETWORKS.index(self.network),
             SIZES.index(self.size),
             self.N,
@@ -168,6 +212,8 @@ class Container:
             self.image_checksum is not None,
             self.image_checksum or 0,
         )
+        if self.version > 1:
+            header += _SINCE_VERSION_2.pack(ARITHMETIC_NAMES.index(self.arithmetic), self.latents_checksum or 0)
         checksum = zlib.crc32(header)
         parts = [header, _CHECKSUM.pack(checksum)]
         for string in self.strings:
@@ -190,20 +236,24 @@ class Container:
         if len(data) > MAX_BYTES:
             raise ValueError(f"the file is longer than {MAX_BYTES:,} bytes, longer than any coded image")
         _check_magic(data[: len(MAGIC)])
-        if len(data) > len(MAGIC) and data[len(MAGIC)] > VERSION:
-            newer = data[len(MAGIC)]
-            raise ValueError(f"a newer labkit wrote it: its format has version {newer}, this labkit reads {VERSION}")
-        if len(data) < _HEADER_BYTES:
+        version = data[len(MAGIC)] if len(data) > len(MAGIC) else VERSION
+        if version > VERSION:
+            raise ValueError(f"a newer labkit wrote it: its format has version {version}, this labkit reads {VERSION}")
+        end = _header_bytes(version)
+        if len(data) < end:
             raise ValueError(f"damaged: it ends after {len(data)} bytes, inside its header")
-        (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
-        if zlib.crc32(data[: _HEADER.size]) != checksum:
+        (checksum,) = _CHECKSUM.unpack_from(data, end - _CHECKSUM.size)
+        if zlib.crc32(data[: end - _CHECKSUM.size]) != checksum:
             raise ValueError("damaged: its header does not match its checksum")
-        _, version, network, size, N, M, weights, width, height, count, verified, image = _HEADER.unpack_from(data)
-        if version != VERSION or verified > 1 or (image and not verified):
+        _, _, network, size, N, M, weights, width, height, count, verified, image = _HEADER.unpack_from(data)
+        arithmetic, latents = _SINCE_VERSION_2.unpack_from(data, _HEADER.size) if version > 1 else (0, 0)
+        if arithmetic >= len(ARITHMETIC_NAMES):
+            raise ValueError(f"a newer labkit wrote it: this labkit does not know its arithmetic (number {arithmetic})")
+        if (version == 1) != (arithmetic == 0) or verified > 1 or ((image or latents) and not verified):
             raise ValueError("its header has values that labkit never writes")
         if network >= len(NETWORKS) or size >= len(SIZES):
             raise ValueError(f"this labkit does not know its network (number {network}) or size (number {size})")
-        strings, end = [], _HEADER_BYTES
+        strings = []
         for number in range(1, count + 1):
             start = end + _SECTION.size
             if start > len(data):
@@ -228,6 +278,8 @@ class Container:
             height=height,
             strings=tuple(strings),
             image_checksum=image if verified else None,
+            latents_checksum=latents if verified and version > 1 else None,
+            arithmetic=ARITHMETIC_NAMES[arithmetic],
         )
 
     @staticmethod
@@ -256,6 +308,10 @@ class Container:
             ValueError: If the file cannot be written.
         """
         write_whole(path, self.pack())
+
+
+def _header_bytes(version: int) -> int:
+    return _HEADER.size + (_SINCE_VERSION_2.size if version > 1 else 0) + _CHECKSUM.size
 
 
 def _check_magic(start: bytes) -> None:

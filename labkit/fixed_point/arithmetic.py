@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ARITHMETIC = "fixed-1"  # names the rules above; a change of any of them gets another name
+FLOATING_POINT = "floating-point"  # CompressAI's own arithmetic, which depends on the machine
 FRACTION = 14  # binary digits after the point, of activations and weights
 UNIT = 2.0**FRACTION
 LIMIT = 2.0**13  # activations are clamped to ±LIMIT before they are multiplied
@@ -96,6 +97,19 @@ def check_symbols(symbols: Tensor) -> None:
         raise NotCodable("the latents hold values that are not finite")
     if (outside := symbols[symbols.abs() > LIMIT]).numel():
         raise NotCodable(f"a latent of {outside[0].item():.4g} steps lies outside ±{LIMIT:.0f}, what can be coded")
+
+
+class Checking(TorchDispatchMode):
+    """Within this mode, latents and scales that cannot be coded are refused; results do not change."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name == "round":
+            check_symbols(result)
+        if name == "le" and not torch.isfinite(args[0]).all():  # CompressAI compares σ with its scale table
+            raise NotCodable("the scales σ hold values that are not finite")
+        return result
 
 
 class FixedPoint(TorchDispatchMode):

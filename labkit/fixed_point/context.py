@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from labkit import rans
 from labkit.entropy import SchemeCarrier
-from labkit.fixed_point.arithmetic import FixedPoint
+from labkit.fixed_point.arithmetic import Checking, FixedPoint
 from labkit.fixed_point.raster_scan import RasterScan
 
 FREE = ("g_a", "g_s", "h_a")  # modules by these names are evaluated in floating point
@@ -62,6 +62,17 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
         for module in changed:
             for name in ("_compress_ar", "_decompress_ar", "compress", "decompress"):
                 vars(module).pop(name, None)
+
+
+@contextmanager
+def checking(model: nn.Module) -> Iterator[None]:
+    """Within this context, `model.compress` stays in floating point and refuses latents that cannot be coded.
+
+    Args:
+        model: A CompressAI model with coder tables.
+    """
+    with torch.no_grad(), Checking():
+        yield
 
 
 def _raster_scan(module: Any) -> dict[str, Any]:

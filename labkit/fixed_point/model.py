@@ -12,12 +12,23 @@ import torch
 from compressai.entropy_models import EntropyModel
 from torch import Tensor, nn
 
-from labkit.fixed_point.arithmetic import ARITHMETIC, NotCodable
-from labkit.fixed_point.context import coding
+from labkit.fixed_point.arithmetic import ARITHMETIC, FLOATING_POINT, NotCodable
+from labkit.fixed_point.context import checking, coding
 
 
 class PortableCoding:
-    """Base that comes before a CompressAI class: `compress` and `decompress` predict (σ, μ) in fixed point."""
+    """Base that comes before a CompressAI class: `compress` and `decompress` predict (σ, μ) in fixed point.
+
+    Attributes:
+        portable: Whether they do; with False they are CompressAI's own. `labkit.portable` sets it.
+    """
+
+    portable: bool = True
+
+    @property
+    def arithmetic(self) -> str:
+        """Name of the arithmetic that predicts (σ, μ) in coding, "fixed-1" or "floating-point"."""
+        return ARITHMETIC if self.portable else FLOATING_POINT
 
     def compress(self, x: Tensor, **options: Any) -> dict[str, Any]:
         """Code images.
@@ -31,18 +42,13 @@ class PortableCoding:
             computed.
 
         Raises:
-            ValueError: If the model evaluates an operation between the symbols and (σ, μ) that is not exact, or if a
-                latent is not finite or outside ±2¹³. The message then names the first module whose output is not
-                finite.
+            ValueError: If the model has no coder tables, if it evaluates an operation between the symbols and (σ, μ)
+                that is not exact, or if a latent is not finite or outside ±2¹³. The message then names the first module
+                whose output is not finite.
         """
         compress = super().compress  # type: ignore[misc]  # of CompressAI's class
-        try:
-            with coding(self):  # type: ignore[arg-type]
-                return {**compress(x, **options), "arithmetic": ARITHMETIC}
-        except NotCodable as error:
-            with coding(self):  # type: ignore[arg-type]
-                culprit = _first_not_finite(self, lambda: compress(x, **options))
-            raise NotCodable(f"{error}{culprit}") from None
+        check_tables(self)  # type: ignore[arg-type]
+        return {**_checked(self, lambda: compress(x, **options)), "arithmetic": self.arithmetic}
 
     def decompress(self, strings: Any, shape: Any, arithmetic: str | None = None, **options: Any) -> dict[str, Any]:
         """Decode the strings of `compress`.
@@ -54,17 +60,72 @@ class PortableCoding:
             **options: Passed to CompressAI's method.
 
         Returns:
-            {"x_hat": images of shape (batch, 3, H, W) in [0, 1]}.
+            {"x_hat": images of shape (batch, 3, H, W) in [0, 1]}, and in fixed point also {"y_hat": the latents that
+            g_s was given}, which are the same on every machine.
 
         Raises:
-            ValueError: If the strings were coded with another arithmetic.
+            ValueError: If the strings were coded with another arithmetic, or if the model has no coder tables.
         """
-        if arithmetic not in (None, ARITHMETIC):
-            raise ValueError(f"the strings were coded in {arithmetic} arithmetic, and this labkit has {ARITHMETIC}")
+        if arithmetic not in (None, self.arithmetic):
+            raise ValueError(_other_arithmetic(arithmetic, self.arithmetic))
+        check_tables(self)  # type: ignore[arg-type]
         decompress = super().decompress  # type: ignore[misc]
-        with coding(self):  # type: ignore[arg-type]
-            decoded: dict[str, Any] = decompress(strings, shape, **options)
-            return decoded
+        if not self.portable:
+            return dict(decompress(strings, shape, **options))
+        with coding(self) as mode:  # type: ignore[arg-type]
+            return {**decompress(strings, shape, **options), "y_hat": mode.latents}
+
+
+def _other_arithmetic(given: str | None, own: str) -> str:
+    if given in (ARITHMETIC, FLOATING_POINT):
+        hint = f"call labkit.portable(model, {given == ARITHMETIC}) before decoding"
+    else:
+        hint = f"this labkit has {ARITHMETIC}"
+    return f"the strings were coded in {given} arithmetic and the model decodes in {own}: {hint}"
+
+
+def check_tables(model: nn.Module) -> None:
+    """Check that a model has coder tables, which are part of the code and are never built for decoding.
+
+    Raises:
+        ValueError: If an entropy model has none.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, EntropyModel) and not module._quantized_cdf.numel():
+            raise ValueError(
+                f"{name} has no coder tables: run update() and save them with the weights before you code, because "
+                "tables built on another machine may differ"
+            )
+
+
+def compress(model: Any, x: Tensor) -> dict[str, Any]:
+    """Call a model's `compress`, but refuse latents that CompressAI's coder has no symbol for and would hang on.
+
+    Args:
+        model: Any image model of CompressAI, portable or not.
+        x: Images of shape (batch, 3, H, W) in [0, 1].
+
+    Returns:
+        What the model's method returns.
+
+    Raises:
+        ValueError: If a latent, μ or σ is not finite, or a latent outside ±2¹³. The message has one line and names the
+            first module whose output is not finite.
+    """
+    coded = model.compress(x) if isinstance(model, PortableCoding) else _checked(model, lambda: model.compress(x))
+    return dict(coded)
+
+
+def _checked(model: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `run` returns, in the arithmetic of the model; an error names the module it comes from."""
+    mode = coding if getattr(model, "portable", False) else checking
+    try:
+        with mode(model):
+            return run()
+    except NotCodable as error:
+        with mode(model):
+            culprit = _first_not_finite(model, run)
+        raise NotCodable(f"{error}{culprit}") from None
 
 
 def _first_not_finite(model: Any, run: Callable[[], Any]) -> str:
@@ -132,6 +193,9 @@ def portable(model: nn.Module, on: bool = True) -> nn.Module:
     `labkit.fixed_point.arithmetic`). Training, `forward` and the state dict do not change. The coder's tables are part
     of the code: save them with the weights, and do not build them again before decoding.
 
+    labkit's own networks code portably from the start. Another model gets a subclass of its own class, and keeps it
+    when the arithmetic is switched back, so that it refuses strings of the other arithmetic.
+
     Args:
         model: An image model of CompressAI, adopted or not, one of labkit's networks, or a subclass that changes layers
             only.
@@ -145,17 +209,19 @@ def portable(model: nn.Module, on: bool = True) -> nn.Module:
 
     Examples:
         >>> import labkit as lk
-        >>> net = lk.portable(lk.networks.pretrained())
-        >>> coded = net.compress(lk.datasets.photos("test")[0][None, :, :64, :64])
-        >>> net.decompress(**coded)["x_hat"].shape
-        torch.Size([1, 3, 64, 64])
+        >>> from compressai.models import MeanScaleHyperprior
+        >>> model = MeanScaleHyperprior(8, 12)
+        >>> model.update()
+        True
+        >>> coded = lk.portable(model).compress(lk.datasets.photos("test")[0][None, :, :64, :64])
+        >>> coded["arithmetic"], model.decompress(**coded)["x_hat"].shape
+        ('fixed-1', torch.Size([1, 3, 64, 64]))
     """
     if not (isinstance(model, nn.Module) and hasattr(model, "compress") and hasattr(model, "decompress")):
         raise ValueError(f"model must be a CompressAI model with compress and decompress, got {type(model).__name__}")
-    if on:
-        for name, module in model.named_modules():
-            if isinstance(module, EntropyModel) and not module._quantized_cdf.numel():
-                raise ValueError(f"{name} has no coder tables: call model.update() and save them with the weights")
-    own = plain_class(type(model))
-    model.__class__ = _make(own) if on else own
+    if on and not isinstance(model, PortableCoding):
+        check_tables(model)
+        model.__class__ = _make(type(model))
+    if isinstance(model, PortableCoding):
+        model.portable = on
     return model

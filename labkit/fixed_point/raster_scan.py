@@ -42,8 +42,8 @@ class RasterScan:
 
     def __init__(self, gaussian_conditional: Any, context_prediction: Any, entropy_parameters: nn.Module):
         self.gaussian = gaussian_conditional
-        self.bounds = gaussian_conditional.scale_table[:-1].numpy()
-        self.lowest = gaussian_conditional.lower_bound_scale.bound.numpy().astype(np.float32)
+        self.bounds = gaussian_conditional.scale_table[:-1].cpu().numpy()
+        self.lowest = gaussian_conditional.lower_bound_scale.bound.cpu().numpy().astype(np.float32)
         lengths = gaussian_conditional._cdf_length.tolist()
         tables = gaussian_conditional._quantized_cdf.tolist()
         self.tables = [table[:length] for table, length in zip(tables, lengths, strict=True)]
@@ -52,6 +52,7 @@ class RasterScan:
         weight, bias = integer_weights(
             context_prediction.weight * context_prediction.mask, context_prediction.bias, name="context_prediction"
         )
+        weight, bias = weight.cpu(), bias.cpu()
         self.side = weight.size(-1)
         self.pad = self.side // 2
         taps = weight.permute(0, 2, 3, 1).reshape(len(weight), self.side**2, -1)  # (out, tap, in)
@@ -70,7 +71,7 @@ class RasterScan:
         Returns:
             The string, and the decoded latents, of y's shape.
         """
-        latents = np.ascontiguousarray(y.numpy().transpose(1, 2, 0), dtype=np.float32)
+        latents = np.ascontiguousarray(y.cpu().numpy().transpose(1, 2, 0), dtype=np.float32)
 
         def code(h: int, w: int, index: Array, mean: Array) -> Array:
             symbol: Array = np.rint(latents[h, w] - mean)
@@ -79,13 +80,14 @@ class RasterScan:
             return symbol
 
         decoded, scales, means = self._scan(params, code)
-        indexes = self.gaussian.build_indexes(torch.from_numpy(scales))
-        symbols = self.gaussian.quantize(torch.from_numpy(latents), "symbols", torch.from_numpy(means))
+        inputs, sigma, mu = (torch.from_numpy(array).to(y.device) for array in (latents, scales, means))
+        indexes = self.gaussian.build_indexes(sigma)
+        symbols = self.gaussian.quantize(inputs, "symbols", mu)
         encoder = BufferedRansEncoder()
         encoder.encode_with_indexes(
             symbols.flatten().tolist(), indexes.flatten().tolist(), self.tables, self.lengths, self.offsets
         )
-        return encoder.flush(), _channels_first(decoded)
+        return encoder.flush(), _channels_first(decoded).to(y.device)
 
     def decode(self, string: bytes, params: Tensor) -> Tensor:
         """Decode the latents of one image, (M, height, width), from its string; params as in `encode`."""
@@ -99,13 +101,13 @@ class RasterScan:
 
         latents, _, _ = self._scan(params, code)
         decoder.finish()
-        return _channels_first(latents)
+        return _channels_first(latents).to(params.device)
 
     def _scan(self, params: Tensor, code: Callable[[int, int, Array, Array], Array]) -> tuple[Array, Array, Array]:
         """Visit every pixel; `code` gives its symbols. Returns ŷ, σ and μ, each (height, width, M) and float32."""
         channels, height, width = params.shape
         first, *others = self.layers
-        hyper = first.bias + _on_grid(params.numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
+        hyper = first.bias + _on_grid(params.cpu().numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
         from_context = first.weight[:, channels:]
         depth = self.depth
         decoded = np.zeros((height + self.pad, width + 2 * self.pad, depth))  # on the grid, as the context reads it
@@ -150,7 +152,7 @@ def _pointwise(network: nn.Module) -> list[_Layer]:
     for name, module in network.named_children():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1:
             weight, bias = integer_weights(module.weight, module.bias, name=f"entropy_parameters.{name}")
-            layers.append(_Layer(weight[:, :, 0, 0].numpy(), bias.numpy(), None))
+            layers.append(_Layer(weight[:, :, 0, 0].cpu().numpy(), bias.cpu().numpy(), None))
         elif isinstance(module, nn.LeakyReLU) and layers and layers[-1].slope is None:
             layers[-1] = layers[-1]._replace(slope=np.float32(module.negative_slope))
         else:

@@ -1,4 +1,4 @@
-"""The part that all networks of labkit share: a name, a quantization scheme, and latents that can be scaled."""
+"""The part that all networks of labkit share: a name, a scheme, portable coding, and latents that can be scaled."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import nn
 
 from labkit import defaults, entropy, schemes
 from labkit.checks import check_positive
+from labkit.fixed_point import PortableCoding
 from labkit.schemes import QuantizationScheme, Scheme, first_stage
 
 
-class CodecBase:
-    """Attributes and methods that labkit adds to a model of CompressAI.
+class CodecBase(PortableCoding):
+    """Attributes and methods that labkit adds to a model of CompressAI; it comes first among the bases of a network.
 
     Attributes:
         kind: Name of the architecture, as `networks.get` takes it.
@@ -28,6 +29,7 @@ class CodecBase:
         lr_factors: The trainer multiplies its learning rate by these factors. A key is the start of a parameter's
             name, and the first key that fits counts.
         low_precision: True if the transforms train in bfloat16 where that is faster.
+        portable: Whether the network codes strings that decode on every machine; `labkit.portable` changes it.
     """
 
     kind: ClassVar[str]

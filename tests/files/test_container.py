@@ -30,15 +30,19 @@ GOOD = Container(
     height=48,
     strings=(b"the latent itself...", b"its hyperlatent."),
     image_checksum=0x89ABCDEF,
+    latents_checksum=0x01234567,
 )
+FIRST = replace(GOOD, latents_checksum=None, arithmetic="floating-point")  # a file of version 1
 
 
 def header(**changed):
     """Return a header as documented in the module, with a correct checksum."""
-    fields = {"magic": b"\x89LKC\r\n\x1a\n", "version": 1, "network": 2, "size": 1, "N": 24, "M": 36}
+    fields = {"magic": b"\x89LKC\r\n\x1a\n", "version": 2, "network": 2, "size": 1, "N": 24, "M": 36}
     fields |= {"weights": bytes.fromhex("00112233445566ff"), "width": 65, "height": 48, "count": 2}
-    fields |= {"verified": 1, "checksum": 0x89ABCDEF} | changed
-    byte_counts = {"N": 2, "M": 2, "width": 2, "height": 2, "checksum": 4}
+    fields |= {"verified": 1, "image": 0x89ABCDEF, "arithmetic": 1, "latents": 0x01234567} | changed
+    if fields["version"] == 1:
+        del fields["arithmetic"], fields["latents"]
+    byte_counts = {"N": 2, "M": 2, "width": 2, "height": 2, "image": 4, "latents": 4}
     encoded = (v if isinstance(v, bytes) else v.to_bytes(byte_counts.get(k, 1), "little") for k, v in fields.items())
     packed = b"".join(encoded)
     return packed + zlib.crc32(packed).to_bytes(4, "little")
@@ -78,9 +82,15 @@ def bad_files():
     yield "one byte more", good + b"\0"
     yield "a line end more", good + b"\r\n"
     yield "another file behind", good + good
-    yield "newer", assemble(version=2)
+    yield "newer", assemble(version=3)
     yield "much newer", assemble(version=255, network=99)
     yield "version zero", assemble(version=0)
+    yield "version 1 in the header of version 2", good[:8] + b"\x01" + good[9:]
+    yield "newer arithmetic", assemble(arithmetic=2)
+    yield "much newer arithmetic", assemble(arithmetic=255)
+    yield "floating point in version 2", assemble(arithmetic=0)
+    yield "first edition, cut", FIRST.pack()[:37]
+    yield "first edition, one byte more", FIRST.pack() + b"\0"
     yield "unknown network", assemble(network=200)
     yield "unknown size", assemble(size=4)
     for name in ("N", "M", "width", "height"):
@@ -91,7 +101,10 @@ def bad_files():
     yield "one string more", assemble(count=1)
     yield "255 strings", assemble(count=255)
     yield "verified twice", assemble(verified=2)
-    yield "checksum of nothing", assemble(verified=0)
+    yield "checksums of nothing", assemble(verified=0)
+    yield "checksum of no image", assemble(verified=0, latents=0)
+    yield "checksum of no latents", assemble(verified=0, image=0)
+    yield "checksum of nothing in version 1", assemble(version=1, verified=0)
     yield "string of no whole words", assemble(strings=(b"123456789", b"12345678"))
     yield "string without a state", assemble(strings=(b"1234", b"12345678"))
     yield "empty string", assemble(strings=(b"", b"12345678"))
@@ -142,12 +155,31 @@ def bad(tmp_path_factory):
 
 def test_a_file_has_the_bytes_of_the_documented_table():
     assert GOOD.pack() == assemble() and Container.unpack(assemble()) == GOOD
-    unverified = replace(GOOD, image_checksum=None)
-    assert unverified.pack() == assemble(verified=0, checksum=0) and Container.unpack(unverified.pack()) == unverified
+    unverified = replace(GOOD, image_checksum=None, latents_checksum=None)
+    assert unverified.pack() == assemble(verified=0, image=0, latents=0)
+    assert Container.unpack(unverified.pack()) == unverified
 
 
-def test_a_file_of_two_strings_has_53_bytes_of_overhead():
-    assert GOOD.file_bytes == len(GOOD.pack()) == 53 + sum(map(len, GOOD.strings))
+def test_a_file_of_version_1_has_the_bytes_of_its_documented_table():
+    assert FIRST.pack() == assemble(version=1) and Container.unpack(assemble(version=1)) == FIRST
+    assert (FIRST.version, GOOD.version) == (1, 2) and len(FIRST.pack()) == len(GOOD.pack()) - 5
+    unverified = replace(FIRST, image_checksum=None)
+    assert unverified.pack() == assemble(version=1, verified=0, image=0)
+    assert Container.unpack(unverified.pack()) == unverified
+
+
+def test_the_text_says_where_a_file_decodes_and_what_was_verified():
+    assert "decodes  on every machine (fixed-1 arithmetic)" in str(GOOD)
+    assert "verified, checksums of the latents 01234567 and of the image 89abcdef" in str(GOOD)
+    assert "decodes  on similar processors (floating-point arithmetic)" in str(FIRST)
+    assert "verified, checksum of the image 89abcdef" in str(FIRST)
+    assert "not verified" in str(replace(GOOD, image_checksum=None, latents_checksum=None))
+    assert GOOD.summary() | {"version": 2, "arithmetic": "fixed-1", "latents_checksum": 0x01234567} == GOOD.summary()
+    assert FIRST.summary() | {"version": 1, "arithmetic": "floating-point", "latents_checksum": None} == FIRST.summary()
+
+
+def test_a_file_of_two_strings_has_58_bytes_of_overhead():
+    assert GOOD.file_bytes == len(GOOD.pack()) == 58 + sum(map(len, GOOD.strings))
     assert GOOD.bpp == 8 * len(GOOD.pack()) / (65 * 48)
 
 
@@ -165,8 +197,16 @@ def test_the_pixel_limit_equals_that_of_datasets():
 
 
 words = st.binary(min_size=2, max_size=12).map(lambda half: half[: len(half) // 2 * 2] * 4)
+checksums = st.none() | st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 containers = st.builds(
-    Container,
+    lambda verified, first, **fields: Container(
+        image_checksum=verified and verified[0],
+        latents_checksum=None if first else verified and verified[1],
+        arithmetic="floating-point" if first else "fixed-1",
+        **fields,
+    ),
+    verified=checksums,
+    first=st.booleans(),
     network=st.sampled_from(format_.NETWORKS),
     size=st.sampled_from(format_.SIZES),
     N=st.integers(1, 65535),
@@ -175,7 +215,6 @@ containers = st.builds(
     width=st.integers(1, 10_000),
     height=st.integers(1, 10_000),
     strings=st.lists(words.filter(lambda string: b"\xff" * 16 not in string), min_size=1, max_size=12).map(tuple),
-    image_checksum=st.none() | st.integers(0, 2**32 - 1),
 )
 
 
@@ -215,6 +254,10 @@ def test_random_bytes_cause_a_value_error(noise, depth):
         ({"width": 10_001, "height": 10_000}, "must be at most 100,000,000 pixels, got 10001×10000"),
         ({"weights": "xyz"}, "weights must be 16 hexadecimal digits, got 'xyz'"),
         ({"image_checksum": -1}, "image_checksum must be a CRC-32, got -1"),
+        ({"latents_checksum": 2**32}, "latents_checksum must be a CRC-32, got 4294967296"),
+        ({"latents_checksum": None}, "latents_checksum must be set if and only if image_checksum is, and never in ver"),
+        ({"arithmetic": "floating-point"}, "must be set if and only if .* got 19088743 beside 2309737967 in version 1"),
+        ({"arithmetic": "fixed-0"}, "arithmetic must be one of floating-point, fixed-1, got 'fixed-0'"),
         ({"strings": ()}, "the number of strings must be 1 to 255, got 0"),
         ({"strings": (bytes(9),)}, "string 1 must have 8, 12, 16, … bytes, got 9"),
         ({"strings": (bytes(8), b"\xff" * 16)}, "string 2 has 16 consecutive bytes of 255"),
@@ -286,7 +329,9 @@ def test_a_bad_file_causes_an_error_of_one_line_and_changes_no_file(name, bad, t
     [
         ("cut after 0", "the file is empty"),
         ("cut after 5", "it ends after 5 bytes, inside its header"),
-        ("newer", "a newer labkit wrote it: its format has version 2, this labkit reads 1"),
+        ("newer", "a newer labkit wrote it: its format has version 3, this labkit reads 2"),
+        ("newer arithmetic", "a newer labkit wrote it: this labkit does not know its arithmetic (number 2)"),
+        ("floating point in version 2", "its header has values that labkit never writes"),
         ("zero width", "width must be 1 to 65,535, got 0"),
         ("huge", "must be at most 100,000,000 pixels, got 65535×65535"),
         ("section of 4 GB", "string 1 of 2 claims 4,294,967,295 bytes, more than are left"),

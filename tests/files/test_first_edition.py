@@ -16,6 +16,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "first_edition"
 def test_a_coded_image_decodes_with_the_bundled_weights():
     """The mean difference may be almost 1 of 255, because floating-point sums differ between processors."""
     container = Container.read(FOLDER / "photo.lkc")
+    assert container.version == 1 and container.arithmetic == "floating-point"
     net = codec.bundled_network(container)
     decoded = codec.decompress(container, net, ignore_checksum=True).permute(1, 2, 0).numpy()
     expected = np.asarray(Image.open(FOLDER / "decoded.png").convert("RGB"))

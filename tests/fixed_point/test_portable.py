@@ -63,7 +63,7 @@ def test_every_class_codes_portably_in_as_many_bits(name, images):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     with torch.no_grad():
         assert lk.portable(model, False).compress(images)["strings"] == before["strings"]
-    assert type(model) is getattr(models, name)
+    assert isinstance(model, getattr(models, name)) and not model.portable
 
 
 def test_one_image_and_a_batch_have_the_same_strings(images):
@@ -93,7 +93,7 @@ def test_any_order_of_adopting_switching_and_copying(order, images):
         lk.release(model)
         assert model.compress(images) == coded and not hasattr(model, "scheme")
         lk.portable(model, False)
-        assert type(model) is getattr(models, name) and model.compress(images)["strings"] == plain
+        assert isinstance(model, getattr(models, name)) and model.compress(images)["strings"] == plain
 
 
 def test_a_portable_model_is_saved_and_loaded(images):
@@ -106,23 +106,45 @@ def test_a_portable_model_is_saved_and_loaded(images):
 
 def test_labkits_networks_code_portably(images):
     net = lk.networks.pretrained()
-    before = bits(net.compress(images))
-    coded = lk.portable(net).compress(images)
-    assert isinstance(net, lk.networks.Codec) and bits(coded) == pytest.approx(before, rel=1e-3)
-    assert lk.evaluate(net, images[:1], progress=False).mean["bpp"] > 0
+    coded, state = net.compress(images), copy.deepcopy(net.state_dict())
+    plain = lk.portable(net, False).compress(images)
+    assert type(net) is lk.networks.MeanScaleHyperprior and repr(net).startswith("MeanScaleHyperprior(")
+    assert (coded["arithmetic"], plain["arithmetic"]) == ("fixed-1", "floating-point")
+    assert bits(coded) == pytest.approx(bits(plain), rel=1e-3)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert other.compress(images) == plain and lk.portable(other).compress(images) == coded
+    assert all(torch.equal(value, state[key]) for key, value in lk.portable(net).state_dict().items())
+
+
+def test_a_network_without_tables_neither_codes_nor_decodes(images):
+    net = lk.networks.pretrained()
+    coded = net.compress(images)
+    lk.entropy.drop_tables(net)
+    for run in (lambda: net.compress(images), lambda: net.decompress(**coded)):
+        with pytest.raises(ValueError, match=r"^entropy_bottleneck has no coder tables: run update\(\) and save them"):
+            run()
+    assert not net.entropy_bottleneck._offset.numel()
 
 
 def test_strings_of_another_arithmetic_are_refused(images):
     model = lk.portable(model_of("MeanScaleHyperprior"))
     coded = model.compress(images)
     with pytest.raises(
-        ValueError, match=r"^the strings were coded in fixed-0 arithmetic, and this labkit has fixed-1$"
+        ValueError, match=r"^the strings were coded in fixed-0 arithmetic and the model decodes in fixed-1: this labkit"
     ):
         model.decompress(coded["strings"], coded["shape"], arithmetic="fixed-0")
+    lk.portable(model, False)
+    with pytest.raises(
+        ValueError, match=r"decodes in floating-point: call labkit.portable\(model, True\) before decod"
+    ):
+        model.decompress(**coded)
+    coded = model.compress(images)
+    with pytest.raises(ValueError, match=r"decodes in fixed-1: call labkit.portable\(model, False\) before decoding$"):
+        lk.portable(model).decompress(**coded)
 
 
 def test_a_model_without_tables_is_refused():
-    with pytest.raises(ValueError, match=r"^entropy_bottleneck has no coder tables: call model.update\(\)"):
+    with pytest.raises(ValueError, match=r"^entropy_bottleneck has no coder tables: run update\(\) and save them"):
         lk.portable(models.MeanScaleHyperprior(8, 12))
     with pytest.raises(ValueError, match=r"^model must be a CompressAI model"):
         lk.portable(nn.Linear(2, 2))

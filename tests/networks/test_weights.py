@@ -1,5 +1,6 @@
 """The pretrained weights are small and documented, decode exactly, and need about as many bits as estimated."""
 
+import copy
 import csv
 import hashlib
 import itertools
@@ -10,6 +11,7 @@ import re
 import pytest
 import torch
 
+import labkit as lk
 from labkit import datasets, evaluation, networks, paths, training
 
 WEIGHTS = sorted((paths.data() / "weights").glob("*.safetensors"))
@@ -59,7 +61,12 @@ def test_decoding_gives_the_reconstruction_of_the_evaluation_forward(coded, test
     _, net, _ = coded
     padded, _ = evaluation.evaluator.pad(test_photos[0][None], net.downsampling_factor)
     with torch.no_grad():
-        assert torch.equal(net.decompress(**net.compress(padded))["x_hat"], net(padded)["x_hat"].clamp(0, 1))
+        forward = net(padded)["x_hat"].clamp(0, 1)
+        difference = (net.decompress(**net.compress(padded))["x_hat"] - forward).abs()
+        # Fixed point rounds μ to 14 binary digits. Few latents lie so close to a tie that they change by a step.
+        assert difference.median() < 1e-4 and (difference > 1 / 255).float().mean() < 0.01
+        plain = lk.portable(copy.deepcopy(net), False)
+        assert torch.equal(plain.decompress(**plain.compress(padded))["x_hat"], forward)
 
 
 def test_recorded_results_belong_to_the_weights(coded):

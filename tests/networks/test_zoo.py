@@ -185,11 +185,28 @@ def test_state_dicts_load_in_both_directions_and_evaluation_is_identical(name, t
     output, coded = theirs(x), theirs.compress(x)
     decoded = theirs.decompress(coded["strings"], coded["shape"])["x_hat"]
     assert sum(len(string) for group in coded["strings"] for string in group) > 100  # something was coded
+    lk.portable(ours, False)
     for net in (ours, back, copy.deepcopy(ours)):
         assert not differences(net(x), output)
         again = net.compress(x)
         assert again["strings"] == coded["strings"] and again["shape"] == coded["shape"]
         assert torch.equal(net.decompress(again["strings"], again["shape"])["x_hat"], decoded)
+
+
+@every_network
+@torch.no_grad()
+def test_portable_coding_decodes_what_floating_point_decodes(name, theirs):
+    """Fixed point rounds μ to 14 binary digits. Few latents lie so close to a tie that they change by a step."""
+    net, x, decoded = ours_like(name, theirs), image(1, 64, 128), {}
+    for portable in (True, False):
+        coded = lk.portable(net, portable).compress(x)
+        assert coded["arithmetic"] == ("fixed-1" if portable else "floating-point")
+        decoded[portable] = net.decompress(**coded)["x_hat"]
+    difference = (decoded[True] - decoded[False]).abs()
+    assert difference.median() < 1e-4 and (difference > 1 / 255).float().mean() < 0.01
+    del coded["arithmetic"]
+    with pytest.raises(ValueError, match=r"coded in fixed-1 arithmetic and the model decodes in floating-point: call"):
+        net.decompress(**coded, arithmetic="fixed-1")
 
 
 @every_network
@@ -209,7 +226,7 @@ def test_paper_size_has_the_published_shapes(name):
 def test_the_decoder_reconstructs_the_latent_of_the_encoder(name, theirs, monkeypatch):
     """Compare the latents at the input of the synthesis transform, with a scale bound other than 0.11."""
     with pytest.warns(UserWarning, match="scale bound") if name != "factorized_prior" else pytest.MonkeyPatch.context():
-        net = ours_like(name, theirs, schemes.noise(scale_lower_bound=0.3))
+        net = lk.portable(ours_like(name, theirs, schemes.noise(scale_lower_bound=0.3)), False)
     net.update()
     x, encoders, decoded = image(1, 64, 128), [], []
     if name in SEQUENTIAL:
@@ -243,7 +260,7 @@ def test_every_size_decodes_its_rounded_latents_after_a_training_step(name, size
     The second case applies to codecs that code pixel by pixel, and to ELIC. The forward of ELIC predicts the means in
     one pass and its coder in two passes, so the means may differ in their last bits.
     """
-    net = networks.get(name, size, schemes.mixed(), seed=2)
+    net = lk.portable(networks.get(name, size, schemes.mixed(), seed=2), False)
     spread(net)
     first = next(net.g_a.parameters())
     before = first.detach().clone()
@@ -284,7 +301,10 @@ def test_a_checkpoint_of_compressai_loads_and_codes_identically(name):
     x = image()
     assert not differences(net(x), model(x))
     coded = model.compress(x)
-    assert net.compress(x)["strings"] == coded["strings"] and sum(len(group[0]) for group in coded["strings"]) > 200
+    assert (
+        lk.portable(net, False).compress(x)["strings"] == coded["strings"]
+        and sum(len(group[0]) for group in coded["strings"]) > 200
+    )
 
 
 def test_from_state_dict_works_as_in_compressai():
