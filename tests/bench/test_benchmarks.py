@@ -16,7 +16,7 @@ from labkit.live import lines
 from labkit.live.controls import choice
 from labkit.live.panel import Result
 from labkit.live.plot import Axes, Plot, PlotFrame, PlotPanel
-from tests.bench import code_lines, data, evaluate, kills, rate_gradient, soak, stack
+from tests.bench import code_lines, data, evaluate, kills, portable, rate_gradient, soak, stack
 from tests.bench import surrogates as bench_surrogates
 
 
@@ -94,6 +94,24 @@ def test_expected_gradients_have_less_variance_on_the_bundled_codec(run):
     for row in expected:
         assert row["latent_variance"] < 0.2 * sampled["latent_variance"]
         assert row["encoder_variance"] < 0.3 * sampled["encoder_variance"]
+
+
+@pytest.mark.slow
+def test_portable_strings_lose_nothing_and_rows_are_measured_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(portable, "CROP", 128)
+    monkeypatch.setattr(portable, "SETTINGS", {"SSE4.1": portable.SETTINGS["SSE4.1"]})
+    network, codecs = "scale_hyperprior", portable.codecs()
+    monkeypatch.setattr(portable, "codecs", lambda: {network: codecs[network]})
+    options = ["--kodak", str(folder), "--json", str(tmp_path / "rows.json")]
+    result = CliRunner().invoke(portable.main, options, catch_exceptions=False)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    counts = rows[f"fixed point | {network} | SSE4.1"]
+    assert all(count["images"] == 2 and not count["lost"] and not count["latents_differ"] for count in counts.values())
+    differences = [row["difference_percent"] for key, row in rows.items() if key.startswith("bytes")]
+    assert len(differences) == 2 and max(map(abs, differences)) < 0.1  # of images of a tenth of Kodak's size
+    monkeypatch.setattr(portable, "decoded_by_child", None)
+    again = CliRunner().invoke(portable.main, options, catch_exceptions=False)
+    assert again.output.splitlines()[1:] == result.output.splitlines()[1:]
 
 
 def test_a_stack_gives_the_results_of_single_toys(run):

@@ -12,7 +12,7 @@ import pytest
 from compressai.entropy_models import EntropyModel, GaussianConditional
 
 from tests.fixed_point import machines
-from tests.fixed_point.machines import ALL, FIXTURES, FOLDER, NETWORKS, OLDEST, SETTINGS, WIDE
+from tests.fixed_point.machines import ALL, FIXTURES, FOLDER, IN_FIXTURES, OLDEST, SETTINGS, WIDE
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {"oldest": OLDEST, **SETTINGS}
@@ -23,7 +23,7 @@ def fixtures():
     return {name: machines.read(FOLDER / name) for name in FIXTURES}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", IN_FIXTURES)
 @pytest.mark.parametrize("fixture", FIXTURES)
 def test_a_fixture_of_another_instruction_set_decodes_and_codes_again_to_the_same_strings(fixture, name, fixtures):
     """The fixture tests what matters: it has symbols other than 0, escapes, and σ next to the boundaries of tables."""
