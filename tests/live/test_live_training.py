@@ -124,6 +124,20 @@ def test_a_change_cancels_the_earlier_run_and_cancel_stops_training():
     panel.close()
 
 
+def test_the_curve_of_the_pretrained_weights_is_drawn_as_soon_as_there_are_some(monkeypatch, photo):
+    nets = {lmbda: lk.evaluation.ready_copy(lk.networks.patch_linear(seed=i)) for i, lmbda in enumerate((0.01, 0.02))}
+    monkeypatch.setattr(lk.networks, "pretrained_lmbdas", lambda name: tuple(nets))
+    monkeypatch.setattr(lk.networks, "pretrained", lambda name, lmbda: nets[lmbda])
+    panel = lk.live.TrainingPanel(photo="storm", steps=1)
+    panel.run(PATIENCE)
+    rates, psnrs = panel.plot.points("bundled weights")
+    panel.close()
+    rows = [lk.evaluate(net, [photo], progress=False).rows[0] for net in nets.values()]
+    assert rates == pytest.approx([row["bpp"] for row in rows]) and psnrs == pytest.approx(
+        [row["psnr"] for row in rows]
+    )
+
+
 def test_the_first_frame_needs_no_training(panel):
     steps = panel.job(panel.settings)
     frame = next(steps)()
