@@ -19,7 +19,7 @@ from labkit.live.chart import trailing_mean
 from labkit.live.codec import LMBDAS, TEMPERATURES
 from labkit.live.engine import LiveRun, View
 from labkit.live.lines import Points
-from labkit.live.panel import Panel, Result, Settings, choice, menu
+from labkit.live.panel import Frame, Panel, Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot
 from labkit.statistics import Array
 
@@ -166,10 +166,9 @@ class TrainingPanel(Panel):
     def job(self, settings: Settings) -> Generator[View, None, TrainingResult]:
         """Train a new codec; from time to time, code the photograph and measure the test loss."""
         network, lmbda = settings["network"], settings["lmbda"]
-        steps, seconds = PLANS[network]
-        earlier = {name: list(points) for name, points in self._earlier.items()}
-        run = _Progress(self._steps or steps, self._draw(None), earlier)
-        yield partial(self._view, run, "preparing")  # the first frame answers at once
+        seconds = self._seconds or PLANS[network][1]
+        run = self._begin(settings)
+        yield partial(self._view, run, "preparing")
         for _ in self._references():
             yield partial(self._view, run, "coding the photograph with JPEG and the bundled weights")
         temperature = schedules.between(settings["shape"], settings["temperature"], settings["end"])
@@ -178,7 +177,7 @@ class TrainingPanel(Panel):
         due = 0.0
         try:
             for step in training.train_from_scratch(
-                net, self._train, lmbda=lmbda, steps=run.steps, seconds=self._seconds or seconds, seed=self._seed
+                net, self._train, lmbda=lmbda, steps=run.steps, seconds=seconds, seed=self._seed
             ):
                 run.losses.append(step.loss)
                 run.steps = step.steps
@@ -219,6 +218,17 @@ class TrainingPanel(Panel):
     def finish(self, run: LiveRun) -> None:
         """Store the curves for pages that load later."""
         self.plot.settle()
+
+    def _update(self, run: LiveRun, frame: Frame | None) -> None:
+        """Show a first frame at once: the worker may still start a network for the run before."""
+        if run.state == "queued":
+            frame = self._view(self._begin(run.request), "preparing")
+        super()._update(run, frame)
+
+    def _begin(self, settings: Settings) -> _Progress:
+        """A run without steps, and the last points of the runs before it."""
+        earlier = {name: list(points) for name, points in self._earlier.items()}
+        return _Progress(self._steps or PLANS[settings["network"]][0], self._draw(None), earlier)
 
     def _references(self) -> Iterator[None]:
         """Code the photograph with JPEG and with the pretrained weights, one point at a time and only once."""

@@ -138,13 +138,27 @@ def test_the_curve_of_the_pretrained_weights_is_drawn_as_soon_as_there_are_some(
     )
 
 
-def test_the_first_frame_needs_no_training(panel):
-    steps = panel.job(panel.settings)
-    frame = next(steps)()
-    steps.close()
-    assert frame.progress == 0 and frame.text == "preparing"
-    assert frame.lines["training"][1].size == 0 and frame.lines["this run"] == ([], [])
-    assert frame.picture.captions == ("original", "codec: not coded yet", "JPEG: not coded yet")
+def test_a_change_shows_its_first_frame_while_the_worker_is_busy():
+    panel, go, busy = lk.live.TrainingPanel(steps=1), threading.Event(), threading.Event()
+    panel.run(PATIENCE)
+    assert panel.plot.points("training")[0].size == 1
+    job = panel.job
+
+    def slow(settings):
+        busy.set()
+        assert go.wait(PATIENCE)  # like the start of a network, which cannot be interrupted
+        return (yield from job(settings))
+
+    panel.job = slow
+    panel.controls["lmbda"].value = 0.013
+    assert busy.wait(PATIENCE)
+    panel.controls["lmbda"].value = 0.025
+    assert (panel.state, panel.status.status["text"], panel.status.status["stale"]) == ("queued", "preparing", "")
+    assert panel.plot.points("training")[0].size == 0 and panel.plot.points("training", ghost=True)[0].size == 1
+    assert panel.canvas.picture.captions == ("original", "codec: not coded yet", "JPEG: not coded yet")
+    go.set()
+    assert panel.wait(PATIENCE).settings["lmbda"] == 0.025
+    panel.close()
 
 
 @pytest.mark.parametrize(
