@@ -21,7 +21,8 @@ may crash. `Decoder` appends as many zeros as CompressAI's decoder can read:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 WORD = 4  # bytes
@@ -88,6 +89,34 @@ def check_string(string: Any) -> None:
         raise ValueError("a string has 16 consecutive bytes of 255, which no coder writes")
     if not _FIRST_STATE <= int.from_bytes(string[: 2 * WORD], "little") < _FIRST_STATE << 32:
         raise ValueError("a string begins with a state that no coder writes")
+
+
+@contextmanager
+def decoding(strings: Any) -> Iterator[None]:
+    """Check the form of a model's strings, and turn every error within this context into a ValueError of one line.
+
+    Args:
+        strings: What a model's `decompress` is given.
+
+    Raises:
+        ValueError: If they do not have the form [[string of each image] of each latent], or if decoding fails.
+    """
+    groups = list(strings) if isinstance(strings, list | tuple) else []
+    counts = {len(group) if isinstance(group, list | tuple) else 0 for group in groups}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError(
+            "strings must be lists that each hold one string for each image, as compress returns them, got "
+            + " ".join(repr(strings)[:80].split())
+        )
+    for string in (string for group in groups for string in group):
+        check_string(string)
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # CompressAI and torch raise many kinds for a wrong shape or number of strings
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(f"strings and shape must be those that compress returned: {reason}") from error
 
 
 def padded(string: Any, latents: int) -> bytes:

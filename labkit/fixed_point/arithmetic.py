@@ -123,6 +123,7 @@ class FixedPoint(TorchDispatchMode):
         super().__init__()
         self.names = names or {}
         self.latents: Tensor | None = None  # that the synthesis transform was given last
+        self.strings = 0  # how many were decoded
         self.free = 0  # how many modules that stay in floating point are being evaluated
         self._integers: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of weights, by their id and version
         self._alive: list[Tensor] = []  # these weights: an id belongs to another tensor once its own is gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,10 +49,10 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
         if isinstance(module, JointAutoregressiveHierarchicalPriors | RasterScanLatentCodec):
             changed.append(module)
-            vars(module).update(_raster_scan(module))
-        if isinstance(module, EntropyModel) and not isinstance(module, SchemeCarrier):
+            vars(module).update(_raster_scan(module, mode))
+        if isinstance(module, EntropyModel):
             changed.append(module)
-            vars(module)["decompress"] = functools.partial(rans.decompress, module, module.decompress)
+            vars(module)["decompress"] = functools.partial(_decompress, module, module.decompress, mode)
     try:
         with torch.no_grad(), mode:
             yield mode
@@ -75,7 +75,14 @@ def checking(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _raster_scan(module: Any) -> dict[str, Any]:
+def _decompress(module: Any, own: Callable[..., Tensor], mode: FixedPoint, strings: Any, *rest: Any, **kw: Any) -> Any:
+    """What replaces the `decompress` of an entropy model while its model codes."""
+    mode.strings += len(strings)
+    carrier = isinstance(module, SchemeCarrier)  # which never reads beyond a string
+    return own(strings, *rest, **kw) if carrier else rans.decompress(module, own, strings, *rest, **kw)
+
+
+def _raster_scan(module: Any, mode: FixedPoint) -> dict[str, Any]:
     """What replaces the loops over pixels in a model or latent codec while it codes."""
     scan = RasterScan(module.gaussian_conditional, module.context_prediction, module.entropy_parameters)
 
@@ -85,6 +92,7 @@ def _raster_scan(module: Any) -> dict[str, Any]:
     def decompress_one(
         string: bytes, y_hat: Tensor, params: Tensor, height: int, width: int, side: int, pad: int
     ) -> None:
+        mode.strings += 1
         y_hat[0, :, pad : pad + height, pad : pad + width] = scan.decode(string, params[0])
 
     def compress(y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
@@ -93,6 +101,7 @@ def _raster_scan(module: Any) -> dict[str, Any]:
         return {"strings": [strings], "shape": y.shape[2:4], "y_hat": decoded}
 
     def decompress(strings: Any, shape: Any, ctx_params: Tensor, **_: Any) -> dict[str, Any]:
+        mode.strings += len(strings[0])
         return {"y_hat": torch.stack([scan.decode(*one) for one in zip(strings[0], ctx_params, strict=True)])}
 
     if isinstance(module, RasterScanLatentCodec):

@@ -12,6 +12,7 @@ import torch
 from compressai.entropy_models import EntropyModel
 from torch import Tensor, nn
 
+from labkit import rans
 from labkit.fixed_point.arithmetic import ARITHMETIC, FLOATING_POINT, NotCodable
 from labkit.fixed_point.context import checking, coding
 
@@ -64,16 +65,21 @@ class PortableCoding:
             g_s was given}, which are the same on every machine.
 
         Raises:
-            ValueError: If the strings were coded with another arithmetic, or if the model has no coder tables.
+            ValueError: If the strings were coded with another arithmetic, if the model has no coder tables, or if the
+                strings are damaged or do not have this shape. The message has one line.
         """
         if arithmetic not in (None, self.arithmetic):
             raise ValueError(_other_arithmetic(arithmetic, self.arithmetic))
         check_tables(self)  # type: ignore[arg-type]
         decompress = super().decompress  # type: ignore[misc]
-        if not self.portable:
-            return dict(decompress(strings, shape, **options))
-        with coding(self) as mode:  # type: ignore[arg-type]
-            return {**decompress(strings, shape, **options), "y_hat": mode.latents}
+        with rans.decoding(strings):
+            if not self.portable:
+                return dict(decompress(strings, shape, **options))
+            with coding(self) as mode:  # type: ignore[arg-type]
+                decoded = {**decompress(strings, shape, **options), "y_hat": mode.latents}
+        if mode.strings != (given := sum(map(len, strings))):
+            raise ValueError(f"strings must be those that compress returned: {mode.strings} of {given} were decoded")
+        return decoded
 
 
 def _other_arithmetic(given: str | None, own: str) -> str:
