@@ -1,5 +1,6 @@
 """`.lkc` files have the documented bytes, and a damaged file causes an error of one line before torch is imported."""
 
+import itertools
 import json
 import os
 import random
@@ -307,6 +308,18 @@ def check_error(output, status, path):
     lines = output.splitlines()
     assert status == 2 and len(lines) == 1 and lines[0].startswith(f"labkit: {path}"), (path, lines)
     assert len(lines[0]) < len(str(path)) + 120 and "Traceback" not in lines[0]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_cut_every_flipped_bit_and_every_byte_behind_is_refused_in_one_line(version):
+    good = {1: FIRST, 2: GOOD}[version].pack()
+    changed = [good[:n] for n in range(len(good))] + [good + bytes([n]) for n in range(256)]
+    for place, bit in itertools.product(range(len(good)), range(8)):
+        changed.append(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
+    for data in changed:
+        with pytest.raises(ValueError) as caught:
+            Container.unpack(data)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
 
 
 def test_there_are_at_least_200_bad_files():
