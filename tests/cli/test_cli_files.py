@@ -115,13 +115,22 @@ def test_compress_reports_that_transparent_pixels_become_white(photo):
     assert "white" not in labkit("compress", photo.with_name("opaque.png")).output
 
 
-def test_a_different_image_is_written_only_with_ignore_checksum(photo, crop):
+def test_another_image_from_the_verified_latents_is_no_error(photo, crop):
+    coded, good = photo.with_suffix(".lkc"), files.compress(crop, networks.pretrained())
+    replace(good, image_checksum=good.image_checksum ^ 1).write(coded)
+    result = labkit("decompress", coded, "-o", photo.with_name("back.png"))
+    assert result.exit_code == 0 and len(result.output.splitlines()) == 1
+    assert "decoded from the verified latents, but this processor rounds the synthesis transform" in result.output
+
+
+def test_other_latents_are_written_only_with_ignore_checksum(photo, crop):
     coded, kept = photo.with_suffix(".lkc"), photo.with_name("kept.png")
     good = files.compress(crop, networks.pretrained())
-    replace(good, image_checksum=good.image_checksum ^ 1).write(coded)
+    changed = {"image_checksum": good.image_checksum ^ 1, "latents_checksum": good.latents_checksum ^ 1}
+    replace(good, **changed).write(coded)
     kept.write_text("my own")
     result = labkit("decompress", coded, "-o", kept, "--force")
-    assert result.exit_code == 2 and "differs from the verified one" in result.output
+    assert result.exit_code == 2 and "the decoded latents differ from the verified ones" in result.output
     assert len(result.output.splitlines()) == 1 and kept.read_text() == "my own"
     result = labkit("decompress", coded, "-o", kept, "--force", "--ignore-checksum")
     assert result.exit_code == 0 and "different from the image that was verified during compression" in result.output
@@ -135,19 +144,26 @@ def test_info_prints_the_contents_without_torch(photo, crop):
     run = "import sys; sys.modules['torch'] = None; import labkit.cli; labkit.cli.main(sys.argv[1:])"
     command = [sys.executable, "-c", run, "info", str(coded)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for part in ("version 1", "all checksums are correct", "mean_scale_hyperprior tiny (N = 24, M = 36)", "100×80"):
+    for part in (
+        "version 2",
+        "every machine (fixed-1 arithmetic)",
+        "all checksums are correct",
+        "mean_scale_hyperprior tiny (N = 24, M = 36)",
+        "100×80",
+    ):
         assert part in output
     assert (
-        f"{container.image_checksum:08x}" in output
+        f"latents {container.latents_checksum:08x} and of the image {container.image_checksum:08x}" in output
         and container.weights in output
-        and "53 for headers and checksums" in output
+        and "58 for headers and checksums" in output
     )
     description = json.loads(labkit("info", coded, "--json").output)
     assert description.pop("strings") == [len(string) for string in container.strings]
     assert description == {
         **{name: getattr(container, name) for name in ("network", "size", "N", "M", "weights", "width", "height")},
-        **{"version": 1, "bytes": container.file_bytes, "bpp": container.bpp},
-        **{"image_checksum": container.image_checksum, "checksums": "good"},
+        **{"version": 2, "arithmetic": "fixed-1", "bytes": container.file_bytes, "bpp": container.bpp},
+        **{"image_checksum": container.image_checksum, "latents_checksum": container.latents_checksum},
+        "checksums": "good",
     }
 
 

@@ -106,7 +106,7 @@ def assert_same(before, after):
 @torch.no_grad()
 def test_forward_and_coder_use_replaced_latents():
     """Compare with CompressAI's modules, called one by one on latents that no image has."""
-    net = with_spread_latents(networks.mean_scale_hyperprior(seed=1))
+    net = lk.portable(with_spread_latents(networks.mean_scale_hyperprior(seed=1)), False)
     x, generator = photo()[None], torch.Generator().manual_seed(5)
     y, z = 3 * torch.randn(1, 36, 4, 4, generator=generator), 2 * torch.randn(1, 24, 1, 1, generator=generator)
     calls = []
