@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from compressai.entropy_models import EntropyModel, GaussianConditional
 
+import labkit as lk
+from labkit.files import codec
+from labkit.files.container import Container
 from tests.fixed_point import machines
 from tests.fixed_point.machines import ALL, FIXTURES, FOLDER, IN_FIXTURES, OLDEST, SETTINGS, WIDE
 
@@ -43,6 +46,18 @@ def test_a_fixture_of_another_instruction_set_decodes_and_codes_again_to_the_sam
     if z_hat:
         distance = np.abs(coded.scales[:, None] - file["gaussian/scale_table"][None, :-1]).min(1)
         assert (distance <= 2**-14).any()
+
+
+def test_a_file_of_another_instruction_set_decodes_to_its_latents():
+    """The first test photograph, of which labkit coded 200×130 pixels in the environment OLDEST."""
+    container = Container.read(FOLDER / "sse41.lkc")
+    net = lk.networks.pretrained(container.network, 0.0035)
+    decoded = codec.decode(container, net)
+    assert container.version == 2 and decoded.same_latents
+    photo = lk.datasets.photos("test").images[0][:, :130, :200].contiguous()
+    here = codec.decompress(codec.compress(photo, net, verify=False), net)
+    errors = [(image.float() - photo).square().mean().item() for image in (decoded.image, here)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.01)  # g_a may choose a few other symbols here
 
 
 class Coded:
