@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal, getcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from labkit import networks
 from labkit.fixed_point import FixedPoint
 from labkit.fixed_point.arithmetic import LARGEST_SUM, LIMIT, UNIT, NotCodable, integer_weights, tanh, tanh_table
 
@@ -51,6 +53,34 @@ def test_a_transposed_convolution_is_the_gradient_of_a_convolution():
     (total,) = torch.autograd.grad(product, image)
     wanted = torch.floor((total + bias.view(1, -1, 1, 1)) / UNIT + 0.5) / UNIT
     assert torch.equal(y, wanted.float())
+
+
+def test_a_whole_hyper_decoder_equals_integers_from_symbols_to_indexes():
+    """Every table index and every μ, against Python's integers and fractions; one symbol is clamped."""
+    net = networks.build("mean_scale_hyperprior", 2, 4).eval()
+    net.update()
+    g = torch.Generator().manual_seed(0)
+    z = torch.round(4 * torch.randn(1, 2, 2, 3, generator=g))
+    z[0, 0, 0, 0] = 2.0**31
+    with torch.no_grad():
+        net.h_s[4].bias[:4] += 1  # σ above the lowest table
+    with torch.no_grad(), FixedPoint():
+        scales, means = net.h_s(z).chunk(2, 1)
+        indexes = net.gaussian_conditional.build_indexes(scales)
+
+    x, first, second, last = z, net.h_s[0], net.h_s[2], net.h_s[4]
+    for layer in (first, second):
+        n, channels, height, width = x.shape
+        between = torch.zeros(n, channels, 2 * height, 2 * width)
+        between[:, :, ::2, ::2] = x
+        x = exact_convolution(between, layer.weight.transpose(0, 1).flip(2, 3), layer.bias, stride=1, padding=2)
+        slope = float(np.float32(net.h_s[1].negative_slope))
+        x = torch.where(x > 0, x, (x.double() * slope).float())  # 48 digits, which float64 holds; then one rounding
+    exact = exact_convolution(x, last.weight, last.bias, stride=1, padding=1)
+    table = [Fraction(bound) for bound in net.gaussian_conditional.scale_table[:-1].tolist()]
+    wanted = [sum(Fraction(sigma) > bound for bound in table) for sigma in exact[:, :4].flatten().tolist()]
+    assert indexes.flatten().tolist() == wanted and torch.equal(means, exact[:, 4:])
+    assert len(set(wanted)) >= 5
 
 
 def test_sums_stay_exact_up_to_the_bound():
