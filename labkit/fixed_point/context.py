@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyModel
-from compressai.latent_codecs import RasterScanLatentCodec
+from compressai.latent_codecs import LatentCodec, RasterScanLatentCodec
 from compressai.models import JointAutoregressiveHierarchicalPriors
 from torch import Tensor, nn
 
@@ -18,15 +18,15 @@ from labkit.entropy import SchemeCarrier
 from labkit.fixed_point.arithmetic import Checking, FixedPoint
 from labkit.fixed_point.raster_scan import RasterScan
 
-FREE = ("g_a", "g_s", "h_a")  # modules by these names are evaluated in floating point
+FREE = ("g_a", "g_s", "h_a")  # modules by these names are evaluated in floating point, unless others contain them
 
 
 @contextmanager
 def coding(model: nn.Module) -> Iterator[FixedPoint]:
     """Within this context, `model.compress` and `model.decompress` predict (σ, μ) in fixed point.
 
-    Modules named g_a, g_s and h_a are evaluated in floating point. The mode belongs to the calling thread, the model to
-    one coding at a time.
+    Modules named g_a, g_s and h_a, of the model or of its latent codecs, are evaluated in floating point. The mode
+    belongs to the calling thread, the model to one coding at a time.
 
     Args:
         model: A CompressAI model with coder tables.
@@ -45,7 +45,7 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
     hooks: list[Any] = []
     changed: list[nn.Module] = []
     for name, module in model.named_modules():
-        if name.rpartition(".")[2] in FREE:
+        if _is_free(model, name):
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
         if isinstance(module, JointAutoregressiveHierarchicalPriors | RasterScanLatentCodec):
             changed.append(module)
@@ -62,6 +62,13 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
         for module in changed:
             for name in ("_compress_ar", "_decompress_ar", "compress", "decompress"):
                 vars(module).pop(name, None)
+
+
+def _is_free(model: nn.Module, name: str) -> bool:
+    """Return whether a module has a name in `FREE` and belongs to the model itself or to a latent codec in it."""
+    *parents, last = name.split(".")
+    containers = (model.get_submodule(".".join(parents[:i])) for i in range(1, len(parents) + 1))
+    return last in FREE and all(isinstance(container, LatentCodec | nn.ModuleDict) for container in containers)
 
 
 @contextmanager

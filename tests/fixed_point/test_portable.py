@@ -165,6 +165,15 @@ def test_a_hyper_decoder_that_cannot_be_exact_is_refused_by_the_name_of_its_oper
         lk.portable(model).compress(images)
 
 
+def test_a_hyper_decoder_cannot_hide_a_part_in_floating_point_behind_a_name(images):
+    """A part of h_s that is called g_s is still between the symbols and (σ, μ)."""
+    model = models.MeanScaleHyperprior(8, 12).eval()
+    model.h_s.add_module("g_s", nn.GELU())
+    model.update()
+    with pytest.raises(ValueError, match=r"^gelu is a floating-point operation between the symbols"):
+        lk.portable(model).compress(images)
+
+
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_cannot_make_coding_hang(name, value, images):
