@@ -41,8 +41,11 @@ def compress(
     _check_output(output, image, force)
 
     from labkit.files.conversion import compress_file
+    from labkit.fixed_point import check_tables
 
-    click.echo(compress_file(image, output, load_network(weights, lmbda), refinement_steps=steps, verify=verify))
+    net = load_network(weights, lmbda)
+    check_tables(net)  # a decoder needs the same ones
+    click.echo(compress_file(image, output, net, refinement_steps=steps, verify=verify))
 
 
 @click.command()

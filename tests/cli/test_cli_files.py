@@ -28,7 +28,9 @@ def labkit(*arguments):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "net.safetensors"
-    training.save_checkpoint(networks.factorized_prior("tiny"), path, lmbda=0.01)
+    net = networks.factorized_prior("tiny")
+    net.update()
+    training.save_checkpoint(net, path, lmbda=0.01)
     return path
 
 
@@ -103,6 +105,15 @@ def test_decompress_asks_for_the_checkpoint_that_compress_used(photo, checkpoint
     expected = f"factorized_prior tiny (N = 24, M = 36) whose weights have the hash {Container.read(coded).weights}"
     assert result.exit_code == 2 and expected in result.output and len(result.output.splitlines()) == 1
     assert not photo.with_name("again.png").exists()
+
+
+def test_compress_refuses_a_checkpoint_without_coder_tables(photo, tmp_path):
+    """No decoder could read the file, since the tables that this process would build are stored nowhere."""
+    path = tmp_path / "without.safetensors"
+    training.save_checkpoint(networks.factorized_prior("tiny"), path, lmbda=0.01)
+    result = labkit("compress", photo, "--weights", path)
+    assert result.exit_code == 2 and "entropy_bottleneck has no coder tables" in result.output
+    assert len(result.output.splitlines()) == 1 and not photo.with_suffix(".lkc").exists()
 
 
 def test_compress_reports_that_transparent_pixels_become_white(photo):
