@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit import entropy
+from labkit import entropy, fixed_point
 from labkit.evaluation import metrics
 from labkit.evaluation.classical import decode, encode, pixels_of
 from labkit.evaluation.evaluator import pad
@@ -66,7 +66,7 @@ def code(net: Codec, image: Tensor) -> Decoded:
     net.update()
     x = metrics.eight_bits(image.to(device_of(net)))[None]
     padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
-    coded = net.compress(padded)
+    coded = fixed_point.compress(net, padded)
     x_hat = metrics.eight_bits(F.pad(net.decompress(**coded)["x_hat"], unpadding))
     return _decoded(x[0], x_hat[0], sum(len(string) for group in coded["strings"] for string in group))
 

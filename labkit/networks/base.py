@@ -14,8 +14,8 @@ from labkit.fixed_point import PortableCoding
 from labkit.schemes import QuantizationScheme, Scheme, first_stage
 
 
-class CodecBase(PortableCoding):
-    """Attributes and methods that labkit adds to a model of CompressAI; it comes first among the bases of a network.
+class CodecBase:
+    """Attributes and methods that labkit adds to a model of CompressAI, and that toys have, too.
 
     Attributes:
         kind: Name of the architecture, as `networks.get` takes it.
@@ -29,7 +29,6 @@ class CodecBase(PortableCoding):
         lr_factors: The trainer multiplies its learning rate by these factors. A key is the start of a parameter's
             name, and the first key that fits counts.
         low_precision: True if the transforms train in bfloat16 where that is faster.
-        portable: Whether the network codes strings that decode on every machine; `labkit.portable` changes it.
     """
 
     kind: ClassVar[str]
@@ -108,3 +107,7 @@ class CodecBase(PortableCoding):
         for name in self._y_inputs:
             layer = self.get_submodule(name)
             layer.weight /= gain
+
+
+class ImageCodec(PortableCoding, CodecBase):
+    """A codec of images, which codes strings that decode on every machine; it comes first among a network's bases."""

@@ -17,11 +17,11 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from labkit import adoption, entropy
-from labkit.networks.base import CodecBase
+from labkit.networks.base import ImageCodec
 from labkit.schemes import Scheme
 
 
-class GroupedCodec(CodecBase):
+class GroupedCodec(ImageCodec):
     """Base of codecs built from CompressAI's latent codecs: a hyperprior, and y in groups of channels."""
 
     latent_codec: Any

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from labkit import adoption
-from labkit.networks.base import CodecBase
+from labkit.networks.base import ImageCodec
 from labkit.networks.hyperprior import MeanScaleHyperprior
 from labkit.schemes import Scheme
 
 # CompressAI's class comes before the training forward of labkit, as in every adopted class.
 
 
-class JointAutoregressive(CodecBase, adoption.AdoptedJointAutoregressive):
+class JointAutoregressive(ImageCodec, adoption.AdoptedJointAutoregressive):
     """Minnen et al. 2018 with the context model, as in CompressAI's mbt2018 (https://arxiv.org/abs/1809.02736).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns
@@ -39,7 +39,7 @@ class JointAutoregressive(CodecBase, adoption.AdoptedJointAutoregressive):
         self._add_hyperprior(scheme)
 
 
-class Cheng2020Anchor(CodecBase, _compressai.Cheng2020Anchor, adoption.AdoptedJointAutoregressive):
+class Cheng2020Anchor(ImageCodec, _compressai.Cheng2020Anchor, adoption.AdoptedJointAutoregressive):
     """Cheng et al. 2020 with one Gaussian and without attention (https://arxiv.org/abs/2001.01568).
 
     The architecture is CompressAI's cheng2020-anchor. Inputs, outputs and coding are those of `JointAutoregressive`.
@@ -66,7 +66,7 @@ class Cheng2020Anchor(CodecBase, _compressai.Cheng2020Anchor, adoption.AdoptedJo
         _subsample_first(self)
 
 
-class Cheng2020Attention(CodecBase, _compressai.Cheng2020Attention, adoption.AdoptedJointAutoregressive):
+class Cheng2020Attention(ImageCodec, _compressai.Cheng2020Attention, adoption.AdoptedJointAutoregressive):
     """Cheng et al. 2020 with one Gaussian and with attention (https://arxiv.org/abs/2001.01568).
 
     The architecture is CompressAI's cheng2020-attn. Inputs, outputs and coding are those of `JointAutoregressive`.

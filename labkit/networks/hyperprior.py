@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 
 from labkit import entropy
-from labkit.networks.base import CodecBase
+from labkit.networks.base import ImageCodec
 from labkit.schemes import Scheme
 
 
-class FactorizedPrior(CodecBase, _compressai.FactorizedPrior):
+class FactorizedPrior(ImageCodec, _compressai.FactorizedPrior):
     """Ballé et al. 2017, as in CompressAI's bmshj2018-factorized (https://arxiv.org/abs/1611.01704).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 16. It returns
@@ -43,7 +43,7 @@ class FactorizedPrior(CodecBase, _compressai.FactorizedPrior):
         entropy.drop_tables(self)
 
 
-class ScaleHyperprior(CodecBase, _compressai.ScaleHyperprior):
+class ScaleHyperprior(ImageCodec, _compressai.ScaleHyperprior):
     """Ballé et al. 2018, as in CompressAI's bmshj2018-hyperprior (https://arxiv.org/abs/1802.01436).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns
@@ -65,7 +65,7 @@ class ScaleHyperprior(CodecBase, _compressai.ScaleHyperprior):
         self._add_hyperprior(scheme)
 
 
-class MeanScaleHyperprior(CodecBase, _compressai.MeanScaleHyperprior):
+class MeanScaleHyperprior(ImageCodec, _compressai.MeanScaleHyperprior):
     """Minnen et al. 2018 without the context model, as in CompressAI's mbt2018-mean (https://arxiv.org/abs/1809.02736).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns

@@ -1,4 +1,4 @@
-"""Codecs on patches of 16×16 pixels, which train past JPEG in about a minute on one core."""
+"""Codecs on patches of 16×16 pixels. They start as a DCT and have few latents per pixel, so they train quickly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labkit.networks.base import CodecBase
+from labkit.networks.base import ImageCodec
 from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior
 from labkit.networks.patch_start import PATCH, dct_basis, fit_bottleneck, fit_gaussian, gain_for
 from labkit.schemes import Scheme
@@ -74,7 +74,7 @@ class FromPatches(nn.ConvTranspose2d):
         return pixels.reshape(batch, 3, PATCH * height, PATCH * width) + self.bias[:, None, None]
 
 
-class PatchCodec(CodecBase):
+class PatchCodec(ImageCodec):
     """What the patch codecs share: their transforms, the first weights, and the start of training.
 
     The analysis transform is a convolution of size and stride 16, followed by `layers` residual layers of size 1×1. The

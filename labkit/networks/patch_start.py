@@ -52,8 +52,8 @@ def gain_for(lmbda: float) -> float:
     """Return how many quantization steps one unit of an orthonormal transform of an image in [0, 1] has.
 
     At high rate, the best mean squared error of each latent is D = 3/(2 ln 2 · λ) in units of 255², since the MSE
-    averages three color channels. The step of codecs that also code many zeros is larger: D = 5/(2 ln 2 · λ) had the
-    lowest loss. A uniform quantizer has this error if its step is √(12 D)/255.
+    averages three color channels. Codecs that also code many zeros need a larger step, so they start with
+    D = 5/(2 ln 2 · λ). A uniform quantizer has this error if its step is √(12 D)/255.
 
     Args:
         lmbda: Weight of the distortion, on CompressAI's scale.

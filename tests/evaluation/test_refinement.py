@@ -417,7 +417,7 @@ IMAGE = torch.zeros(3, 64, 64)
         ({"surrogate": 3}, "surrogate must be a surrogate or its name, got 3"),
         ({"temperature": 0}, "temperature must be a positive finite number or a schedule, got 0"),
         ({"net": models.FactorizedPrior(4, 4)}, "net: FactorizedPrior carries no scheme; .*adopt"),
-        ({"net": networks.toy_2d()}, "net must be an image codec, but ToyTransformCode has no method update"),
+        ({"net": networks.toy_2d()}, "net must be an image codec, but ToyTransformCode has no method compress"),
         ({"net": nn.Conv2d(3, 3, 1)}, "net: Conv2d carries no scheme"),
         ({"net": networks.factorized_prior(), "lmbda": None}, "lmbda is required"),
     ],
