@@ -10,7 +10,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: 
 
 from lab import Lab, run_all
 from playwright.sync_api import Browser
-from test_panels import PROBE, TRIALS, PanelPage, TooSlow, twice_if_noisy
+from test_panels import PROBE, SLACK, TRIALS, PanelPage, TooSlow, twice_if_noisy
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -26,6 +26,7 @@ PANELS = {
     "adoption": "AdoptionPanel()",
     "training": "TrainingPanel()",
 }
+TARGET = 250  # milliseconds from a key press to a new plot
 FAILING = """
 def _failing(settings):
     raise ArithmeticError("the loss went through the roof")
@@ -86,7 +87,11 @@ def first_changes(panel: PanelPage, trials: int) -> list[float]:
 
 @twice_if_noisy
 def test_a_key_press_quickly_changes_the_plot(panel: PanelPage, busy_core, measured):
-    if (median := measured(f"{panel.name}: key to first new plot", first_changes(panel, TRIALS), 250)) > 250:
+    if panel.name == "training":
+        pytest.skip("test_training_panel.py measures it")
+    if (
+        median := measured(f"{panel.name}: key to first new plot", first_changes(panel, TRIALS), TARGET)
+    ) > SLACK * TARGET:
         raise TooSlow(median)
 
 

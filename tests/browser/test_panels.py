@@ -1,4 +1,8 @@
-"""Live panels in JupyterLab, driven by the keyboard while another program keeps a core busy."""
+"""Live panels in JupyterLab, driven by the keyboard while another program keeps a core busy.
+
+Every measured time has a target. The summary prints targets and medians, and marks a missed target. A test fails only
+if a median exceeds twice its target (SLACK), because other programs slow down a shared machine.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10
+SLACK = 2  # a median fails beyond this multiple of its target
 TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough to be interrupted
 CODEC = """
 import labkit as lk
@@ -105,11 +110,11 @@ def codec(lab_server: Lab, browser: Browser):
 
 
 class TooSlow(AssertionError):
-    """A median over its limit."""
+    """A median beyond SLACK times its target."""
 
 
 def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
-    """Repeat a measurement once if its median exceeds the limit, since a shared machine may be busy; print both."""
+    """Repeat a measurement once if it is too slow, since a shared machine may be busy; print both."""
 
     @functools.wraps(test)
     def measuring(**fixtures) -> None:
@@ -144,10 +149,10 @@ def test_a_key_press_quickly_shows_its_effect(panel: PanelPage, busy_core, measu
         curve.append(panel.first(what="curve", run=run)["at"] - key["at"])
         click = panel.cancel()
         canceled.append(panel.first(what="state", state="canceled")["at"] - click["at"])
-    limits = {"key to “running”": 250, "key to changed picture": 600, "key to changed curve": 600, "Cancel": 500}
-    times = dict(zip(limits, (running, picture, curve, canceled), strict=True))
-    medians = {what: measured(f"{panel.name}: {what}", times[what], limits[what]) for what in limits}
-    if slow := {what: median for what, median in medians.items() if median > limits[what]}:
+    targets = {"key to “running”": 250, "key to changed picture": 600, "key to changed curve": 600, "Cancel": 500}
+    times = dict(zip(targets, (running, picture, curve, canceled), strict=True))
+    medians = {what: measured(f"{panel.name}: {what}", times[what], targets[what]) for what in targets}
+    if slow := {what: median for what, median in medians.items() if median > SLACK * targets[what]}:
         raise TooSlow(slow)
 
 
@@ -165,7 +170,7 @@ def test_a_second_move_supersedes_the_first(panel: PanelPage, busy_core, measure
         events = panel.events()
         superseded = next(i for i, e in enumerate(events) if e["what"] == "state" and e["run"] == run)
         assert {e["run"] for e in events[superseded:] if e["what"] == "drawn"} == {run}
-    if (median := measured(f"{panel.name}: second key to the second run", milliseconds, 500)) > 500:
+    if (median := measured(f"{panel.name}: second key to the second run", milliseconds, 500)) > SLACK * 500:
         raise TooSlow(median)
 
 
