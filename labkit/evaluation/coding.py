@@ -67,7 +67,7 @@ def code(net: Codec, image: Tensor) -> Decoded:
     x = metrics.eight_bits(image.to(device_of(net)))[None]
     padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
     coded = fixed_point.compress(net, padded)
-    x_hat = metrics.eight_bits(F.pad(net.decompress(**coded)["x_hat"], unpadding))
+    x_hat = metrics.eight_bits(F.pad(fixed_point.decompress(net, coded), unpadding))
     return _decoded(x[0], x_hat[0], sum(len(string) for group in coded["strings"] for string in group))
 
 

@@ -97,7 +97,7 @@ def _measure(net: Codec, image: Tensor) -> dict[str, Any]:
     with bitstream.recorded(net) as recording:
         coded = fixed_point.compress(net, padded)
     encoded = time.perf_counter()
-    x_hat = metrics.eight_bits(F.pad(net.decompress(**coded)["x_hat"], unpadding))
+    x_hat = metrics.eight_bits(F.pad(fixed_point.decompress(net, coded), unpadding))
     if x_hat.is_cuda:
         torch.cuda.synchronize()
     decoded = time.perf_counter()

@@ -43,7 +43,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
     20.0
     """
     error = torch.mean((a.double() - b.double()) ** 2).item()
-    return -10 * math.log10(error) if error > 0 else math.inf
+    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> float:

@@ -330,7 +330,7 @@ class _Problem:
         with replaced_latents(net, *latents):
             output = fixed_point.compress(net, self.padded)
         coded: dict[str, Any] = {key: output[key] for key in ("strings", "shape", "arithmetic") if key in output}
-        decoded = F.pad(net.decompress(**coded)["x_hat"], self.unpadding)[0]
+        decoded = F.pad(fixed_point.decompress(net, coded), self.unpadding)[0]
         decoded_image = (decoded * 255).round().to(torch.uint8)
         size = sum(len(string) for group in coded["strings"] for string in group)
         bpp = 8 * size / decoded_image[0].numel()

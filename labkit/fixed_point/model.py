@@ -122,6 +122,31 @@ def compress(model: Any, x: Tensor) -> dict[str, Any]:
     return dict(coded)
 
 
+def decompress(model: Any, coded: dict[str, Any]) -> Tensor:
+    """Call a model's `decompress`, but refuse a reconstruction that is not finite.
+
+    Args:
+        model: Any image model of CompressAI, portable or not.
+        coded: What `compress` returns.
+
+    Returns:
+        Images of shape (batch, 3, H, W).
+
+    Raises:
+        ValueError: If a value is not finite. The message names the first module with such an output.
+    """
+
+    def run() -> Tensor:
+        x_hat: Tensor = model.decompress(**coded)["x_hat"]
+        return x_hat
+
+    x_hat = run()
+    if not torch.isfinite(x_hat).all():
+        culprit = _first_not_finite(model, run)
+        raise NotCodable(f"the decoded image holds values that are not finite{culprit}")
+    return x_hat
+
+
 def _checked(model: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what `run` returns, in the arithmetic of the model; an error names the module it comes from."""
     mode = coding if getattr(model, "portable", False) else checking

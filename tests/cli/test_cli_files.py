@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -114,6 +115,24 @@ def test_compress_refuses_a_checkpoint_without_coder_tables(photo, tmp_path):
     result = labkit("compress", photo, "--weights", path)
     assert result.exit_code == 2 and "entropy_bottleneck has no coder tables" in result.output
     assert len(result.output.splitlines()) == 1 and not photo.with_suffix(".lkc").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e30])
+@pytest.mark.parametrize("transform", ["g_a", "h_a", "h_s", "g_s"])
+def test_a_weight_that_is_no_number_or_huge_ends_in_one_line(transform, value, photo, crop, tmp_path):
+    """In `labkit compress` and in `lk.evaluate`, before CompressAI's coder meets a symbol on which it would hang."""
+    net = networks.mean_scale_hyperprior("tiny", seed=0).eval()
+    net.update()
+    with torch.no_grad():
+        next(net.get_submodule(transform).parameters()).fill_(value)
+    training.save_checkpoint(net, tmp_path / "net.safetensors")
+    result = labkit("compress", photo, "--weights", tmp_path / "net.safetensors")
+    assert result.exit_code == 2 and result.output.startswith("labkit: ") and result.output.count("\n") == 1
+    with pytest.raises(ValueError, match=r"not finite|too large for exact sums|outside ±8192") as refused:
+        evaluation.evaluate(net, [crop / 255], progress=False)
+    assert "\n" not in str(refused.value)
+    if transform == "g_s" and math.isnan(value):
+        assert re.search(r"the first module with such an output is g_s\.0", str(refused.value))
 
 
 def test_compress_reports_that_transparent_pixels_become_white(photo):
