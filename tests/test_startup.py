@@ -14,7 +14,7 @@ INTERFACE = {"IPython", "anywidget", "ipywidgets", "jupyterlab", "matplotlib", "
 HEAVY = INTERFACE | {"compressai", "lightning_fabric", "numpy", "pandas", "torch", "traitlets"}
 TRAIN = ["train", "--lmbda", "0.01", "--steps", "1", "--crop", "64", "--batch-size", "1"]
 BOUND = 1.5  # largest ratio of the first step's time to the import time of torch and CompressAI
-ROUNDS = 5
+ROUNDS = 3
 
 
 def packages_added(code: str, to: str = "") -> set[str]:

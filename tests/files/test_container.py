@@ -379,25 +379,25 @@ def test_bad_files_are_rejected_without_torch(bad):
 
 
 SPAWN = """
-import json, os, sys, time
+import json, os, sys
 for path in json.load(sys.stdin):
     read, write = os.pipe()
-    start = time.perf_counter()
     act = [(os.POSIX_SPAWN_DUP2, write, 2), (os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_CLOSE, read)]
     command = [sys.executable, "-m", "labkit.cli", "decompress", path, "-o", path + ".png"]
     child = os.posix_spawn(sys.executable, command, os.environ, file_actions=act)
     os.close(write)
     output = open(read, encoding="utf-8").read()
     _, status, usage = os.wait4(child, 0)
-    seconds = time.perf_counter() - start
+    seconds = usage.ru_utime + usage.ru_stime
     print(json.dumps([path, os.waitstatus_to_exitcode(status), output, seconds, usage.ru_maxrss / 1024]), flush=True)
 """
 
 
 def measure(paths):
-    """Run `labkit decompress` on each file; return its exit status, output, seconds and peak memory in MB.
+    """Run `labkit decompress` on each file; return its exit status, output, CPU seconds and peak memory in MB.
 
-    A small process starts the commands, because the peak memory of a child on Linux includes that of its parent.
+    CPU seconds hardly depend on other programs, which would slow down a measurement of elapsed time. A small
+    process starts the commands, because the peak memory of a child on Linux includes that of its parent.
     """
     spawn = [sys.executable, "-c", SPAWN]
     done = subprocess.run(spawn, input=json.dumps(paths), capture_output=True, text=True, check=True)
@@ -425,7 +425,6 @@ def test_a_sample_of_bad_files_takes_under_a_second_and_200_megabytes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a process is read with wait4")
 def test_every_bad_file_takes_under_a_second_and_200_megabytes(bad):
     check_processes([str(bad / f"{number}.lkc") for number in range(len(BAD))])

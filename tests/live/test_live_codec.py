@@ -109,7 +109,8 @@ def test_a_run_lowers_the_loss_of_the_bundled_weights(lmbda):
 @pytest.mark.alone
 def test_a_run_takes_less_than_15_seconds():
     panel = lk.live.CodecPanel(lmbda=0.013)
-    for _ in range(2):  # another program may slow down one of the runs
+    panel.run(60)
+    if panel.history[-1].seconds >= 15:  # another program may have slowed down the run: repeat it once
         panel.run(60)
     panel.close()
-    assert min(run.seconds for run in panel.history) < 15
+    assert panel.history[-1].seconds < 15
