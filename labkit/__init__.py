@@ -15,6 +15,7 @@ _MODULES = (
     "analysis",
     "course",
     "datasets",
+    "diagnosis",
     "entropy",
     "evaluation",
     "files",
@@ -31,6 +32,7 @@ _MODULES = (
 )
 _FUNCTIONS = {
     "adopt": "adoption",
+    "diagnose": "diagnosis",
     "evaluate": "evaluation",
     "portable": "fixed_point",
     "refine": "evaluation",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from labkit import analysis as analysis
     from labkit import course as course
     from labkit import datasets as datasets
+    from labkit import diagnosis as diagnosis
     from labkit import entropy as entropy
     from labkit import evaluation as evaluation
     from labkit import files as files
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from labkit.adoption import adopt as adopt
     from labkit.adoption import release as release
     from labkit.adoption import set_temperature as set_temperature
+    from labkit.diagnosis import diagnose as diagnose
     from labkit.evaluation import evaluate as evaluate
     from labkit.evaluation import refine as refine
     from labkit.fixed_point import portable as portable

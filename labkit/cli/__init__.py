@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import labkit
-from labkit.cli import bench, evaluate, files, lessons, research, train
+from labkit.cli import bench, doctor, evaluate, files, lessons, research, train
 
 
 class _Group(click.Group):
@@ -36,6 +36,7 @@ for _command in (
     research.sweep,
     evaluate.evaluate,
     evaluate.refine,
+    doctor.doctor,
     files.compress,
     files.decompress,
     files.info,

@@ -49,6 +49,22 @@ class _Coded(NamedTuple):
     indexes: Tensor | None
 
 
+class Symbols(NamedTuple):
+    """Symbols coded by one call of an entropy model.
+
+    Attributes:
+        model: The entropy model.
+        symbols: Integers, of the shape of the latent.
+        indexes: Index of the coder's table for each symbol.
+        bits: Bits of each symbol according to the model's likelihoods, float64.
+    """
+
+    model: EntropyModel
+    symbols: Tensor
+    indexes: Tensor
+    bits: Tensor
+
+
 class Recording:
     """Symbols that the entropy models of a network have coded; see `recorded`."""
 
@@ -56,14 +72,8 @@ class Recording:
         self.coded: dict[EntropyModel, list[_Coded]] = {}
 
     @torch.no_grad()
-    def split(self, strings: Sequence[bytes]) -> Split:
-        """Return where the bits of the strings went.
-
-        Args:
-            strings: All strings of a single image, coded during the recording.
-        """
-        real = 8 * sum(map(len, strings))
-        estimate, tables = 0.0, 0.0
+    def calls(self) -> Iterator[Symbols]:
+        """Yield what each call of an entropy model has coded."""
         for model, calls in self.coded.items():
             for symbols, scales, indexes in calls:
                 if scales is not None:
@@ -71,9 +81,18 @@ class Recording:
                 else:
                     indexes = model._build_indexes(symbols.size()).to(symbols.device)  # one table for each channel
                     _, likelihood = model(model.dequantize(symbols, _medians(model, symbols)), training=False)
-                estimate -= torch.log2(likelihood.double()).sum().item()
                 assert indexes is not None
-                tables += table_bits(model, symbols, indexes)
+                yield Symbols(model, symbols, indexes, -torch.log2(likelihood.double()))
+
+    def split(self, strings: Sequence[bytes]) -> Split:
+        """Return where the bits of the strings went.
+
+        Args:
+            strings: All strings of a single image, coded during the recording.
+        """
+        real, calls = 8 * sum(map(len, strings)), list(self.calls())
+        estimate = float(sum(call.bits.sum() for call in calls))
+        tables = sum(table_bits(call.model, call.symbols, call.indexes) for call in calls)
         flush = sum(map(flush_bits, strings))
         return Split(real, estimate, tables - estimate, real - tables - flush, flush)
 
@@ -135,7 +154,7 @@ def table_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> float:
     symbols, indexes = symbols.reshape(-1).long(), indexes.reshape(-1).long()
     value = symbols - model._offset[indexes]
     escape = model._cdf_length[indexes].long() - 2  # the last entry of a table stands for all values outside
-    outside = (value < 0) | (value >= escape)
+    outside = outside_tables(model, symbols, indexes)
     table, position = model._quantized_cdf.reshape(-1), indexes * model._quantized_cdf.size(1)
     position += torch.where(outside, escape, value)
     count = (table[position + 1] - table[position]).double()
@@ -143,6 +162,19 @@ def table_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> float:
     escaped = torch.where(value < 0, -2 * value - 1, 2 * (value - escape))[outside]
     digits: int = sum(math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist())
     return bits + _DIGIT * (len(escaped) + digits)
+
+
+def outside_tables(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Tensor:
+    """Return which symbols lie outside their table, so that the coder escapes them.
+
+    Args:
+        model: Entropy model with tables.
+        symbols: Integers to code.
+        indexes: Index of the table for each symbol, of the same shape.
+    """
+    value = symbols.long() - model._offset[indexes.long()]
+    outside: Tensor = (value < 0) | (value >= model._cdf_length[indexes.long()] - 2)
+    return outside
 
 
 def flush_bits(string: bytes) -> float:

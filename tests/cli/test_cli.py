@@ -224,3 +224,15 @@ def test_study_example_prints_quadrature_above_monte_carlo():
     lines = result.output.splitlines()
     row = next(i for i, line in enumerate(lines) if line.split()[:4] == ["sua,", "expected", "slope", "0.1"])
     assert lines[row + 1].split()[:2] == ["Monte", "Carlo"] and lines[row + 1].count("±") == 3
+
+
+def test_doctor_prints_findings_and_writes_json_and_a_page(checkpoint, tmp_path, test_photos):
+    Image.fromarray(test_photos.images[0][:, :128, :128].permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    result = labkit(
+        "doctor", checkpoint, "--data", tmp_path, "--json", tmp_path / "d.json", "--html", tmp_path / "d.html"
+    )
+    assert result.exit_code == 1, result.output  # the checkpoint has no coder tables
+    values = json.loads((tmp_path / "d.json").read_text())
+    assert values["findings"][0]["kind"] == "missing_tables" and values["findings"][0]["message"] in result.output
+    assert "no coder tables" in (tmp_path / "d.html").read_text()
+    assert labkit("doctor", tmp_path / "missing.safetensors").exit_code == 2

@@ -1,0 +1,56 @@
+"""The command `labkit doctor`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from labkit.cli.options import load_network
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--data", help="Folder of images.  [default: the bundled test photographs]")
+@click.option("--scheme", help="Scheme whose training is judged.  [default: the network's own]")
+@click.option(
+    "--lmbda", type=float, help="Weight λ of the distortion, to print losses.  [default: that of the weights]"
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for everything, as JSON.")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="File for a page with a figure.")
+@click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's default]")
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    checkpoint: Path | None,
+    data: str | None,
+    scheme: str | None,
+    lmbda: float | None,
+    json_file: Path | None,
+    page: Path | None,
+    threads: int | None,
+) -> None:
+    """Say why the real bits of a codec differ from its estimate, and where the bits are.
+
+    The command runs the network of CHECKPOINT on images in training mode, in evaluation mode and in the coder. Each
+    finding has a figure, its cause and a remedy. Without CHECKPOINT, it examines the bundled weights. The exit status
+    is 0 if no finding is an error, 1 if one is, and 2 if the command could not run.
+    """
+    import torch
+
+    from labkit import datasets
+    from labkit.diagnosis import diagnose
+    from labkit.disk import write_whole
+
+    if threads:
+        torch.set_num_threads(threads)
+    net = load_network(checkpoint)
+    images = datasets.folder(data) if data else datasets.photos("test")
+    report = diagnose(net, images, scheme=scheme, lmbda=lmbda or net.info.get("lmbda"))
+    if json_file:
+        write_whole(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1).encode())
+    if page:
+        write_whole(page, report.to_html().encode())
+    click.echo(report)
+    ctx.exit(1 if report.count("error") else 0)

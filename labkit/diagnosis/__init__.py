@@ -1,0 +1,8 @@
+"""Why the real bits of a codec differ from its estimate, and where they are."""
+
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
+from labkit.diagnosis.examination import diagnose
+from labkit.diagnosis.findings import KINDS, Finding
+from labkit.diagnosis.report import Diagnosis
+
+__all__ = ["KINDS", "Diagnosis", "Finding", "diagnose"]

@@ -1,0 +1,151 @@
+"""Diagnosis of a codec: run it on images in every way, and judge what differs."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labkit import adoption, entropy, fixed_point, schemes
+from labkit.analysis.trained.images import network_input
+from labkit.checks import check_at_least, check_positive
+from labkit.datasets import PhotoSet
+from labkit.diagnosis import rates, tables
+from labkit.diagnosis.findings import SEVERITIES, Finding, judged
+from labkit.diagnosis.passes import ImagePass, code, forward
+from labkit.diagnosis.report import Diagnosis, bits_table, channels_of
+from labkit.diagnosis.reproducibility import not_reproducible
+from labkit.fixed_point import NotCodable
+from labkit.progress import progress_bar
+from labkit.schemes import Scheme
+from labkit.seeds import mix_seeds
+from labkit.state_guard import device_of
+
+
+def diagnose(
+    model: nn.Module,
+    images: PhotoSet | Sequence[Tensor],
+    *,
+    scheme: Scheme | str | None = None,
+    lmbda: float | None = None,
+    draws: int = 2,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Diagnosis:
+    """Say why the real bits of a codec differ from its estimate, and where the bits are.
+
+    The model runs on every image in training mode, in evaluation mode, and in the coder. Nothing in it changes.
+
+    Args:
+        model: Any image model with CompressAI's entropy models, adopted or not, with or without coder tables.
+        images: A PhotoSet, or tensors of shape (C, H, W) in [0, 1] of any size.
+        scheme: Scheme of the training that is judged, or the name of a preset; None judges the model's own training
+            forward pass.
+        lmbda: Weight of the distortion, to report losses too.
+        draws: Number of noise draws per image.
+        seed: Seed of the noise.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Returns:
+        The findings, each with a figure, its cause and a remedy, and the bits of each latent; `print` shows them.
+
+    Raises:
+        ValueError: If an argument is invalid, or if the scheme cannot be given to the model.
+
+    Example:
+        >>> import labkit as lk
+        >>> photo = lk.datasets.photos("test")[0][:, :128, :128]
+        >>> lk.diagnose(lk.networks.pretrained("mean_scale_hyperprior", 0.0035), [photo])
+        Diagnosis(mean_scale_hyperprior: 0 errors, 0 warnings, 1 notes)
+    """
+    names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
+    if not names:
+        raise ValueError("images must have at least one image, got none")
+    check_at_least(1, draws=draws)
+    if lmbda is not None:
+        check_positive(lmbda=lmbda)
+    coder = copy.deepcopy(model).eval()
+    trained = _trained(model, scheme)
+    network = str(getattr(model, "kind", fixed_point.plain_class(type(model)).__name__))
+    findings = tables.missing_tables(model)
+    if broken := _not_finite(coder, network_input(coder, images[0]).to(device_of(coder))):
+        return Diagnosis(network, [*broken, *findings], {}, {}, len(names))
+    _build_missing(coder)
+    passes = []
+    with torch.random.fork_rng():
+        for index in progress_bar(range(len(names)), unit="image", progress=progress):
+            x = network_input(coder, images[index]).to(device_of(coder))
+            one = ImagePass(names[index], x[0, 0].numel(), forward(coder, x))
+            for draw in range(draws):
+                torch.manual_seed(mix_seeds(seed, index, draw))
+                one.training.append(forward(trained, x))
+            try:
+                one.coding = code(coder, x)
+            except NotCodable as error:
+                findings += judged("nonfinite", 1, f"Image {one.name} cannot be coded: {error}.", _TRAIN)
+            passes.append(one)
+    findings += tables.stale_tables(coder, passes) + tables.quantiles(coder) + tables.overflow(passes)
+    findings += rates.mismatch(passes) + rates.scale_bound(passes) + rates.center(passes) + rates.dead_channels(passes)
+    findings += not_reproducible(coder, passes)
+    findings.sort(key=lambda each: SEVERITIES.index(each.severity))
+    losses = _losses(passes, lmbda) if lmbda is not None else None
+    return Diagnosis(network, findings, bits_table(passes), channels_of(passes), len(names), lmbda, losses)
+
+
+_TRAIN = "Train again with a lower learning rate or with gradients clipped, from weights that are finite."
+
+
+def _trained(model: nn.Module, scheme: Scheme | str | None) -> nn.Module:
+    """Return a copy in training mode that carries the scheme."""
+    trained = copy.deepcopy(model)
+    if isinstance(scheme, str):
+        bounds: list[Any] = [module for module in model.modules() if hasattr(module, "lower_bound_scale")]
+        own = {"scale_lower_bound": float(bounds[0].lower_bound_scale.bound)} if bounds else {}
+        scheme = schemes.get(scheme, **own)
+    if scheme is not None:
+        adoption.adopt(trained, scheme)
+        entropy.set_temperature(trained, schemes.last_stage(scheme).temperature.end)
+    entropy.set_generator(trained, None)
+    return trained.train()
+
+
+@torch.no_grad()
+def _not_finite(model: nn.Module, x: Tensor) -> list[Finding]:
+    """Find the first parameter or output of a module that is not finite."""
+    names: list[str] = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    places = [f"the weights {name}" for name in names]
+
+    def look(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
+            places.append(f"the output of {name}")
+
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if not any(module.children())
+    ]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return judged("nonfinite", len(places), f"{places[0]} hold values that are not finite." if places else "", _TRAIN)
+
+
+def _build_missing(model: Any) -> None:
+    """Give a copy the coder tables that it lacks."""
+    for _, module in tables.entropy_models(model):
+        if not module._quantized_cdf.numel():
+            model.update(force=True)
+            return
+
+
+def _losses(passes: list[ImagePass], lmbda: float) -> dict[str, float]:
+    """Return the means of rate plus λ · distortion over the images."""
+    rounded = [each.rounded.rate / each.pixels + lmbda * each.rounded.mse for each in passes]
+    training = [draw.rate / each.pixels + lmbda * draw.mse for each in passes for draw in each.training]
+    return {"training": statistics.mean(training), "rounded": statistics.mean(rounded)}

@@ -1,0 +1,150 @@
+"""What a codec does with one image: in training, with rounding, and in the coder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from compressai.entropy_models import GaussianConditional
+from torch import Tensor, nn
+
+from labkit import fixed_point
+from labkit.evaluation import bitstream
+
+Bits = dict[str, Tensor]  # bits of each element, by the name of the latent
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What a Gaussian entropy model scores in one call.
+
+    Attributes:
+        at_bound: Which latents have a σ of at most the lower bound.
+        bits: Bits of each latent.
+    """
+
+    at_bound: Tensor
+    bits: Tensor
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass.
+
+    Attributes:
+        bits: Bits of each element of each latent.
+        mse: Mean squared error of the reconstruction, in units of 255².
+        scales: Calls of Gaussian entropy models.
+    """
+
+    bits: Bits
+    mse: float
+    scales: list[Scales]
+
+    @property
+    def rate(self) -> float:
+        """Bits of all latents."""
+        return float(sum(each.sum() for each in self.bits.values()))
+
+
+@dataclass(frozen=True)
+class Coding:
+    """An image that was coded to real bytes.
+
+    Attributes:
+        coded: What `compress` returned.
+        symbols: What the entropy models coded.
+        mse: Mean squared error of the decoded image, in units of 255²; NaN if it cannot be decoded.
+    """
+
+    coded: dict[str, Any]
+    symbols: list[bitstream.Symbols]
+    mse: float
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes of all strings."""
+        return sum(len(string) for group in self.coded["strings"] for string in group)
+
+    @property
+    def estimate(self) -> float:
+        """Bits of the coded symbols according to the model's likelihoods."""
+        return float(sum(each.bits.sum() for each in self.symbols))
+
+
+@dataclass
+class ImagePass:
+    """What a codec does with one image.
+
+    Attributes:
+        name: Name of the image.
+        pixels: Number of pixels that the codec reads.
+        training: Forward passes in training mode, one for each draw of the noise.
+        rounded: Forward pass in evaluation mode.
+        coding: The image in real bytes, or None if the model cannot code.
+    """
+
+    name: str
+    pixels: int
+    rounded: Forward
+    training: list[Forward] = field(default_factory=list)
+    coding: Coding | None = None
+
+
+@torch.no_grad()
+def forward(model: nn.Module, x: Tensor) -> Forward:
+    """Run a model on an image in its current mode.
+
+    Args:
+        model: A CompressAI model.
+        x: Image of shape (1, C, H, W) in [0, 1], or vectors of shape (batch, d).
+    """
+    with _scales(model) as scales:
+        output = model(x)
+    bits = {name: -torch.log2(value.double()) for name, value in output["likelihoods"].items()}
+    return Forward(bits, _mse(output["x_hat"], x), scales)
+
+
+@torch.no_grad()
+def code(model: Any, x: Tensor) -> Coding:
+    """Code an image to real bytes and decode it.
+
+    Args:
+        model: A CompressAI model with coder tables.
+        x: Image of shape (1, C, H, W) in [0, 1].
+    """
+    with bitstream.recorded(model) as recording:
+        coded = fixed_point.compress(model, x)
+    symbols = list(recording.calls())
+    try:
+        mse = _mse(fixed_point.decompress(model, coded), x.clamp(0, 1))
+    except Exception:  # strings that do not fit the tables may raise anything; reproducibility reports it
+        mse = float("nan")
+    return Coding(coded, symbols, mse)
+
+
+def _mse(x_hat: Tensor, x: Tensor) -> float:
+    return float(255**2 * torch.mean((x_hat.double().clamp(0, 1) - x.double()) ** 2))
+
+
+@contextmanager
+def _scales(model: nn.Module) -> Iterator[list[Scales]]:
+    """Collect what the Gaussian entropy models score inside the block."""
+    calls: list[Scales] = []
+
+    def collect(module: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        sigma = inputs[1] if len(inputs) > 1 else options["scales"]
+        bits = -torch.log2(output[1].double())
+        at_bound = (sigma <= module.lower_bound_scale.bound).expand_as(bits)
+        calls.append(Scales(at_bound, bits))
+
+    models = [module for module in model.modules() if isinstance(module, GaussianConditional)]
+    hooks = [module.register_forward_hook(collect, with_kwargs=True) for module in models]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,130 @@
+"""The report of a diagnosis: findings, and where the bits are."""
+
+from __future__ import annotations
+
+import html
+import statistics
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from labkit.diagnosis.findings import KINDS, SEVERITIES, Finding
+from labkit.diagnosis.passes import ImagePass
+from labkit.diagnosis.rates import bits_per_channel
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """What was found in a codec, and where its bits are. `print` shows both.
+
+    Attributes:
+        network: Name of the network or of its class.
+        findings: Findings, the most severe first.
+        bits: Bits per pixel of each latent in training, with rounding, and as coded; and of the real bytes ("all").
+        channels: Bits per position of each channel of each latent, with rounding.
+        images: Number of images.
+        lmbda: Weight of the distortion for the losses, or None.
+        losses: Rate plus λ · distortion in training and with rounding; empty without λ.
+    """
+
+    network: str
+    findings: list[Finding]
+    bits: dict[str, dict[str, float]]
+    channels: dict[str, list[float]]
+    images: int
+    lmbda: float | None = None
+    losses: dict[str, float] | None = None
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(each)} {each}s" for each in SEVERITIES)
+        return f"Diagnosis({self.network}: {counts})"
+
+    def count(self, severity: str) -> int:
+        """Return the number of findings of a severity."""
+        return sum(each.severity == severity for each in self.findings)
+
+    def of(self, kind: str) -> Finding | None:
+        """Return the finding of a kind, or None.
+
+        Args:
+            kind: One of `KINDS`.
+        """
+        return next((each for each in self.findings if each.kind == kind), None)
+
+    def __str__(self) -> str:
+        lines = [f"{self.network}, {self.images} image{'s' * (self.images != 1)}"]
+        lines += [str(each) for each in self.findings] or ["nothing found"]
+        lines += ["", f"{'bits per pixel':<20}{'training':>10}{'rounded':>10}{'coded':>10}{'real':>10}"]
+        for name, row in self.bits.items():
+            cells = (f"{row[key]:>10.4f}" if key in row else f"{'':>10}" for key in _COLUMNS)
+            lines.append(f"{name:<20}{''.join(cells)}")
+        if self.losses:
+            loss = f"loss at λ = {self.lmbda:g}"
+            lines.append(f"{loss:<20}{self.losses['training']:>10.4f}{self.losses['rounded']:>10.4f}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a dictionary that JSON can hold, with the thresholds of each kind of finding."""
+        kinds = {name: kind._asdict() for name, kind in KINDS.items()}
+        return {**asdict(self), "findings": [asdict(each) for each in self.findings], "kinds": kinds}
+
+    def figure(self) -> Figure:
+        """Return a histogram of the channels of each latent over their bits per position."""
+        import plotly.graph_objects as go
+
+        from labkit import theme
+
+        figure = go.Figure()
+        for color, (name, bits) in zip(theme.COLORS, self.channels.items(), strict=False):
+            figure.add_histogram(x=bits, name=name, marker_color=color, nbinsx=40)
+        return figure.update_layout(
+            template=theme.template(), barmode="stack", xaxis_title="bits per position", yaxis_title="channels",
+            showlegend=True,
+        )  # fmt: skip
+
+    def to_html(self) -> str:
+        """Return a page with the findings, the bits and the figure, which needs no network."""
+        body = f"{self._repr_html_()}{self.figure().to_html(full_html=False)}"
+        return f"<!doctype html><meta charset='utf-8'><title>{html.escape(self.network)}</title>{body}"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{each.severity}</td><td>{each.kind}</td><td>{each.figure:.3g} {html.escape(each.unit)}</td>"
+            f"<td style='text-align:left'>{html.escape(each.message)} <em>{html.escape(each.remedy)}</em></td></tr>"
+            for each in self.findings
+        )
+        head = "".join(f"<th>{key}</th>" for key in ("bits per pixel", *_COLUMNS))
+        bits = "".join(
+            f"<tr><th>{html.escape(name)}</th>"
+            + "".join(f"<td>{row[key]:.4f}</td>" if key in row else "<td></td>" for key in _COLUMNS)
+            + "</tr>"
+            for name, row in self.bits.items()
+        )
+        found = f"<table>{rows}</table>" if rows else "<p>nothing found</p>"
+        return f"<p><b>{html.escape(self.network)}</b></p>{found}<table><tr>{head}</tr>{bits}</table>"
+
+
+_COLUMNS = ("training", "rounded", "coded", "real")
+
+
+def bits_table(passes: list[ImagePass]) -> dict[str, dict[str, float]]:
+    """Return the bits per pixel of each latent and of all, as `Diagnosis.bits` holds them."""
+    pixels = sum(each.pixels for each in passes)
+    table: dict[str, dict[str, float]] = {}
+    for name in passes[0].rounded.bits:
+        rounded = sum(float(each.rounded.bits[name].sum()) for each in passes)
+        training = sum(statistics.mean(float(draw.bits[name].sum()) for draw in each.training) for each in passes)
+        table[name] = {"training": training / pixels, "rounded": rounded / pixels}
+    total = {key: sum(row[key] for row in table.values()) for key in ("training", "rounded")}
+    codings = [each.coding for each in passes]
+    if all(codings):
+        total["coded"] = sum(each.estimate for each in codings if each) / pixels
+        total["real"] = 8 * sum(each.bytes for each in codings if each) / pixels
+    return {**table, "all": total}
+
+
+def channels_of(passes: list[ImagePass]) -> dict[str, list[float]]:
+    """Return the bits per position of each channel as lists."""
+    return {name: bits.tolist() for name, bits in bits_per_channel(passes).items()}
