@@ -14,6 +14,7 @@ MOST_LINES = 400
 # A module imports from its own room and from earlier rooms. Rooms in the same line may import from each other.
 ORDER = (
     ("disk", "checks", "paths", "theme", "seeds", "progress", "statistics", "first_edition", "defaults", "rans"),
+    ("denormals",),
     ("surrogates",),
     ("schedules",),
     ("schemes",),

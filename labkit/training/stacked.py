@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from labkit import entropy
+from labkit.denormals import denormals_are_zero
 from labkit.schemes import QuantizationScheme
 from labkit.training import data, trainer
 from labkit.training.logs import History
@@ -100,7 +101,8 @@ class StackedTraining:
                 start = time.perf_counter()
                 drawn = [next(each) for each in batches]
                 waited = time.perf_counter() - start
-                rows = self._step(drawn)
+                with denormals_are_zero():
+                    rows = self._step(drawn)
                 seconds = time.perf_counter() - start
                 chosen.timed(seconds)
                 for history, error, row in zip(self.histories, self.errors, rows, strict=True):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import defaults, entropy
+from labkit.denormals import denormals_are_zero
 from labkit.networks import Codec, ToyTransformCode
 from labkit.schedules import Schedule
 from labkit.schemes import QuantizationScheme, TwoStages
@@ -99,10 +100,11 @@ class Training:
                 rate = self.learning_rate()
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate * group["factor"]
-                step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, gradient(batch))
-                if step.ready or step.step % LOOK_EVERY == 0:
-                    step.check()
-                optimizer.step()
+                with denormals_are_zero():
+                    step = Step(self.step + 1, s.steps, temperature, rate, 0.0, waited, gradient(batch))
+                    if step.ready or step.step % LOOK_EVERY == 0:
+                        step.check()
+                    optimizer.step()
                 if s.ema:
                     torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - s.ema)
                 self.step += 1

@@ -94,6 +94,24 @@ def test_the_network_is_usable_after_the_stream_is_closed():
     assert not net.training and net.entropy_bottleneck.generator is None
 
 
+def takes_denormals_for_zero():
+    return float(torch.tensor(1e-39) * 1) == 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_step_takes_denormals_for_zero_and_the_caller_keeps_its_mode(before):
+    """GELU makes such numbers in trained codecs, and a CPU computes with them a hundred times more slowly."""
+    net, seen = networks.toy_2d(), []
+    net.register_forward_hook(lambda *_: seen.append(takes_denormals_for_zero()))
+    torch.set_flush_denormal(before)
+    try:
+        for _ in training.stream(net, datasets.Banana(), steps=2, **TOY):
+            assert takes_denormals_for_zero() == before
+        assert takes_denormals_for_zero() == before and seen == [True, True]
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_a_loss_that_is_not_finite_raises_an_error_with_advice():
     net = networks.toy_2d()
     with torch.no_grad():
