@@ -11,6 +11,7 @@ import copy
 import statistics
 import time
 from contextlib import nullcontext
+from itertools import pairwise
 from unittest import mock
 
 import click
@@ -30,7 +31,7 @@ def seconds(net: networks.Codec, lmbda: float, zero: bool) -> float:
     with nullcontext() if zero else mock.patch.object(trainer, "denormals_are_zero", nullcontext):
         for _ in training.stream(copy.deepcopy(net), datasets.photos("train"), lmbda=lmbda, steps=STEPS, **settings):
             times.append(time.process_time())
-    return statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(times))
 
 
 @click.command(context_settings=COMMAND)
