@@ -11,6 +11,10 @@ NETWORK = "mean_scale_hyperprior"
 SIZE = "tiny"
 SCHEME = "mixed"
 
+# The bundled weights that are used where any good codec will do
+PRETRAINED = "patch_hyperprior"
+PRETRAINED_LMBDA = 0.0067
+
 # The fields of labkit.training.Settings
 BATCH_SIZE = 4
 CROP = 256

@@ -24,7 +24,7 @@ assert pathlib.Path(lk.__file__).is_relative_to(sys.prefix), lk.__file__
 assert len(lk.datasets.photos("train")) >= 48 and len(lk.datasets.photos("test")) >= 12
 from labkit.research import study
 assert all(study.Study(name, "work", "out").declaration["claim"] for name in study.CLAIMS)
-net = lk.networks.pretrained(lmbda=0.0035)
+net = lk.networks.pretrained()
 report = lk.evaluate(net, lk.datasets.photos("test")[:1], progress=False)
 print(report.mean["bpp"])
 """

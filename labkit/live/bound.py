@@ -30,6 +30,7 @@ BOUNDS = (0.02, 0.05, 0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 SURROGATES = ("aun", "sua", "soft", "ste")
 TEMPERATURES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 CODECS = ("measure", "retrain")
+NETWORK = "mean_scale_hyperprior"  # of the pretrained weights
 
 _SCALES = np.geomspace(0.02, 1.0, 24)  # σ of the curves
 _EDGES = np.geomspace(0.02, 10.0, 41)  # of the histogram; values outside count in the outermost bins
@@ -94,7 +95,7 @@ class BoundPanel(PlotPanel):
         bound: Lower bound on σ, one of BOUNDS.
         surrogate: Name of the surrogate on the rate path, one of SURROGATES.
         temperature: Temperature τ, one of TEMPERATURES; it has no effect on a surrogate that is not annealed.
-        lmbda: λ of the pretrained weights, one of `labkit.networks.pretrained_lmbdas()`.
+        lmbda: λ of the pretrained weights, one of `labkit.networks.pretrained_lmbdas(NETWORK)`.
         codec: "measure" to keep the weights, "retrain" to fine-tune them.
         photos: Training photographs; the bundled ones by default.
         test: Test photographs; the bundled ones by default.
@@ -133,7 +134,7 @@ class BoundPanel(PlotPanel):
                 "bound": choice("scale bound", BOUNDS, bound),
                 "surrogate": menu("surrogate", SURROGATES, surrogate),
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
-                "lmbda": choice("weights λ", networks.pretrained_lmbdas(), lmbda),
+                "lmbda": choice("weights λ", networks.pretrained_lmbdas(NETWORK), lmbda),
                 "codec": menu("codec", CODECS, codec),
             },
             plot=Plot(
@@ -199,7 +200,7 @@ class BoundPanel(PlotPanel):
             lines |= curves
             yield view(0.05, "the rate of one latent")
         if lmbda not in self._pretrained:
-            net = networks.pretrained(lmbda=lmbda)
+            net = networks.pretrained(NETWORK, lmbda)
             measured = yield from self._latents(net, lambda done: view(0.05 + 0.1 * done, "reading the codec's σ"))
             self._pretrained[lmbda] = net, measured
         net, latents = self._pretrained[lmbda]

@@ -1,4 +1,4 @@
-"""The codec panel: the bundled image codec, fine-tuned on photographs to another tradeoff while you watch."""
+"""The codec panel: a bundled image codec, fine-tuned on photographs to another tradeoff while you watch."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from labkit.training.fine_tuning import CROP
 BOUNDS = (0.04, 0.07, 0.11, 0.15, 0.2, 0.3, 0.45, 0.7)
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+
+NETWORK = "mean_scale_hyperprior"  # seconds of fine-tuning no longer change the loss of a patch codec's weights
 
 MakeScheme = Callable[[schedules.Schedule, float], schemes.Scheme]  # from a temperature and a scale lower bound
 Losses = Callable[[networks.Codec, datasets.PhotoSet], list[tuple[float, float]]]
@@ -103,7 +105,7 @@ class CodecPanel(RetrainingPanel):
             keep their initial value.
         schemes: Names of presets, or functions that make a scheme from a temperature and a scale lower bound, by label.
             The first is the initial scheme.
-        weights: Image codec to start from; None takes the bundled weights.
+        weights: Image codec to start from; None takes the bundled weights of the network NETWORK.
         photos: Training photographs; None takes the bundled ones.
         test: Test photographs; None takes the bundled ones.
         steps: Number of optimizer steps per run.
@@ -221,7 +223,7 @@ class CodecPanel(RetrainingPanel):
         if self._weights is not None:
             return self._weights
         if lmbda not in self._bundled:
-            self._bundled[lmbda] = networks.pretrained("mean_scale_hyperprior", lmbda=lmbda)
+            self._bundled[lmbda] = networks.pretrained(NETWORK, lmbda=lmbda)
         return self._bundled[lmbda]
 
     def _draw(self, net: networks.Codec, photo: str) -> Picture:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from labkit import datasets, evaluation, networks, schedules, schemes, training
+from labkit import datasets, defaults, evaluation, networks, schedules, schemes, training
 from labkit.checks import check_name
 from labkit.live.canvas import pixels_of
 from labkit.live.codec import LMBDAS
@@ -95,7 +95,7 @@ class TradeoffPanel(Panel):
     def __init__(
         self,
         *,
-        network: str = "mean_scale_hyperprior",
+        network: str = defaults.PRETRAINED,
         scheme: str = "annealed",
         lmbda: float = 0.0067,
         photo: str = "kleiber",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from labkit import datasets, evaluation, networks, schedules, schemes, training
+from labkit import datasets, defaults, evaluation, networks, schedules, schemes, training
 from labkit.checks import check_name
 from labkit.evaluation import Decoded, JpegLadder
 from labkit.live.canvas import Canvas, Picture, pixels_of, rgba
@@ -29,7 +29,7 @@ PLANS = {
     "patch_mlp": (400, 14.0),
     "patch_hyperprior": (800, 38.0),
 }
-BUNDLED = "patch_hyperprior"  # network whose pretrained weights give the curve to compare with
+BUNDLED = defaults.PRETRAINED  # network whose pretrained weights give the curve to compare with
 QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60)  # of the JPEG curve
 
 SYMBOLS_OF = dict(zip(PLANS, ("circle", "square", "triangle-up"), strict=True))

@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from labkit import paths
+from labkit import defaults, paths
 from labkit.networks.checkpoints import load_checkpoint
 from labkit.networks.zoo import Codec, canonical_name
 
@@ -19,7 +19,7 @@ def _bundled_files(name: str) -> dict[float, Path]:
     return files
 
 
-def pretrained_lmbdas(name: str = "mean_scale_hyperprior") -> tuple[float, ...]:
+def pretrained_lmbdas(name: str = defaults.PRETRAINED) -> tuple[float, ...]:
     """Return the values of λ for which tiny pretrained weights are bundled, in ascending order.
 
     Args:
@@ -28,7 +28,7 @@ def pretrained_lmbdas(name: str = "mean_scale_hyperprior") -> tuple[float, ...]:
     return tuple(sorted(_bundled_files(canonical_name(name))))
 
 
-def pretrained(name: str = "mean_scale_hyperprior", lmbda: float = 0.0035) -> Codec:
+def pretrained(name: str = defaults.PRETRAINED, lmbda: float = defaults.PRETRAINED_LMBDA) -> Codec:
     """Load the tiny pretrained network trained for the λ closest to this one on a logarithmic scale.
 
     Args:
@@ -42,7 +42,7 @@ def pretrained(name: str = "mean_scale_hyperprior", lmbda: float = 0.0035) -> Co
         ValueError: If no pretrained weights of this architecture are bundled.
 
     >>> import labkit as lk
-    >>> lk.networks.pretrained(lmbda=0.02).info["lmbda"]
+    >>> lk.networks.pretrained("mean_scale_hyperprior", lmbda=0.02).info["lmbda"]
     0.025
     """
     files = _bundled_files(canonical_name(name))

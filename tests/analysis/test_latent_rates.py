@@ -19,11 +19,11 @@ def photos():
 
 @pytest.fixture(scope="module")
 def latents(photos):
-    return codec_latents(networks.pretrained(lmbda=0.0035), photos)
+    return codec_latents(networks.pretrained("mean_scale_hyperprior", lmbda=0.0035), photos)
 
 
 def test_rates_and_losses_at_another_bound_agree_with_numpy_and_the_evaluator(latents, photos):
-    net = networks.pretrained(lmbda=0.0035)
+    net = networks.pretrained("mean_scale_hyperprior", lmbda=0.0035)
     np.testing.assert_allclose(latents.losses, evaluation.rounded_losses(net, photos), rtol=1e-5)
     net.set_scheme(schemes.mixed(scale_lower_bound=0.3))
     np.testing.assert_allclose(latents.losses_at(0.3), evaluation.rounded_losses(net, photos), rtol=1e-4)
@@ -39,7 +39,7 @@ def test_rates_and_losses_at_another_bound_agree_with_numpy_and_the_evaluator(la
 
 
 def test_parts_are_joined_in_order(latents, photos):
-    net = networks.pretrained(lmbda=0.0035)
+    net = networks.pretrained("mean_scale_hyperprior", lmbda=0.0035)
     joined = CodecLatents.joined([codec_latents(net, photos[i : i + 1]) for i in range(2)])
     assert torch.equal(joined.residuals, latents.residuals) and joined.counts == latents.counts
     assert np.array_equal(joined.losses, latents.losses) and np.array_equal(joined.pixels, latents.pixels)

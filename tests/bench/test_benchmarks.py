@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import datasets, surrogates
+from labkit import datasets, networks, surrogates, training
 from labkit.live import lines
 from labkit.live.controls import choice
 from labkit.live.panel import Result
 from labkit.live.plot import Axes, Plot, PlotFrame, PlotPanel
-from tests.bench import code_lines, data, evaluate, kills, portable, rate_gradient, soak, stack
+from tests.bench import bundle, code_lines, data, evaluate, kills, portable, rate_gradient, soak, stack
 from tests.bench import surrogates as bench_surrogates
 
 
@@ -112,6 +112,21 @@ def test_portable_strings_lose_nothing_and_rows_are_measured_once(folder, tmp_pa
     monkeypatch.setattr(portable, "decoded_by_child", None)
     again = CliRunner().invoke(portable.main, options, catch_exceptions=False)
     assert again.output.splitlines()[1:] == result.output.splitlines()[1:]
+
+
+def test_half_precision_is_restored_exactly(tmp_path):
+    net, file = networks.patch_hyperprior("tiny"), tmp_path / "net.safetensors"
+    rounded = bundle.round_weights(net)
+    bundle.save_rounded(rounded, file)
+    loaded, _ = training.load_checkpoint(file)
+    assert training.weights_hash(loaded) == training.weights_hash(rounded) != training.weights_hash(net)
+    assert training.weights_hash(bundle.round_weights(loaded)) == training.weights_hash(loaded)
+    weights = sum(parameter.numel() for parameter in bundle.layers(net))
+    assert 2 * weights < file.stat().st_size < 2 * weights + 1_000_000  # the coder tables have 4 bytes per entry
+    with torch.no_grad():
+        net.g_a[0].bias[0] = 1e5
+    with pytest.raises(ValueError, match="must be below 65,520"):
+        bundle.round_weights(net)
 
 
 def test_a_stack_gives_the_results_of_single_toys(run):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import evaluation, networks, paths, schemes, training
+from labkit import defaults, evaluation, networks, paths, schemes, training
 from labkit.cli import main
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -53,14 +53,11 @@ def test_evaluate_prints_curves_and_bd_rates_and_writes_a_table_and_a_plot(tmp_p
     out = ["--table", tmp_path / "table.parquet", "--plot", tmp_path / "plane.html"]
     result = labkit("evaluate", "--data", tmp_path / "images", "--beside", "jpeg", "--metric", "ms_ssim", *out)
     assert result.exit_code == 0, result.output
-    assert (
-        "mean_scale_hyperprior tiny" in result.output
-        and "λ = 0.025" in result.output
-        and "MS-SSIM (dB)" in result.output
-    )
-    assert "BD-rate of mean_scale_hyperprior tiny against jpeg, in percent: " in result.output
+    lmbdas = networks.pretrained_lmbdas()
+    assert all(f"λ = {lmbda:g}" in result.output for lmbda in lmbdas) and "MS-SSIM (dB)" in result.output
+    assert "BD-rate of patch_hyperprior tiny against jpeg, in percent: " in result.output
     table = evaluation.read_table(tmp_path / "table.parquet")
-    assert len(table) == 3 * (2 + 9) and set(table["curve"]) == {"mean_scale_hyperprior tiny", "jpeg"}
+    assert len(table) == 3 * (len(lmbdas) + 9) and set(table["curve"]) == {"patch_hyperprior tiny", "jpeg"}
     assert "plotly" in (tmp_path / "plane.html").read_text(encoding="utf-8")
 
 
@@ -72,7 +69,8 @@ def test_refine_prints_and_writes_the_saving(tmp_path):
     assert result.exit_code == 0 and "mean saving of the loss" in result.output, result.output
     (row,) = evaluation.read_table(tmp_path / "refined.csv").to_dict("records")
     assert row["loss_after"] < row["loss_before"] and row["saving"] == 1 - row["loss_after"] / row["loss_before"]
-    assert (row["name"], row["height"], row["width"], row["lmbda"]) == ("storm.png", 100, 128, 0.0035)
+    assert (row["name"], row["height"], row["width"]) == ("storm.png", 100, 128)
+    assert row["lmbda"] == defaults.PRETRAINED_LMBDA
 
 
 @pytest.mark.parametrize(

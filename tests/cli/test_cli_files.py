@@ -59,7 +59,7 @@ def test_compress_with_refine_writes_the_refined_latents(photo, crop, tmp_path):
     loss = {}
     for label, container in (("plain", plain), ("refined", Container.read(tmp_path / "photo.lkc"))):
         error = ((files.decompress(container, net).double() - crop.double()) ** 2).mean().item()
-        loss[label] = 8 * sum(map(len, container.strings)) / crop[0].numel() + 0.025 * error
+        loss[label] = 8 * sum(map(len, container.strings)) / crop[0].numel() + net.info["lmbda"] * error
     assert refined.improved and loss["refined"] < loss["plain"]
     assert loss["refined"] == pytest.approx(refined.after.loss, rel=0.01)  # the number of threads changes a few latents
 
@@ -227,7 +227,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
         ),
         (
             ["decompress", "FOLDER/other.lkc", "-o", "FOLDER/x.png"],
-            "other.lkc: it was coded with mean_scale_hyperprior",
+            "other.lkc: it was coded with patch_hyperprior",
         ),
         (["info", "FOLDER/photo.png"], "photo.png: it is not a .lkc file"),
     ],

@@ -64,7 +64,6 @@ def test_the_prose_has_the_required_length(lesson):
 
 
 FREE_NUMBERS = {  # numbers that need no cell: arithmetic within a sentence, definitions, and 95% in all lessons
-    "codec": {"0.0035"},  # λ of the bundled weights
     "scalar": {"0.385"},  # ½ / 1.3
     "mismatch": {"0.083"},  # 1/12
     "annealing": {"0.0067"},  # λ of the codec panel

@@ -99,7 +99,7 @@ def test_thread_count_arithmetic_and_training_mode_are_restored_and_have_no_effe
 
 def test_the_memory_layout_of_the_trainer_has_no_effect(test_photos):
     """In that layout, the network itself would decode seven 8-bit values of this photograph differently."""
-    net, image = networks.pretrained(), test_photos.images[0]
+    net, image = networks.pretrained("mean_scale_hyperprior"), test_photos.images[0]
     container, first = files.compress(image, net), files.compress(image, portable(net, False))
     net.to(memory_format=torch.channels_last)
     assert files.decode(container, net).same_latents and files.compress(image, net) == first
@@ -110,7 +110,7 @@ def test_the_checksum_of_the_latents_is_that_of_the_input_of_the_synthesis_trans
     handle = trained.g_s.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     decoded = files.decode(container, trained)
     handle.remove()
-    assert torch.equal(decoded.latents, given[0]) and given[0].shape == (1, 36, 4, 8)
+    assert torch.equal(decoded.latents, given[0]) and given[0].shape == (1, trained.M, 4, 6)
     assert container.latents_checksum == zlib.crc32(b"".join(value.tobytes() for value in given[0].numpy().flatten()))
     assert container.version == 2 and decoded.same_latents and decoded.same_image
 
@@ -169,23 +169,24 @@ def test_decoding_never_builds_coder_tables(photo):
 
 def test_weights_and_network_are_checked_before_decoding(trained, photo):
     container = files.compress(photo[:, :64, :64], trained, verify=False)
-    other = networks.pretrained(lmbda=0.025)
+    other = networks.pretrained(lmbda=networks.pretrained_lmbdas()[0])
     hashes = rf"other weights \(hash {container.weights}\) than these \(hash {training.weights_hash(other)[:16]}\)"
     with pytest.raises(ValueError, match=hashes):
         files.decompress(container, other)
-    with pytest.raises(ValueError, match=r"with mean_scale_hyperprior tiny \(N = 24, M = 36\), not with elic \(N = 24"):
+    with pytest.raises(ValueError, match=r"with patch_hyperprior tiny \(N = 192, M = 192\), not with elic \(N = 24"):
         files.decompress(container, networks.get("elic"))
     for count in (1, 3):
-        with pytest.raises(ValueError, match=f"has {count} strings, but mean_scale_hyperprior writes 2"):
+        with pytest.raises(ValueError, match=f"has {count} strings, but patch_hyperprior writes 2"):
             files.decompress(replace(container, strings=container.strings[:1] * count), trained)
 
 
 def test_the_bundled_network_is_found_by_its_hash(photo):
-    for lmbda in networks.pretrained_lmbdas():
-        net = networks.pretrained(lmbda=lmbda)
+    bundled = [(name, lmbda) for name in networks.names() for lmbda in networks.pretrained_lmbdas(name)]
+    for name, lmbda in bundled:
+        net = networks.pretrained(name, lmbda)
         container = files.compress(photo[:, :64, :64], net, verify=False)
         assert training.weights_hash(files.bundled_network(container)) == training.weights_hash(net)
-    with pytest.raises(ValueError, match=r"N = 24.* weights have the hash 0{16}; no bundled .* with --weights"):
+    with pytest.raises(ValueError, match=r"N = 192.* weights have the hash 0{16}; no bundled .* with --weights"):
         files.bundled_network(replace(container, weights="0" * 16))
     with pytest.raises(ValueError, match="coded with elic tiny"):
         files.bundled_network(replace(container, network="elic"))

@@ -105,7 +105,7 @@ def test_a_portable_model_is_saved_and_loaded(images):
 
 
 def test_labkits_networks_code_portably(images):
-    net = lk.networks.pretrained()
+    net = lk.networks.pretrained("mean_scale_hyperprior")
     coded, state = net.compress(images), copy.deepcopy(net.state_dict())
     plain = lk.portable(net, False).compress(images)
     assert type(net) is lk.networks.MeanScaleHyperprior and repr(net).startswith("MeanScaleHyperprior(")
@@ -117,7 +117,7 @@ def test_labkits_networks_code_portably(images):
 
 
 def test_a_network_without_tables_neither_codes_nor_decodes(images):
-    net = lk.networks.pretrained()
+    net = lk.networks.pretrained("mean_scale_hyperprior")
     coded = net.compress(images)
     lk.entropy.drop_tables(net)
     for run in (lambda: net.compress(images), lambda: net.decompress(**coded)):

@@ -40,7 +40,7 @@ def measured(panel):
 @pytest.fixture(scope="module")
 def latents(photos):
     """Return y − μ, σ and the number of pixels for every photograph, computed step by step."""
-    net, rows = networks.pretrained(lmbda=0.0035), []
+    net, rows = networks.pretrained("mean_scale_hyperprior", lmbda=0.0035), []
     for image in photos:
         with torch.no_grad():
             y = net.g_a(image[None])
@@ -88,7 +88,7 @@ def share_sentence(result):
 
 
 def test_losses_at_another_bound_agree_with_the_evaluator(measured, photos):
-    net = networks.pretrained(lmbda=0.0035)
+    net = networks.pretrained("mean_scale_hyperprior", lmbda=0.0035)
     np.testing.assert_allclose(measured.before, evaluation.rounded_losses(net, photos), rtol=1e-5)
     net.set_scheme(schemes.mixed(scale_lower_bound=0.3))
     switched = np.array(evaluation.rounded_losses(net, photos))

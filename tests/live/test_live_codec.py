@@ -94,7 +94,7 @@ def test_missing_weights_and_small_photographs_are_rejected(images, monkeypatch,
         lk.live.CodecPanel(weights=lk.networks.mean_scale_hyperprior("tiny"), photos=images, test=small)
 
 
-@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="there are no bundled weights")
+@pytest.mark.skipif(not lk.networks.pretrained_lmbdas("mean_scale_hyperprior"), reason="there are no bundled weights")
 @pytest.mark.slow
 @pytest.mark.parametrize("lmbda", [0.0067, 0.013])
 def test_a_run_lowers_the_loss_of_the_bundled_weights(lmbda):
@@ -104,7 +104,7 @@ def test_a_run_lowers_the_loss_of_the_bundled_weights(lmbda):
     assert result.fall > 2 * result.standard_error
 
 
-@pytest.mark.skipif(not lk.networks.pretrained_lmbdas(), reason="there are no bundled weights")
+@pytest.mark.skipif(not lk.networks.pretrained_lmbdas("mean_scale_hyperprior"), reason="there are no bundled weights")
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_run_takes_less_than_15_seconds():

@@ -89,12 +89,12 @@ def bundled(lmbda: float, photos) -> tuple[EntropyBottleneck, list[Tensor]]:
 
     A string consists of 32-bit words. Without the mirror images, one word is more than a thousandth of all bits.
     """
-    net = networks.pretrained(lmbda=lmbda)
+    net = networks.pretrained("mean_scale_hyperprior", lmbda)
     views = [photo[None].flip(sides) for photo in photos for sides in ((), (2,), (3,), (2, 3))]
     return net.entropy_bottleneck, [net.h_a(net.g_a(view)) for view in views]
 
 
-CASES = [pytest.param("synthetic", marks=pytest.mark.slow), *networks.pretrained_lmbdas()]
+CASES = [pytest.param("synthetic", marks=pytest.mark.slow), *networks.pretrained_lmbdas("mean_scale_hyperprior")]
 
 
 @pytest.fixture(scope="module", params=CASES)

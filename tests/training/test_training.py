@@ -252,7 +252,7 @@ def test_an_adopted_model_trains_in_two_stages_and_is_evaluated(adopted, train_p
 
 
 def test_weights_fit_a_network_with_coder_tables_of_other_weights(tmp_path):
-    coarse, fine = (networks.pretrained(lmbda=lmbda) for lmbda in (0.0035, 0.025))
+    coarse, fine = (networks.pretrained("mean_scale_hyperprior", lmbda) for lmbda in (0.0035, 0.025))
     assert coarse.entropy_bottleneck._quantized_cdf.shape != fine.entropy_bottleneck._quantized_cdf.shape
     hash_of_fine = training.weights_hash(fine)
     training.save_checkpoint(fine, tmp_path / "fine.safetensors")
