@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from labkit import defaults
-from labkit.cli.options import load_network, parse_schedule
+from labkit.cli.options import load_network, parse_schedule, weights_option
 
 TABLES = (".csv", ".parquet")
 PAGES = (".html",)
@@ -47,10 +47,10 @@ def evaluate(
 ) -> None:
     """Compress images to real bitstreams and print bits per pixel, PSNR and MS-SSIM.
 
-    Without CHECKPOINTS, the command evaluates the bundled weights. Checkpoints of the same network and size form one
-    rate–distortion curve. For a single checkpoint, the command prints one row per image. For several, it prints means
-    and the BD-rate of each curve against the first codec of --beside or, without --beside, against the first curve;
-    both have 95% confidence intervals over the images. Under torchrun, the processes share the images.
+    Without CHECKPOINTS, the command evaluates the bundled weights of patch_hyperprior. Checkpoints of the same network
+    and size form one rate–distortion curve. For a single checkpoint, the command prints one row per image. For several,
+    it prints means and the BD-rate of each curve against the first codec of --beside or, without --beside, against the
+    first curve; both have 95% confidence intervals over the images. Under torchrun, the processes share the images.
     """
     import torch
 
@@ -85,7 +85,7 @@ def evaluate(
 
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the bundled weights]")
+@weights_option
 @click.option("--lmbda", type=float, help="Weight λ of the distortion.  [default: the λ of the weights]")
 @click.option(
     "--surrogate",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from labkit.cli.options import load_network
+from labkit.cli.options import load_network, weights_option
 
 
 @click.command()
@@ -15,7 +15,7 @@ from labkit.cli.options import load_network
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: IMAGE with the suffix .lkc]"
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the bundled weights]")
+@weights_option
 @click.option("--lmbda", type=float, help="Use the bundled weights trained for the λ closest to this one.")
 @click.option(
     "--refine", "steps", type=click.IntRange(0), default=0, help="Number of steps that search for better latents."

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from labkit import defaults
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from labkit.schedules import Schedule
 
 Command = Callable[..., None]
+
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help=f"Checkpoint.  [default: the bundled weights of {defaults.PRETRAINED}]",
+)
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -41,7 +49,7 @@ def load_network(weights: Path | None, lmbda: float | None = None) -> Codec:
     """Load the network that a command works with.
 
     Args:
-        weights: Checkpoint, or None for bundled weights.
+        weights: Checkpoint, or None for the bundled weights of `defaults.PRETRAINED`.
         lmbda: Select the bundled weights that were trained for the closest λ.
 
     Returns:

@@ -43,14 +43,14 @@ def start(key: str) -> None:
     torch.set_num_threads(max(1, cores // 2))  # the browser needs the rest: two busy threads on two cores train slower
     device = f"GPU {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
     photographs = {split: len(list((paths.data() / "photographs" / split).glob("*.*"))) for split in ("train", "test")}
-    lmbdas = ", ".join(f"{lmbda:g}" for lmbda in networks.pretrained_lmbdas()) or "none"
+    trained = ", ".join(name for name in networks.names() if networks.pretrained_lmbdas(name)) or "none"
     visit = record.read()["lessons"].get(present.key) or {"opened": time.strftime("%Y-%m-%d")}
     record.write("lessons", present.key, visit)
     print(f"Lesson {present}")
     versions = f"torch {torch.__version__}, compressai {compressai.__version__}"
     print(f"labkit {__version__}, Python {platform.python_version()}, {versions}")
     print(f"{device}, {torch.get_num_threads()} torch thread(s) of {cores} cores")
-    print(f"{photographs['train']} training and {photographs['test']} test photographs; weights for λ = {lmbdas}")
+    print(f"{photographs['train']} training and {photographs['test']} test photographs; pretrained weights: {trained}")
     print(f"ready in {time.perf_counter() - started:.1f} s")
 
 
