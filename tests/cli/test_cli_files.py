@@ -178,7 +178,7 @@ def test_info_prints_the_contents_without_torch(photo, crop):
         "version 2",
         "every machine (fixed-1 arithmetic)",
         "all checksums are correct",
-        "mean_scale_hyperprior tiny (N = 24, M = 36)",
+        "patch_hyperprior tiny (N = 192, M = 192)",
         "100×80",
     ):
         assert part in output
