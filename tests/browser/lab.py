@@ -53,7 +53,7 @@ class Lab:
         page = browser.new_page(viewport={"width": width, "height": height})
         page.route(lambda url: not url.startswith(self.url), _refuse)
         self._pages += 1  # cells can hang in a reused workspace
-        page.goto(f"{self.url}/lab/workspaces/w{self._pages}/tree/{name}?reset&token={self.token}")
+        page.goto(f"{self.url}/lab/workspaces/w{self._pages}/tree/{name}?reset&token={self.token}", timeout=90_000)
         page.wait_for_function(
             """() => {
                 const panel = window.jupyterapp?.shell?.currentWidget;
