@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -89,7 +89,8 @@ class PatchCodec(ImageCodec):
     year = 2026
     low_precision = False  # bfloat16 would round a latent of 100 steps to a multiple of half a step
     layers: ClassVar[int] = 2
-    # The convolutions start near their best weights and would lose them; the other layers start at zero or at random.
+    # The convolutions from and to pixels start near their best weights and would lose them at a higher rate. The other
+    # layers start at zero or at random. The entropy bottleneck of a factorized prior or hyperprior learns fastest.
     lr_factors: ClassVar[Mapping[str, float]] = {"entropy_bottleneck": 5.0, "g_a.0": 1.0, "g_s.2": 0.5, "": 2.5}
     g_a: nn.Sequential
     g_s: nn.Sequential
@@ -128,7 +129,6 @@ class PatchCodec(ImageCodec):
         net.load_state_dict(state_dict)
         return net
 
-    @torch.no_grad()
     def start(self, lmbda: float, x: Tensor) -> None:
         """Fit an untrained network to λ and to a first batch; a network that has started stays as it is.
 
@@ -138,6 +138,20 @@ class PatchCodec(ImageCodec):
         Args:
             lmbda: Weight of the distortion, on CompressAI's scale.
             x: Images of shape (batch, 3, H, W) in [0, 1].
+        """
+        for _ in self.starting(lmbda, x):
+            pass
+
+    @torch.no_grad()
+    def starting(self, lmbda: float, x: Tensor) -> Generator[None, None, None]:
+        """Start in small parts. A network whose start is interrupted is unfinished and starts only once.
+
+        Args:
+            lmbda: See `start`.
+            x: See `start`.
+
+        Yields:
+            None after each part.
         """
         if self.started:
             return
@@ -149,12 +163,12 @@ class PatchCodec(ImageCodec):
             layer: Any = self.get_submodule(name)
             if layer.in_channels == self.M:
                 layer.weight /= deviation[:, None, None]
-        self._fit(y, deviation)
+        yield from self._fit(y, deviation)
         self.started.fill_(1)
 
-    def _fit(self, y: Tensor, deviation: Tensor) -> None:
+    def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:
         """Fit the entropy model to latents of shape (batch, M, height, width) with these deviations, (M,)."""
-        fit_bottleneck(self.entropy_bottleneck, y)
+        return fit_bottleneck(self.entropy_bottleneck, y)
 
 
 class PatchLinear(PatchCodec, FactorizedPrior):
@@ -220,6 +234,6 @@ class PatchHyperprior(PatchCodec, MeanScaleHyperprior):
         """Sides of the images are multiples of this number."""
         return 2 * PATCH
 
-    def _fit(self, y: Tensor, deviation: Tensor) -> None:
+    def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:
         fit_gaussian(self.h_s[-1], deviation, y.mean((0, 2, 3)))
-        fit_bottleneck(self.entropy_bottleneck, self.h_a(y))
+        return fit_bottleneck(self.entropy_bottleneck, self.h_a(y))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from compressai.latent_codecs import (
     ChannelGroupsLatentCodec,
     CheckerboardLatentCodec,
@@ -103,9 +105,8 @@ class PatchContext(PatchCodec, _Grouped):
         """Sides of the images are multiples of this number."""
         return 32
 
-    def _fit(self, y: Tensor, deviation: Tensor) -> None:
+    def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:
         hyper, groups = self.latent_codec["hyper"], self.latent_codec["y"]
-        fit_bottleneck(hyper.entropy_bottleneck, hyper.h_a(y))
         means, first = y.mean((0, 2, 3)), 0
         for k, channels in enumerate(groups.groups):
             own, codec = slice(first, first + channels), groups.latent_codec[f"y{k}"]
@@ -114,3 +115,4 @@ class PatchContext(PatchCodec, _Grouped):
             if k:
                 groups.channel_context[f"y{k}"][0].weight /= deviation[:first, None, None]
             first += channels
+        return fit_bottleneck(hyper.entropy_bottleneck, hyper.h_a(y))

@@ -22,8 +22,11 @@ RESERVE = 0.95  # share of the time that is planned for steps, since later steps
 
 def train_from_scratch(
     net: Codec, images: Images, *, lmbda: float, steps: int, seconds: float, seed: int
-) -> Iterator[Step]:
+) -> Iterator[Step | None]:
     """Train an untrained codec in place, one step for each item that is read from this generator.
+
+    Before the first step, the network fits its entropy model to λ and to the first batch. The generator yields None
+    after each part of this work, so that its reader can stop.
 
     The first steps measure the pace, which includes the time that the reader of the generator spends on each item. If
     `steps` steps would take longer than `seconds`, the run has as many steps as fit. The schedules of learning rate and
@@ -38,7 +41,7 @@ def train_from_scratch(
         seed: Seed for crops and noise.
 
     Yields:
-        The measurements of each step.
+        None after each part of the start, then the measurements of each step.
 
     Raises:
         ValueError: If a setting is out of range, or an image is smaller than the crops.
@@ -52,12 +55,14 @@ def train_from_scratch(
     )  # fmt: skip
     begin = time.perf_counter()
     training = Training(net, images, settings)
-    with closing(iter(training)) as taken:
+    with closing(training.interruptible()) as taken:
         for step in taken:
             yield step
+            if step is None:
+                continue
             now = time.perf_counter()
             if step.step == 1:
-                first = now  # the first step also starts the network, so the pace does not count it
+                first = now  # the first step also allocates memory, so the pace does not count it
             elif step.step == PILOT:
                 left = RESERVE * seconds - (now - begin)
                 affordable = PILOT + max(0, int(left / (now - first) * (PILOT - 1)))

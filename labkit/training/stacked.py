@@ -65,15 +65,19 @@ class StackedTraining:
         named = list(nets[0].named_parameters())
         self.names = [name for name, p in named if p.requires_grad and not trainer.is_quantile(name)]
         self.temperatures = [name for name, _ in nets[0].named_buffers() if name.endswith("temperature")]
-        for t in self.members:
-            t.start()
+        self.seeds = list(dict.fromkeys(s.seed for s in settings))
+        seeded = {s.seed: t for s, t in zip(settings, self.members, strict=True)}
+        self.batches = [seeded[seed].batches() for seed in self.seeds]
+        self.firsts = [next(each) for each in self.batches]
+        for s, t in zip(settings, self.members, strict=True):
+            for _ in t.starting(self.firsts[self.seeds.index(s.seed)]):
+                pass
         self.theta = torch.stack([torch.cat([p.detach().flatten() for p in t.parameters]) for t in self.members])
         sizes = torch.tensor([p.numel() for p in self.members[0].parameters], device=self.theta.device)
         self.factors = torch.tensor(self.members[0].factors, device=self.theta.device).repeat_interleave(sizes)
         self.mean, self.square, self.average = self.theta * 0, self.theta * 0, self.theta.clone()
         self.lmbda, self.clip = self._column(s.lmbda for s in settings), self._column(s.clip for s in settings)
         self.decay = self._column(s.ema or 0.0 for s in settings)
-        self.seeds = list(dict.fromkeys(s.seed for s in settings))
         self.seed_of_member = torch.tensor([self.seeds.index(s.seed) for s in settings], device=self.theta.device)
         self.noise = torch.Generator(self.theta.device)
         self.template = copy.deepcopy(nets[0]).train()  # runs with the members' tensors instead of its own
@@ -92,14 +96,14 @@ class StackedTraining:
         """
         begun, members = time.perf_counter(), self.members
         with ExitStack() as stack, Threads(threads) as chosen:
-            firsts = {t.settings.seed: t for t in reversed(members)}
-            batches = [stack.enter_context(closing(firsts[seed].batches())) for seed in self.seeds]
+            for each in self.batches:
+                stack.enter_context(closing(each))
             for t in members:
                 stack.enter_context(t.training_mode(self.noise))
             stack.callback(self._write)  # before they leave that mode
             while members[0].step < self.steps and not all(self.errors):
                 start = time.perf_counter()
-                drawn = [next(each) for each in batches]
+                drawn = [next(each) for each in self.batches] if members[0].step else self.firsts
                 waited = time.perf_counter() - start
                 with denormals_are_zero():
                     rows = self._step(drawn)

@@ -7,7 +7,8 @@ import functools
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -81,11 +82,24 @@ class Training:
         return f"Training({type(self.net).__name__}, step {self.step} of {self.settings.steps})"
 
     def __iter__(self) -> Generator[Step, None, None]:
+        with closing(self.interruptible()) as parts:
+            yield from (step for step in parts if step is not None)
+
+    def interruptible(self) -> Generator[Step | None, None, None]:
+        """Return an iterator over the steps that also yields None after each part of the start of the network.
+
+        A reader that leaves the loop during the start gets an unfinished network.
+        """
         net = self.net
         noise = torch.Generator(self.fabric.device)
         stage: QuantizationScheme | None = None
-        self.start()
-        with closing(self.batches()) as batches, self.training_mode(noise) as (model, optimizer):
+        with ExitStack() as stack:
+            batches: Iterator[Tensor] = stack.enter_context(closing(self.batches()))
+            if self.step == 0:
+                first = next(batches)
+                yield from self.starting(first)
+                batches = chain([first], batches)
+            model, optimizer = stack.enter_context(self.training_mode(noise))
             while self.step < (s := self.settings).steps:  # the reader of a step may shorten the run
                 start = time.perf_counter()
                 batch = next(batches)
@@ -113,21 +127,28 @@ class Training:
             if s.ema:
                 torch._foreach_copy_([p.detach() for p in self.parameters], self.average)
 
-    def start(self) -> None:
-        """Let a network that starts with its λ and its first batch do so, such as a patch codec, before step 1."""
+    def starting(self, batch: Tensor) -> Generator[None, None, None]:
+        """Let a network that starts with its λ and its first batch do so, such as a patch codec, before step 1.
+
+        Args:
+            batch: This process's part of the first batch.
+
+        Yields:
+            None after each part of the start.
+        """
         net: Any = self.net
-        if self.step == 0 and hasattr(net, "start"):
-            with closing(self.batches(whole=True)) as batches:
-                net.start(self.settings.lmbda, next(batches))
+        if hasattr(net, "starting"):
+            gathered: Any = self.fabric.all_gather(batch) if self.part[1] > 1 else batch[None]
+            yield from net.starting(self.settings.lmbda, gathered.flatten(0, 1))
             self.average = [p.detach().clone() for p in self.parameters] if self.settings.ema else []
 
-    def batches(self, whole: bool = False) -> Generator[Tensor, None, None]:
-        """Return the batches of the steps that are left: this process's part of them, or all of each."""
+    def batches(self) -> Generator[Tensor, None, None]:
+        """Return this process's part of the batches of the steps that are left."""
         s = self.settings
         return data.batches(
             self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
             permute_colors=s.permute_colors, seed=s.seed, device=self.fabric.device, workers=s.workers,
-            part=(0, 1) if whole else self.part,
+            part=self.part,
         )  # fmt: skip
 
     def learning_rate(self) -> float:

@@ -13,7 +13,7 @@ from torch.nn import functional
 import labkit as lk
 from labkit import datasets, entropy, evaluation, networks, schemes, training
 from labkit.networks.patch import FromPatches, PatchCodec, Pointwise
-from labkit.networks.patch_start import dct_basis, fit_bottleneck, gain_for
+from labkit.networks.patch_start import FIT_STEPS, dct_basis, fit_bottleneck, gain_for
 
 NAMES = [name for name in networks.names() if name.startswith("patch")]
 FACTORIZED = ("patch_linear", "patch_mlp")
@@ -136,7 +136,7 @@ def test_a_fitted_bottleneck_codes_laplacian_latents_near_their_entropy():
     uniform = torch.rand(12, 20_512, generator=generator) - 0.5
     values = means + scales * -uniform.sign() * torch.log1p(-2 * uniform.abs())
     bottleneck = entropy.EntropyBottleneck(12, main=True)
-    fit_bottleneck(bottleneck, values[None, :, :512])
+    assert len(list(fit_bottleneck(bottleneck, values[None, :, :512]))) == FIT_STEPS
     with torch.no_grad():
         medians = bottleneck._get_medians()[:, 0]
         assert (medians - means).abs().max() < 0.2 * scales.max()
@@ -244,6 +244,31 @@ def test_each_parameter_learns_at_the_rate_of_its_module(train_photos):
     assert moved["h_s.2.bias"] == pytest.approx(10 * step.lr, rel=0.01)
     assert moved["g_a.0.bias"] == pytest.approx(2 * step.lr, rel=0.01)
     assert moved["g_a.0.weight"] == pytest.approx(step.lr, rel=0.01)
+
+
+@every_codec
+def test_the_convolutions_from_and_to_pixels_learn_more_slowly_than_all_other_parts(name):
+    """Each parameter's factor, by the kind of its module; `patch_context` has its bottleneck among the other parts."""
+    net = small(name)
+    for path, module in net.named_modules():
+        for parameter, _ in module.named_parameters(path, recurse=path.endswith("entropy_bottleneck")):
+            if path == "g_a.0":
+                expected = 1.0
+            elif isinstance(module, FromPatches):
+                expected = 0.5
+            else:
+                expected = 5.0 if path.startswith("entropy_bottleneck") else 2.5
+            assert training.trainer.lr_factor(net, parameter) == expected, parameter
+
+
+def test_a_start_can_stop_between_two_steps_of_the_fit(crops):
+    """A network whose start is interrupted says so."""
+    net = small("patch_linear")
+    parts = net.starting(0.0067, crops)
+    next(parts)
+    parts.close()
+    assert not net.started and torch.is_grad_enabled()
+    assert len(list(small("patch_linear").starting(0.0067, crops))) == FIT_STEPS
 
 
 @pytest.mark.slow
