@@ -61,6 +61,7 @@ class Axes:
         log_y: True for a logarithmic vertical axis.
         range_x: First and last value of the horizontal axis; None follows the data.
         range_y: First and last value of the vertical axis; None follows the data.
+        width: Width relative to the other axes of the row; axes of one column need the same.
     """
 
     title: str = ""
@@ -71,6 +72,7 @@ class Axes:
     log_y: bool = False
     range_x: tuple[float, float] | None = None
     range_y: tuple[float, float] | None = None
+    width: float = 1.0
 
 
 @dataclass(frozen=True)

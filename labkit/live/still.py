@@ -31,8 +31,9 @@ def draw_plot(axes: Sequence[Axes], columns: int, traces: Mapping[str, Trace], f
 
     page = Figure(figsize=(figure.layout.width / 100, figure.layout.height / 100), dpi=100, layout="constrained")
     rows = -(-len(axes) // columns)
-    for number, each in enumerate(axes, 1):
-        plot = page.add_subplot(rows, columns, number)
+    grid = page.add_gridspec(rows, columns, width_ratios=[each.width for each in axes[:columns]])
+    for number, each in enumerate(axes):
+        plot = page.add_subplot(grid[number])
         bars = []
         for trace in (traces[line.name] for line in each.lines):
             if trace.line.mode == "bars":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,13 @@ from torch import Tensor
 from labkit import datasets, defaults, evaluation, networks, schedules, schemes, training
 from labkit.checks import check_name
 from labkit.evaluation import Decoded, JpegLadder
+from labkit.live import training_plot
 from labkit.live.canvas import Canvas, Picture, pixels_of, rgba
-from labkit.live.chart import trailing_mean
 from labkit.live.codec import LMBDAS, TEMPERATURES
 from labkit.live.engine import LiveRun, View
 from labkit.live.lines import Points
 from labkit.live.panel import Frame, Panel, Result, Settings, choice, menu
-from labkit.live.plot import Axes, Line, Plot
+from labkit.live.training_plot import JPEG, NOW, PATH, PRETRAINED, START, TRAINING, earlier
 from labkit.statistics import Array
 
 # Most steps of a run, and seconds after which it ends. A run with its measurements takes one or two seconds longer.
@@ -28,16 +29,12 @@ PLANS = {
     "patch_linear": (500, 14.0),
     "patch_mlp": (400, 14.0),
     "patch_hyperprior": (800, 38.0),
+    "patch_context": (600, 38.0),
 }
 BUNDLED = defaults.PRETRAINED  # network whose pretrained weights give the curve to compare with
 QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60)  # of the JPEG curve
 
-SYMBOLS_OF = dict(zip(PLANS, ("circle", "square", "triangle-up"), strict=True))
-
-_TRAINING, _TEST = "training", "test, rounded"
-_JPEG, _PRETRAINED, _PATH, _NOW = "JPEG", "bundled weights", "path of this run", "this run"
 _SIDE, _GAP = 256, 8  # pixels of a crop, and transparent pixels between two crops
-_WINDOW = 20  # steps that a point of the training curve averages
 _PAUSE, _SHARE = 1.0, 8.0  # between measurements: at least this many seconds, and this many times their duration
 
 
@@ -71,11 +68,11 @@ class TrainingResult(Result):
     net: networks.Codec
 
     def __str__(self) -> str:
-        last = self.measurements[-1]
+        first, last = self.measurements[0], self.measurements[-1]
         jpeg = f"JPEG {last.jpeg.psnr:.2f} dB in {last.jpeg.bytes:,}" if last.jpeg else "JPEG needs more bytes"
         return (
-            f"rounded test loss {self.loss:.3f} after {last.step} steps; photograph: {last.photo.psnr:.2f} dB in "
-            f"{last.photo.bytes:,} bytes ({last.photo.bpp:.3f} bpp), {jpeg}"
+            f"rounded test loss {first.loss:.3f} at the start (a DCT), {self.loss:.3f} after {last.step} steps; "
+            f"photograph: {last.photo.psnr:.2f} dB in {last.photo.bytes:,} bytes ({last.photo.bpp:.3f} bpp), {jpeg}"
         )
 
 
@@ -94,6 +91,8 @@ class _Frame:
 class _Progress:
     """A run so far."""
 
+    settings: Settings
+    scheme: schemes.Scheme
     steps: int
     picture: Picture
     earlier: dict[str, list[Decoded]]  # last points of the runs before, by structure
@@ -105,9 +104,14 @@ class TrainingPanel(Panel):
     """An image codec that trains from untrained weights. Every change of a control trains a new one.
 
     The images show the center of a test photograph, its reconstruction from real bytes, and JPEG at as many bytes. The
-    left plot shows the training loss and the loss of test photographs with rounded latents. The right plot shows the
-    photograph in the rate–distortion plane: the present run, the last points of earlier runs, JPEG, and the pretrained
-    weights if labkit has some. A run that is canceled leaves its last point, too.
+    left plot shows the training loss and the loss of test photographs with rounded latents. The middle plot shows the
+    temperature over the steps, if the scheme has one. The right plot shows the photograph in the rate–distortion plane:
+    the present run, the last points of earlier runs, JPEG, and the pretrained weights if labkit has some. A run that is
+    canceled leaves its last point, too.
+
+    A line in this plane joins all points that have the same loss at the chosen λ as the best of the pretrained weights,
+    or without such weights as the best JPEG. A run that ends above this line is better on this photograph. A run starts
+    with a DCT, which may be better than JPEG before any training.
 
     Args:
         network: Structure of the codec, one of PLANS.
@@ -146,10 +150,11 @@ class TrainingPanel(Panel):
         self._name, self._photo = photo, test[names.index(photo)]
         self._crops = datasets.PhotoSet([_center(image, training.from_scratch.CROP) for image in test.images], names)
         self._jpeg = JpegLadder(self._photo)
-        self._curves: dict[str, list[Decoded]] = {_JPEG: [], _PRETRAINED: []}
+        self._curves: dict[str, list[Decoded]] = {JPEG: [], PRETRAINED: []}
         self._earlier: dict[str, list[Decoded]] = {name: [] for name in PLANS}
         self.canvas = Canvas(width=3 * _SIDE + 2 * _GAP)
-        self.plot = _plot(photo)
+        self._reference = PRETRAINED if networks.pretrained_lmbdas(BUNDLED) else JPEG
+        self.plot = training_plot.make(photo, self._reference, PLANS)
         super().__init__(
             controls={
                 "lmbda": choice("tradeoff λ", LMBDAS, lmbda),
@@ -168,26 +173,25 @@ class TrainingPanel(Panel):
         network, lmbda = settings["network"], settings["lmbda"]
         seconds = self._seconds or PLANS[network][1]
         run = self._begin(settings)
-        yield partial(self._view, run, "preparing")
+        yield partial(self._view, run)
         for _ in self._references():
             yield partial(self._view, run, "coding the photograph with JPEG and the bundled weights")
-        temperature = schedules.between(settings["shape"], settings["temperature"], settings["end"])
-        scheme = schemes.get(settings["scheme"], temperature=temperature)
-        net = networks.get(network, scheme=scheme, seed=self._seed)
+        net = networks.get(network, scheme=run.scheme, seed=self._seed)
         due = 0.0
         try:
             for step in training.train_from_scratch(
                 net, self._train, lmbda=lmbda, steps=run.steps, seconds=seconds, seed=self._seed
             ):
+                if step is None:
+                    yield partial(self._view, run, "fitting the entropy model to the latents of a DCT")
+                    continue
                 run.losses.append(step.loss)
                 run.steps = step.steps
                 yield partial(self._view, run)
                 if time.perf_counter() >= due:
-                    due = self._measure(run, net, lmbda)
-                    yield partial(self._view, run)
+                    due = yield from self._measure(run, net, lmbda)
             if run.measurements[-1].step < len(run.losses):
-                self._measure(run, net, lmbda)
-            yield partial(self._view, run)
+                yield from self._measure(run, net, lmbda)
         finally:
             if run.measurements:
                 self._earlier[network].append(run.measurements[-1].photo)
@@ -202,7 +206,7 @@ class TrainingPanel(Panel):
     @property
     def losses(self) -> Array:
         """Training losses that the panel shows, each a mean of the last steps."""
-        return self.plot.points(_TRAINING)[1]
+        return self.plot.points(TRAINING)[1]
 
     def draw(self, frame: _Frame, run: LiveRun) -> None:
         """Show the plots, and the images if they are new."""
@@ -212,7 +216,7 @@ class TrainingPanel(Panel):
 
     def keep_as_ghost(self, run: LiveRun) -> None:
         """Copy the loss curves of the last run that was done into their ghosts."""
-        self.plot.show(_curves(list(run.result.losses), run.result.measurements))
+        self.plot.show(_curves(run.result.losses, run.result.measurements))
         self.plot.keep_as_ghost()
 
     def finish(self, run: LiveRun) -> None:
@@ -220,15 +224,18 @@ class TrainingPanel(Panel):
         self.plot.settle()
 
     def _update(self, run: LiveRun, frame: Frame | None) -> None:
-        """Show a first frame at once: the worker may still start a network for the run before."""
+        """Show at once what the new settings decide: the worker may still take a step of the run before."""
         if run.state == "queued":
-            frame = self._view(self._begin(run.request), "preparing")
+            frame = self._view(self._begin(run.request))
         super()._update(run, frame)
 
     def _begin(self, settings: Settings) -> _Progress:
         """A run without steps, and the last points of the runs before it."""
+        temperature = schedules.between(settings["shape"], settings["temperature"], settings["end"])
+        scheme = schemes.get(settings["scheme"], temperature=temperature)
         earlier = {name: list(points) for name, points in self._earlier.items()}
-        return _Progress(self._steps or PLANS[settings["network"]][0], self._draw(None), earlier)
+        steps = self._steps or PLANS[settings["network"]][0]
+        return _Progress(settings, scheme, steps, self._draw(None), earlier)
 
     def _references(self) -> Iterator[None]:
         """Code the photograph with JPEG and with the pretrained weights, one point at a time and only once."""
@@ -240,33 +247,42 @@ class TrainingPanel(Panel):
             pretrained.append(evaluation.code(networks.pretrained(BUNDLED, lmbda), self._photo))
             yield
 
-    def _measure(self, run: _Progress, net: networks.Codec, lmbda: float) -> float:
-        """Append a measurement to the run, and return the time at which the next one is due."""
+    def _measure(self, run: _Progress, net: networks.Codec, lmbda: float) -> Generator[View, None, float]:
+        """Append a measurement to the run in small parts, and return the time at which the next one is due."""
         begin = time.perf_counter()
         coder = evaluation.ready_copy(net)
+        yield partial(self._view, run)
         losses = np.array(evaluation.rounded_losses(coder, self._crops)) @ [1.0, lmbda]
+        yield partial(self._view, run)
         photo = evaluation.code(coder, self._photo)
+        yield partial(self._view, run)
         jpeg = self._jpeg.within(photo.bytes)
         run.measurements.append(Measurement(len(run.losses), float(losses.mean()), photo, jpeg))
         run.picture = self._draw(run.measurements[-1])
+        yield partial(self._view, run)
         end = time.perf_counter()
         return end + max(_PAUSE, _SHARE * (end - begin))
 
     def _view(self, run: _Progress, text: str = "") -> _Frame:
         done = len(run.losses)
         planes = {
-            _PATH: [each.photo for each in run.measurements],
-            _NOW: [each.photo for each in run.measurements[-1:]],
+            PATH: [each.photo for each in run.measurements],
+            START: [each.photo for each in run.measurements[:1]],
+            NOW: [each.photo for each in run.measurements[-1:]],
             **self._curves,
-            **{_earlier(name): points for name, points in run.earlier.items()},
+            **{earlier(name): points for name, points in run.earlier.items()},
         }
         points = {name: ([each.bpp for each in row], [each.psnr for each in row]) for name, row in planes.items()}
+        loss, goal = training_plot.goal(self._curves, self._reference, run.settings["lmbda"])
         return _Frame(
             progress=done / run.steps,
-            text=text or f"step {done} of {run.steps}",
+            text=text or (f"step {done} of {run.steps}" if done else training_plot.described(run.scheme)),
             picture=run.picture,
-            lines=_curves(run.losses, run.measurements) | points,
-            label=self._in_words(run, planes),
+            lines=_curves(run.losses, run.measurements)
+            | training_plot.schedule(run.scheme, done, run.steps)
+            | points
+            | goal,
+            label=self._in_words(run, planes, loss),
         )
 
     def _draw(self, last: Measurement | None) -> Picture:
@@ -285,57 +301,21 @@ class TrainingPanel(Panel):
             captions=tuple(captions),
         )
 
-    def _in_words(self, run: _Progress, points: dict[str, list[Decoded]]) -> str:
-        """Text alternative of both plots."""
+    def _in_words(self, run: _Progress, points: dict[str, list[Decoded]], goal: float) -> str:
+        """Text alternative of the plots. The goal is the lowest loss of the reference on the photograph."""
+        best = f" On {self._name}, the lowest loss of {self._reference} at this λ is {goal:.3f}."
+        aim = "" if math.isnan(goal) else best
         if not run.losses:
-            return "The run has no steps yet."
+            return f"The run has no steps yet.{aim}"
         text = f"Training loss over {len(run.losses)} steps, from {run.losses[0]:.3f} to {run.losses[-1]:.3f}"
         if run.measurements:
             text += f"; test loss with rounded latents {run.measurements[-1].loss:.3f}"
         parts = [
             f"{name} {', '.join(f'{each.bpp:.3f} bpp {each.psnr:.2f} dB' for each in row)}"
             for name, row in points.items()
-            if row and name != _PATH
+            if row and name != PATH
         ]
-        return f"{text}. Rate–distortion plane of {self._name}: {'; '.join(parts)}."
-
-
-def _plot(photo: str) -> Plot:
-    """The loss over steps, and the rate–distortion plane."""
-    losses = [
-        Line(_TRAINING, ghost=True, dash="solid", color=0),
-        Line(_TEST, mode="lines+markers", color=1, symbol="diamond", dash="dot", ghost=True),
-    ]
-    plane = [
-        Line(_JPEG, mode="lines+markers", color=4, symbol="x", dash="dash"),
-        Line(_PRETRAINED, mode="lines+markers", color=2, symbol="square", dash="solid"),
-        Line(_PATH, color=0, dash="dot", legend=False),
-        *(Line(_earlier(name), mode="markers", color=5, symbol=symbol) for name, symbol in SYMBOLS_OF.items()),
-        Line(_NOW, mode="markers", color=0, symbol="diamond"),
-    ]
-    plot = Plot(
-        [
-            Axes("loss: bpp + λ · 255² · MSE", f"step (training: mean of {_WINDOW})", "loss", losses),
-            Axes(f"{photo}, coded to real bytes", "bits per pixel", "PSNR (dB)", plane),
-        ],
-        width=920,
-        height=400,
-    )
-    plot.figure.layout.xaxis.rangemode = "tozero"
-    return plot
-
-
-def _curves(losses: list[float], measurements: list[Measurement]) -> dict[str, Points]:
-    """The two curves of the loss."""
-    steps = np.arange(1, len(losses) + 1)
-    return {
-        _TRAINING: (steps, trailing_mean(np.array(losses), _WINDOW)),
-        _TEST: ([each.step for each in measurements], [each.loss for each in measurements]),
-    }
-
-
-def _earlier(network: str) -> str:
-    return f"earlier {network}"
+        return f"{text}.{aim} Rate–distortion plane of {self._name}: {'; '.join(parts)}."
 
 
 def _cost(decoded: Decoded) -> str:
@@ -350,3 +330,7 @@ def _blank() -> Array:
 def _center(image: Tensor, side: int) -> Tensor:
     top, left = ((size - side) // 2 for size in image.shape[1:])
     return image[:, top : top + side, left : left + side]
+
+
+def _curves(losses: Sequence[float] | Array, measurements: list[Measurement]) -> dict[str, Points]:
+    return training_plot.curves(losses, [each.step for each in measurements], [each.loss for each in measurements])

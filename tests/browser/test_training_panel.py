@@ -28,10 +28,6 @@ def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
     panel.page.close()
 
 
-@pytest.mark.xfail(
-    raises=TooSlow,
-    reason="a change waits until the canceled run has fitted its entropy model: 0.7 to 2.4 s, not 0.15 s",
-)
 @twice_if_noisy
 def test_a_key_press_quickly_shows_a_first_frame(panel: PanelPage, busy_core, measured):
     name = f"{panel.network}: key to first frame"

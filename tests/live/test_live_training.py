@@ -10,7 +10,7 @@ import torch
 
 import labkit as lk
 from labkit.live.engine import Canceled
-from labkit.live.training import PLANS
+from labkit.live.training import PLANS, QUALITIES
 from labkit.networks import patch_start
 
 PATIENCE = 60  # seconds after which a waiting test fails
@@ -48,7 +48,7 @@ def test_a_run_takes_real_steps_from_untrained_weights(panel, result):
     steps = lk.training.train_from_scratch(
         net, lk.datasets.photos("train"), lmbda=0.0067, steps=2, seconds=1000.0, seed=0
     )
-    assert result.losses.tolist() == [step.loss for step in steps]
+    assert result.losses.tolist() == [step.loss for step in steps if step is not None]
     for ours, theirs in zip(result.net.parameters(), net.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -97,6 +97,7 @@ def test_earlier_runs_stay_as_ghosts(panel, result):
         rates, psnrs = panel.plot.points(f"earlier {name}")
         assert rates == pytest.approx([each.measurements[-1].photo.bpp for each in results])
         assert psnrs == pytest.approx([each.measurements[-1].photo.psnr for each in results])
+    assert panel.plot.points("its start, a DCT")[0] == pytest.approx([third.measurements[0].photo.bpp])
     assert panel.plot.points("this run")[0] == pytest.approx([third.measurements[-1].photo.bpp])
     assert np.allclose(panel.plot.points("training", ghost=True)[1][0], second.losses[0])
     assert panel.plot.points("test, rounded", ghost=True)[1][-1] == pytest.approx(second.loss)
@@ -153,12 +154,64 @@ def test_a_change_shows_its_first_frame_while_the_worker_is_busy():
     panel.controls["lmbda"].value = 0.013
     assert busy.wait(PATIENCE)
     panel.controls["lmbda"].value = 0.025
-    assert (panel.state, panel.status.status["text"], panel.status.status["stale"]) == ("queued", "preparing", "")
+    assert (panel.state, panel.status.status["stale"]) == ("queued", "")
+    assert panel.status.status["text"].startswith("training sees y + u for the bits and ")
     assert panel.plot.points("training")[0].size == 0 and panel.plot.points("training", ghost=True)[0].size == 1
     assert panel.canvas.picture.captions == ("original", "codec: not coded yet", "JPEG: not coded yet")
     go.set()
     assert panel.wait(PATIENCE).settings["lmbda"] == 0.025
     panel.close()
+
+
+def test_a_change_draws_what_it_decides_before_the_worker_does_anything(panel, result, photo):
+    """The line of JPEG's lowest loss at the new λ, and the temperature; the oracle is the report on JPEG."""
+    go = threading.Event()
+
+    def waiting(settings):
+        go.wait(PATIENCE)
+        yield from ()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel.engine, "_job", waiting)
+        reports = lk.evaluation.classical([photo], "jpeg", QUALITIES, progress=False)
+        for lmbda in (0.0018, 0.025):
+            panel.controls["lmbda"].value = lmbda
+            best = min(each.mean["bpp"] + lmbda * 255**2 / 10 ** (each.mean["psnr"] / 10) for each in reports)
+            rates, psnrs = panel.plot.points("as good as JPEG at this λ")
+            assert len(rates) > 10 and np.allclose(rates + lmbda * 255**2 / 10 ** (psnrs / 10), best, rtol=1e-5)
+            assert f"the lowest loss of JPEG at this λ is {best:.3f}" in panel.plot.label
+        panel.controls["scheme"].value = "annealed"
+        panel.controls["shape"].value = "linear"
+        steps, values = panel.plot.points("τ over the steps")
+        assert steps.tolist() == [1, 2] and np.allclose(values, [0.5, 0.05])
+        panel.controls["scheme"].value = "noise"
+        assert len(panel.plot.points("τ over the steps")[0]) == 0  # noise has no temperature
+        panel.cancel()
+        go.set()
+        assert panel.engine.join(PATIENCE)
+
+
+def test_a_superseded_run_stops_while_it_fits_its_entropy_model():
+    panel, fitting = lk.live.TrainingPanel(steps=1), threading.Event()
+    panel.status.observe(lambda change: "fitting" in change.new["text"] and fitting.set(), "status")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patch_start, "FIT_STEPS", 10**6)
+        panel.controls["lmbda"].value = 0.013
+        assert fitting.wait(PATIENCE)
+        patch.setattr(patch_start, "FIT_STEPS", 2)
+        panel.controls["lmbda"].value = 0.025
+        assert panel.wait(PATIENCE).settings["lmbda"] == 0.025
+    assert [run.state for run in panel.history] == ["canceled", "done"]
+    panel.close()
+
+
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_storing_curves_does_not_compare_arrays():
+    plot = lk.live.plot.Plot([lk.live.plot.Axes(lines=[lk.live.plot.Line("a", ghost=True)])])
+    for points in (([], []), ([1.0], [2.0]), ([], []), ([1.0, 2.0], [3.0, 4.0])):
+        plot.show({"a": points})
+        plot.settle()
+        assert np.array_equal(plot.figure._widget_data[1]["y"], points[1])
 
 
 @pytest.mark.parametrize(
