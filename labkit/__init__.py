@@ -34,6 +34,7 @@ _FUNCTIONS = {
     "adopt": "adoption",
     "diagnose": "diagnosis",
     "evaluate": "evaluation",
+    "load_weights": "networks",
     "portable": "fixed_point",
     "refine": "evaluation",
     "release": "adoption",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from labkit.evaluation import evaluate as evaluate
     from labkit.evaluation import refine as refine
     from labkit.fixed_point import portable as portable
+    from labkit.networks import load_weights as load_weights
     from labkit.training import train as train
     from labkit.training import train_stack as train_stack
 

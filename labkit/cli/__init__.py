@@ -40,6 +40,7 @@ for _command in (
     files.compress,
     files.decompress,
     files.info,
+    files.convert,
     research.study,
     bench.bench,
 ):

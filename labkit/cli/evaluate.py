@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from labkit import defaults
-from labkit.cli.options import load_network, parse_schedule, weights_option
+from labkit.cli.options import load_network, network_option, parse_schedule, weights_option
 
 TABLES = (".csv", ".parquet")
 PAGES = (".html",)
@@ -21,6 +21,7 @@ def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
 
 @click.command()
 @click.argument("checkpoints", type=click.Path(path_type=Path), nargs=-1)
+@network_option
 @click.option("--data", help="Folder of test images.  [default: the bundled test photographs]")
 @click.option(
     "--beside", multiple=True, help="Classical codec to compare with: jpeg, webp, jpeg2000 or avif. Repeatable."
@@ -37,6 +38,7 @@ def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
 @click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's default]")
 def evaluate(
     checkpoints: tuple[Path, ...],
+    network: str | None,
     data: str | None,
     beside: tuple[str, ...],
     table: Path | None,
@@ -66,7 +68,9 @@ def evaluate(
     _check_suffix(page, PAGES)
     images = datasets.folder(data) if data else datasets.photos("test")
     curves: dict[str, list[evaluation.Report]] = {}
-    nets = [load_network(file) for file in checkpoints]
+    if network and not checkpoints:
+        raise ValueError("--network names the network of checkpoints: also name a checkpoint")
+    nets = [load_network(file, network) for file in checkpoints]
     for net in nets or [networks.pretrained(lmbda=lmbda) for lmbda in networks.pretrained_lmbdas()]:
         net = net.to(training.processes.device(device))
         curves.setdefault(f"{net.kind} {net.size}", []).append(evaluation.evaluate(net, images))
@@ -86,6 +90,7 @@ def evaluate(
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
 @weights_option
+@network_option
 @click.option("--lmbda", type=float, help="Weight λ of the distortion.  [default: the λ of the weights]")
 @click.option(
     "--surrogate",
@@ -104,6 +109,7 @@ def evaluate(
 def refine(
     images: tuple[Path, ...],
     weights: Path | None,
+    network: str | None,
     lmbda: float | None,
     temperature: str | None,
     threads: int | None,
@@ -124,7 +130,7 @@ def refine(
     _check_suffix(table, TABLES)
     if temperature:
         settings["temperature"] = parse_schedule(temperature)
-    net = load_network(weights, lmbda)
+    net = load_network(weights, network, lmbda)
     frame = evaluation.refine_all(net, datasets.load_images(images), table, lmbda=lmbda, **settings)
     columns = [f"{key}_{label}" for key in ("bytes", "psnr", "loss") for label in ("before", "after")]
     click.echo(frame[["name", *columns, "saving", "steps", "stopped", "seconds"]].round(4).to_string(index=False))

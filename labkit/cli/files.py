@@ -1,4 +1,4 @@
-"""The commands `labkit compress`, `decompress` and `info`, which work with .lkc files."""
+"""The commands `labkit compress`, `decompress` and `info` for .lkc files, and `labkit convert` for checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from labkit.cli.options import load_network, weights_option
+from labkit.cli.options import load_network, network_option, weights_option
 
 
 @click.command()
@@ -16,6 +16,7 @@ from labkit.cli.options import load_network, weights_option
     "-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: IMAGE with the suffix .lkc]"
 )
 @weights_option
+@network_option
 @click.option("--lmbda", type=float, help="Use the bundled weights trained for the λ closest to this one.")
 @click.option(
     "--refine", "steps", type=click.IntRange(0), default=0, help="Number of steps that search for better latents."
@@ -23,7 +24,14 @@ from labkit.cli.options import load_network, weights_option
 @click.option("--verify/--no-verify", default=True, help="Decode the result and store checksums of it.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def compress(
-    image: Path, output: Path | None, weights: Path | None, lmbda: float | None, steps: int, verify: bool, force: bool
+    image: Path,
+    output: Path | None,
+    weights: Path | None,
+    network: str | None,
+    lmbda: float | None,
+    steps: int,
+    verify: bool,
+    force: bool,
 ) -> None:
     """Compress an image into a .lkc file with a trained network.
 
@@ -43,7 +51,7 @@ def compress(
     from labkit.files.conversion import compress_file
     from labkit.fixed_point import check_tables
 
-    net = load_network(weights, lmbda)
+    net = load_network(weights, network, lmbda)
     check_tables(net)  # a decoder needs the same ones
     click.echo(compress_file(image, output, net, refinement_steps=steps, verify=verify))
 
@@ -56,11 +64,14 @@ def compress(
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Checkpoint.  [default: the bundled weights that CODED names]"
 )
+@network_option
 @click.option(
     "--ignore-checksum", is_flag=True, help="Write the image even if its checksums differ from those in CODED."
 )
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
-def decompress(coded: Path, output: Path | None, weights: Path | None, ignore_checksum: bool, force: bool) -> None:
+def decompress(
+    coded: Path, output: Path | None, weights: Path | None, network: str | None, ignore_checksum: bool, force: bool
+) -> None:
     """Decompress a .lkc file into an image of a lossless format: .png, .webp, .ppm, .bmp, .tif or .tiff."""
     from labkit.files.container import Container
     from labkit.files.formats import check_lossless
@@ -72,7 +83,7 @@ def decompress(coded: Path, output: Path | None, weights: Path | None, ignore_ch
 
     from labkit.files.conversion import decompress_file
 
-    net = load_network(weights) if weights else None
+    net = load_network(weights, network) if weights or network else None
     click.echo(decompress_file(coded, output, net, ignore_checksum=ignore_checksum))
 
 
@@ -88,6 +99,31 @@ def info(coded: Path, as_json: bool) -> None:
         click.echo(json.dumps(container.summary()))
     else:
         click.echo(f"{coded}: {container}")
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@network_option
+@click.option("--force", is_flag=True, help="Overwrite the output file.")
+def convert(checkpoint: Path, output: Path, network: str | None, force: bool) -> None:
+    """Convert a checkpoint of another program into labkit's form, OUTPUT.safetensors.
+
+    CHECKPOINT is a state dict that torch.save wrote, as a whole or in a dict, or one in a safetensors file. Nothing in
+    it is executed. The command builds coder tables if CHECKPOINT has none.
+    """
+    if output.suffix != ".safetensors":
+        raise ValueError(f"{output}: the file name must end in .safetensors")
+    if not checkpoint.is_file():
+        raise ValueError(f"{checkpoint}: there is no such checkpoint")
+    _check_output(output, checkpoint, force)
+
+    from labkit.networks import save_checkpoint
+
+    net = load_network(checkpoint, network)
+    tables = "built" if net.update() else "kept"
+    save_checkpoint(net, output)
+    click.echo(f"{output}: {net.kind} with N = {net.N} and M = {net.M}, coder tables {tables}")
 
 
 def _check_output(output: Path, source: Path, force: bool) -> None:

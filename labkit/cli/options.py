@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,11 +46,17 @@ def parse_schedule(text: str) -> Schedule:
         raise click.BadParameter(str(error)) from None
 
 
-def load_network(weights: Path | None, lmbda: float | None = None) -> Codec:
-    """Load the network that a command works with.
+network_option = click.option(
+    "--network", help="Network of a checkpoint that does not name it, by its name in labkit or in CompressAI."
+)
+
+
+def load_network(weights: Path | None, network: str | None = None, lmbda: float | None = None) -> Codec:
+    """Load the network that a command works with, and print what was renamed or left out in its checkpoint.
 
     Args:
         weights: Checkpoint, or None for the bundled weights of `defaults.PRETRAINED`.
+        network: Name of the checkpoint's network, or None if the checkpoint names it.
         lmbda: Select the bundled weights that were trained for the closest λ.
 
     Returns:
@@ -61,7 +68,14 @@ def load_network(weights: Path | None, lmbda: float | None = None) -> Codec:
     from labkit import networks, training
 
     if weights:
-        return training.load_checkpoint(weights)[0]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            net, _ = training.load_checkpoint(weights, network)
+        for warning in caught:
+            click.echo(f"labkit: {warning.message}", err=True)
+        return net
+    if network:
+        raise ValueError("--network names the network of a checkpoint: also name the checkpoint")
     return networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
 
 

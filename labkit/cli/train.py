@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from labkit import defaults, first_edition
-from labkit.cli.options import parse_schedule, read_toml_defaults
+from labkit.cli.options import load_network, parse_schedule, read_toml_defaults
 
 
 def _present_name(option: str) -> str:
@@ -107,7 +107,7 @@ def train(
     }
     quantization = schemes.get(scheme, **{name: value for name, value in fields.items() if value is not None})
     if start:
-        net, _ = training.load_checkpoint(start, network=network)
+        net = load_network(start, network)
         net.set_scheme(quantization)
     else:
         net = networks.get(network, size, quantization, seed=settings["seed"])

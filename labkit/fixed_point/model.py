@@ -99,8 +99,8 @@ def check_tables(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, EntropyModel) and not module._quantized_cdf.numel():
             raise ValueError(
-                f"{name} has no coder tables: run update() and save them with the weights before you code, because "
-                "tables built on another machine may differ"
+                f"{name} has no coder tables: run update() and save them with the weights before you code, as `labkit "
+                "convert` does, because tables built on another machine may differ"
             )
 
 

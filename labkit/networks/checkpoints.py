@@ -1,9 +1,10 @@
-"""Networks on disk: safetensors files with a JSON description in the header."""
+"""Networks on disk: safetensors files with a JSON description in the header, and the files of other programs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from labkit import entropy, schemes
+from labkit import schemes
 from labkit.checks import check_name
 from labkit.disk import write_whole
-from labkit.networks import zoo
+from labkit.networks import state_dicts, zoo
 from labkit.networks.zoo import Codec
 
 FORMAT = "labkit-network-1"
@@ -53,7 +54,7 @@ def save_checkpoint(net: nn.Module, path: str | Path, **info: Any) -> None:
 
     Args:
         net: Any model with CompressAI's keys. `load_checkpoint` rebuilds a codec of labkit; other models need
-            `load_weights`.
+            `load_weights` with a model.
         path: File to write.
         info: Further description, such as lmbda=0.0067. Values must be valid JSON.
 
@@ -78,80 +79,127 @@ def read_info(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If the file is missing, damaged or not written by labkit.
     """
-    return _read(Path(path), tensors=False)[0]
+    info, _, _ = _read(Path(path), weights=False)
+    if info is None:
+        raise ValueError(f"{path} is not a labkit checkpoint")
+    return info
 
 
-def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
-    """Load the weights and coder tables of a checkpoint into a network of the same architecture.
+def load_weights(model: nn.Module | str, path: str | Path) -> Any:
+    """Load the weights and coder tables of a checkpoint, in labkit's form or as `torch.save` wrote a state dict.
+
+    A state dict may be the whole file or lie in a dict, for example under "state_dict". Its keys may have the names of
+    earlier versions of CompressAI, or prefixes of `DataParallel` and `torch.compile`. Half precision becomes float32.
+    Nothing in a file is executed.
 
     Args:
-        net: Network to change in place.
-        path: Checkpoint written by `save_checkpoint`.
+        model: Model to change in place, of labkit or of CompressAI, adopted or not; or the name of an architecture, of
+            labkit or of CompressAI, for a new network with as many channels as the checkpoint has.
+        path: The checkpoint.
 
     Returns:
-        The description in the checkpoint.
+        The model. Its `info` is the description in the checkpoint, empty if it has none, and its `checkpoint_keys` says
+        which keys were renamed, missing or unexpected. A new network is in evaluation mode.
 
     Raises:
-        ValueError: If the file is missing, damaged, not written by labkit, or does not fit the network.
+        ValueError: If the file is missing, damaged, needs code to be unpickled, or does not fit the model.
+
+    Warns:
+        UserWarning: If keys were renamed, missing or unexpected, in one line.
+
+    Example:
+        >>> import labkit as lk
+        >>> net = lk.load_weights("mbt2018-mean", "checkpoint.pth.tar")  # doctest: +SKIP
     """
-    info, tensors = _read(Path(path))
-    _fill(net, tensors, path)
-    return info
+    if isinstance(model, str):
+        return load_checkpoint(path, model)[0]
+    info, tensors, place = _read(Path(path))
+    _load(model, tensors, Path(path), place, {} if info is None else info)
+    return model
 
 
 def load_checkpoint(path: str | Path, network: str | None = None) -> tuple[Codec, dict[str, Any]]:
     """Build the network of a checkpoint and load its weights.
 
     Args:
-        path: Checkpoint written by `save_checkpoint`.
-        network: Name of the architecture that the checkpoint must have, of labkit or of CompressAI; any by default.
+        path: Checkpoint of any form that `load_weights` reads.
+        network: Name of the architecture, of labkit or of CompressAI. By default, that which the checkpoint names; a
+            state dict of another program names none.
 
     Returns:
-        The network in evaluation mode, and the description in the checkpoint.
+        The network in evaluation mode, and the description of its weights. For a state dict of another program, its
+        scheme is the one that CompressAI trains with, with the lower bound on σ in the state dict.
 
     Raises:
-        ValueError: If the file is missing, damaged, not written by labkit, or holds another architecture.
+        ValueError: If the file is missing or damaged, holds another architecture, or names none and `network` is None.
+
+    Warns:
+        UserWarning: If keys were renamed, missing or unexpected, in one line.
     """
-    info, tensors = _read(Path(path))
-    kind = str(info.get("network"))
-    if network is not None and kind != zoo.canonical_name(network):
-        raise ValueError(f"{path} does not fit: it holds a {kind}, not a {network}")
-    try:
+    path = Path(path)
+    info, tensors, place = _read(path)
+    kind = zoo.canonical_name(network) if network is not None else None
+    if info is None:
+        if kind is None:
+            names = ", ".join(zoo.ALIASES)
+            raise ValueError(f"{path} is not a labkit checkpoint, so name its network (--network): {names}")
         check_name("network", kind, zoo.names())
+        matched, _ = state_dicts.match_keys(zoo.get(kind, "tiny"), tensors, path)
+    elif kind not in (None, str(info.get("network"))):
+        raise ValueError(f"{path} does not fit: it holds a {info.get('network')}, not a {network}")
+    try:
+        info = _describe(str(kind), matched) if info is None else info
+        check_name("network", str(info.get("network")), zoo.names())
         scheme = schemes.from_dict(info["scheme"])
-        net = zoo.build(kind, *info["channels"], size=info["size"], scheme=scheme)
-    except (KeyError, TypeError, ValueError) as error:
+        N, M = info["channels"]
+        if max(N, M) ** 2 > sum(tensor.numel() for tensor in tensors.values()):  # before they are allocated
+            raise ValueError(f"it has too few weights for N = {N} and M = {M}")
+        net = zoo.build(info["network"], N, M, size=info["size"], scheme=scheme)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit: {_one_line(error)}") from None
-    _fill(net, tensors, path)
-    net.info = info
+    _load(net, tensors, path, place, info)
     return net.eval(), info
 
 
-def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _describe(kind: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the description of a network that another program trained, from the tensors by the network's keys."""
+    N, M = zoo.channels(kind, tensors)
+    size = next((size for size, counts in zoo.SIZES[kind].items() if counts == (N, M)), "custom")
+    # CompressAI trains models that consist of latent codecs with rounded reconstructions, and all others with noise.
+    preset = schemes.mixed if any(key.startswith("latent_codec.") for key in tensors) else schemes.noise
+    scheme = preset()
+    bounds = [float(tensor) for key, tensor in tensors.items() if key.endswith(".lower_bound_scale.bound")]
+    if bounds and bounds[0] != float(torch.tensor(scheme.scale_lower_bound)):
+        scheme = preset(scale_lower_bound=bounds[0])
+    return {"network": kind, "size": size, "channels": [N, M], "scheme": scheme.to_dict()}
+
+
+def _load(net: nn.Module, tensors: dict[str, Tensor], path: Path, place: str, info: dict[str, Any]) -> None:
+    matched, keys = state_dicts.match_keys(net, tensors, path, place)
+    state_dicts.fill(net, matched, path)
+    attributes: Any = net  # PyTorch's modules take any attribute
+    attributes.info, attributes.checkpoint_keys = info, keys
+    if keys:
+        warnings.warn(str(keys), stacklevel=3)
+
+
+def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any] | None, dict[str, Tensor], str]:
+    """Return the description in a checkpoint (None if labkit did not write it), its tensors, and their place."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such checkpoint")
+    if state_dicts.is_torch_file(path):
+        return None, *(state_dicts.read_torch_file(path) if weights else ({}, ""))
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118  (no mapping)
+            state = {key: file.get_tensor(key) for key in file.keys()} if weights else {}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
+        raise ValueError(f"{path} is damaged or not a safetensors file, nor one of torch.save: {error}") from None
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a labkit checkpoint (format {metadata.get('format', 'not stated')!r})")
+        return None, state, ""
     try:
-        info = json.loads(metadata["info"])
-        return {**info}, state
+        return {**json.loads(metadata["info"])}, state, ""
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit: {_one_line(error)}") from None
-
-
-def _fill(net: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ValueError(f"{path} holds values that are not finite")
-    entropy.drop_tables(net)  # the tables of other weights may have another length
-    try:
-        net.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit: {_one_line(error)}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 import torch
@@ -71,6 +72,15 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "patch_context": _PATCH,
 }
 
+# Keys of the weights whose first dimensions are N and M.
+_CHANNEL_KEYS = ("g_a.0.weight", "g_a.6.weight")
+_OTHER_CHANNEL_KEYS = {
+    "cheng2020_anchor": ("g_a.0.conv1.weight",) * 2,
+    "cheng2020_attention": ("g_a.0.conv1.weight",) * 2,
+    "elic": ("g_a.0.weight", "g_a.13.weight"),
+    **{name: ("g_a.0.weight",) * 2 for name in SIZES if name.startswith("patch_")},
+}
+
 T = TypeVar("T")
 
 
@@ -116,6 +126,17 @@ def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | N
         net = cls(N, M, scheme)
     net.size = size
     return net
+
+
+def channels(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Return the channel counts N and M of a network with these weights. A patch codec must have N = M.
+
+    Args:
+        name: Name of the architecture in labkit.
+        tensors: State dict of such a network.
+    """
+    N, M = (tensors[key].shape[:1].numel() for key in _OTHER_CHANNEL_KEYS.get(name, _CHANNEL_KEYS))
+    return N, M
 
 
 def get(name: str, size: str = SIZE, scheme: Scheme | None = None, seed: int = 0) -> Codec:

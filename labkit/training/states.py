@@ -58,7 +58,7 @@ class Files:
             self.saved = training.step
         elif self.out.exists():
             self.seconds = self._same(self.out)["seconds"]
-            training.net.info = checkpoints.load_weights(training.net, self.out)
+            checkpoints.load_weights(training.net, self.out)
             training.net.eval()
             self.finished = True
         training.fabric.barrier()  # the first process writes only after all have read
