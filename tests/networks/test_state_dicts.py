@@ -418,9 +418,9 @@ def test_every_command_takes_a_raw_checkpoint_and_its_converted_form(tmp_path):
     assert result.exit_code == 2 and "also name a checkpoint" in result.output
 
 
-def test_training_a_model_that_was_not_adopted_says_what_to_do(train_photos):
+def test_training_a_model_that_was_not_adopted_says_what_to_do():
     with pytest.raises(ValueError, match=r"carries no quantization scheme: call labkit.adopt\(model, scheme\) first"):
-        lk.train(MEAN(8, 12), train_photos, lmbda=0.01, steps=1)
+        lk.train(MEAN(8, 12), lk.datasets.Banana(), lmbda=0.01, steps=1)
 
 
 @pytest.mark.slow
