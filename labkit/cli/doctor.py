@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from labkit.cli.options import load_network
+from labkit.cli.options import load_network, network_option
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@network_option
 @click.option("--data", help="Folder of images.  [default: the bundled test photographs]")
 @click.option("--scheme", help="Scheme whose training is judged.  [default: the network's own]")
 @click.option(
@@ -24,6 +25,7 @@ from labkit.cli.options import load_network
 def doctor(
     ctx: click.Context,
     checkpoint: Path | None,
+    network: str | None,
     data: str | None,
     scheme: str | None,
     lmbda: float | None,
@@ -45,7 +47,7 @@ def doctor(
 
     if threads:
         torch.set_num_threads(threads)
-    net = load_network(checkpoint)
+    net = load_network(checkpoint, network)
     images = datasets.folder(data) if data else datasets.photos("test")
     report = diagnose(net, images, scheme=scheme, lmbda=lmbda or net.info.get("lmbda"))
     if json_file:

@@ -20,6 +20,7 @@ from labkit.diagnosis.passes import ImagePass, code, forward
 from labkit.diagnosis.report import Diagnosis, bits_table, channels_of
 from labkit.diagnosis.reproducibility import not_reproducible
 from labkit.fixed_point import NotCodable
+from labkit.networks import CheckpointKeys
 from labkit.progress import progress_bar
 from labkit.schemes import Scheme
 from labkit.seeds import mix_seeds
@@ -71,7 +72,7 @@ def diagnose(
     coder = copy.deepcopy(model).eval()
     trained = _trained(model, scheme)
     network = str(getattr(model, "kind", fixed_point.plain_class(type(model)).__name__))
-    findings = tables.missing_tables(model)
+    findings = tables.missing_tables(model) + _checkpoint_keys(model)
     if broken := _not_finite(coder, network_input(coder, images[0]).to(device_of(coder))):
         return Diagnosis(network, [*broken, *findings], {}, {}, len(names))
     _build_missing(coder)
@@ -111,6 +112,16 @@ def _trained(model: nn.Module, scheme: Scheme | str | None) -> nn.Module:
         entropy.set_temperature(trained, schemes.last_stage(scheme).temperature.end)
     entropy.set_generator(trained, None)
     return trained.train()
+
+
+def _checkpoint_keys(model: nn.Module) -> list[Finding]:
+    """Report what `load_weights` says about the keys of the model's checkpoint."""
+    keys = getattr(model, "checkpoint_keys", None)
+    if not isinstance(keys, CheckpointKeys):
+        return []
+    count = len(keys.renamed) + len(keys.missing) + len(keys.unexpected)
+    remedy = "Save the weights with the network's own keys, as `labkit convert` does. Unexpected keys have no effect."
+    return judged("checkpoint_keys", count, f"{keys}.", remedy)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior, Sca
 from labkit.networks.patch import PatchHyperprior, PatchLinear, PatchMLP
 from labkit.networks.patch_context import PatchContext
 from labkit.networks.pretrained import pretrained, pretrained_lmbdas
+from labkit.networks.state_dicts import CheckpointKeys
 from labkit.networks.toy import ToyTransformCode, toy_1d, toy_2d, toy_sawbridge
 from labkit.networks.zoo import (
     ALIASES,
@@ -36,6 +37,7 @@ __all__ = [
     "ALIASES",
     "SIZES",
     "ChannelAutoregressive",
+    "CheckpointKeys",
     "Cheng2020Anchor",
     "Cheng2020Attention",
     "Codec",

@@ -249,6 +249,21 @@ def test_the_line_names_what_is_missing_and_unexpected(tmp_path):
     check_same(net, model)
 
 
+def test_the_doctor_reports_the_keys(tmp_path):
+    state = untrained(*SMALL["bmshj2018-factorized"]).state_dict()
+    findings = []
+    for name, contents in (("plain", state), ("old", {**old_keys(state, "1.2.4"), "total_ops": torch.zeros(1)})):
+        torch.save(contents, tmp_path / f"{name}.pth")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = lk.load_weights("bmshj2018-factorized", tmp_path / f"{name}.pth")
+        report = lk.diagnose(net, [image()[0]], draws=1, progress=False)
+        findings.append([each for each in report.findings if each.kind == "checkpoint_keys"])
+    plain, (finding,) = findings
+    assert not plain and finding.severity == "note" and finding.figure == 15
+    assert "14 renamed (" in finding.message and "1 unexpected and ignored (total_ops)" in finding.message
+
+
 class Harmful:
     """An object whose unpickling would create a file."""
 
