@@ -195,7 +195,7 @@ def test_damaged_and_foreign_checkpoints_cause_errors_of_one_line(checkpoint, tm
     with pytest.raises(ValueError, match="is not a labkit checkpoint"):
         training.load_checkpoint(foreign)
     info = {"network": "factorized_prior", "size": "tiny", "channels": [24, 36], "scheme": schemes.noise().to_dict()}
-    save_file({"a": torch.zeros(2)}, foreign, metadata={"format": "labkit-network-1", "info": json.dumps(info)})
+    save_file({"a": torch.zeros(5000)}, foreign, metadata={"format": "labkit-network-1", "info": json.dumps(info)})
     with pytest.raises(ValueError, match="does not fit a factorized_prior: the file lacks") as error:
         training.load_checkpoint(foreign)
     assert "\n" not in str(error.value)
