@@ -141,9 +141,7 @@ class Plot:
         Updates go out as messages, and a page whose script is not loaded yet drops them. plotly itself stores the data
         of a figure only when the figure is displayed on its own, and in a panel it never is.
         """
-        with self.figure.hold_sync():
-            self.figure._widget_data = []  # otherwise traitlets would compare old and new arrays as truth values
-            self.figure._repr_mimebundle_()
+        self.figure._repr_mimebundle_()
 
     def refresh(self) -> None:
         """Send every line again, to a page that was still drawing the empty plot when they went out."""
@@ -159,8 +157,6 @@ class Plot:
 
     def _set(self, data: Any, points: Points) -> None:
         x, y = (_column(values) for values in points[:2])
-        if len(points) == 2 and np.array_equal(x, data.x) and np.array_equal(y, data.y):
-            return  # assigning takes plotly longer than comparing
         if np.array_equal(x, data.x) and not np.array_equal(y, data.y):
             x, y = _longer(x, y)  # a page that has missed x once would draw y over 0, 1, 2, …
         data.x, data.y = x, y

@@ -206,15 +206,6 @@ def test_a_superseded_run_stops_while_it_fits_its_entropy_model():
     panel.close()
 
 
-@pytest.mark.filterwarnings("error::DeprecationWarning")
-def test_storing_curves_does_not_compare_arrays():
-    plot = lk.live.plot.Plot([lk.live.plot.Axes(lines=[lk.live.plot.Line("a", ghost=True)])])
-    for points in (([], []), ([1.0], [2.0]), ([], []), ([1.0, 2.0], [3.0, 4.0])):
-        plot.show({"a": points})
-        plot.settle()
-        assert np.array_equal(plot.figure._widget_data[1]["y"], points[1])
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
