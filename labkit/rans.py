@@ -12,6 +12,7 @@ may crash. `Decoder` appends as many zeros as CompressAI's decoder can read:
 - A latent takes at most 16 bits. An escaped latent then takes digits of 4 bits: first their number, a sum of digits
   that ends after the first digit other than 15, and then as many digits.
 - Beyond the end, the state looks random, and an escaped latent takes 1.2 words on average. Three words are reserved.
+  If the tables are known, half a word is reserved for each latent, and three words for twice the expected escapes.
 - Each digit of 15 announces 15 digits. There are at most 8 in the state, because the next digit after a word of zeros
   is zero, and at most 31 at the end of the string, because `check_string` refuses longer runs. An escaped latent
   therefore takes at most 81 words if it begins before the end, and 19 words after it. 2¹⁶ further words are reserved
@@ -25,7 +26,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 WORD = 4  # bytes
+BLOCK = 2**18  # symbols that are handed to CompressAI's coder at once
 NEVER_CODED = b"\xff" * 4 * WORD  # an escaped latent has at most 8 digits, so a coder never writes such a run
 _FIRST_STATE = 2**31
 _MARK = (0x6B61, 0x1C62)  # halves of a word that follows the string
@@ -37,16 +43,17 @@ class Decoder:
     Args:
         string: The string.
         latents: Number of latents in it.
+        escape: Largest probability of an escape in the tables.
 
     Raises:
         ValueError: If no coder writes such a string.
     """
 
-    def __init__(self, string: bytes, latents: int):
+    def __init__(self, string: bytes, latents: int, escape: float = 1.0):
         from compressai.ans import RansDecoder
 
         self._decoder = RansDecoder()
-        self._decoder.set_stream(padded(string, latents))
+        self._decoder.set_stream(padded(string, latents, escape))
 
     def decode(self, indexes: list[int], tables: list[list[int]], lengths: list[int], offsets: list[int]) -> list[int]:
         """Return the next symbols.
@@ -119,19 +126,72 @@ def decoding(strings: Any) -> Iterator[None]:
         raise ValueError(f"strings and shape must be those that compress returned: {reason}") from error
 
 
-def padded(string: Any, latents: int) -> bytes:
+def padded(string: Any, latents: int, escape: float = 1.0) -> bytes:
     """Return a checked string with as many bytes after it as CompressAI's decoder can read.
 
     Args:
         string: The string.
         latents: Number of latents that will be decoded.
+        escape: Largest probability of an escape in the tables.
 
     Raises:
         ValueError: If no coder writes such a string.
     """
     check_string(string)
     mark = b"".join(half.to_bytes(2, "little") for half in _MARK)
-    return bytes(string) + mark + bytes(WORD * (3 * latents + 2**16))
+    return bytes(string) + mark + bytes(WORD * (math.ceil(min(3.0, 0.5 + 6 * escape) * latents) + 2**16))
+
+
+def encode(model: Any, symbols: Callable[[slice], Tensor], indexes: Tensor) -> list[bytes]:
+    """Code symbols as CompressAI does, in blocks, since its lists of Python numbers need much memory.
+
+    Args:
+        model: Entropy model of CompressAI with coder tables.
+        symbols: Returns the symbols of some channels, integers of shape (batch, channels, …).
+        indexes: The table of each symbol, of shape (batch, C, …).
+
+    Returns:
+        One string for each item of the batch.
+    """
+    from compressai.ans import BufferedRansEncoder
+
+    tables, encoders = _tables(model), [BufferedRansEncoder() for _ in indexes]
+    channels = max(1, BLOCK // max(1, indexes[:, :1].numel()))
+    for first in range(0, indexes.size(1), channels):
+        some = slice(first, first + channels)
+        for encoder, *block in zip(encoders, symbols(some), indexes[:, some], strict=True):
+            encoder.encode_with_indexes(*(tensor.reshape(-1).tolist() for tensor in block), *tables)
+    return [encoder.flush() for encoder in encoders]
+
+
+def decode(model: Any, strings: Any, indexes: Tensor) -> Tensor:
+    """Decode the strings of `encode`, in blocks.
+
+    Args:
+        model: Entropy model of CompressAI with coder tables.
+        strings: One string for each item of the batch.
+        indexes: The table of each symbol, of shape (batch, …).
+
+    Returns:
+        The symbols, int32 of the shape of the indexes.
+
+    Raises:
+        ValueError: If a string is damaged.
+    """
+    tables = _tables(model)
+    escape = max(table[length - 1] - table[length - 2] for table, length in zip(*tables[:2], strict=True)) / 2**16
+    symbols = torch.empty(indexes.shape, dtype=torch.int32)
+    for string, places, values in zip(strings, indexes, symbols, strict=True):
+        decoder = Decoder(string, places.numel(), escape)
+        for block, decoded in zip(places.reshape(-1).split(BLOCK), values.reshape(-1).split(BLOCK), strict=True):
+            decoded.copy_(torch.from_numpy(np.array(decoder.decode(block.tolist(), *tables), dtype=np.int32)))
+        decoder.finish()
+    return symbols.to(indexes.device)
+
+
+def _tables(model: Any) -> tuple[list[list[int]], list[int], list[int]]:
+    model._check_cdf_size()
+    return model._quantized_cdf.tolist(), model._cdf_length.tolist(), model._offset.tolist()
 
 
 def decompress(model: Any, own: Callable[..., Any], strings: Any, *arguments: Any, **options: Any) -> Any:
@@ -154,7 +214,7 @@ def decompress(model: Any, own: Callable[..., Any], strings: Any, *arguments: An
 
     if isinstance(model, EntropyBottleneck):
         (size,) = arguments or options.values()
-        _check_capacity(strings, model._quantized_cdf, math.prod(size))
+        check_capacity(strings, model._quantized_cdf, math.prod(size))
     coder = model.entropy_coder
     before, coder._decoder = coder._decoder, _OneCall()
     try:
@@ -173,7 +233,7 @@ class _OneCall:
         return symbols
 
 
-def _check_capacity(strings: Any, tables: Any, latents_per_channel: int) -> None:
+def check_capacity(strings: Any, tables: Any, latents_per_channel: int) -> None:
     """Check that strings are long enough for the latents that they are said to hold.
 
     A latent with frequency f of 2¹⁶ multiplies the state by 2¹⁶/f, to within one part in 2¹⁵ of the logarithm. So the

@@ -178,10 +178,10 @@ def test_the_bound_on_the_length_never_refuses_a_valid_string_and_is_close(escap
     table = [0, 65536 - escape, 65536]
     for latents in (8, 1000, 300_000):
         string = ans.RansEncoder().encode_with_indexes([0] * latents, [0] * latents, [table], [3], [0])
-        rans._check_capacity([string], torch.tensor([table]), latents)
+        rans.check_capacity([string], torch.tensor([table]), latents)
         if latents == 300_000 and escape >= 100:
             with pytest.raises(ValueError, match=r"is too short for 360,000 latents in each of 1 channels"):
-                rans._check_capacity([string], torch.tensor([table]), 360_000)
+                rans.check_capacity([string], torch.tensor([table]), 360_000)
 
 
 def test_the_own_decoder_of_a_model_is_restored():

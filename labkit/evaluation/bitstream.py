@@ -45,8 +45,8 @@ class _Coded(NamedTuple):
     """Symbols coded by one call of an entropy model, with the scales and table indexes of a Gaussian model."""
 
     symbols: Tensor
-    scales: Tensor | None
-    indexes: Tensor | None
+    scales: Tensor | None = None
+    indexes: Tensor | None = None
 
 
 class Symbols(NamedTuple):
@@ -123,12 +123,17 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
 def _listen(model: Any, coded: list[_Coded]) -> None:
     """Wrap two methods of a model; every architecture calls `build_indexes` before it quantizes to symbols."""
     quantize = model.quantize
-    latest: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]  # scales and indexes
+    latest: list[tuple[Tensor, ...]] = [()]  # scales and indexes
+    blocks: list[Tensor] = []
 
     def quantize_and_record(inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         outputs: Tensor = quantize(inputs, mode, means)
         if mode == "symbols":
-            coded.append(_Coded(outputs, *latest[0]))
+            blocks.append(outputs)
+            whole = torch.cat(blocks, 1)  # labkit's entropy models quantize some channels at a time
+            if not latest[0] or whole.shape == latest[0][0].shape:
+                coded.append(_Coded(whole, *latest[0]))
+                blocks.clear()
         return outputs
 
     model.quantize = quantize_and_record

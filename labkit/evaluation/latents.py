@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
@@ -29,17 +29,17 @@ def replaced_latents(net: nn.Module, y: Tensor, z: Tensor | None = None) -> Iter
     if z is not None and h_a is None:
         raise ValueError(f"z: {type(net).__name__} has no hyper-analysis transform h_a whose output could be replaced")
     with ExitStack() as stack:
-        stack.enter_context(_replaced_output(g_a, y))
+        stack.enter_context(replaced_output(g_a, lambda *_: y))
         if h_a is not None and z is not None:
-            stack.enter_context(_replaced_output(h_a, z))
+            stack.enter_context(replaced_output(h_a, lambda *_: z))
         yield
 
 
 @contextmanager
-def _replaced_output(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """Replace the output of a module; an attribute of the instance takes precedence over the method of the class."""
+def replaced_output(module: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the function of a module; an attribute of the instance takes precedence over the method of the class."""
     forward = vars(module).get("forward")
-    module.forward = lambda *_, **__: output
+    module.forward = function
     try:
         yield
     finally:

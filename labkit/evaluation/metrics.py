@@ -12,6 +12,7 @@ from torch import Tensor
 from labkit.statistics import Array
 
 MS_SSIM_MIN_SIDE = 161  # five scales with an 11×11 window need more than (11 − 1) · 2⁴ pixels
+STRIP = 2**20  # pixels whose errors are in memory at once
 LABELS = {"psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM", "ms_ssim_db": "MS-SSIM (dB)"}
 
 
@@ -31,8 +32,8 @@ def psnr(a: Tensor, b: Tensor) -> float:
     """Return the PSNR of two images in dB.
 
     Args:
-        a: Image with values in [0, 1].
-        b: Image of the same shape.
+        a: Image with values in [0, 1], or uint8, of shape (…, H, W).
+        b: Image of the same shape and kind.
 
     Returns:
         The PSNR, or infinity for equal images.
@@ -42,7 +43,11 @@ def psnr(a: Tensor, b: Tensor) -> float:
     >>> round(lk.evaluation.psnr(torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.1)), 3)
     20.0
     """
-    error = torch.mean((a.double() - b.double()) ** 2).item()
+    rows = max(1, STRIP // a.size(-1))  # float64 needs much memory for a large image
+    strips = zip(a.split(rows, -2), b.split(rows, -2), strict=True)
+    error = sum(torch.sum((x.double() - y.double()) ** 2).item() for x, y in strips) / a.numel()
+    if a.dtype == torch.uint8:
+        error /= 255**2
     return math.inf if error == 0 else -10 * math.log10(error)
 
 

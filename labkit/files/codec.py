@@ -14,19 +14,21 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from labkit import fixed_point, networks
-from labkit.evaluation.evaluator import pad
-from labkit.evaluation.latents import Latents, replaced_latents
+from labkit.evaluation.latents import Latents, replaced_latents, replaced_output
 from labkit.files.container import HASH_DIGITS, Container
 from labkit.networks import Codec, weights_hash
 from labkit.state_guard import device_of
+
+STRIP = 2**20  # pixels of a large image that g_a and g_s of a patch codec transform together
 
 
 def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | None = None) -> Container:
@@ -58,9 +60,12 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
             strings=(bytes(8),),
             arithmetic=net.arithmetic,
         )
-        padded, _ = pad(image.cpu()[None].float() / 255, net.downsampling_factor)
-        with replaced_latents(net, *latents) if latents else nullcontext():
-            strings = _strings(net, padded)
+        g_a = net.g_a.forward
+        in_strips = replaced_output(
+            net.g_a, lambda _: torch.cat([g_a(strip) for strip in _padded(image.cpu(), net)], 2)
+        )
+        with replaced_latents(net, *latents) if latents else in_strips:
+            strings = _strings(net, torch.empty(0))
         container = dataclasses.replace(container, strings=strings)
     return verified(container, net)[0] if verify else container
 
@@ -159,7 +164,7 @@ def latents_checksum(latents: Tensor) -> int:
     Args:
         latents: Tensor of shape (…, M, height / 16, width / 16), of which little-endian float32 in C order counts.
     """
-    return zlib.crc32(latents.cpu().contiguous().numpy().astype("<f4").tobytes())
+    return zlib.crc32(np.ascontiguousarray(latents.cpu().numpy(), dtype="<f4").data)
 
 
 def image_checksum(image: Tensor) -> int:
@@ -168,7 +173,7 @@ def image_checksum(image: Tensor) -> int:
     Args:
         image: uint8 image of shape (3, H, W).
     """
-    return zlib.crc32(image.permute(1, 2, 0).contiguous().numpy().tobytes())
+    return zlib.crc32(image.permute(1, 2, 0).contiguous().numpy().data)
 
 
 def bundled_network(container: Container) -> Codec:
@@ -212,29 +217,64 @@ def _coding(net: Codec, portable: bool) -> Iterator[None]:
 
 def _decode(container: Container, net: Codec) -> tuple[Tensor, Tensor]:
     """Return the uint8 image and the latents that g_s was given."""
-    from compressai.ops import compute_padding  # at the top it would print a warning that labkit hides elsewhere
-
     given: list[Tensor] = []
     with _coding(net, container.version > 1):
         _check_weights(container, net)
-        multiple = net.downsampling_factor
-        expected = len(_strings(net, torch.zeros(1, 3, multiple, multiple)))
+        expected = len(_strings(net, torch.zeros(1, 3, net.downsampling_factor, net.downsampling_factor)))
         if len(container.strings) != expected:
             raise ValueError(f"it has {len(container.strings)} strings, but {net.kind} writes {expected}")
-        padding, unpadding = compute_padding(container.height, container.width, min_div=multiple)
-        height, width = container.height + sum(padding[2:]), container.width + sum(padding[:2])
+        left, right, top, bottom = _padding(container.height, container.width, net)
+        shape = net.coded_shape(container.height + top + bottom, container.width + left + right)
         strings = [[string] for string in container.strings]
         hook = net.g_s.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
         try:
-            x_hat = net.decompress(strings, net.coded_shape(height, width), container.arithmetic)["x_hat"]
-            x_hat = F.pad(x_hat, unpadding)[0]
+            with replaced_output(net.g_s, lambda _: torch.empty(0)):  # g_s runs below
+                net.decompress(strings, shape, container.arithmetic)
         except Exception as error:  # forged strings may cause any exception
             raise ValueError(f"its strings cannot be decoded: {' '.join(str(error).split())[:200]}") from error
         finally:
             hook.remove()
-    if not torch.isfinite(x_hat).all():
-        raise ValueError("its strings decode to values that are not finite")
-    return x_hat.clamp(0, 1).mul(255).round().to(torch.uint8), given[0]
+        return _synthesized(given[0], container.height, container.width, net), given[0]
+
+
+def _padding(height: int, width: int, net: Codec) -> tuple[int, int, int, int]:
+    """Return how many columns are added at the left and right, and how many rows at the top and bottom."""
+    from compressai.ops import compute_padding  # at the top it would print a warning that labkit hides elsewhere
+
+    padding: tuple[int, int, int, int] = compute_padding(height, width, min_div=net.downsampling_factor)[0]
+    return padding
+
+
+def _strips(height: int, width: int, net: Codec) -> list[slice]:
+    """Return the rows of a padded image that are transformed together: all of them, or whole patches."""
+    unit = net.downsampling_factor
+    rows = unit * max(1, STRIP // (unit * width)) if net.patchwise else height
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _padded(image: Tensor, net: Codec) -> Iterator[Tensor]:
+    """Yield the strips of a uint8 image as pixels in [0, 1], of shape (1, 3, H, W), with repeated edges."""
+    height, width = image.shape[1:]
+    left, right, top, bottom = _padding(height, width, net)
+    rows = torch.arange(-top, height + bottom).clamp_(0, height - 1)
+    for strip in _strips(len(rows), left + width + right, net):
+        pixels = image[None, :, rows[strip]].float().div_(255)
+        yield F.pad(pixels, (left, right, 0, 0), mode="replicate")
+
+
+def _synthesized(latents: Tensor, height: int, width: int, net: Codec) -> Tensor:
+    """Return the uint8 image of shape (3, height, width) that latents decode to."""
+    left, right, top, bottom = _padding(height, width, net)
+    patch = (height + top + bottom) // latents.size(2)  # pixels per latent
+    image = torch.empty(3, height, width, dtype=torch.uint8)
+    for strip in _strips(height + top + bottom, width + left + right, net):
+        x_hat = net.g_s(latents[:, :, strip.start // patch : strip.stop // patch])[0, :, :, left : left + width]
+        if not torch.isfinite(x_hat).all():
+            raise ValueError("its strings decode to values that are not finite")
+        first, last = max(strip.start, top), min(strip.stop, top + height)
+        pixels = x_hat[:, first - strip.start : last - strip.start].clamp(0, 1).mul_(255).round_()
+        image[:, first - top : last - top] = pixels
+    return image
 
 
 def _check_weights(container: Container, net: Codec) -> None:

@@ -113,7 +113,7 @@ def compress_file(
         psnr = None
         if verify:
             container, decoded = codec.verified(container, net)
-            psnr = metrics.psnr(decoded / 255, image / 255)
+            psnr = metrics.psnr(decoded, image)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     container.write(output)

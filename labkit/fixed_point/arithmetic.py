@@ -31,6 +31,7 @@ FLOATING_POINT = "floating-point"  # CompressAI's own arithmetic, which depends 
 FRACTION = 14  # binary digits after the point, of activations and weights
 UNIT = 2.0**FRACTION
 LIMIT = 2.0**13  # activations are clamped to ±LIMIT before they are multiplied
+PRODUCTS = 2**22  # of weights and activations that a convolution holds in memory at once
 LARGEST_SUM = 2.0**52  # no partial sum may reach it, in units of 2⁻²⁸
 
 _MOVES = """
@@ -42,9 +43,10 @@ split_with_sizes squeeze squeeze_ stack t transpose unbind unsqueeze unsqueeze_ 
 zeros zeros_like
 """
 _EXACT = """
-abs abs_ add add_ all any bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_max clamp_min clamp_min_ eq equal
-floor ge gt hardtanh hardtanh_ isfinite isinf isnan item le leaky_relu leaky_relu_ _local_scalar_dense logical_and
-logical_not logical_or lt maximum minimum mul mul_ ne neg neg_ relu relu_ round round_ rsub sign sub sub_ trunc
+abs abs_ add add_ all any bitwise_and bitwise_not bitwise_or bucketize ceil clamp clamp_ clamp_max clamp_min
+clamp_min_ eq equal floor ge gt hardtanh hardtanh_ isfinite isinf isnan item le leaky_relu leaky_relu_
+_local_scalar_dense logical_and logical_not logical_or lt maximum minimum mul mul_ ne neg neg_ relu relu_ round round_
+rsub sign sub sub_ trunc
 """
 _ALLOWED = frozenset((_MOVES + _EXACT).split())
 
@@ -58,7 +60,7 @@ def on_grid(x: Tensor) -> Tensor:
     Returns:
         The multiples of 2⁻¹⁴ as integers, in float64.
     """
-    return torch.floor(x.double().clamp(-LIMIT, LIMIT) * UNIT + 0.5)
+    return x.to(torch.float64, copy=True).clamp_(-LIMIT, LIMIT).mul_(UNIT).add_(0.5).floor_()
 
 
 @functools.cache
@@ -93,9 +95,13 @@ def check_symbols(symbols: Tensor) -> None:
     Raises:
         NotCodable: If one is not finite, or lies outside ±2¹³.
     """
-    if not torch.isfinite(symbols).all():
+    if not symbols.numel():
+        return
+    low, high = torch.aminmax(symbols)
+    if not torch.isfinite(high - low):
         raise NotCodable("the latents hold values that are not finite")
-    if (outside := symbols[symbols.abs() > LIMIT]).numel():
+    if max(-low, high) > LIMIT:
+        outside = symbols[symbols.abs() > LIMIT]
         raise NotCodable(f"a latent of {outside[0].item():.4g} steps lies outside ±{LIMIT:.0f}, what can be coded")
 
 
@@ -107,7 +113,8 @@ class Checking(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name == "round":
             check_symbols(result)
-        if name == "le" and not torch.isfinite(args[0]).all():  # CompressAI compares σ with its scale table
+        # CompressAI compares σ with its scale table, and labkit looks it up there
+        if name in ("le", "bucketize") and not torch.isfinite(args[0]).all():
             raise NotCodable("the scales σ hold values that are not finite")
         return result
 
@@ -157,11 +164,28 @@ class FixedPoint(TorchDispatchMode):
         integers = self._weights(weight, bias, transposed=geometry[3])
         if not torch.isfinite(x).all():
             raise NotCodable(f"{self.names.get(id(weight), 'a convolution')} is given values that are not finite")
-        if x.device.type != "cpu":  # a GPU's libraries may transform a convolution into one that is not exact
-            total = torch.ops.aten.convolution(on_grid(x).cpu(), *(each.cpu() for each in integers), *geometry)
-        else:
-            total = torch.ops.aten.convolution(on_grid(x), *integers, *geometry)
-        return (torch.floor(total / UNIT + 0.5) / UNIT).to(x.device, x.dtype)
+        # A GPU's libraries may transform a convolution into one that is not exact
+        kernels, biases = (tensor.cpu() for tensor in integers)
+
+        def convolve(grid: Tensor, some: slice = slice(None)) -> Tensor:
+            kernel = kernels[:, some] if transposed else kernels[some]
+            total: Tensor = torch.ops.aten.convolution(grid.cpu(), kernel, biases[some], *geometry)
+            return total.div_(UNIT).add_(0.5).floor_().div_(UNIT).to(x.device, x.dtype)
+
+        # Exact sums do not depend on what is computed together. A large image is computed in parts, to save memory.
+        stride, padding, _, transposed, _, groups = geometry
+        area, positions = kernels[0, 0].numel(), x[:, 0].numel()
+        if area * positions * len(biases) > PRODUCTS and groups == 1:
+            if transposed:
+                grid, some = on_grid(x), max(1, PRODUCTS // (area * positions))
+                return torch.cat([convolve(grid, slice(i, i + some)) for i in range(0, len(biases), some)], 1)
+            if area == 1 and {*stride} == {1} and {*padding} == {0}:
+                rows = max(1, PRODUCTS // (len(biases) * x[:, 0, 0].numel()))
+                outputs = x.new_empty(len(x), len(biases), *x.shape[2:])
+                for part, output in zip(x.split(rows, 2), outputs.split(rows, 2), strict=True):
+                    output.copy_(convolve(on_grid(part)))
+                return outputs
+        return convolve(on_grid(x))
 
     def _weights(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> tuple[Tensor, Tensor]:
         key = (id(weight), weight._version)

@@ -29,6 +29,7 @@ class CodecBase:
         lr_factors: The trainer multiplies its learning rate by these factors. A key is the start of a parameter's
             name, and the first key that fits counts.
         low_precision: True if the transforms train in bfloat16 where that is faster.
+        patchwise: True if g_a and g_s work on separate patches, so that a large image can be coded in strips.
     """
 
     kind: ClassVar[str]
@@ -42,6 +43,7 @@ class CodecBase:
     size: str = "custom"
     lr_factors: ClassVar[Mapping[str, float]] = {"": 1.0}
     low_precision: ClassVar[bool] = True
+    patchwise: ClassVar[bool] = False
     scheme: Scheme
     info: dict[str, Any]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import compressai.models as _compressai
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from labkit import entropy
@@ -65,7 +68,24 @@ class ScaleHyperprior(ImageCodec, _compressai.ScaleHyperprior):
         self._add_hyperprior(scheme)
 
 
-class MeanScaleHyperprior(ImageCodec, _compressai.MeanScaleHyperprior):
+class _Frugal(_compressai.MeanScaleHyperprior):
+    """CompressAI's model, whose encoder frees what it no longer needs, since the coder needs much memory."""
+
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """Return the strings and the shape that CompressAI's method returns."""
+        y = self.g_a(x)
+        z = self.h_a(y)
+        z_strings = self.entropy_bottleneck.compress(z)
+        z_hat = self.entropy_bottleneck.decompress(z_strings, z.size()[-2:])
+        scales, means = self.h_s(z_hat).chunk(2, 1)
+        indexes = self.gaussian_conditional.build_indexes(scales)
+        distances = y - means
+        del y, scales, means
+        y_strings = self.gaussian_conditional.compress(distances, indexes)
+        return {"strings": [y_strings, z_strings], "shape": z.size()[-2:]}
+
+
+class MeanScaleHyperprior(ImageCodec, _Frugal):
     """Minnen et al. 2018 without the context model, as in CompressAI's mbt2018-mean (https://arxiv.org/abs/1809.02736).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns

@@ -87,6 +87,7 @@ class PatchCodec(ImageCodec):
 
     paper = "labkit's own: transform coding of patches, initialized with the DCT"
     year = 2026
+    patchwise = True
     low_precision = False  # bfloat16 would round a latent of 100 steps to a multiple of half a step
     layers: ClassVar[int] = 2
     # The convolutions from and to pixels start near their best weights and would lose them at a higher rate. The other

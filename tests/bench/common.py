@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from labkit.disk import write_whole
 COMMAND = {"help_option_names": ["-h", "--help"], "show_default": True}  # settings of every command
 
 threads_option = click.option("--threads", type=click.IntRange(1), default=1, help="Number of torch threads.")
+rows_option = click.option(
+    "--json", "out", type=click.Path(path_type=Path), help="JSON file of rows; a run resumes from it."
+)
+kodak_option = click.option(
+    "--kodak", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of images."
+)
 json_option = click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the figures.")
 
 
@@ -36,3 +43,18 @@ def write_json(out: Path | None, figures: dict[str, Any]) -> None:
     """Write figures to a JSON file, if there is one."""
     if out is not None:
         write_whole(out, json.dumps(figures, indent=1).encode())
+
+
+class Rows:
+    """The rows of a JSON file, which is written after each of them."""
+
+    def __init__(self, out: Path | None):
+        self.out = out
+        self.rows: dict[str, Any] = json.loads(out.read_text()) if out and out.exists() else {}
+
+    def measure(self, key: str, line: Callable[[Any], str], function: Callable[[], Any]) -> None:
+        """Measure a row unless the file has it, and print it."""
+        if key not in self.rows:
+            self.rows[key] = function()
+            write_json(self.out, self.rows)
+        print(line(self.rows[key]), flush=True)

@@ -34,7 +34,7 @@ import labkit as lk
 from labkit import datasets, networks
 from labkit.evaluation.latents import replaced_latents, transforms_of
 from labkit.networks.zoo import SIZES
-from tests.bench.common import COMMAND, machine_line, write_json
+from tests.bench.common import COMMAND, Rows, kodak_option, machine_line, rows_option
 from tests.fixed_point import machines
 
 SETTINGS = {"own": {}, **machines.SETTINGS}
@@ -179,21 +179,6 @@ def seconds(net: networks.Codec, x: Tensor) -> dict[str, float]:
     return {key: statistics.median(values) for key, values in times.items()}
 
 
-class Rows:
-    """The rows of a JSON file, which is written after each of them."""
-
-    def __init__(self, out: Path | None):
-        self.out = out
-        self.rows: dict[str, Any] = json.loads(out.read_text()) if out and out.exists() else {}
-
-    def measure(self, key: str, line: Callable[[Any], str], function: Callable[[], Any]) -> None:
-        """Measure a row unless the file has it, and print it."""
-        if key not in self.rows:
-            self.rows[key] = function()
-            write_json(self.out, self.rows)
-        print(line(self.rows[key]), flush=True)
-
-
 def instruction_sets(rows: Rows, folder: Path, floating_point: bool) -> None:
     """Decode with every setting what every network codes with this process's own."""
     arithmetic = "floating point" if floating_point else "fixed point"
@@ -270,10 +255,10 @@ def _ratio(row: dict[str, float], what: str) -> str:
 
 
 @click.command(context_settings=COMMAND)
-@click.option("--kodak", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of images.")
+@kodak_option
 @click.option("--floating-point", is_flag=True, help="Code and decode in floating point, to see what is lost.")
 @click.option("--times", "timed", is_flag=True, help="Measure times instead.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file of rows; a run resumes from it.")
+@rows_option
 @torch.no_grad()
 def main(kodak: Path, floating_point: bool, timed: bool, out: Path | None) -> None:
     """Decode portable strings with other instruction sets, and compare bytes and times with floating point."""

@@ -8,9 +8,10 @@ import pytest
 import torch
 from compressai.ops import compute_padding
 
-from labkit import networks, portable, training
+from labkit import networks, portable, rans, training
 from labkit.files import codec as files
 from labkit.files.container import HASH_DIGITS, Container
+from labkit.fixed_point import arithmetic
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,21 @@ def test_any_exception_of_the_decoder_becomes_an_error_of_one_line(trained, phot
     monkeypatch.setattr(trained, "decompress", fail)
     with pytest.raises(ValueError, match="its strings cannot be decoded: a line and another"):
         files.decompress(container, trained)
+
+
+@pytest.mark.parametrize("name", ["patch_linear", "patch_hyperprior", "patch_context"])
+def test_parts_of_a_large_image_code_to_the_same_strings_and_latents(name, photo, monkeypatch):
+    """Strips, blocks of symbols and parts of convolutions save memory; a small image has only one of each."""
+    net = networks.build(name, 16, 16)
+    net.start(0.01, photo[None, :, :64, :64].float() / 255)
+    net.update()
+    image = photo[:, 3:103, 5:75]
+    whole = files.compress(image, net)
+    decoded = files.decode(whole, net)
+    monkeypatch.setattr(files, "STRIP", 32 * 96)
+    monkeypatch.setattr(rans, "BLOCK", 40)
+    monkeypatch.setattr(arithmetic, "PRODUCTS", 200)
+    assert files.compress(image, net).strings == whole.strings
+    again = files.decode(whole, net)
+    assert again.same_latents and torch.equal(again.latents, decoded.latents)
+    assert (again.image.int() - decoded.image.int()).abs().max() <= 1

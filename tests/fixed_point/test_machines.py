@@ -9,9 +9,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from compressai.entropy_models import EntropyModel, GaussianConditional
+from compressai.entropy_models import EntropyModel
 
 import labkit as lk
+from labkit.entropy import GaussianConditional
 from labkit.files import codec
 from labkit.files.container import Container
 from tests.fixed_point import machines

@@ -1,0 +1,109 @@
+"""The pure parts of the benchmarks of patch codecs and of large images."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from labkit import datasets
+from labkit.evaluation import Report
+from labkit.networks.patch_start import dct_basis
+from tests.bench import large, patch_codecs, patch_limits
+from tests.bench.common import Rows
+
+
+def report(bpp, psnr):
+    return Report([{"bpp": bpp, "psnr": psnr, "ms_ssim": 1.0, "name": "a", "height": 1, "width": 1}], {})
+
+
+def test_patches_are_those_of_a_loop_and_a_whole_basis_loses_nothing():
+    image = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0))
+    x = patch_limits.patches(image)
+    loop = [image[:, i : i + 16, j : j + 16].flatten() for i in (0, 16) for j in (0, 16, 32)]
+    assert torch.equal(x, torch.stack(loop).double())
+    middle = torch.full((768,), 0.5).double()
+    basis = dct_basis(768).flatten(1).double()
+    assert patch_limits.ceiling(x, basis, middle) > 100
+    coefficients = (x - middle) @ basis[:96].T
+    error = (middle + coefficients @ basis[:96] - x).square().mean().item()
+    assert patch_limits.ceiling(x, basis[:96], middle) == pytest.approx(-10 * math.log10(error))
+
+
+def test_principal_components_lose_no_more_energy_than_the_dct_on_their_own_patches():
+    photos = datasets.PhotoSet([datasets.photos("train").images[0][:, :80, :80]], ["a"])
+    components, mean = patch_limits.principal_components(photos)
+    assert torch.allclose(components @ components.T, torch.eye(768).double(), atol=1e-9)
+    x = patch_limits.patches(photos[0], 8)
+    assert torch.allclose(mean, x.mean(0))
+    dct = dct_basis(768).flatten(1).double()
+    for M in (8, 40):
+        assert patch_limits.ceiling(x, components[:M], mean) > patch_limits.ceiling(x, dct[:M], mean)
+
+
+def test_entropies_are_those_of_the_counts():
+    latents = [torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[5.0, 5.0], [5.0, 5.0]]]])]
+    assert patch_limits.channel_entropies(latents).tolist() == [1, 0]
+
+
+def test_classical_curves_pass_through_their_points_and_end_with_them():
+    table = pd.DataFrame({"quality": [10, 10, 50, 50], "bpp": [0.1, 0.3, 0.7, 0.9], "psnr": [25.0, 27, 30, 32]})
+    assert patch_limits.interpolated(table, 0.2) == pytest.approx(26)
+    assert patch_limits.interpolated(table, 0.4) == pytest.approx(28.5)
+    assert math.isnan(patch_limits.interpolated(table, 0.1))
+    anchor = [report(0.2, 26.0), report(0.8, 31.0)]
+    assert patch_codecs.saving(anchor, 0.1, 26.0) == pytest.approx(-50)
+    assert patch_codecs.saving(anchor, 0.4, 28.5) == pytest.approx(0)
+    assert math.isnan(patch_codecs.saving(anchor, 0.1, 25.0))
+    assert [one.mean["bpp"] for one in patch_codecs.within([report(0.1, 20), *anchor])] == [0.2]
+
+
+def test_the_excess_is_that_of_equal_seeds():
+    assert patch_codecs.excess([1.1, 2.1, 3.0], [1.0, 2.0, 3.0]) == "+5.00% (+0.00 to +10.00)"
+
+
+def test_crops_are_central_and_rows_are_measured_once(tmp_path):
+    photo = torch.arange(30, dtype=torch.uint8).view(1, 5, 6).expand(3, 5, 6)
+    crops = patch_codecs.central_crops(datasets.PhotoSet([photo], ["a"]), 2)
+    assert crops.images[0][0].tolist() == [[8, 9], [14, 15]]
+    rows = Rows(tmp_path / "rows.json")
+    for function in (lambda: 3, None):
+        rows.measure("a", str, function)
+    assert json.loads((tmp_path / "rows.json").read_text()) == {"a": 3}
+
+
+def test_tiled_images_have_the_size_and_the_pixels_of_photographs():
+    image = large.tiled(300, 700)
+    assert image.shape == (3, 300, 700) and image.dtype == torch.uint8
+    first = datasets.photos("test").images[0]
+    first = first if first.size(1) < first.size(2) else first.mT
+    assert torch.equal(image[:, :100, :100], first[:, :100, :100])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["budget", "curves"])
+def test_commands_that_train_are_resumed(command, tmp_path, monkeypatch):
+    for index, photo in enumerate(datasets.photos("test").images[:2]):
+        pixels = photo[:, :192, :192].permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{index}.png")
+    options = [command, "--kodak", str(tmp_path), "--json", str(tmp_path / "rows.json"), "--seconds", "1"]
+    if command == "budget":
+        options += ["--validation", str(tmp_path), "--network", "patch_linear", "--seeds", "1", "--factor", "1"]
+    else:
+        options += ["--train", "patch_linear", "--lmbda", "0.002", "--lmbda", "0.01", "--no-bundled"]
+    first = CliRunner().invoke(patch_codecs.main, options, catch_exceptions=False)
+    monkeypatch.setattr(patch_codecs, "trained", None)
+    again = CliRunner().invoke(patch_codecs.main, options, catch_exceptions=False)
+    assert again.output.splitlines()[1:] == first.output.splitlines()[1:]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_large_images_measures_both_directions(tmp_path):
+    out = tmp_path / "rows.json"
+    CliRunner().invoke(large.main, ["--megapixels", "0.1", "--json", str(out)], catch_exceptions=False)
+    (row,) = json.loads(out.read_text()).values()
+    assert all(row[action]["seconds"] > 0 and row[action]["megabytes"] > 100 for action in ("encode", "decode"))
