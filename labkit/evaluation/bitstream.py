@@ -131,7 +131,7 @@ def _listen(model: Any, coded: list[_Coded]) -> None:
         if mode == "symbols":
             blocks.append(outputs)
             whole = torch.cat(blocks, 1)  # labkit's entropy models quantize some channels at a time
-            if not latest[0] or whole.shape == latest[0][0].shape:
+            if not latest[0] or whole.numel() == latest[0][0].numel():
                 coded.append(_Coded(whole, *latest[0]))
                 blocks.clear()
         return outputs
