@@ -12,7 +12,6 @@ A rate surrogate with `expected_rate_gradient` decides the likelihood's derivati
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +69,7 @@ class SchemeCarrier:
         return (rate, rate) if noise[0] is noise[1] else (rate, distortion)
 
 
-class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
+class EntropyBottleneck(SchemeCarrier, rans.BottleneckCoding, _EntropyBottleneck):
     """CompressAI's factorized entropy model with a scheme (Ballé et al., 2018, https://arxiv.org/abs/1802.01436).
 
     Args:
@@ -114,34 +113,6 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
             likelihood = likelihood.reshape(channels_first.shape).transpose(0, 1)
             return y_distortion, _with_log_slope(likelihood, y, self._expected_slope(y)) if expected else likelihood
 
-    def compress(self, x: Tensor) -> list[bytes]:
-        """Code latents of shape (batch, C, …) to CompressAI's strings, with less memory."""
-        symbols = self.quantize(x, "symbols", self._medians_like(x.dim()))
-        return rans.encode(self, lambda channels: symbols[:, channels], self._build_indexes(x.size()))
-
-    def decompress(self, strings: list[bytes], size: Any) -> Tensor:
-        """Decode the strings of `compress`.
-
-        Args:
-            strings: One string for each item of the batch.
-            size: Size of a channel of the latent, such as (height, width).
-
-        Returns:
-            The latents, of shape (batch, C, *size).
-
-        Raises:
-            ValueError: If a string is damaged. The message has one line.
-        """
-        rans.check_capacity(strings, self._quantized_cdf, math.prod(size))
-        indexes = self._build_indexes((len(strings), self._quantized_cdf.size(0), *size))
-        medians = self._medians_like(indexes.dim())
-        symbols = rans.decode(self, strings, indexes).to(medians.device)
-        return self.dequantize(symbols, medians, medians.dtype)  # type: ignore[no-any-return]
-
-    def _medians_like(self, dims: int) -> Tensor:
-        medians: Tensor = self._extend_ndims(self._get_medians().detach(), dims - 2)
-        return medians
-
     @torch.no_grad()
     def _expected_slope(self, y: Tensor) -> Tensor:
         """Return log p(y + ½) − log p(y − ½), where p(y) is the probability between y − ½ and y + ½."""
@@ -156,7 +127,7 @@ class EntropyBottleneck(SchemeCarrier, _EntropyBottleneck):
         return slope_of_y
 
 
-class GaussianConditional(SchemeCarrier, _GaussianConditional):
+class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianConditional):
     """CompressAI's Gaussian entropy model with a scheme and its lower bound on σ.
 
     The model is that of Minnen et al., 2018, https://arxiv.org/abs/1809.02736. The scheme's bound also applies to the
@@ -229,44 +200,6 @@ class GaussianConditional(SchemeCarrier, _GaussianConditional):
         slope = middle - inner + _log_one_minus_exp(outer, middle) - _log_one_minus_exp(middle, inner)
         signed: Tensor = slope * distance.sign()
         return signed
-
-    def build_indexes(self, scales: Tensor) -> Tensor:
-        """Return the table of each scale as CompressAI does, but by bisection and as uint8."""
-        table, parts = self.scale_table[:-1], scales.reshape(-1).split(rans.BLOCK)  # to save memory
-        indexes = [torch.bucketize(self.lower_bound_scale(part), table, out_int32=True).byte() for part in parts]
-        return torch.cat(indexes).view(scales.shape)
-
-    def compress(self, inputs: Tensor, indexes: Tensor, means: Tensor | None = None) -> list[bytes]:
-        """Code latents to CompressAI's strings, with less memory.
-
-        Args:
-            inputs: Latents of shape (batch, C, …).
-            indexes: The table of each latent.
-            means: Means μ, or None.
-        """
-
-        def symbols(channels: slice) -> Tensor:
-            part: Tensor = self.quantize(inputs[:, channels], "symbols", None if means is None else means[:, channels])
-            return part
-
-        return rans.encode(self, symbols, indexes)
-
-    def decompress(
-        self, strings: list[bytes], indexes: Tensor, dtype: torch.dtype = torch.float, means: Tensor | None = None
-    ) -> Tensor:
-        """Decode the strings of `compress`.
-
-        Args:
-            strings: One string for each item of the batch.
-            indexes: The table of each latent, of shape (batch, C, …).
-            dtype: Type of the result if there are no means.
-            means: Means μ, or None.
-
-        Raises:
-            ValueError: If a string is damaged. The message has one line.
-        """
-        decoded: Tensor = self.dequantize(rans.decode(self, strings, indexes), means, dtype)
-        return decoded
 
     def draw(self, y: Tensor) -> Noise:
         """Draw the noise of both paths for a latent that a context model reads as well.

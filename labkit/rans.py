@@ -256,3 +256,82 @@ def check_capacity(strings: Any, tables: Any, latents_per_channel: int) -> None:
                 f"a string of {len(string)} bytes is too short for {latents_per_channel:,} latents in each of "
                 f"{len(frequencies)} channels: no encoder needs fewer than {math.ceil(bits / 8):,} bytes"
             )
+
+
+class BottleneckCoding:
+    """Base that comes before CompressAI's EntropyBottleneck: the same strings, with less memory."""
+
+    def compress(self: Any, x: Tensor) -> list[bytes]:
+        """Code latents of shape (batch, C, …) to CompressAI's strings, with less memory."""
+        symbols = self.quantize(x, "symbols", self._medians_like(x.dim()))
+        return encode(self, lambda channels: symbols[:, channels], self._build_indexes(x.size()))
+
+    def decompress(self: Any, strings: list[bytes], size: Any) -> Tensor:
+        """Decode the strings of `compress`.
+
+        Args:
+            strings: One string for each item of the batch.
+            size: Size of a channel of the latent, such as (height, width).
+
+        Returns:
+            The latents, of shape (batch, C, *size).
+
+        Raises:
+            ValueError: If a string is damaged. The message has one line.
+        """
+        check_capacity(strings, self._quantized_cdf, math.prod(size))
+        indexes = self._build_indexes((len(strings), self._quantized_cdf.size(0), *size))
+        medians = self._medians_like(indexes.dim())
+        symbols = decode(self, strings, indexes).to(medians.device)
+        decoded: Tensor = self.dequantize(symbols, medians, medians.dtype)
+        return decoded
+
+    def _medians_like(self: Any, dims: int) -> Tensor:
+        medians: Tensor = self._extend_ndims(self._get_medians().detach(), dims - 2)
+        return medians
+
+
+class GaussianCoding:
+    """Base that comes before CompressAI's GaussianConditional: the same strings, with less memory."""
+
+    def build_indexes(self: Any, scales: Tensor) -> Tensor:
+        """Return the table of each scale as CompressAI does, but by bisection and as uint8."""
+        table, parts = self.scale_table[:-1], scales.reshape(-1).split(BLOCK)  # to save memory
+        indexes = [torch.bucketize(self.lower_bound_scale(part), table, out_int32=True).byte() for part in parts]
+        return torch.cat(indexes).view(scales.shape)
+
+    def compress(self: Any, inputs: Tensor, indexes: Tensor, means: Tensor | None = None) -> list[bytes]:
+        """Code latents to CompressAI's strings, with less memory.
+
+        Args:
+            inputs: Latents of shape (batch, C, …).
+            indexes: The table of each latent.
+            means: Means μ, or None.
+        """
+
+        def symbols(channels: slice) -> Tensor:
+            part: Tensor = self.quantize(inputs[:, channels], "symbols", None if means is None else means[:, channels])
+            return part
+
+        return encode(self, symbols, indexes)
+
+    def decompress(
+        self: Any,
+        strings: list[bytes],
+        indexes: Tensor,
+        dtype: torch.dtype = torch.float,
+        means: Tensor | None = None,
+    ) -> Tensor:
+        """Decode the strings of `compress`.
+
+        Args:
+            strings: One string for each item of the batch.
+            indexes: The table of each latent, of shape (batch, C, …).
+            dtype: Type of the result if there are no means.
+            means: Means μ, or None.
+
+        Raises:
+            ValueError: If a string is damaged. The message has one line.
+        """
+        decoded: Tensor = self.dequantize(decode(self, strings, indexes), means, dtype)
+        return decoded
