@@ -61,7 +61,9 @@ def _print_costs(action: str, source: str, output: str, weights: str | None, thr
     seconds = time.perf_counter() - start
     usage = resource.getrusage(resource.RUSAGE_SELF)
     row = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "bpp": result.container.bpp}
-    print(json.dumps(row | {"megabytes": usage.ru_maxrss * 1024 / 1e6}))  # Linux counts in KiB
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would include the peak of the parent
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    print(json.dumps(row | {"megabytes": int(peak.split()[1]) * 1024 / 1e6}))
 
 
 def costs(megapixels: float, weights: Path | None, threads: int, verify: bool) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def trained(
     net = networks.get(network, "tiny", seed=seed)
     start, taken = time.perf_counter(), 0
     for step in train_from_scratch(net, photos, lmbda=lmbda, steps=steps, seconds=seconds, seed=seed):
-        taken = step.step
+        taken = step.step if step else taken  # None is a part of the start
     return net.eval(), {"steps": taken, "seconds": time.perf_counter() - start}
 
 
