@@ -178,7 +178,12 @@ class FixedPoint(TorchDispatchMode):
         if area * positions * len(biases) > PRODUCTS and groups == 1:
             if transposed:
                 grid, some = on_grid(x), max(1, PRODUCTS // (area * positions))
-                return torch.cat([convolve(grid, slice(i, i + some)) for i in range(0, len(biases), some)], 1)
+                first = convolve(grid, slice(some))
+                outputs = x.new_empty(len(x), len(biases), *first.shape[2:])  # small parts would fragment the memory
+                outputs[:, :some] = first
+                for i in range(some, len(biases), some):
+                    outputs[:, i : i + some] = convolve(grid, slice(i, i + some))
+                return outputs
             if area == 1 and {*stride} == {1} and {*padding} == {0}:
                 rows = max(1, PRODUCTS // (len(biases) * x[:, 0, 0].numel()))
                 outputs = x.new_empty(len(x), len(biases), *x.shape[2:])
