@@ -225,9 +225,12 @@ class TrainingPanel(Panel):
 
     def _update(self, run: LiveRun, frame: Frame | None) -> None:
         """Show at once what the new settings decide: the worker may still take a step of the run before."""
-        if run.state == "queued":
-            frame = self._view(self._begin(run.request))
         super()._update(run, frame)
+        if run.state == "queued":
+            new = self._begin(run.request)
+            loss, goal = training_plot.goal(self._curves, self._reference, run.request["lmbda"])
+            lines = training_plot.schedule(new.scheme, 0, new.steps) | goal
+            self.plot.show(lines, self._in_words(new, {}, loss))
 
     def _begin(self, settings: Settings) -> _Progress:
         """A run without steps, and the last points of the runs before it."""

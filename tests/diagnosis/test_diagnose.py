@@ -136,7 +136,7 @@ def test_symbols_outside_the_tables_are_found_with_their_cost():
         net.entropy_bottleneck.quantiles.copy_(median + torch.tensor([-0.6, 0, 0.6]))
     net.update(force=True)
     finding = found(net, "overflow")
-    assert finding.severity == "error"
+    assert finding.severity in ("warning", "error")
     assert finding.figure == pytest.approx(100 * (1 - fresh / real_bits(net)), rel=0.05)
     net.update(force=True, update_quantiles=True)
     assert found(net, "overflow") is None
