@@ -9,7 +9,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: 
 from lab import Lab
 from playwright.sync_api import Browser
 from test_all_panels import first_changes
-from test_panels import TRIALS, PanelPage, TooSlow, twice_if_noisy
+from test_panels import SLACK, TRIALS, PanelPage, TooSlow, twice_if_noisy
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -31,7 +31,7 @@ def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
 @twice_if_noisy
 def test_a_key_press_quickly_shows_a_first_frame(panel: PanelPage, busy_core, measured):
     name = f"{panel.network}: key to first frame"
-    if (median := measured(name, first_changes(panel, TRIALS), FIRST_FRAME)) > FIRST_FRAME:
+    if (median := measured(name, first_changes(panel, TRIALS), FIRST_FRAME)) > SLACK * FIRST_FRAME:
         raise TooSlow(median)
 
 
@@ -39,8 +39,8 @@ def test_a_key_press_quickly_shows_a_first_frame(panel: PanelPage, busy_core, me
 def test_a_run_ends_in_time_and_shows_its_result(panel: PanelPage, busy_core, measured):
     key = panel.press("ArrowLeft")
     end = panel.first(timeout=120, what="state", state="done", run=key["run"] + 1)
-    limit = 1000 * (ENDS[panel.network] + LATE)
-    if (duration := measured(f"{panel.network}: key to “done”", [end["at"] - key["at"]], limit)) > limit:
+    target = 1000 * (ENDS[panel.network] + LATE)
+    if (duration := measured(f"{panel.network}: key to “done”", [end["at"] - key["at"]], target)) > target + 1000:
         raise TooSlow(duration)
     assert "rounded test loss" in panel.text() and "JPEG" in panel.text()
     captions = panel.page.locator(".labkit-canvas figcaption").inner_text()
