@@ -36,8 +36,8 @@ def doctor(
     """Say why the real bits of a codec differ from its estimate, and where the bits are.
 
     The command runs the network of CHECKPOINT on images in training mode, in evaluation mode and in the coder. Each
-    finding has a figure, its cause and a remedy. Without CHECKPOINT, it examines the bundled weights. The exit status
-    is 0 if no finding is an error, 1 if one is, and 2 if the command could not run.
+    finding has a figure, its cause and a remedy. Without CHECKPOINT, it examines the bundled weights of
+    patch_hyperprior. The exit status is 0 if no finding is an error, 1 if one is, and 2 if the command could not run.
     """
     import torch
 
@@ -49,7 +49,8 @@ def doctor(
         torch.set_num_threads(threads)
     net = load_network(checkpoint, network)
     images = datasets.folder(data) if data else datasets.photos("test")
-    report = diagnose(net, images, scheme=scheme, lmbda=lmbda or net.info.get("lmbda"))
+    lmbda = net.info.get("lmbda") if lmbda is None else lmbda
+    report = diagnose(net, images, scheme=scheme, lmbda=lmbda)
     if json_file:
         write_whole(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1).encode())
     if page:

@@ -126,24 +126,10 @@ def _checkpoint_keys(model: nn.Module) -> list[Finding]:
 
 @torch.no_grad()
 def _not_finite(model: nn.Module, x: Tensor) -> list[Finding]:
-    """Find the first parameter or output of a module that is not finite."""
-    names: list[str] = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
-    places = [f"the weights {name}" for name in names]
-
-    def look(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
-            places.append(f"the output of {name}")
-
-    hooks = [
-        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
-        for name, module in model.named_modules()
-        if not any(module.children())
-    ]
-    try:
-        model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """Find weights and outputs of modules that are not finite, and name the first."""
+    weights = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    places = [f"the weights {name}" for name in weights]
+    places += [f"the outputs of {name}" for name in fixed_point.modules_not_finite(model, lambda: model(x))]
     return judged("nonfinite", len(places), f"{places[0]} hold values that are not finite." if places else "", _TRAIN)
 
 

@@ -26,7 +26,7 @@ class Diagnosis:
         channels: Bits per position of each channel of each latent, with rounding.
         images: Number of images.
         lmbda: Weight of the distortion for the losses, or None.
-        losses: Rate plus λ · distortion in training and with rounding; empty without λ.
+        losses: Rate plus λ · distortion in training and with rounding; None without λ.
     """
 
     network: str

@@ -3,7 +3,16 @@
 import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.fixed_point.arithmetic import ARITHMETIC, FLOATING_POINT, FixedPoint, NotCodable
 from labkit.fixed_point.context import coding
-from labkit.fixed_point.model import PortableCoding, check_tables, compress, decompress, plain, plain_class, portable
+from labkit.fixed_point.model import (
+    PortableCoding,
+    check_tables,
+    compress,
+    decompress,
+    modules_not_finite,
+    plain,
+    plain_class,
+    portable,
+)
 
 __all__ = [
     "ARITHMETIC",
@@ -15,6 +24,7 @@ __all__ = [
     "coding",
     "compress",
     "decompress",
+    "modules_not_finite",
     "plain",
     "plain_class",
     "portable",

@@ -142,8 +142,7 @@ def decompress(model: Any, coded: dict[str, Any]) -> Tensor:
 
     x_hat = run()
     if not torch.isfinite(x_hat).all():
-        culprit = _first_not_finite(model, run)
-        raise NotCodable(f"the decoded image holds values that are not finite{culprit}")
+        raise NotCodable(f"the decoded image holds values that are not finite{_culprit(model, run)}")
     return x_hat
 
 
@@ -155,16 +154,27 @@ def _checked(model: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             return run()
     except NotCodable as error:
         with mode(model):
-            culprit = _first_not_finite(model, run)
+            culprit = _culprit(model, run)
         raise NotCodable(f"{error}{culprit}") from None
 
 
-def _first_not_finite(model: Any, run: Callable[[], Any]) -> str:
+def _culprit(model: Any, run: Callable[[], Any]) -> str:
     """Return the end of a sentence that names the first module whose output is not finite, if there is one."""
+    names = modules_not_finite(model, run)
+    return f"; the first module with such an output is {names[0]}" if names else ""
+
+
+def modules_not_finite(model: Any, run: Callable[[], Any]) -> list[str]:
+    """Return the names and classes of the modules whose outputs are not finite, in the order in which they run.
+
+    Args:
+        model: Any PyTorch module.
+        run: Function that runs it.
+    """
     names: list[str] = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
-        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+        if isinstance(output, Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
             names.append(f"{name} ({type(module).__name__})")
 
     hooks = [
@@ -178,7 +188,7 @@ def _first_not_finite(model: Any, run: Callable[[], Any]) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return f"; the first module with such an output is {names[0]}" if names else ""
+    return names
 
 
 class _PortableType(type):

@@ -100,7 +100,7 @@ def takes_denormals_for_zero():
 
 @pytest.mark.parametrize("before", [False, True])
 def test_a_step_takes_denormals_for_zero_and_the_caller_keeps_its_mode(before):
-    """GELU makes such numbers in trained codecs, and a CPU computes with them a hundred times more slowly."""
+    """GELU makes such numbers in trained codecs, and a CPU computes with them much more slowly."""
     net, seen = networks.toy_2d(), []
     net.register_forward_hook(lambda *_: seen.append(takes_denormals_for_zero()))
     torch.set_flush_denormal(before)
