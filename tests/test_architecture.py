@@ -27,6 +27,7 @@ ORDER = (
     ("training",),
     ("evaluation",),
     ("files",),
+    ("web",),
     ("analysis",),
     ("diagnosis",),
     ("research",),
