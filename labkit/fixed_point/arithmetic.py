@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from labkit.fixed_point.convolution import convolve
+
 ARITHMETIC = "fixed-1"  # names the rules above; a change of any of them gets another name
 FLOATING_POINT = "floating-point"  # CompressAI's own arithmetic, which depends on the machine
 FRACTION = 14  # binary digits after the point, of activations and weights
 UNIT = 2.0**FRACTION
 LIMIT = 2.0**13  # activations are clamped to ±LIMIT before they are multiplied
-PRODUCTS = 2**22  # of weights and activations that a convolution holds in memory at once
 LARGEST_SUM = 2.0**52  # no partial sum may reach it, in units of 2⁻²⁸
 
 _MOVES = """
@@ -83,6 +84,11 @@ def tanh(x: Tensor) -> Tensor:
     table = torch.from_numpy(tanh_table()).to(x.device)
     magnitude = table[k.abs().clamp_max(len(table) - 1).long()].double()
     return (torch.sign(k) * magnitude / UNIT).to(x.dtype)
+
+
+def _from_sums(sums: Tensor) -> Tensor:
+    """Round sums in units of 2⁻²⁸ to multiples of 2⁻¹⁴, halves upward."""
+    return sums.div_(UNIT).add_(0.5).floor_().div_(UNIT)
 
 
 class NotCodable(ValueError):
@@ -165,37 +171,20 @@ class FixedPoint(TorchDispatchMode):
         if not torch.isfinite(x).all():
             raise NotCodable(f"{self.names.get(id(weight), 'a convolution')} is given values that are not finite")
         # A GPU's libraries may transform a convolution into one that is not exact
-        kernels, biases = (tensor.cpu() for tensor in integers)
-
-        def convolve(grid: Tensor, some: slice = slice(None)) -> Tensor:
-            kernel = kernels[:, some] if transposed else kernels[some]
-            total: Tensor = torch.ops.aten.convolution(grid.cpu(), kernel, biases[some], *geometry)
-            return total.div_(UNIT).add_(0.5).floor_().div_(UNIT).to(x.device, x.dtype)
-
-        # Exact sums do not depend on what is computed together. A large image is computed in parts, to save memory.
-        stride, padding, _, transposed, _, groups = geometry
-        area, positions = kernels[0, 0].numel(), x[:, 0].numel()
-        if area * positions * len(biases) > PRODUCTS and groups == 1:
-            if transposed:
-                grid, some = on_grid(x), max(1, PRODUCTS // (area * positions))
-                first = convolve(grid, slice(some))
-                outputs = x.new_empty(len(x), len(biases), *first.shape[2:])  # small parts would fragment the memory
-                outputs[:, :some] = first
-                for i in range(some, len(biases), some):
-                    outputs[:, i : i + some] = convolve(grid, slice(i, i + some))
-                return outputs
-            if area == 1 and {*stride} == {1} and {*padding} == {0}:
-                rows = max(1, PRODUCTS // (len(biases) * x[:, 0, 0].numel()))
-                outputs = x.new_empty(len(x), len(biases), *x.shape[2:])
-                for part, output in zip(x.split(rows, 2), outputs.split(rows, 2), strict=True):
-                    output.copy_(convolve(on_grid(part)))
-                return outputs
-        return convolve(on_grid(x))
+        kernel, start = (tensor.cpu() for tensor in integers)
+        stride, padding, dilation, transposed, extra, groups = geometry
+        square = all(len({*numbers}) == 1 for numbers in (stride, padding, extra, weight.shape[2:]))
+        if square and groups == 1 and {*dilation} == {1} and (transposed or stride[0] == 1):
+            extra = extra[0] if transposed else None
+            return convolve(x.cpu(), kernel, start, stride[0], padding[0], extra, on_grid, _from_sums).to(x.device)
+        return _from_sums(torch.ops.aten.convolution(on_grid(x).cpu(), kernel, start, *geometry)).to(x.device, x.dtype)
 
     def _weights(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> tuple[Tensor, Tensor]:
         key = (id(weight), weight._version)
         if key not in self._integers:
-            self._integers[key] = integer_weights(weight, bias, transposed, self.names.get(id(weight), "a convolution"))
+            integers, start = integer_weights(weight, bias, transposed, self.names.get(id(weight), "a convolution"))
+            together = integers.movedim((0, 1), (-2, -1)).contiguous().movedim((-2, -1), (0, 1))
+            self._integers[key] = together, start
             self._alive.append(weight)
         return self._integers[key]
 

@@ -11,7 +11,7 @@ from compressai.ops import compute_padding
 from labkit import networks, portable, rans, training
 from labkit.files import codec as files
 from labkit.files.container import HASH_DIGITS, Container
-from labkit.fixed_point import arithmetic
+from labkit.fixed_point import convolution
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_parts_of_a_large_image_code_to_the_same_strings_and_latents(name, photo
     decoded = files.decode(whole, net)
     monkeypatch.setattr(files, "STRIP", 32 * 96)
     monkeypatch.setattr(rans, "BLOCK", 40)
-    monkeypatch.setattr(arithmetic, "PRODUCTS", 200)
+    monkeypatch.setattr(convolution, "VALUES", 40)
     assert files.compress(image, net).strings == whole.strings
     again = files.decode(whole, net)
     assert again.same_latents and torch.equal(again.latents, decoded.latents)

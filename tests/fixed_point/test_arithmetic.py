@@ -1,5 +1,6 @@
 """Fixed point against integers of Python and NumPy, and against exact bounds."""
 
+import copy
 import math
 from decimal import Decimal, getcontext
 from fractions import Fraction
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from labkit import networks
-from labkit.fixed_point import FixedPoint
+from labkit.fixed_point import FixedPoint, convolution
 from labkit.fixed_point.arithmetic import LARGEST_SUM, LIMIT, UNIT, NotCodable, integer_weights, tanh, tanh_table
 
 
@@ -53,6 +54,32 @@ def test_a_transposed_convolution_is_the_gradient_of_a_convolution():
     (total,) = torch.autograd.grad(product, image)
     wanted = torch.floor((total + bias.view(1, -1, 1, 1)) / UNIT + 0.5) / UNIT
     assert torch.equal(y, wanted.float())
+
+
+GEOMETRIES = [(1, 1, 0), (3, 1, 1), (3, 1, 0), (5, 1, 2), (5, 1, 4), (2, 1, 3), ((3, 1), 1, 0), (3, 2, 1)]
+TRANSPOSED = [(2, 2, 0), (5, 2, 2, 1), (5, 3, 4, 2), (3, 4, 0, 3), (4, 2, 3), (1, 3, 0)]
+
+
+@pytest.mark.parametrize("values", [1, 2**20])
+@pytest.mark.parametrize(
+    "kind, geometry",
+    [(nn.Conv2d, each) for each in GEOMETRIES] + [(nn.ConvTranspose2d, each) for each in GEOMETRIES + TRANSPOSED],
+)
+def test_every_geometry_gives_the_sums_of_torch(kind, geometry, values, monkeypatch):
+    """Also with strides beyond the kernel, output padding, and outputs computed row by row."""
+    monkeypatch.setattr(convolution, "VALUES", values)
+    g = torch.Generator().manual_seed(2)
+    layer = kind(3, 4, *geometry)
+    for height, width in ((9, 7), (7, 9)):
+        x = torch.floor(100 * torch.randn(2, 3, height, width, generator=g)) / 64
+        with torch.no_grad(), FixedPoint():
+            y = layer(x)
+        exact = copy.deepcopy(layer).double()
+        weight, bias = integer_weights(layer.weight, layer.bias, transposed=kind is nn.ConvTranspose2d)
+        exact.weight.data, exact.bias.data = weight, bias
+        with torch.no_grad():
+            sums = exact(x.double() * UNIT)
+        assert torch.equal(y, (torch.floor(sums / UNIT + 0.5) / UNIT).float())
 
 
 def test_a_whole_hyper_decoder_equals_integers_from_symbols_to_indexes():
