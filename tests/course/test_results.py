@@ -88,6 +88,7 @@ def test_the_bundled_forks_of_the_tradeoff_claim_are_complete():
     assert (table.groupby("seed")["start"].nunique() == 1).all()
 
 
+@pytest.mark.slow
 def test_the_bundled_comparison_of_the_method_agrees_with_its_findings():
     table = results.forks("method", "kodak")
     runs = table.groupby(["network", "lmbda", "scheme", "seed"])

@@ -125,6 +125,7 @@ def decoded_by_child(files, environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_latents_are_equal_in_an_old_processor(coded_here):
     names = ["mean_scale_hyperprior", "joint_autoregressive", WIDE]
     fixed, floating = decoded_by_child(coded_here(names), OLDEST)

@@ -73,6 +73,7 @@ def test_one_image_and_a_batch_have_the_same_strings(images):
         assert [group[0] for group in model.compress(images[i : i + 1])["strings"]] == [group[i] for group in both]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(["adopt", "portable", "copy", "pickle"])))
 def test_any_order_of_adopting_switching_and_copying(order, images):
     for name in ("JointAutoregressiveHierarchicalPriors", "MeanScaleHyperprior"):

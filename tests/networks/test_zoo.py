@@ -173,6 +173,7 @@ def ours_like(name, theirs, scheme=None):
 # Evaluation and coding are CompressAI's -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_network
 @torch.no_grad()
 def test_state_dicts_load_in_both_directions_and_evaluation_is_identical(name, theirs):
@@ -193,6 +194,7 @@ def test_state_dicts_load_in_both_directions_and_evaluation_is_identical(name, t
         assert torch.equal(net.decompress(again["strings"], again["shape"])["x_hat"], decoded)
 
 
+@pytest.mark.slow
 @every_network
 @torch.no_grad()
 def test_portable_coding_decodes_what_floating_point_decodes(name, theirs):
@@ -209,6 +211,7 @@ def test_portable_coding_decodes_what_floating_point_decodes(name, theirs):
         net.decompress(**coded, arithmetic="fixed-1")
 
 
+@pytest.mark.slow
 @every_network
 def test_paper_size_has_the_published_shapes(name):
     """CompressAI's class with the published channel counts has the same keys, shapes and parameter count."""
@@ -249,7 +252,9 @@ def test_the_decoder_reconstructs_the_latent_of_the_encoder(name, theirs, monkey
     assert torch.equal(decoded[0], expected)
 
 
-every_size = pytest.mark.parametrize("size", ["tiny", "small", pytest.param("paper", marks=pytest.mark.slow)])
+every_size = pytest.mark.parametrize(
+    "size", ["tiny", *(pytest.param(each, marks=pytest.mark.slow) for each in ("small", "paper"))]
+)
 
 
 @every_size
