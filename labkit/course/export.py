@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from labkit import paths
 from labkit.course.reference import write_reference
 from labkit.disk import write_whole
+from labkit.web.page import write_page
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -52,7 +53,7 @@ class Page:
 
 
 def export(folder: str | Path, notebooks: str | Path | None = None, progress: bool = True) -> list[Path]:
-    """Run copies of all notebooks, and write them as pages with a map of the course and the API reference.
+    """Run copies of all notebooks, and write them as pages with a map, the page of the codec and the API reference.
 
     Args:
         folder: New folder, or the folder of an earlier export.
@@ -83,7 +84,9 @@ def export(folder: str | Path, notebooks: str | Path | None = None, progress: bo
                 _execute(notebook, file.name, Path(scratch) / file.stem)
                 _settle(notebook)
             pages.append(Page(file.stem, title, notebook))
-    written = _write([Page("index", "The course", _map(pages)), *pages], folder)
+    pages = [Page("index", "The course", _map(pages)), *pages]
+    written = _write(pages, folder)
+    write_page(folder, [(f"{page.name}.html", page.title) for page in pages])
     write_reference(folder / "reference")
     return written
 
@@ -201,7 +204,8 @@ def _map(pages: list[Page]) -> NotebookNode:
     import nbformat
 
     parts = [
-        "# The course\n\nHow learned image codecs are trained through rounding. Each lesson has live panels, in which "
+        "# The course\n\n[Try the codec](codec.html) on a photo of your own, here in the browser, before you install "
+        "anything.\n\nHow learned image codecs are trained through rounding. Each lesson has live panels, in which "
         "a network trains while you watch. These pages show every panel at the end of its first run. To move its "
         "controls and to do the exercises, open the lessons in JupyterLab: `labkit lessons`.\n\n"
         "The [API reference](reference/labkit.html) describes every public function and class of labkit."

@@ -59,6 +59,12 @@ def write_one_page(folder: Path) -> None:
     (folder / "labkit.html").touch()
 
 
+def write_page_of_the_codec(folder: Path, links: list[tuple[str, str]]) -> None:
+    """Write the page without its content. The tests of the page write the whole page."""
+    (folder / "codec").mkdir(exist_ok=True)
+    (folder / "codec.html").write_text(f'<main id="codec"></main><a href="{links[0][0]}">{links[0][1]}</a>')
+
+
 @pytest.fixture(scope="module")
 def site(course, tmp_path_factory):
     """Export the course while a guess is on record, and check that nothing but the site has changed."""
@@ -68,6 +74,7 @@ def site(course, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_HOME", str(home))
         patch.setattr(export, "write_reference", write_one_page)
+        patch.setattr(export, "write_page", write_page_of_the_codec)
         written = export.export(folder, course, progress=False)
     assert {file: file.read_bytes() for directory in (course, home) for file in directory.iterdir()} == before
     assert not Path("made.txt").exists()
@@ -76,6 +83,8 @@ def site(course, tmp_path_factory):
         "style.css",
         "plots.js",
         "plotly.min.js",
+        "codec.html",
+        "codec",
         "reference",
     }
     return folder
@@ -95,7 +104,7 @@ def check_sources(site: Path) -> None:
             sources += re.findall(r"(?:url\(|@import\s+)([^);]*)", style.text)
         for source in sources:
             assert source.startswith("data:") or (site / source).is_file(), f"{file.name}: {source[:80]}"
-        assert not page.select("iframe, object, embed, base, [srcset], meta[http-equiv]")
+        assert not page.select("iframe, object, embed, base, [srcset], meta[http-equiv=refresh i]")
     shared = (site / "style.css").read_text() + (site / "plots.js").read_text()
     assert not re.search(r"https?://|url\(|@import|import\(|fetch\(", shared)
 
@@ -211,6 +220,7 @@ def test_the_index_says_what_each_lesson_teaches(site):
 
 def test_an_earlier_export_is_replaced_but_other_folders_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "write_reference", lambda folder: [])  # it is the same in every export
+    monkeypatch.setattr(export, "write_page", write_page_of_the_codec)
     write(tmp_path, "02_text.ipynb", ["# Text"])
     site = tmp_path / "site"
     site.mkdir()
