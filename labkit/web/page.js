@@ -85,6 +85,7 @@ function cancel() {
   get("running").hidden = true;
   get("results").hidden = true;
   say("Canceled.");
+  get("file").focus(); // the button that had the focus is gone
 }
 
 async function photoJob(blob, name, start) {

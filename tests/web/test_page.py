@@ -238,7 +238,7 @@ def test_transparent_pixels_are_blended_with_white(open_page):
     page, file = open_page(), io.BytesIO()
     Image.fromarray(np.zeros((40, 50, 4), np.uint8)).save(file, "PNG")
     assert give(page, "a b; $(c).png", file.getvalue()) == ""
-    assert page.evaluate("[...new ImageData(1, 1).data, canvases.original.width]")[-1] == 50
+    assert page.evaluate("[canvases.original.width, canvases.original.height]") == [50, 40]
     assert number(table(page, "figures")[0][3]) > 40
     assert page.inner_text("#command") == "labkit decompress a_b_c_.lkc"
 
@@ -272,26 +272,23 @@ def test_the_keyboard_suffices(open_page):
     assert finish(page) == "" and page.inner_text("#status").startswith("brushes: ")
     reach("[name=pair]")
     page.keyboard.press("ArrowDown")
-    assert page.inner_text("#names") == "← Original\nJPEG →" or "JPEG" in page.inner_text("#right-name")
+    assert (page.inner_text("#left-name"), page.inner_text("#right-name")) == ("← Original", "JPEG →")
     assert page.is_visible("[data-image=jpeg]") and page.is_hidden("[data-image=labkit]")
     reach("#divider")
     page.keyboard.press("ArrowRight")
     assert page.input_value("#divider") == "51"
     reach("#download")
     reach("#kind")
-    page.keyboard.press("m")  # chooses the first entry with this letter … or μ
-    page.select_option("#kind", "sigma")
+    page.keyboard.press("End")  # the last entry
+    assert page.input_value("#kind") == "sigma"
     reach("#channel")
     page.keyboard.press("ArrowUp")
     reach("#map")
     before = page.inner_text("#value")
     page.keyboard.press("ArrowLeft")
     after = page.inner_text("#value")
-    assert (
-        before != after
-        and re.match(r"Patch in row \d+, column \d+: [\d.]+ bits in all", after)
-        and "Channel 1:" in after
-    )
+    assert re.match(r"Patch in row \d+, column \d+: [\d.]+ bits in all", after) and "Channel 1:" in after
+    assert before != after
 
 
 def test_the_pointer_shows_the_values_of_a_patch(open_page, coded):
@@ -320,16 +317,17 @@ def test_scripts_of_the_page_can_send_nothing(open_page):
     assert len(open_page.problems) == 1 and "violates" in open_page.problems.pop()  # and no request
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(open_page, scheme):
+def test_axe_finds_nothing_in_either_theme(open_page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    page = open_page(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    page = open_page(viewport={"width": 390, "height": 844})
     for step in ("start", "result", "problem"):
         if step == "result":
             page.click("[data-photo=brushes]")
             assert finish(page) == ""
         if step == "problem":
             assert give(page, "letter.txt", b"Dear reader")
-        found = axe.Axe().run(page, options={"preload": False}).response["violations"]
-        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == [], step
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            found = axe.Axe().run(page, options={"preload": False}).response["violations"]
+            assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == [], (step, scheme)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), step
