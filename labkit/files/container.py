@@ -1,36 +1,11 @@
 """The `.lkc` file: a coded image with all that decoding needs, and checksums against damage.
 
-All numbers are unsigned and little-endian. The file has a header of 42 bytes, a section for each string, and nothing
-else:
+FORMAT.md beside this module specifies the file: a header of 42 bytes and a section for each string, with a CRC-32 of
+the header, of each section, of the decoded latents and of the decoded image. The checksum of a section continues the
+checksum before it, so sections cannot change places or move to other files. The arithmetic in the header says how σ and
+μ are predicted from decoded symbols; 1 is "fixed-1", see `labkit.fixed_point.arithmetic`.
 
-    byte  header, version 2                          byte  section
-       0  8  magic, 89 4C 4B 43 0D 0A 1A 0A             0  4  length of the string in bytes
-       8  1  version                                    4  4  checksum of the section
-       9  1  network, an index into NETWORKS            8     the string
-      10  1  size, an index into SIZES
-      11  2  N
-      13  2  M
-      15  8  hash of the weights
-      23  2  width of the image
-      25  2  height of the image
-      27  1  number of strings
-      28  1  1 if the file was verified, else 0
-      29  4  checksum of the image, 0 if not verified
-      33  1  arithmetic, an index into ARITHMETIC_NAMES
-      34  4  checksum of the latents, 0 if not verified
-      38  4  checksum of the header, bytes 0 to 37
-
-Every checksum is a CRC-32. The checksum of a section covers its length and its string and continues the checksum before
-it, so sections cannot change places or move to other files: it is the CRC-32 of header, lengths and strings up to here,
-without the checksums between them. The arithmetic says how σ and μ are predicted from decoded symbols; 1 is "fixed-1",
-see `labkit.fixed_point.arithmetic`.
-
-A verified file was decoded when it was written. The checksum of the latents covers ŷ, the input of the synthesis
-transform g_s for the padded image, as float32 of shape (M, height / 16, width / 16) in C order. It is the same on every
-machine. The checksum of the image covers the 8-bit RGB image, row by row, with interleaved colors. On another
-processor g_s may round a few values of the image differently.
-
-Version 1 has no arithmetic and no checksum of the latents: its header has 37 bytes, 0 to 32 of those above and their
+Version 1 has no arithmetic and no checksum of the latents: its header has 37 bytes, 0 to 32 of version 2 and their
 checksum. Its σ and μ are predicted in floating point, so it decodes only on processors like the encoder's.
 
 Eight bytes of the hash identify the weights; two different weights agree by accident once in 10¹⁹ cases. The format

@@ -4,8 +4,8 @@
  * It follows labkit/files/FORMAT.md, has no dependencies, and touches neither the page nor the network, so it runs in a
  * page, in a worker and in node. It knows the networks patch_hyperprior and patch_linear.
  *
- * A latent at (channel, row, column) of an image has the index (channel · rows + row) · columns + column, as in Python.
- * Activations of a row of patches are position-major: all channels of one position are neighbors, as products need them.
+ * A latent at (channel, row, column) has the index (channel · rows + row) · columns + column, as in Python. Activations
+ * of a row of patches are position-major: all channels of a position are neighbors, as products need them.
  */
 
 const MAGIC = [0x89, 0x4c, 0x4b, 0x43, 0x0d, 0x0a, 0x1a, 0x0a];
@@ -26,7 +26,7 @@ const LIMIT = 2 ** 13; // they and coded symbols are clamped to or limited by ±
 const WORD = 2 ** 32;
 const FIRST_STATE = 2 ** 31;
 
-// Checksums -----------------------------------------------------------------------------------------------------------
+// ---- Checksums ----
 
 const CRC_TABLE = new Int32Array(256).map((_, byte) => {
   let remainder = byte;
@@ -41,7 +41,7 @@ function crc32(bytes, before = 0) {
   return ~crc >>> 0;
 }
 
-/** Returns the bytes of a typed array. Like Python's checksums, it takes the machine to be little-endian, as all are. */
+/** Returns the bytes of a typed array, which are little-endian on every machine that runs a browser. */
 const bytesOf = (array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
 const littleEndian = (value) => Uint8Array.of(value, value >>> 8, value >>> 16, value >>> 24);
@@ -50,7 +50,7 @@ const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byt
 
 const counted = (number) => number.toLocaleString("en-US");
 
-// The container -------------------------------------------------------------------------------------------------------
+// ---- The container ----
 
 /** Checks everything in a file that can be checked without weights, and returns its fields and strings. */
 function unpack(bytes) {
@@ -64,7 +64,7 @@ function unpack(bytes) {
     throw new Error(`A newer labkit wrote the file: its format has version ${version}, and this page reads version 2.`);
   }
   if (version < VERSION) {
-    throw new Error(`The file has format version ${version}, which decodes only on similar processors. Decode it with ` +
+    throw new Error(`The file has format version ${version}, which decodes only on similar processors. Run ` +
       "`labkit decompress` on the computer that wrote it.");
   }
   if (bytes.length < HEADER_BYTES) {
@@ -96,16 +96,17 @@ function readHeader(view, bytes) {
   const [network, size] = [NETWORKS[view.getUint8(9)], SIZES[view.getUint8(10)]];
   const [verified, arithmetic] = [view.getUint8(28), view.getUint8(33)];
   const [imageChecksum, latentsChecksum] = [view.getUint32(29, true), view.getUint32(34, true)];
-  if (arithmetic > 1) throw new Error(`A newer labkit wrote the file: its arithmetic (number ${arithmetic}) is unknown.`);
+  if (arithmetic > 1) throw new Error("A newer labkit wrote the file: its arithmetic is unknown.");
   if (arithmetic !== 1 || verified > 1 || ((imageChecksum || latentsChecksum) && !verified)) {
     throw new Error("The header of the file has values that labkit never writes.");
   }
   if (!network || !size) throw new Error("A newer labkit wrote the file: its network or size is unknown.");
   if (!STRINGS[network]) {
-    throw new Error(`The file was coded with ${network}. This page decodes only patch_hyperprior and patch_linear; use ` +
-      "`labkit decompress`.");
+    throw new Error(`The file was coded with ${network}. This page decodes only patch_hyperprior and patch_linear; ` +
+      "use `labkit decompress`.");
   }
-  const file = { network, size, N: view.getUint16(11, true), M: view.getUint16(13, true), hash: hexadecimal(bytes),
+  const file = { network, size, N: view.getUint16(11, true), M: view.getUint16(13, true),
+    hash: Array.from(bytes.subarray(15, 23), (byte) => byte.toString(16).padStart(2, "0")).join(""),
     width: view.getUint16(23, true), height: view.getUint16(25, true), verified: verified === 1, imageChecksum,
     latentsChecksum };
   if (!file.N || !file.M || !file.width || !file.height) {
@@ -114,8 +115,6 @@ function readHeader(view, bytes) {
   checkPixels(file.width, file.height);
   return file;
 }
-
-const hexadecimal = (bytes) => Array.from(bytes.subarray(15, 23), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function checkPixels(width, height) {
   if (width * height > MAX_PIXELS) {
@@ -199,7 +198,7 @@ export function inspect(bytes) {
   return { network, size, N, M, hash, width, height, verified, ledger };
 }
 
-// Weights -------------------------------------------------------------------------------------------------------------
+// ---- Weights ----
 
 /**
  * Reads a file of weights that `labkit.web.weights.pack` wrote.
@@ -272,11 +271,11 @@ function readTables(bytes, rows) {
 
 /** Returns the weights as matrices in the layout in which they are multiplied. */
 function arranged({ network, N, M }, values) {
+  const layer = (name) => matrix(values[`${name}.weight`], values[`${name}.bias`]);
   const residuals = (transform, first) => {
     const layers = [];
     for (let i = first; values[`${transform}.${i}.inner.weight`]; i++) {
-      const layer = (name) => matrix(values[`${transform}.${i}.${name}.weight`], values[`${transform}.${i}.${name}.bias`]);
-      layers.push({ inner: layer("inner"), outer: layer("outer") });
+      layers.push({ inner: layer(`${transform}.${i}.inner`), outer: layer(`${transform}.${i}.outer`) });
     }
     return layers;
   };
@@ -286,12 +285,11 @@ function arranged({ network, N, M }, values) {
   const pixels = transposed(values[`g_s.${synthesis.length}.weight`], M, 3 * PATCH * PATCH);
   const bias = Float64Array.from({ length: 3 * PATCH * PATCH }, (_, i) => colors[Math.floor(i / (PATCH * PATCH))]);
   const net = { medians: values.medians, tables: values.tables, analysis, synthesis,
-    fromPixels: matrix(values["g_a.0.weight"], values["g_a.0.bias"]), toPixels: matrix(pixels, bias) };
+    fromPixels: layer("g_a.0"), toPixels: matrix(pixels, bias) };
   if (network === "patch_linear") return net;
   const z = values.medians.length;
   return { ...net, scales: values.scales, gaussianTables: values.gaussian_tables,
-    hyperAnalysis: [matrix(values["h_a.0.weight"], values["h_a.0.bias"]),
-      matrix(tapsFirst(values["h_a.2.weight"], z, N), values["h_a.2.bias"])],
+    hyperAnalysis: [layer("h_a.0"), matrix(tapsFirst(values["h_a.2.weight"], z, N), values["h_a.2.bias"])],
     hyperSynthesis: hyperSynthesis(values, z, N) };
 }
 
@@ -356,7 +354,7 @@ function integers({ weights, bias, outputs, inputs }) {
   return rounded;
 }
 
-// The entropy coder ---------------------------------------------------------------------------------------------------
+// ---- The entropy coder ----
 // The state is an integer below 2⁶³. It is kept as two numbers, high · 2³² + low, so that every intermediate result is
 // below 2⁵³ and exact. That takes half the time of BigInt.
 
@@ -431,7 +429,8 @@ class Decoder {
   }
 }
 
-const damagedString = () => new Error("The file is damaged or was coded with other weights: a string does not end with its last latent.");
+const damagedString = () =>
+  new Error("The file is damaged or has other weights: a string does not end with its last latent.");
 
 /** Codes symbols in reverse order: the decoder reads the last one first. */
 class Encoder {
@@ -502,14 +501,15 @@ function checkCapacity(string, tables, latentsPerChannel) {
   }
 }
 
-// Products of matrices ------------------------------------------------------------------------------------------------
+// ---- Products of matrices ----
 
 /**
  * Multiplies a matrix with the activations of some positions, and adds the bias.
  *
  * Blocks of four outputs and two positions use each number that is read from memory several times.
  */
-function multiply({ weights, bias, outputs, inputs }, x, positions, result) {
+function multiply(layer, x, positions, result) {
+  const { weights, bias, outputs, inputs } = layer;
   let output = 0;
   for (; output + 4 <= outputs; output += 4) {
     const w0 = weights.subarray(output * inputs, (output + 1) * inputs);
@@ -552,19 +552,17 @@ function multiply({ weights, bias, outputs, inputs }, x, positions, result) {
       result[at + 3] = b3;
     }
     for (; position < positions; position++) {
-      for (let i = output; i < output + 4; i++) result[position * outputs + i] = dot(weights, bias, inputs, i, x, position);
+      for (let i = output; i < output + 4; i++) multiplyOne(layer, x, result, i, position);
     }
   }
-  for (; output < outputs; output++) {
-    for (let i = 0; i < positions; i++) result[i * outputs + output] = dot(weights, bias, inputs, output, x, i);
-  }
+  for (; output < outputs; output++) for (let i = 0; i < positions; i++) multiplyOne(layer, x, result, output, i);
   return result;
 }
 
-function dot(weights, bias, inputs, output, x, position) {
+function multiplyOne({ weights, bias, outputs, inputs }, x, result, output, position) {
   let sum = bias[output];
   for (let i = 0; i < inputs; i++) sum += weights[output * inputs + i] * x[position * inputs + i];
-  return sum;
+  result[position * outputs + output] = sum;
 }
 
 const product = (layer, x, positions) => multiply(layer, x, positions, new Float64Array(positions * layer.outputs));
@@ -574,8 +572,8 @@ function gelu(x) {
   for (let i = 0; i < x.length; i++) {
     const distance = Math.abs(x[i]) * Math.SQRT1_2;
     const t = 1 / (1 + 0.3275911 * distance);
-    const polynomial = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-    const tail = 0.5 * polynomial * Math.exp(-distance * distance); // Φ(−|x|)
+    const last = 1.421413741 + t * (-1.453152027 + t * 1.061405429);
+    const tail = 0.5 * t * (0.254829592 + t * (-0.284496736 + t * last)) * Math.exp(-distance * distance); // Φ(−|x|)
     x[i] *= x[i] < 0 ? tail : 1 - tail;
   }
   return x;
@@ -590,7 +588,7 @@ function addResiduals(layers, x, positions) {
   return x;
 }
 
-// The hyper-synthesis in fixed point ----------------------------------------------------------------------------------
+// ---- The hyper-synthesis in fixed point ----
 
 /** Rounds to integers in units of 1 / UNIT, halves upward, after a clamp. */
 function onGrid(x) {
@@ -649,25 +647,15 @@ function paddedHyperLatents(net, symbols, rows, columns) {
   for (let channel = 0, i = 0; channel < z; channel++) {
     for (let row = 1; row <= rows; row++) {
       for (let column = 1; column <= columns; column++, i++) {
-        padded[(row * (columns + 2) + column) * z + channel] = Math.fround(Math.fround(symbols[i]) + net.medians[channel]);
+        const latent = Math.fround(Math.fround(symbols[i]) + net.medians[channel]);
+        padded[(row * (columns + 2) + column) * z + channel] = latent;
       }
     }
   }
   return onGrid(padded);
 }
 
-/** Returns the table for σ: the number of scales below it, without the last scale. */
-function tableFor(net, sigma) {
-  let [first, last] = [0, net.scales.length - 1];
-  while (first < last) {
-    const middle = (first + last) >> 1;
-    if (net.scales[middle] < sigma) first = middle + 1;
-    else last = middle;
-  }
-  return net.gaussianTables[first];
-}
-
-// Latents -------------------------------------------------------------------------------------------------------------
+// ---- Latents ----
 
 /** Returns the padding of an image and the shape of its latents. */
 function gridOf(net, width, height) {
@@ -677,30 +665,42 @@ function gridOf(net, width, height) {
     columns: padded[1] / PATCH, M: net.M };
 }
 
-/** Decodes latents whose tables depend on their channel only. */
-function decodeByChannel(net, string, latentsPerChannel, bits) {
-  checkCapacity(string, net.tables, latentsPerChannel);
-  const symbols = new Int32Array(net.tables.length * latentsPerChannel);
-  const decoder = new Decoder(string);
-  for (let i = 0; i < symbols.length; i++) {
-    symbols[i] = decoder.symbol(net.tables[Math.floor(i / latentsPerChannel)]);
-    if (bits) bits[i] = decoder.bits;
-  }
-  decoder.finish();
-  return symbols;
-}
+/** Returns a function that gives the table of a latent's channel. */
+const byChannel = (net, perChannel) => (i) => net.tables[Math.floor(i / perChannel)];
 
-/** Decodes latents whose tables depend on σ. */
-function decodeBySigma(net, string, sigma, progress) {
-  const [symbols, bits] = [new Int32Array(sigma.length), new Float32Array(sigma.length)];
+/** Returns a function that gives the table of a latent's σ: the number of scales below it, without the last scale. */
+const bySigma = (net, sigma) => (i) => {
+  let first = 0;
+  let last = net.scales.length - 1;
+  while (first < last) {
+    const middle = (first + last) >> 1;
+    if (net.scales[middle] < sigma[i]) first = middle + 1;
+    else last = middle;
+  }
+  return net.gaussianTables[first];
+};
+
+/** Decodes a number of symbols; returns them and the bits that each takes. */
+function decodeSymbols(string, count, tableOf, progress = () => {}) {
+  const [symbols, bits] = [new Int32Array(count), new Float32Array(count)];
   const decoder = new Decoder(string);
-  for (let i = 0; i < symbols.length; i++) {
-    symbols[i] = decoder.symbol(tableFor(net, sigma[i]));
+  for (let i = 0; i < count; i++) {
+    symbols[i] = decoder.symbol(tableOf(i));
     bits[i] = decoder.bits;
-    if (i % 2 ** 18 === 0) progress(i / symbols.length);
+    if (i % 2 ** 18 === 0) progress(i / count);
   }
   decoder.finish();
   return { symbols, bits };
+}
+
+/** Codes symbols, and decodes them again. */
+function encodeSymbols(symbols, tableOf, progress) {
+  const encoder = new Encoder();
+  for (let i = symbols.length - 1; i >= 0; i--) encoder.symbol(symbols[i], tableOf(i));
+  const string = encoder.string();
+  const decoded = decodeSymbols(string, symbols.length, tableOf, progress).symbols;
+  if (!symbols.every((symbol, i) => symbol === decoded[i])) throw new Error("The coded image does not decode.");
+  return string;
 }
 
 /** Returns the CRC-32 of the latents ŷ = symbol + μ in float32, one channel after the other. */
@@ -714,7 +714,7 @@ function latentsChecksum({ M, symbols, mu }) {
   return crc;
 }
 
-// Images --------------------------------------------------------------------------------------------------------------
+// ---- Images ----
 
 /** Evaluates the synthesis transform, one row of patches at a time. */
 function synthesized(net, grid, { symbols, mu }, progress) {
@@ -736,7 +736,8 @@ function synthesized(net, grid, { symbols, mu }, progress) {
       for (let column = 0; column < width; column++) {
         const from = ((column + left) >> 4) * 3 * area + line * PATCH + ((column + left) & 15);
         const to = 4 * (inside * width + column);
-        for (let color = 0; color < 3; color++) pixels[to + color] = 255 * patches[from + color * area]; // clamps, rounds
+        // An array of this type clamps and rounds, ties to even.
+        for (let color = 0; color < 3; color++) pixels[to + color] = 255 * patches[from + color * area];
       }
     }
     progress((row + 1) / rows);
@@ -767,8 +768,8 @@ const partOf = (progress, from, to) => (fraction) => progress(from + (to - from)
  *
  * @param {object} net The network, from `parseWeights`.
  * @param {Uint8Array} bytes The file.
- * @param {(fraction: number) => void} [progress] Is called with the part of the work that is done, 0 to 1. An error that
- *   it throws ends the work.
+ * @param {(fraction: number) => void} [progress] Is called with the part of the work that is done, 0 to 1. If it
+ *   throws an error, the work ends with it.
  * @returns {{width: number, height: number, pixels: Uint8ClampedArray, latentsOk: ?boolean, imageOk: ?boolean,
  *   maps: {rows: number, columns: number, M: number, mu: Float32Array, sigma: Float32Array, bits: Float32Array,
  *   symbols: Int32Array}, zBits: number}} The image as RGBA. `latentsOk` is true, or null if the file was not verified
@@ -799,15 +800,15 @@ export function decode(net, bytes, progress = () => {}) {
 function decodedLatents(net, strings, grid, progress) {
   const positions = grid.rows * grid.columns;
   if (net.network === "patch_linear") {
-    const bits = new Float32Array(net.M * positions);
-    const symbols = decodeByChannel(net, strings[0], positions, bits);
-    return { symbols, bits, mu: medianMap(net, positions), sigma: new Float32Array(0), zBits: 0 };
+    checkCapacity(strings[0], net.tables, positions);
+    const y = decodeSymbols(strings[0], net.M * positions, byChannel(net, positions), progress);
+    return { ...y, mu: medianMap(net, positions), sigma: new Float32Array(0), zBits: 0 };
   }
-  const zBits = new Float32Array(net.medians.length * positions / 4);
-  const z = decodeByChannel(net, strings[1], positions / 4, zBits);
-  const { sigma, mu } = predicted(net, z, grid, partOf(progress, 0, 0.8));
-  const { symbols, bits } = decodeBySigma(net, strings[0], sigma, partOf(progress, 0.8, 1));
-  return { symbols, bits, mu, sigma, zBits: zBits.reduce((sum, value) => sum + value, 0) };
+  checkCapacity(strings[1], net.tables, positions / 4);
+  const z = decodeSymbols(strings[1], net.medians.length * positions / 4, byChannel(net, positions / 4));
+  const { sigma, mu } = predicted(net, z.symbols, grid, partOf(progress, 0, 0.8));
+  const y = decodeSymbols(strings[0], sigma.length, bySigma(net, sigma), partOf(progress, 0.8, 1));
+  return { ...y, mu, sigma, zBits: z.bits.reduce((sum, value) => sum + value, 0) };
 }
 
 function medianMap(net, positions) {
@@ -876,20 +877,14 @@ function codedLatents(net, y, grid, progress) {
   if (net.network === "patch_linear") {
     const mu = medianMap(net, positions);
     const symbols = symbolsOf(y, mu, positions);
-    const string = codeByChannel(net, symbols, positions);
-    checkSame(symbols, decodeByChannel(net, string, positions));
-    return { strings: [string], latents: { symbols, mu } };
+    return { strings: [encodeSymbols(symbols, byChannel(net, positions), progress)], latents: { symbols, mu } };
   }
   const z = hyperAnalyzed(net, y, grid, partOf(progress, 0, 0.4));
-  const zString = codeByChannel(net, z, positions / 4);
-  checkSame(z, decodeByChannel(net, zString, positions / 4));
+  const zString = encodeSymbols(z, byChannel(net, positions / 4));
   const { sigma, mu } = predicted(net, z, grid, partOf(progress, 0.4, 0.8));
   const symbols = symbolsOf(y, mu, positions);
-  const encoder = new Encoder();
-  for (let i = symbols.length - 1; i >= 0; i--) encoder.symbol(symbols[i], tableFor(net, sigma[i]));
-  const string = encoder.string();
-  checkSame(symbols, decodeBySigma(net, string, sigma, partOf(progress, 0.8, 1)).symbols);
-  return { strings: [string, zString], latents: { symbols, mu } };
+  const yString = encodeSymbols(symbols, bySigma(net, sigma), partOf(progress, 0.8, 1));
+  return { strings: [yString, zString], latents: { symbols, mu } };
 }
 
 /** Returns round(y − μ), in the order of latents. */
@@ -910,18 +905,6 @@ function symbolOf(distance) {
     throw new Error(`The image cannot be coded: a latent of ${symbol} steps lies outside ±${LIMIT}.`);
   }
   return symbol;
-}
-
-function codeByChannel(net, symbols, latentsPerChannel) {
-  const encoder = new Encoder();
-  for (let i = symbols.length - 1; i >= 0; i--) {
-    encoder.symbol(symbols[i], net.tables[Math.floor(i / latentsPerChannel)]);
-  }
-  return encoder.string();
-}
-
-function checkSame(symbols, decoded) {
-  if (!symbols.every((symbol, i) => symbol === decoded[i])) throw new Error("The coded image does not decode.");
 }
 
 /** Evaluates the hyper-analysis, one row of z at a time; returns the symbols of z. */
