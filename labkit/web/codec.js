@@ -78,8 +78,7 @@ function unpack(bytes) {
   const file = readHeader(view, bytes);
   file.strings = readSections(bytes, view, view.getUint8(27), checksum);
   if (file.strings.length !== STRINGS[file.network].length) {
-    throw new Error(`The file has ${file.strings.length} strings, but ${file.network} writes ` +
-      `${STRINGS[file.network].length}.`);
+    throw new Error(`The file has another number of strings, ${file.strings.length}, than ${file.network} writes.`);
   }
   return file;
 }
@@ -109,9 +108,7 @@ function readHeader(view, bytes) {
     hash: Array.from(bytes.subarray(15, 23), (byte) => byte.toString(16).padStart(2, "0")).join(""),
     width: view.getUint16(23, true), height: view.getUint16(25, true), verified: verified === 1, imageChecksum,
     latentsChecksum };
-  if (!file.N || !file.M || !file.width || !file.height) {
-    throw new Error("The header of the file has a zero as a size, which labkit never writes.");
-  }
+  if (!file.N || !file.M || !file.width || !file.height) throw new Error("The header of the file claims a size of 0.");
   checkPixels(file.width, file.height);
   return file;
 }
@@ -185,8 +182,8 @@ function pack(net, width, height, strings, imageChecksum, latentsChecksum) {
  * Checks a file as far as possible without weights, before anything of the image's size is allocated.
  *
  * @param {Uint8Array} bytes The file.
- * @returns {{network: string, size: string, N: number, M: number, hash: string, width: number, height: number,
- *   verified: boolean, ledger: {part: string, bytes: number}[]}} What the header says, and where every byte goes.
+ * @returns {object} What the header says: network, size, N, M, hash, width, height and verified. The ledger says where
+ *   every byte goes: [{part, bytes}, …].
  * @throws {Error} With one line that says what is wrong.
  */
 export function inspect(bytes) {
@@ -204,8 +201,7 @@ export function inspect(bytes) {
  * Reads a file of weights that `labkit.web.weights.pack` wrote.
  *
  * @param {ArrayBuffer} buffer The file.
- * @returns {{network: string, size: string, lmbda: ?number, hash: string, N: number, M: number}} The network, with its
- *   weights in further fields.
+ * @returns {object} The network: network, size, lmbda, hash, N, M, and its weights in further fields.
  * @throws {Error} If it is not such a file.
  */
 export function parseWeights(buffer) {
@@ -510,12 +506,13 @@ function checkCapacity(string, tables, latentsPerChannel) {
  */
 function multiply(layer, x, positions, result) {
   const { weights, bias, outputs, inputs } = layer;
+  const rowOf = (row) => weights.subarray(row * inputs, (row + 1) * inputs);
   let output = 0;
   for (; output + 4 <= outputs; output += 4) {
-    const w0 = weights.subarray(output * inputs, (output + 1) * inputs);
-    const w1 = weights.subarray((output + 1) * inputs, (output + 2) * inputs);
-    const w2 = weights.subarray((output + 2) * inputs, (output + 3) * inputs);
-    const w3 = weights.subarray((output + 3) * inputs, (output + 4) * inputs);
+    const w0 = rowOf(output);
+    const w1 = rowOf(output + 1);
+    const w2 = rowOf(output + 2);
+    const w3 = rowOf(output + 3);
     let position = 0;
     for (; position + 2 <= positions; position += 2) {
       let a0 = bias[output];
@@ -704,7 +701,7 @@ function encodeSymbols(symbols, tableOf, progress) {
 }
 
 /** Returns the CRC-32 of the latents ŷ = symbol + μ in float32, one channel after the other. */
-function latentsChecksum({ M, symbols, mu }) {
+function latentsChecksum(M, { symbols, mu }) {
   const channel = new Float32Array(symbols.length / M);
   let crc = 0;
   for (let start = 0; start < symbols.length; start += channel.length) {
@@ -770,12 +767,12 @@ const partOf = (progress, from, to) => (fraction) => progress(from + (to - from)
  * @param {Uint8Array} bytes The file.
  * @param {(fraction: number) => void} [progress] Is called with the part of the work that is done, 0 to 1. If it
  *   throws an error, the work ends with it.
- * @returns {{width: number, height: number, pixels: Uint8ClampedArray, latentsOk: ?boolean, imageOk: ?boolean,
- *   maps: {rows: number, columns: number, M: number, mu: Float32Array, sigma: Float32Array, bits: Float32Array,
- *   symbols: Int32Array}, zBits: number}} The image as RGBA. `latentsOk` is true, or null if the file was not verified
- *   when it was written. `imageOk` may be false without an error, because the synthesis may round a few values by one
- *   step differently here. The maps hold one value per latent y; `sigma` is empty for patch_linear. `zBits` is the
- *   number of bits of z.
+ * @returns {object} width, height and pixels (RGBA, a Uint8ClampedArray).
+ *   latentsOk: true, or null if the file was not verified when it was written.
+ *   imageOk: the same for the image. It may be false without an error, because the synthesis may round a few values by
+ *   one step differently here.
+ *   maps: rows, columns, M, and for each latent y mu, sigma (empty for patch_linear), bits and symbols.
+ *   zBits: the number of bits of z.
  * @throws {Error} With one line, also if the latents differ from the verified ones.
  */
 export function decode(net, bytes, progress = () => {}) {
@@ -787,7 +784,7 @@ export function decode(net, bytes, progress = () => {}) {
   const grid = gridOf(net, file.width, file.height);
   const { zBits, ...latents } = decodedLatents(net, file.strings, grid, partOf(progress, 0, 0.4));
   const maps = { rows: grid.rows, columns: grid.columns, M: net.M, ...latents };
-  const latentsOk = file.verified ? latentsChecksum(maps) === file.latentsChecksum : null;
+  const latentsOk = file.verified ? latentsChecksum(net.M, maps) === file.latentsChecksum : null;
   if (latentsOk === false) {
     throw new Error("The decoded latents differ from the verified ones: the strings of the file were replaced.");
   }
@@ -839,10 +836,9 @@ export function encode(net, image, progress = () => {}) {
   }
   const grid = gridOf(net, width, height);
   const y = analyzed(net, grid, pixels, partOf(progress, 0, 0.3));
-  const { strings, latents } = codedLatents(net, y, grid, partOf(progress, 0.3, 0.6));
-  const maps = { M: net.M, ...latents };
-  const decoded = synthesized(net, grid, maps, partOf(progress, 0.6, 1));
-  return pack(net, width, height, strings, imageChecksum(decoded, width, height), latentsChecksum(maps));
+  const coded = codedLatents(net, y, grid, partOf(progress, 0.3, 0.6));
+  const decoded = synthesized(net, grid, coded, partOf(progress, 0.6, 1));
+  return pack(net, width, height, coded.strings, imageChecksum(decoded, width, height), latentsChecksum(net.M, coded));
 }
 
 /** Evaluates the analysis transform, one row of patches at a time; returns y position-major in float32. */
@@ -877,14 +873,14 @@ function codedLatents(net, y, grid, progress) {
   if (net.network === "patch_linear") {
     const mu = medianMap(net, positions);
     const symbols = symbolsOf(y, mu, positions);
-    return { strings: [encodeSymbols(symbols, byChannel(net, positions), progress)], latents: { symbols, mu } };
+    return { strings: [encodeSymbols(symbols, byChannel(net, positions), progress)], symbols, mu };
   }
   const z = hyperAnalyzed(net, y, grid, partOf(progress, 0, 0.4));
   const zString = encodeSymbols(z, byChannel(net, positions / 4));
   const { sigma, mu } = predicted(net, z, grid, partOf(progress, 0.4, 0.8));
   const symbols = symbolsOf(y, mu, positions);
   const yString = encodeSymbols(symbols, bySigma(net, sigma), partOf(progress, 0.8, 1));
-  return { strings: [yString, zString], latents: { symbols, mu } };
+  return { strings: [yString, zString], symbols, mu };
 }
 
 /** Returns round(y − μ), in the order of latents. */

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def page():
-    """Return a page with the codec and the bundled weights, which are loaded from their scripts."""
+    """Return a page with the codec."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
     if find_browser() is None:
         pytest.skip("no Chromium or Chrome is installed: no browser tests")
@@ -81,6 +81,7 @@ def check_both_ways(page, name, net, image):
     return decoded
 
 
+@pytest.mark.slow  # since a browser takes a second to start
 def test_a_small_photograph_decodes_both_ways(page, photos):
     net = linear()
     page.load("linear", net)
