@@ -33,6 +33,7 @@ from torch import Tensor
 WORD = 4  # bytes
 BLOCK = 2**18  # symbols that are handed to CompressAI's coder at once
 NEVER_CODED = b"\xff" * 4 * WORD  # an escaped latent has at most 8 digits, so a coder never writes such a run
+LONGEST_TAIL = 2**13  # steps from a median to the end of its table; latents are coded up to ±2¹³
 _FIRST_STATE = 2**31
 _MARK = (0x6B61, 0x1C62)  # halves of a word that follows the string
 
@@ -258,8 +259,66 @@ def check_capacity(strings: Any, tables: Any, latents_per_channel: int) -> None:
             )
 
 
+def check_quantiles(model: Any) -> None:
+    """Check that the quantiles of all entropy bottlenecks give coder tables that fit into memory.
+
+    Args:
+        model: Any model of CompressAI, or an entropy bottleneck.
+
+    Raises:
+        ValueError: If a quantile is not finite or more than 2¹³ away from its median.
+    """
+    from compressai.entropy_models import EntropyBottleneck
+
+    for name, module in model.named_modules():
+        if isinstance(module, EntropyBottleneck):
+            tail = float((module.quantiles - module.quantiles[:, :, 1:2]).detach().abs().max())
+            if not tail <= LONGEST_TAIL:  # also true of NaN
+                raise ValueError(
+                    f"the quantiles of {name or 'the entropy bottleneck'} must be within {LONGEST_TAIL} steps of their "
+                    f"medians, got {tail:g}: call model.update(force=True, update_quantiles=True)"
+                )
+
+
+def build_missing_tables(model: Any) -> None:
+    """Build the coder tables that a model lacks.
+
+    Args:
+        model: Any model of CompressAI.
+
+    Raises:
+        ValueError: If the quantiles would make the tables too large.
+    """
+    from compressai.entropy_models import EntropyBottleneck
+
+    for module in model.modules():
+        if isinstance(module, EntropyBottleneck) and not module._offset.numel():
+            check_quantiles(module)
+    model.update()
+
+
 class BottleneckCoding:
-    """Base that comes before CompressAI's EntropyBottleneck: the same strings, with less memory."""
+    """Base that comes before CompressAI's EntropyBottleneck: the same tables and strings, with less memory."""
+
+    def update(self: Any, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Build the coder's tables.
+
+        Args:
+            force: Build them again if they exist already.
+            update_quantiles: Compute the quantiles of the learned densities first.
+
+        Returns:
+            True if tables were built.
+
+        Raises:
+            ValueError: If the quantiles would make the tables too large.
+        """
+        if self._offset.numel() and not force:
+            return False
+        if update_quantiles:
+            self._update_quantiles()
+        check_quantiles(self)
+        return bool(super().update(force=True))  # type: ignore[misc]  # of CompressAI's class
 
     def compress(self: Any, x: Tensor) -> list[bytes]:
         """Code latents of shape (batch, C, …) to CompressAI's strings, with less memory."""

@@ -35,9 +35,10 @@ def doctor(
 ) -> None:
     """Say why the real bits of a codec differ from its estimate, and where the bits are.
 
-    The command runs the network of CHECKPOINT on images in training mode, in evaluation mode and in the coder. Each
-    finding has a figure, its cause and a remedy. Without CHECKPOINT, it examines the bundled weights of
-    patch_hyperprior. The exit status is 0 if no finding is an error, 1 if one is, and 2 if the command could not run.
+    The command runs the network of CHECKPOINT on images in training mode, in evaluation mode and in the coder. A
+    process with the instruction set of an old processor decodes the strings, too. Each finding has a figure, its cause
+    and a remedy. Without CHECKPOINT, it examines the bundled weights of patch_hyperprior. The exit status is 0 if no
+    finding is an error, 1 if one is, and 2 if the command could not run.
     """
     import torch
 
@@ -50,7 +51,7 @@ def doctor(
     net = load_network(checkpoint, network)
     images = datasets.folder(data) if data else datasets.photos("test")
     lmbda = net.info.get("lmbda") if lmbda is None else lmbda
-    report = diagnose(net, images, scheme=scheme, lmbda=lmbda)
+    report = diagnose(net, images, scheme=scheme, lmbda=lmbda, old_processor=True)
     if json_file:
         write_whole(json_file, json.dumps(report.to_dict(), ensure_ascii=False, indent=1).encode())
     if page:

@@ -35,6 +35,7 @@ def diagnose(
     lmbda: float | None = None,
     draws: int = 2,
     seed: int = 0,
+    old_processor: bool = False,
     progress: bool | None = None,
 ) -> Diagnosis:
     """Say why the real bits of a codec differ from its estimate, and where the bits are.
@@ -42,13 +43,17 @@ def diagnose(
     The model runs on every image in training mode, in evaluation mode, and in the coder. Nothing in it changes.
 
     Args:
-        model: Any image model with CompressAI's entropy models, adopted or not, with or without coder tables.
-        images: A PhotoSet, or tensors of shape (C, H, W) in [0, 1] of any size.
+        model: Any model with CompressAI's entropy models that returns "x_hat" and "likelihoods", adopted or not, with
+            or without coder tables. Without `compress` and `decompress`, nothing is coded.
+        images: A PhotoSet, or tensors of shape (C, H, W) in [0, 1] of any size. For a model of vectors, tensors of
+            shape (n, d); rates are then bits per vector.
         scheme: Scheme of the training that is judged, or the name of a preset; None judges the model's own training
             forward pass.
         lmbda: Weight of the distortion, to report losses too.
         draws: Number of noise draws per image.
         seed: Seed of the noise.
+        old_processor: Whether to decode in a process with the instruction set of an old processor, too. It takes some
+            seconds, and needs a network of labkit or CompressAI that can be rebuilt from its name.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -72,26 +77,30 @@ def diagnose(
     coder = copy.deepcopy(model).eval()
     trained = _trained(model, scheme)
     network = str(getattr(model, "kind", fixed_point.plain_class(type(model)).__name__))
-    findings = tables.missing_tables(model) + _checkpoint_keys(model)
-    if broken := _not_finite(coder, network_input(coder, images[0]).to(device_of(coder))):
+    codes = hasattr(model, "compress") and hasattr(model, "decompress")
+    findings = _checkpoint_keys(model) + (tables.missing_tables(model) if codes else [])
+    broken = _not_finite(coder, network_input(coder, images[0]).to(device_of(coder))) or tables.diverged(coder)
+    if broken:
         return Diagnosis(network, [*broken, *findings], {}, {}, len(names))
-    _build_missing(coder)
+    tables.build_missing(coder)
     passes = []
     with torch.random.fork_rng():
         for index in progress_bar(range(len(names)), unit="image", progress=progress):
             x = network_input(coder, images[index]).to(device_of(coder))
-            one = ImagePass(names[index], x[0, 0].numel(), forward(coder, x))
+            pixels = x[0, 0].numel() if x.dim() > 2 else len(x)
+            one = ImagePass(names[index], pixels, forward(coder, x))
             for draw in range(draws):
                 torch.manual_seed(mix_seeds(seed, index, draw))
                 one.training.append(forward(trained, x))
             try:
-                one.coding = code(coder, x)
+                one.coding = code(coder, x) if codes else None
             except NotCodable as error:
                 findings += judged("nonfinite", 1, f"Image {one.name} cannot be coded: {error}.", _TRAIN)
             passes.append(one)
     findings += tables.stale_tables(coder, passes) + tables.quantiles(coder) + tables.overflow(passes)
     findings += rates.mismatch(passes) + rates.scale_bound(passes) + rates.center(passes) + rates.dead_channels(passes)
-    findings += not_reproducible(coder, passes)
+    findings += rates.dominant_channel(passes)
+    findings += not_reproducible(coder, passes, old_processor)
     findings.sort(key=lambda each: SEVERITIES.index(each.severity))
     losses = _losses(passes, lmbda) if lmbda is not None else None
     return Diagnosis(network, findings, bits_table(passes), channels_of(passes), len(names), lmbda, losses)
@@ -131,14 +140,6 @@ def _not_finite(model: nn.Module, x: Tensor) -> list[Finding]:
     places = [f"the weights {name}" for name in weights]
     places += [f"the outputs of {name}" for name in fixed_point.modules_not_finite(model, lambda: model(x))]
     return judged("nonfinite", len(places), f"{places[0]} hold values that are not finite." if places else "", _TRAIN)
-
-
-def _build_missing(model: Any) -> None:
-    """Give a copy the coder tables that it lacks."""
-    for _, module in tables.entropy_models(model):
-        if not module._quantized_cdf.numel():
-            model.update(force=True)
-            return
 
 
 def _losses(passes: list[ImagePass], lmbda: float) -> dict[str, float]:

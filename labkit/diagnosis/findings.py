@@ -32,13 +32,14 @@ KINDS = {
     "nonfinite": Kind("values that cannot be coded", "values", None, None, 1),
     "missing_tables": Kind("no coder tables", "entropy models", None, None, 1),
     "stale_tables": Kind("coder tables of other weights", _BITS, 0, 1, 10),
-    "quantiles": Kind("quantiles that did not converge", "steps", 0.1, 1, None),
+    "quantiles": Kind("quantiles that did not converge", "steps", 0.1, 1, 2**13),
     "overflow": Kind("symbols outside the tables", _BITS, 0.1, 2, 20),
-    "mismatch": Kind("training reports another rate than rounding gives", _BITS, 2, 40, None),
-    "scale_bound": Kind("noise at the lower bound on σ", _BITS, 2, 15, None),
+    "mismatch": Kind("training reports another rate than rounding gives", _BITS, 2, 150, None),
+    "scale_bound": Kind("noise at the lower bound on σ", _BITS, 2, 100, None),
     "center": Kind("the forward pass rounds other values than the coder", "%", 0.1, 5, None),
     "not_reproducible": Kind("decoding depends on the machine", "settings", 0, None, 1),
     "dead_channels": Kind("channels that carry no information", "% of the channels", 1, None, None),
+    "dominant_channel": Kind("one channel that takes most bits", _BITS, 50, None, None),
     "checkpoint_keys": Kind("keys of the checkpoint that were not loaded as they are", "keys", 1, None, None),
 }
 

@@ -58,11 +58,13 @@ class Coding:
         coded: What `compress` returned.
         symbols: What the entropy models coded.
         mse: Mean squared error of the decoded image, in units of 255²; NaN if it cannot be decoded.
+        latents: Input of the synthesis transform when the image is decoded; None if it cannot be decoded.
     """
 
     coded: dict[str, Any]
     symbols: list[bitstream.Symbols]
     mse: float
+    latents: Tensor | None
 
     @property
     def bytes(self) -> int:
@@ -81,7 +83,7 @@ class ImagePass:
 
     Attributes:
         name: Name of the image.
-        pixels: Number of pixels that the codec reads.
+        pixels: Number of pixels that the codec reads, or of vectors.
         training: Forward passes in training mode, one for each draw of the noise.
         rounded: Forward pass in evaluation mode.
         coding: The image in real bytes, or None if the model cannot code.
@@ -118,12 +120,33 @@ def code(model: Any, x: Tensor) -> Coding:
     """
     with bitstream.recorded(model) as recording:
         coded = fixed_point.compress(model, x)
-    symbols = list(recording.calls())
+    x_hat, latents = decode(model, coded)
+    mse = float("nan") if x_hat is None else _mse(x_hat, x.clamp(0, 1))
+    return Coding(coded, list(recording.calls()), mse, latents)
+
+
+@torch.no_grad()
+def decode(model: Any, coded: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    """Decode what `compress` returned.
+
+    Args:
+        model: A CompressAI model with coder tables.
+        coded: What `compress` returned.
+
+    Returns:
+        The image, and the input of the synthesis transform; None and None if the strings cannot be decoded.
+    """
+    given: list[Tensor] = []
+    synthesis = getattr(model, "g_s", None)
+    hook = synthesis.register_forward_pre_hook(lambda _, x: given.append(x[0])) if synthesis is not None else None
     try:
-        mse = _mse(fixed_point.decompress(model, coded), x.clamp(0, 1))
+        x_hat = fixed_point.decompress(model, coded)
     except Exception:  # strings that do not fit the tables may raise anything; reproducibility reports it
-        mse = float("nan")
-    return Coding(coded, symbols, mse)
+        return None, None
+    finally:
+        if hook:
+            hook.remove()
+    return x_hat, given[0] if given else 255 * x_hat
 
 
 def _mse(x_hat: Tensor, x: Tensor) -> float:

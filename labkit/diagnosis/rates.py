@@ -18,17 +18,18 @@ def mismatch(passes: list[ImagePass]) -> list[Finding]:
     """Find that training reports another rate than rounding gives."""
     rounded = sum(each.rounded.rate for each in passes)
     training = sum(statistics.mean(draw.rate for draw in each.training) for each in passes)
-    mse = [sum(each.rounded.mse for each in passes), sum(each.training[0].mse for each in passes)]
-    figure = 100 * (training / rounded - 1)
+    mse = sum(statistics.mean(draw.mse for draw in each.training) for each in passes)
+    mse_change = 100 * (mse / sum(each.rounded.mse for each in passes) - 1)
+    more, fewer = ("Training", "rounding") if training >= rounded else ("Rounding", "training")
+    figure = 100 * (max(training, rounded) / min(training, rounded) - 1)
     message = (
-        f"Training reports {abs(figure):.1f}% {'more' if figure > 0 else 'fewer'} bits than rounding gives, and "
-        f"{100 * (mse[1] / mse[0] - 1):+.1f}% mean squared error."
+        f"{more} gives {figure:.1f}% more bits than {fewer}; the mean squared error of training is {mse_change:+.1f}%."
     )
     remedy = (
         "Report the rate in evaluation mode. A surrogate closer to rounding at the end of training makes the "
         "difference smaller."
     )
-    return judged("mismatch", abs(figure), message, remedy)
+    return judged("mismatch", figure, message, remedy)
 
 
 def scale_bound(passes: list[ImagePass]) -> list[Finding]:
@@ -75,6 +76,19 @@ def dead_channels(passes: list[ImagePass]) -> list[Finding]:
     parts = [f"{dead[name]} of the {total[name]} channels of {name}" for name in dead if dead[name]]
     message = f"{' and '.join(parts)} need less than {DEAD:g} bits per position."
     return judged("dead_channels", figure, message, "A network with fewer channels would be faster and code as well.")
+
+
+def dominant_channel(passes: list[ImagePass]) -> list[Finding]:
+    """Find a channel, one of several, that takes most of the bits."""
+    sums = {
+        name: torch.stack([each.rounded.bits[name].transpose(0, 1).flatten(1).sum(1) for each in passes]).sum(0)
+        for name in passes[0].rounded.bits
+    }
+    name = max(sums, key=lambda name: float(sums[name].max()))
+    channel, total = int(sums[name].argmax()), sum(float(each.sum()) for each in sums.values())
+    figure = 100 * float(sums[name][channel]) / total if len(sums[name]) > 1 and total else 0.0
+    message = f"Channel {channel} of {name} takes {figure:.0f}% of the bits."
+    return judged("dominant_channel", figure, message, "Train longer, or from other initial weights.")
 
 
 def bits_per_channel(passes: list[ImagePass]) -> dict[str, Tensor]:

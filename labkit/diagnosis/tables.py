@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
+from compressai.models import CompressionModel
 from torch import nn
 
+from labkit import entropy, rans
 from labkit.diagnosis.findings import Finding, judged
 from labkit.diagnosis.passes import ImagePass
 from labkit.evaluation import bitstream
 
 _UPDATE = "Call model.update(force=True) after training, then save the model with its tables."
+_TAIL = 1e-3  # probability outside a table that is too much
 _ROUNDING = 2  # counts by which tables of the same weights may differ, because another machine rounds differently
 
 
@@ -34,6 +38,43 @@ def missing_tables(model: nn.Module) -> list[Finding]:
         f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no coder tables, so compress fails.",
         _UPDATE,
     )
+
+
+def diverged(model: nn.Module) -> list[Finding]:
+    """Find quantiles so far from their medians that tables would not fit into memory.
+
+    Args:
+        model: A model with CompressAI's entropy models.
+    """
+    try:
+        rans.check_quantiles(model)
+    except ValueError as error:
+        message, _, remedy = str(error).partition(": ")
+        return judged("quantiles", math.inf, f"{_upper(message)}.", f"{_upper(remedy)}. {_DIVERGED}")
+    return []
+
+
+_DIVERGED = "Use a lower learning rate for the auxiliary loss."
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def build_missing(model: nn.Module) -> None:
+    """Give a model the coder tables that it lacks.
+
+    Args:
+        model: A model whose quantiles have not diverged.
+    """
+    missing: list[Any] = [module for _, module in entropy_models(model) if not module._quantized_cdf.numel()]
+    if missing and isinstance(model, CompressionModel):
+        model.update()
+    for module in missing:  # a model may lack `update`, or have one that forgets an entropy model
+        if isinstance(module, EntropyBottleneck):
+            module.update()
+        elif not module._quantized_cdf.numel():
+            module.update_scale_table(entropy.scale_table(float(module.lower_bound_scale.bound)), force=True)
 
 
 def stale_tables(model: nn.Module, passes: list[ImagePass]) -> list[Finding]:
@@ -81,16 +122,23 @@ def _differ(one: Any, other: Any) -> bool:
 
 @torch.no_grad()
 def quantiles(model: nn.Module) -> list[Finding]:
-    """Find medians of entropy bottlenecks that differ from those of the learned densities."""
-    figure, where = 0.0, ""
+    """Find quantiles of entropy bottlenecks that are not those of the learned densities.
+
+    A median counts with its distance. A tail counts if its table ends before the density has only `_TAIL` left.
+    """
+    figure, what = 0.0, ""
     for name, module in entropy_models(model):
         if isinstance(module, EntropyBottleneck):
             solved: Any = copy.deepcopy(module)
+            target = math.log(2 / _TAIL - 1)
+            solved.target.copy_(torch.tensor([-target, 0, target]))
             solved._update_quantiles()
-            distance = float((solved.quantiles - module.quantiles)[:, 0, 1].abs().max())
-            if distance > figure:
-                figure, where = distance, name
-    message = f"A median of {where} is {figure:.2g} quantization steps away from that of its learned density."
+            low, median, high = (solved.quantiles - module.quantiles)[:, 0].unbind(1)
+            short = torch.maximum(-low, high)
+            for place, distance in (("median", median.abs()), ("tail", short)):
+                if float(distance.max()) > figure:
+                    figure, what = float(distance.max()), f"{place} of {name}"
+    message = f"A {what} is {figure:.2g} quantization steps away from that of its learned density."
     return judged(
         "quantiles",
         figure,

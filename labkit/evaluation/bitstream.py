@@ -57,12 +57,14 @@ class Symbols(NamedTuple):
         symbols: Integers, of the shape of the latent.
         indexes: Index of the coder's table for each symbol.
         bits: Bits of each symbol according to the model's likelihoods, float64.
+        scales: Scales σ of the symbols of a Gaussian model, or None.
     """
 
     model: EntropyModel
     symbols: Tensor
     indexes: Tensor
     bits: Tensor
+    scales: Tensor | None = None
 
 
 class Recording:
@@ -82,7 +84,7 @@ class Recording:
                     indexes = model._build_indexes(symbols.size()).to(symbols.device)  # one table for each channel
                     _, likelihood = model(model.dequantize(symbols, _medians(model, symbols)), training=False)
                 assert indexes is not None
-                yield Symbols(model, symbols, indexes, -torch.log2(likelihood.double()))
+                yield Symbols(model, symbols, indexes, -torch.log2(likelihood.double()), scales)
 
     def split(self, strings: Sequence[bytes]) -> Split:
         """Return where the bits of the strings went.

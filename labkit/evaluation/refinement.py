@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit import defaults, entropy, fixed_point, schedules, schemes, surrogates
+from labkit import defaults, entropy, fixed_point, rans, schedules, schemes, surrogates
 from labkit.checks import check_at_least, check_positive
 from labkit.datasets import PhotoSet
 from labkit.evaluation import metrics
@@ -214,7 +214,7 @@ def refine(
         for parameter in net.parameters():
             parameter.requires_grad_(False)
         net.eval()
-        net.update()  # type: ignore[operator]  # CompressAI's method creates missing coder tables
+        rans.build_missing_tables(net)
         start = problem.start()
         before = problem.code(start)
         _put_everywhere(net, surrogate)

@@ -11,35 +11,7 @@ from torch import nn
 
 import labkit as lk
 from labkit import diagnosis, entropy, evaluation, networks, schemes
-
-PHOTOS = [lk.datasets.photos("test")[i][:, :128, :128] for i in (0, 3)]
-
-
-def healthy(seed=0):
-    """A plain CompressAI model with the bundled weights, and tables that fit them."""
-    model = models.MeanScaleHyperprior(24, 36).eval()
-    net = networks.pretrained("mean_scale_hyperprior", 0.0035)
-    model.load_state_dict(net.state_dict(), strict=False)
-    model.update(force=True)
-    return model
-
-
-def factorized():
-    """A codec that is all DCT and fitted densities, so that its entropy bottleneck codes all its bits."""
-    net = networks.patch_linear("tiny", seed=0).eval()
-    net.start(0.0067, torch.stack(PHOTOS))
-    net.update(force=True, update_quantiles=True)
-    return net
-
-
-def found(model, kind, **options):
-    return diagnosis.diagnose(model, PHOTOS, progress=False, **options).of(kind)
-
-
-def real_bits(model):
-    with torch.no_grad():
-        coded = [model.compress(photo[None]) for photo in PHOTOS]
-    return 8 * sum(len(string) for one in coded for group in one["strings"] for string in group)
+from tests.diagnosis.models import PHOTOS, factorized, found, healthy, real_bits
 
 
 @pytest.mark.parametrize("adopted", [False, True])
