@@ -19,7 +19,7 @@ from labkit.cli.options import load_network, network_option
     "--lmbda", type=float, help="Weight λ of the distortion, to print losses.  [default: that of the weights]"
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for everything, as JSON.")
-@click.option("--html", "page", type=click.Path(path_type=Path), help="File for a page with a figure.")
+@click.option("--html", "page", type=click.Path(path_type=Path), help="File for a page with figures.")
 @click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's default]")
 @click.pass_context
 def doctor(

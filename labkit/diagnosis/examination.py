@@ -17,6 +17,7 @@ from labkit.datasets import PhotoSet
 from labkit.diagnosis import rates, tables
 from labkit.diagnosis.findings import SEVERITIES, Finding, judged
 from labkit.diagnosis.passes import ImagePass, code, forward
+from labkit.diagnosis.pictures import densities, latent_maps
 from labkit.diagnosis.report import Diagnosis, bits_table, channels_of
 from labkit.diagnosis.reproducibility import not_reproducible
 from labkit.fixed_point import NotCodable
@@ -103,7 +104,8 @@ def diagnose(
     findings += not_reproducible(coder, passes, old_processor)
     findings.sort(key=lambda each: SEVERITIES.index(each.severity))
     losses = _losses(passes, lmbda) if lmbda is not None else None
-    return Diagnosis(network, findings, bits_table(passes), channels_of(passes), len(names), lmbda, losses)
+    pictures = tuple(densities(coder, [images[0]])), latent_maps(coder, images[0])
+    return Diagnosis(network, findings, bits_table(passes), channels_of(passes), len(names), lmbda, losses, *pictures)
 
 
 _TRAIN = "Train again with a lower learning rate or with gradients clipped, from weights that are finite."

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import statistics
-from dataclasses import asdict, dataclass
+import textwrap
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from labkit.diagnosis.findings import KINDS, SEVERITIES, Finding
 from labkit.diagnosis.passes import ImagePass
+from labkit.diagnosis.pictures import Density, LatentMaps
 from labkit.diagnosis.rates import bits_per_channel
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class Diagnosis:
         images: Number of images.
         lmbda: Weight of the distortion for the losses, or None.
         losses: Rate plus λ · distortion in training and with rounding; None without λ.
+        densities: Learned densities and latents of some channels, for a picture.
+        maps: Maps of the first image, for a picture; None without a Gaussian entropy model.
     """
 
     network: str
@@ -36,6 +40,8 @@ class Diagnosis:
     images: int
     lmbda: float | None = None
     losses: dict[str, float] | None = None
+    densities: tuple[Density, ...] = ()
+    maps: LatentMaps | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.count(each)} {each}s" for each in SEVERITIES)
@@ -63,31 +69,33 @@ class Diagnosis:
         if self.losses:
             loss = f"loss at λ = {self.lmbda:g}"
             lines.append(f"{loss:<20}{self.losses['training']:>10.4f}{self.losses['rounded']:>10.4f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *textwrap.wrap(_thresholds(), 118)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as a dictionary that JSON can hold, with the thresholds of each kind of finding."""
+        """Return all but the pictures as a dictionary that JSON can hold, with the thresholds of the findings."""
         kinds = {name: kind._asdict() for name, kind in KINDS.items()}
-        return {**asdict(self), "findings": [asdict(each) for each in self.findings], "kinds": kinds}
+        values = asdict(replace(self, densities=(), maps=None))
+        del values["densities"], values["maps"]
+        return {**values, "kinds": kinds}
 
-    def figure(self) -> Figure:
-        """Return a histogram of the channels of each latent over their bits per position."""
-        import plotly.graph_objects as go
+    def figures(self) -> list[Figure]:
+        """Return pictures of the codec: bits per channel, learned densities, and maps of one image."""
+        from labkit.diagnosis import plots
 
-        from labkit import theme
-
-        figure = go.Figure()
-        for color, (name, bits) in zip(theme.COLORS, self.channels.items(), strict=False):
-            figure.add_histogram(x=bits, name=name, marker_color=color, nbinsx=40)
-        return figure.update_layout(
-            template=theme.template(), barmode="stack", xaxis_title="bits per position", yaxis_title="channels",
-            showlegend=True,
-        )  # fmt: skip
+        figures = [plots.channel_bits(self.channels)] if self.channels else []
+        figures += [plots.densities(self.densities)] if self.densities else []
+        return figures + ([plots.latent_maps(self.maps)] if self.maps else [])
 
     def to_html(self) -> str:
-        """Return a page with the findings, the bits and the figure, which needs no network."""
-        body = f"{self._repr_html_()}{self.figure().to_html(full_html=False)}"
+        """Return a page with the findings, the bits and the figures, which needs no network."""
+        figures = (each.to_html(full_html=False, include_plotlyjs=not i) for i, each in enumerate(self.figures()))
+        body = f"{self._repr_html_()}{''.join(figures)}"
         return f"<!doctype html><meta charset='utf-8'><title>{html.escape(self.network)}</title>{body}"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        display(HTML(self._repr_html_()), *self.figures())  # type: ignore[no-untyped-call]
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -103,7 +111,17 @@ class Diagnosis:
             for name, row in self.bits.items()
         )
         found = f"<table>{rows}</table>" if rows else "<p>nothing found</p>"
-        return f"<p><b>{html.escape(self.network)}</b></p>{found}<table><tr>{head}</tr>{bits}</table>"
+        limits = f"<details><summary>thresholds</summary>{html.escape(_thresholds())}</details>"
+        return f"<p><b>{html.escape(self.network)}</b></p>{found}<table><tr>{head}</tr>{bits}</table>{limits}"
+
+
+def _thresholds() -> str:
+    """Return the least figures of a note, a warning and an error of each kind."""
+    kinds = (
+        f"{name} {'/'.join('–' if least is None else f'{least:g}' for least in kind[2:])} {kind.unit}"
+        for name, kind in KINDS.items()
+    )
+    return f"Least figures of a note/warning/error: {'; '.join(kinds)}."
 
 
 _COLUMNS = ("training", "rounded", "coded", "real")

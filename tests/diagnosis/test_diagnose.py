@@ -206,7 +206,12 @@ def test_the_report_is_text_json_and_a_page():
     assert values["kinds"].keys() == diagnosis.KINDS.keys()
     for finding in report.findings:
         assert finding.message in str(report) and finding.unit
-    assert "<table>" in report._repr_html_() and len(report.figure().data) == 2
+    text = " ".join(str(report).split())
+    for name, kind in diagnosis.KINDS.items():  # the report prints the thresholds by which it judges
+        limits = "/".join("–" if each is None else f"{each:g}" for each in (kind.note, kind.warning, kind.error))
+        assert f"{name} {limits} {kind.unit}" in text
+    assert len(str(report).splitlines()) < 30
+    assert "<table>" in report._repr_html_() and [len(figure.data) for figure in report.figures()] == [2, 8, 4]
     assert set(report.losses) == {"training", "rounded"}
 
 
