@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("number, expected", [(1, "sua"), (2, "dither"), (4, r"^\['")])
+@pytest.mark.parametrize("number, expected", [(1, "sua"), (2, "dither"), (5, r"^\['")])
 def test_a_quick_example_runs(number, expected, tmp_path, monkeypatch, capsys):
     """The examples share a process, because importing torch is slower than running them. Each has its own variables."""
     monkeypatch.chdir(tmp_path)
@@ -37,8 +37,18 @@ def test_a_slow_example_runs(number, expected, tmp_path):
     assert re.search(expected, process.stdout, re.MULTILINE), process.stdout
 
 
+def test_the_doctor_prints_what_the_readme_shows(capsys):
+    """Another processor may give other last digits."""
+    exec(compile(blocks("python")[4], "README.md, example 4", "exec"), {"__name__": "example"})
+    texts = capsys.readouterr().out, blocks("text")[0]
+    printed, shown = (re.sub(r"\d+(?:\.\d+)?", "#", text).split() for text in texts)
+    assert printed == shown
+    printed, shown = ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)] for text in texts)
+    assert printed == pytest.approx(shown, rel=0.05, abs=0.5)
+
+
 def test_every_example_has_a_test():
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
 
 
 def test_the_toml_files_and_commands_are_valid(tmp_path, monkeypatch):

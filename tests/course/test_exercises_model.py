@@ -47,6 +47,12 @@ def differs(scheme, temperature, center, exact):
     return [bool(((output - (target if exact else output.round())).abs() > 1e-3).any()) for output in outputs]
 
 
+def by_hand(report):
+    """Name the fault from the figures of a report."""
+    figures = {finding.kind: finding.figure for finding in report.findings if finding.severity != "note"}
+    return next(kind for kind in ("stale_tables", "scale_bound", "quantiles", "center") if kind in figures)
+
+
 REWRITTEN_MISTAKES = [  # common mistakes, written differently from the misconceptions
     ("model.loop", loop_with(temperature="once"), "again at every step"),
     ("model.loop", loop_with(temperature="never"), "again at every step"),
@@ -72,6 +78,10 @@ REWRITTEN_MISTAKES = [  # common mistakes, written differently from the misconce
     ("model.resumed", lambda done, steps, a, b: a ** (1 - done / steps) * b ** (done / steps), "intervals"),
     ("model.resumed", lambda done, steps, a, b: lk.schedules.exponential(a, b)(done + 1, steps), "one step later"),
     ("model.resumed", lambda done, steps, a, b: lk.schedules.linear(a, b)(done, steps), "straight line"),
+    ("model.faults", lambda reports: [report.to_dict()["findings"][0]["kind"] for report in reports], "a symptom"),
+    ("model.faults", lambda reports: ["not_reproducible"] * 4, "least severe"),
+    ("model.faults", lambda reports: [f.kind for r in reports for f in r.findings if f.kind == "oops"], "shape (0,)"),
+    ("model.faults", lambda reports: ["stale"] * 4, "unknown kind"),
 ]
 
 
@@ -84,6 +94,7 @@ def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
 def test_other_correct_answers_pass():
     assert exercise("model.loop").check(loop)
     assert exercise("model.paths").check(lambda scheme, tau: differs(scheme, tau, center=True, exact=True))
+    assert exercise("model.faults").check(lambda reports: [by_hand(report) for report in reports])
     assert exercise("model.resumed").check(lambda done, steps, a, b: lk.schedules.exponential(a, b)(done, steps))
 
 
