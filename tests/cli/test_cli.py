@@ -224,7 +224,8 @@ def test_study_example_prints_quadrature_above_monte_carlo():
     assert lines[row + 1].split()[:2] == ["Monte", "Carlo"] and lines[row + 1].count("±") == 3
 
 
-def test_doctor_prints_findings_and_writes_json_and_a_page(checkpoint, tmp_path, test_photos):
+def test_doctor_prints_findings_and_writes_json_and_a_page(checkpoint, tmp_path, test_photos, monkeypatch):
+    monkeypatch.setattr("labkit.diagnosis.processor.decode", lambda *_: None)  # which starts a process
     Image.fromarray(test_photos.images[0][:, :128, :128].permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
     result = labkit(
         "doctor", checkpoint, "--data", tmp_path, "--json", tmp_path / "d.json", "--html", tmp_path / "d.html"
