@@ -95,7 +95,7 @@ class Diagnosis:
     def _ipython_display_(self) -> None:
         from IPython.display import HTML, display
 
-        display(HTML(self._repr_html_()), *self.figures())  # type: ignore[no-untyped-call]
+        display(HTML(self._repr_html_()), *self.figures())
 
     def _repr_html_(self) -> str:
         rows = "".join(

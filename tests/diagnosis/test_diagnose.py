@@ -59,10 +59,10 @@ def test_latents_that_cannot_be_coded_are_found():
 def test_missing_tables_are_found_until_they_are_built():
     model = models.MeanScaleHyperprior(8, 12).eval()
     model.entropy_bottleneck.update()  # one of two entropy models: "Uninitialized CDFs"
-    finding = found(model, "missing_tables")
+    finding = found(model, "missing_tables", PHOTOS[:1])
     assert (finding.severity, finding.figure) == ("error", 1) and "gaussian_conditional" in finding.message
     model.update(force=True)
-    assert found(model, "missing_tables") is None
+    assert found(model, "missing_tables", PHOTOS[:1]) is None
 
 
 def test_tables_of_other_weights_are_found_with_the_bits_that_they_cost():
@@ -94,10 +94,10 @@ def test_quantiles_far_from_those_of_the_densities_are_found():
     with torch.no_grad():
         model.entropy_bottleneck.quantiles += 3
     model.update(force=True)
-    finding = found(model, "quantiles")
+    finding = found(model, "quantiles", PHOTOS[:1])
     assert finding.severity == "warning" and finding.figure == pytest.approx(3, abs=1e-3)
     model.update(force=True, update_quantiles=True)
-    assert found(model, "quantiles") is None
+    assert found(model, "quantiles", PHOTOS[:1]) is None
 
 
 def test_symbols_outside_the_tables_are_found_with_their_cost():
@@ -114,6 +114,7 @@ def test_symbols_outside_the_tables_are_found_with_their_cost():
     assert found(net, "overflow") is None
 
 
+@pytest.mark.slow
 def test_the_mismatch_is_that_of_the_measured_losses():
     net = networks.pretrained("mean_scale_hyperprior", 0.0035)
     training = [evaluation.surrogate_losses(net, PHOTOS, seed) for seed in range(8)]
@@ -179,10 +180,10 @@ class DependsOnThreads(nn.Module):
 
 def test_decoding_that_depends_on_threads_is_an_error_and_a_plain_model_a_note():
     model = healthy()
-    assert found(model, "not_reproducible").severity == "note"
-    assert found(lk.portable(healthy()), "not_reproducible") is None
+    assert found(model, "not_reproducible", PHOTOS[:1]).severity == "note"
+    assert found(lk.portable(healthy()), "not_reproducible", PHOTOS[:1]) is None
     model.h_s = DependsOnThreads(model.h_s)
-    finding = found(model, "not_reproducible")
+    finding = found(model, "not_reproducible", PHOTOS[:1])
     assert finding.severity == "error" and "threads" in finding.message
 
 

@@ -56,6 +56,7 @@ def test_densities_are_those_of_the_cumulative_function_beside_the_latents():
     assert diagnosis.latent_maps(model, PHOTO) is None
 
 
+@pytest.mark.slow
 def test_a_notebook_and_a_page_show_all_pictures(monkeypatch):
     import IPython.display
 

@@ -33,6 +33,7 @@ def test_real_bits_several_times_the_estimate_come_from_tables_of_other_weights(
     assert found(net, "stale_tables") is None and real_bits(net) < 1.1 * estimated_bits(net)
 
 
+@pytest.mark.slow
 def test_training_reports_several_times_the_real_bits_if_most_latents_sit_at_the_scale_bound():
     """microsoft/DCVC issue 164: training reports 0.198 bits per pixel, and the file has 0.031."""
     one = PHOTOS[:1]
