@@ -63,6 +63,7 @@ async function begin(next) {
   get("running").hidden = false;
   get("progress").value = 0;
   say(`Opening ${next.name} …`);
+  get("work").scrollIntoView({ block: "nearest" });
   const receive = (data) => mine === turn && show(data);
   try {
     const blob = await next.read();
@@ -186,6 +187,7 @@ function summary() {
   let text = `${source.name}: ${bytesText(bytes)} bytes, ${((8 * bytes) / (size.width * size.height)).toFixed(3)} bits per pixel`;
   if (psnr !== undefined) text += `, PSNR ${decibels(psnr)}`;
   if (jpeg) text += `. JPEG with ${bytesText(jpeg.bytes)} bytes: ${decibels(jpeg.psnr)}`;
+  if (!jpeg) text += `. It was coded with λ = ${document.querySelector("[name=lmbda]:checked").value}`;
   if (!jpeg && latentsOk) text += ". The decoded numbers match the checksum in the file";
   return `${text}.`;
 }
@@ -199,6 +201,7 @@ function fail(text) {
   say("");
   get("problem").textContent = text;
   get("problem").hidden = false;
+  get("work").scrollIntoView({ block: "nearest" });
 }
 
 // Input

@@ -213,7 +213,9 @@ def test_pages_have_a_language_a_title_and_a_link_to_the_next_page(site):
 
 
 def test_the_index_says_what_each_lesson_teaches(site):
-    text = soup(site, "index").text
+    page = soup(site, "index")
+    assert page.select("main a")[0]["href"] == page.select("nav a")[0]["href"] == "codec.html"
+    text = page.text
     for phrase in ('"It is so."', "About 5 minutes", "Follow a link.", "labkit lessons"):
         assert phrase in text
 

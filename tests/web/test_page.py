@@ -17,6 +17,7 @@ from labkit.course import export
 from labkit.files import codec
 from labkit.files.container import Container
 from labkit.web.page import MOST_PIXELS, write_page
+from tests.course.test_export import check_links, check_sources
 
 pytestmark = pytest.mark.slow
 PHOTO = paths.data() / "photographs" / "test" / "brushes.webp"
@@ -26,6 +27,8 @@ PHOTO = paths.data() / "photographs" / "test" / "brushes.webp"
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     (folder / "style.css").write_bytes((Path(export.__file__).parent / "pages" / "style.css").read_bytes())
+    (folder / "index.html").write_text('<a href="codec.html">Try the codec</a>')
+    (folder / "plots.js").touch()
     assert write_page(folder, [("index.html", "The course")]) == folder / "codec.html"
     return folder
 
@@ -111,6 +114,13 @@ def coded():
     return container.pack(), codec.decompress(container, net)
 
 
+def test_the_page_loads_only_files_of_the_site(site):
+    check_sources(site)
+    check_links(site)
+    text = "".join((site / "codec" / name).read_text() for name in ("page.js", "view.js", "facts.js", "page.css"))
+    assert not re.search(r"https?://|url\(|@import|import\(|fetch\(|XMLHttpRequest|WebSocket|sendBeacon", text)
+
+
 def test_a_photograph_is_coded_with_the_figures_that_the_page_shows(open_page, tmp_path):
     page = open_page()
     page.click("[data-photo=brushes]")
@@ -154,6 +164,7 @@ def test_a_file_coded_in_python_shows_its_image_and_its_bytes(open_page, coded):
     pixels = torch.tensor(shown, dtype=torch.int16).view(height, width, 4)
     assert (pixels[:, :, :3].permute(2, 0, 1) - image).abs().max() <= 1 and (pixels[:, :, 3] == 255).all()
     assert page.is_checked("[name=lmbda][value='0.0025']") and page.is_disabled("[name=lmbda][value='0.018']")
+    assert "λ = 0.0025" in page.inner_text("#status")
     assert len(table(page, "figures")) == 1 and "match the checksum" in page.inner_text("#status")
     assert page.is_hidden("#divider") and page.is_hidden("#pairs")
     check_ledger(page, data)
@@ -208,6 +219,7 @@ def test_bad_files_give_one_line_each(open_page, coded):
         assert re.search(problem, line), f"{name}: {line!r}"
         assert line.startswith(f"{name}: ") and line.count(name) == 1 and "\n" not in line and len(line) < 220
         assert page.is_hidden("#results") and page.inner_text("#status") == "", name
+        assert page.evaluate("document.getElementById('problem').getBoundingClientRect().bottom <= innerHeight")
     assert give(page, "bird.lkc", data) == "" and page.is_visible("#results")
 
 
