@@ -691,11 +691,14 @@ function decodeSymbols(string, count, tableOf, progress = () => {}) {
 }
 
 /** Codes symbols, and decodes them again. */
-function encodeSymbols(symbols, tableOf, progress) {
+function encodeSymbols(symbols, tableOf, progress = () => {}) {
   const encoder = new Encoder();
-  for (let i = symbols.length - 1; i >= 0; i--) encoder.symbol(symbols[i], tableOf(i));
+  for (let i = symbols.length - 1; i >= 0; i--) {
+    encoder.symbol(symbols[i], tableOf(i));
+    if (i % 2 ** 18 === 0) progress(0.5 * (1 - i / symbols.length));
+  }
   const string = encoder.string();
-  const decoded = decodeSymbols(string, symbols.length, tableOf, progress).symbols;
+  const decoded = decodeSymbols(string, symbols.length, tableOf, partOf(progress, 0.5, 1)).symbols;
   if (!symbols.every((symbol, i) => symbol === decoded[i])) throw new Error("The coded image does not decode.");
   return string;
 }

@@ -90,6 +90,24 @@ def test_a_small_photograph_decodes_both_ways(page, photos):
     assert [url for url in page.requests if not url.startswith("blob:")] == []
 
 
+CANCEL = """
+() => {
+    const image = {width: 64, height: 64, pixels: new Uint8ClampedArray(4 * 64 * 64)};
+    try {
+        codec.encode(nets.linear, image, () => { throw new Error("stopped"); });
+    } catch (error) {
+        return error.message;
+    }
+}
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_the_callback_ends_the_work(page):
+    page.load("linear", linear())
+    assert page.page.evaluate(CANCEL) == "stopped"
+
+
 def test_weights_are_exact_and_scripts_hold_them(tmp_path):
     paths = weights.write(tmp_path)
     assert [path.name for path in paths] == [f"weights-{lmbda:g}.js" for lmbda in LMBDAS]
