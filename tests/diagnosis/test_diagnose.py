@@ -40,6 +40,16 @@ def test_a_freshly_trained_network_has_notes_only(kind):
     assert report.of("not_reproducible") is None  # labkit's networks code portably
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "lmbda"), [(kind, lmbda) for kind in networks.names() for lmbda in networks.pretrained_lmbdas(kind)]
+)
+def test_bundled_weights_have_notes_only(kind, lmbda):
+    report = diagnosis.diagnose(networks.pretrained(kind, lmbda), PHOTOS, draws=1, progress=False)
+    assert report.count("error") == report.count("warning") == 0, report
+    assert report.of("not_reproducible") is None
+
+
 def test_values_that_are_not_finite_are_found_in_the_first_module():
     model = healthy()
     with torch.no_grad():

@@ -6,6 +6,7 @@ from compressai import models
 from compressai.entropy_models import GaussianConditional
 from compressai.ops import quantize_ste
 
+import labkit as lk
 from labkit import diagnosis, entropy
 from tests.diagnosis.models import PHOTOS, estimated_bits, factorized, found, healthy, real_bits
 
@@ -58,6 +59,8 @@ def test_training_reports_several_times_the_real_bits_if_most_latents_sit_at_the
     assert 0.7 * mismatch.figure < bound.figure < 1.05 * mismatch.figure  # the bound explains the mismatch
     assert f"{mismatch.figure:.1f}% more bits" in str(report)
     assert found(model, "scale_bound", one, scheme="straight_through") is None  # the rate of evaluation mode
+    lk.adopt(model, lk.schemes.noise(scale_lower_bound=1.0))
+    assert found(model, "scale_bound", one).severity == "note"
 
 
 class RoundsY(models.MeanScaleHyperprior):
