@@ -59,6 +59,7 @@ class PatchContext(PatchCodec, _Grouped):
     """
 
     kind = "patch_context"
+    lr_factors = {"latent_codec.hyper.entropy_bottleneck": 5.0, **PatchCodec.lr_factors}  # noqa: RUF012  # as in PatchCodec
 
     def __init__(self, N: int, M: int, scheme: Scheme | None = None):
         if M < SMALLEST:
