@@ -79,7 +79,7 @@ class ToyPanel(RetrainingPanel):
         *,
         temperature: float = 0.5,
         lmbda: float = 5.0,
-        scheme: str = "annealed",
+        scheme: str = "stochastic_rounding",
         steps: int = 300,
         seed: int = 0,
     ) -> None:

@@ -25,7 +25,7 @@ from labkit.live.plot import Axes, Line, Plot
 from labkit.schemes import first_stage
 
 QUALITIES = {"jpeg": (10, 25, 45, 65, 80), "webp": (5, 25, 50, 70, 85), "avif": (20, 35, 50, 60, 70)}
-TEMPERATURE = schedules.exponential(0.5, 0.05)  # for schemes that have a temperature
+TEMPERATURE = schedules.exponential(0.5, 0.1)  # for schemes that have a temperature
 
 _NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 _BUNDLED, _TUNED, _EARLIER = "bundled weights", "fine-tuned", "earlier runs"

@@ -10,6 +10,7 @@ from labkit.schemes.presets import (
     noise,
     soft_rounding,
     soft_then_hard,
+    stochastic_rounding,
     straight_through,
     universal_ds,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "noise",
     "soft_rounding",
     "soft_then_hard",
+    "stochastic_rounding",
     "straight_through",
     "universal_ds",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from labkit import surrogates
 from labkit.checks import check_name
-from labkit.schedules import Schedule
+from labkit.schedules import Schedule, exponential
 from labkit.schemes.scheme import QuantizationScheme, Scheme, TwoStages
 from labkit.surrogates import Surrogate
 
@@ -104,10 +104,23 @@ def soft_then_hard(share: float = 0.8, **fields: Any) -> TwoStages:
     return TwoStages(noise(**fields), straight_through(**fields), share)
 
 
+def stochastic_rounding(temperature: float | Schedule = 1.0, **fields: Any) -> QuantizationScheme:
+    """Additive uniform noise for the rate, and rounding of y + τu with the slope 1 for the reconstruction.
+
+    It is stochastic rounding at τ = 1 and `mixed` at τ = 0. This is `annealed` with the slope 1, where the
+    stop-gradient removes nothing.
+
+    Args:
+        temperature: Temperature τ, above 0 and at most 1.
+        **fields: Other fields of `QuantizationScheme`.
+    """
+    return annealed(temperature, relaxed=False, **fields)
+
+
 def annealed(
-    temperature: float | Schedule = 0.5,
+    temperature: float | Schedule | None = None,
     gradient: str = "identity",
-    relaxed: bool = False,
+    relaxed: bool | None = None,
     stop_gradient: bool = True,
     **fields: Any,
 ) -> QuantizationScheme:
@@ -116,14 +129,23 @@ def annealed(
     It uses additive uniform noise for the rate and stochastic uniform annealing for the reconstruction. The latent is
     quantized around its mean with a partial stop-gradient, and the scale lower bound is a free choice.
 
+    The defaults are the form with the lowest loss in data/results/form.parquet. There, `patch_hyperprior` was trained
+    from scratch with eleven forms and baselines, at two λ, with one seed. On 50 training images of another set, the
+    chosen form has a loss of 0.7% below that of `mixed`, and one of 3.3% below that of `noise`. Without the
+    stop-gradient, it loses 0.5% at the lower λ and nothing at the higher one. With the slope 1, it is
+    `stochastic_rounding`, and as good as `mixed`.
+
     Args:
-        temperature: Temperature τ, from stochastic rounding at 1 to rounding at 0; a number, or a schedule such as
-            `schedules.exponential(0.5, 0.05)`.
-        gradient: Derivative of the rounding, "identity" or "expected".
-        relaxed: Use a ramp with its exact derivative instead of rounding.
+        temperature: Temperature τ, from stochastic rounding at 1 to rounding at 0; a number, or a schedule. By default
+            `schedules.exponential(0.5, 0.1)`.
+        gradient: Derivative of the rounding, "identity" or "expected"; it has no effect with `relaxed`.
+        relaxed: Use a ramp with its exact derivative instead of rounding. By default True, unless another gradient is
+            chosen.
         stop_gradient: Treat μ as a constant on the path to the reconstruction.
         **fields: Other fields of `QuantizationScheme`, above all `scale_lower_bound`.
     """
+    temperature = exponential(0.5, 0.1) if temperature is None else temperature
+    relaxed = gradient == "identity" if relaxed is None else relaxed
     sua = surrogates.get("sua", gradient=gradient, relaxed=relaxed)
     return _preset("aun", sua, ("aun", "ste"), temperature=temperature, stop_gradient=stop_gradient, **fields)
 
@@ -138,6 +160,7 @@ _PRESETS: dict[str, Callable[..., Scheme]] = {
         soft_rounding,
         gumbel,
         soft_then_hard,
+        stochastic_rounding,
         annealed,
     )
 }

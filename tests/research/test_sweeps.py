@@ -32,10 +32,10 @@ def sweep(out, shared, grid=None, schemes=None):
     return sweeps.Sweep(out, shared, grid or {}, schemes or {})
 
 
-def name(**changes):
+def name(schemes=None, **changes):
     """Return the name of one run: a toy, unless the changes name another network."""
     base = CODEC if changes.get("network", "toy_2d") in networks.names() else TOY
-    (run,) = sweep("out", {**base, **changes}).runs()
+    (run,) = sweep("out", {**base, **changes}, {}, schemes or {}).runs()
     return run.name
 
 
@@ -221,7 +221,9 @@ def test_the_name_of_a_fork_depends_on_its_trunk_and_other_names_do_not_change()
     plain = [run.name for run in sweep("out", FORK, AXES).runs()]
     assert len({*names(), *names(steps=4), *names(scheme="mixed"), *plain}) == 4 * len(names())
     # These names are older than trunks
-    assert name(scheme="annealed", temperature="exponential:0.5:0.05") == "toy_2d-annealed-2-0-a1d90a51b30c"
+    slope_of_1 = {"annealed": {"relaxed": False}}
+    old = name(slope_of_1, scheme="annealed", temperature="exponential:0.5:0.05")
+    assert old == "toy_2d-annealed-2-0-a1d90a51b30c"
     shared = {"network": "toy_1d", "lmbda": 3.0, "steps": 7, "lr": 0.01, "seed": 4}
     assert [run.name for run in sweep("out", shared).runs()] == ["toy_1d-mixed-3-4-07f12c05ee5e"]
 

@@ -75,7 +75,7 @@ def test_the_gradient_for_the_mean_is_zero_or_one_minus_the_slope(name, stop):
 @pytest.mark.parametrize("stop, shared", list(itertools.product([False, True], [False, True])))
 def test_paths_follow_the_scheme(stop, shared):
     """In NumPy, the likelihood follows from additive noise around μ, and the reconstruction from SUA around μ."""
-    scheme = schemes.annealed(temperature=0.5, stop_gradient=stop, shared_noise=shared)
+    scheme = schemes.annealed(temperature=0.5, relaxed=False, stop_gradient=stop, shared_noise=shared)
     module, y, scales, means = gaussian(scheme)
     output, likelihood = module(y, scales, means)
     g = torch.Generator().manual_seed(1)

@@ -39,7 +39,9 @@ class Structure(Claim):
             for scheme, fields in declared["schemes"].items():
                 request = {**declared["toys"], "source": source, "scheme": fields, "sources": None}
                 request |= {"temperatures": declared["grid"]["temperature"]}
-                runs = {seed: digest(request | {"seed": seed}) for seed in study.seed_list}
+                # The first edition's default was `relaxed = false`, so its digests lack it
+                named = {name: value for name, value in fields.items() if (name, value) != ("relaxed", False)}
+                runs = {seed: digest(request | {"scheme": named, "seed": seed}) for seed in study.seed_list}
                 rows = {seed: rows_of(table, run) for seed, run in runs.items()}
                 if missing := [seed for seed in runs if not rows[seed]]:
                     for row in _trained_or_saved(study, request | {"seeds": missing}):
