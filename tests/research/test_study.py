@@ -125,9 +125,10 @@ def test_scale_shares_agree_with_the_scales_of_the_latents():
 def test_predictions_are_averages_over_scales():
     shares = np.zeros(len(predictions.SIGMAS))
     shares[[2, 6]] = 0.25, 0.75
-    predicted = predictions.mismatch({"annealed": schemes.annealed(0.5), "hard": schemes.soft_then_hard()}, shares)
+    scheme = schemes.stochastic_rounding(0.5)
+    predicted = predictions.mismatch({"annealed": scheme, "hard": schemes.soft_then_hard()}, shares)
     assert predicted["hard"] == (0.0, 0.0)
-    average = shares @ predictions._mismatches(schemes.annealed(0.5))
+    average = shares @ predictions._mismatches(scheme)
     assert predicted["annealed"] == pytest.approx(tuple(average)) and predicted["annealed"][1] > 0
     variance, promise = predictions.gradient({"ste": surrogates.get("ste")}, 0.25, shares)["ste"]
     assert variance == 0 and 0.5 < promise < 2
