@@ -48,7 +48,7 @@ CHANGED = {  # number of modules whose class adoption changes, counted in Compre
 @pytest.mark.parametrize("name", CHANGED)
 def test_adoption_keeps_the_outputs_of_every_model(panel, name):
     """The reference is a model from the same seed that was never adopted."""
-    adopted = panel._adopt({"model": name, "scheme": "annealed", "temperature": 0.5})
+    adopted = panel._adopt({"model": name, "scheme": "stochastic_rounding", "temperature": 0.5})
     assert adopted.same_outputs and adopted.same_keys and len(adopted.changed) == CHANGED[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -129,17 +129,17 @@ def test_the_loss_is_measured_with_rounding(panel, run):
 
 
 def test_the_right_plot_shows_the_errors_of_the_scheme(panel, run):
-    """Noise is uniform on (−½, ½), straight-through rounds as in evaluation, and annealing errors at τ = 1 exceed ½."""
+    """Noise is uniform on (−½, ½), straight-through rounds as evaluation, and stochastic rounding errs beyond ½."""
     noise = run("FactorizedPrior", "noise").errors
     assert 12 * np.mean(noise["training"] ** 2) == pytest.approx(1, abs=0.06)
     assert 0.49 < np.abs(noise["training"]).max() <= 0.5 + 1e-5
     rounded = run("FactorizedPrior", "straight_through").errors
     assert np.array_equal(rounded["training"], rounded["evaluation"])
-    annealed = run("Cheng2020AnchorCheckerboard", "annealed").errors
-    assert np.abs(annealed["training"]).max() > 0.6 and np.abs(annealed["evaluation"]).max() <= 0.5 + 1e-4
+    stochastic = run("Cheng2020AnchorCheckerboard", "stochastic_rounding").errors
+    assert np.abs(stochastic["training"]).max() > 0.6 and np.abs(stochastic["evaluation"]).max() <= 0.5 + 1e-4
     for name, key in (("in training", "training"), ("in evaluation", "evaluation")):
         x, y = panel.plot.points(name)
-        share = [(np.abs(annealed[key] - center) < 0.05).mean() for center in x]
+        share = [(np.abs(stochastic[key] - center) < 0.05).mean() for center in x]
         np.testing.assert_allclose(y, share, atol=2e-3)
 
 
