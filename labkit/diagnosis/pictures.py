@@ -82,8 +82,8 @@ def densities(model: nn.Module, images: PhotoSet | Sequence[Tensor], channels: i
     ranking = (-torch.log2(likelihoods[0])).sum(1).argsort(descending=True)
     result = []
     for channel in ranking[:channels].tolist():
-        low, high = (int(end) for end in symbols[channel].aminmax())
-        low, high = max(low - 1, -500), min(high + 1, 500)
+        low, high = (int(end) for end in symbols[channel].nan_to_num(0).clamp(-499, 499).aminmax())
+        low, high = low - 1, high + 1
         values = torch.arange(low, high + 1, device=medians.device)
         grid = (values + medians).unsqueeze(0)  # of all channels, as the model takes them
         _, probabilities = bottleneck(grid, training=False)

@@ -163,7 +163,7 @@ def test_a_panel_becomes_images_with_a_caption(site):
         assert len(image.convert("L").getcolors()) > 4  # the image is not blank
         assert len(element["alt"].split()) > 5
     caption = panel.select_one("figcaption").text
-    assert "temperature τ: 0.04, tradeoff λ: 5, scheme: annealed" in caption and "Run 1: done in" in caption
+    assert "temperature τ: 0.04, tradeoff λ: 5, scheme: stochastic_rounding" in caption and "Run 1: done in" in caption
     (result,) = re.findall(r"Result: (.+)", page.text)  # the next cell prints it
     assert result in caption and "JupyterLab" in caption
 

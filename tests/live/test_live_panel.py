@@ -26,7 +26,7 @@ def toy():
 
 def test_a_panel_trains_without_a_browser(toy):
     result = toy.run(PATIENCE, temperature=0.25, lmbda=2.0)
-    assert toy.settings == result.settings == {"temperature": 0.25, "lmbda": 2.0, "scheme": "annealed"}
+    assert toy.settings == result.settings == {"temperature": 0.25, "lmbda": 2.0, "scheme": "stochastic_rounding"}
     assert len(result.losses) == 20 and result.losses[-1] < result.losses[0]
     assert result.loss == pytest.approx(result.rate + 2.0 * result.distortion, rel=1e-5)
     assert result.codewords > 1
@@ -35,7 +35,7 @@ def test_a_panel_trains_without_a_browser(toy):
 
 
 def test_a_panel_prints_its_settings_and_state_in_one_line(toy):
-    assert repr(toy) == "ToyPanel(τ = 0.5, λ = 5, scheme = annealed; idle)"
+    assert repr(toy) == "ToyPanel(τ = 0.5, λ = 5, scheme = stochastic_rounding; idle)"
 
 
 def test_an_invalid_initial_value_raises_an_error_of_one_line():
@@ -77,7 +77,7 @@ def test_the_status_line_shows_state_result_and_previous_run(toy):
     second = toy.run(PATIENCE, lmbda=10.0)
     line = toy.status.status
     assert line["result"] == str(second)
-    assert line["before"] == f"previous run (τ = 0.5, λ = 5, scheme = annealed): {first}"
+    assert line["before"] == f"previous run (τ = 0.5, λ = 5, scheme = stochastic_rounding): {first}"
     assert np.allclose(toy.chart.ghost, first.losses)
 
 
@@ -85,7 +85,7 @@ def test_the_status_line_says_if_the_screens_are_out_of_date(toy):
     toy.run(PATIENCE)
     toy.job = stuck = Stuck(toy.job)
     toy.controls["lmbda"].value = 10.0
-    assert toy.status.status["stale"] == "still showing run 1 (τ = 0.5, λ = 5, scheme = annealed)"
+    assert toy.status.status["stale"] == "still showing run 1 (τ = 0.5, λ = 5, scheme = stochastic_rounding)"
     assert not toy._cancel_button.disabled
     stuck.go.set()
     assert stuck.shown.wait(PATIENCE)

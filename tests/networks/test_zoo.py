@@ -364,7 +364,7 @@ def test_each_path_is_random_exactly_if_its_surrogate_is(name, theirs):
 @every_network
 def test_training_equals_training_of_the_adopted_model(name, theirs):
     """With the same seed, outputs and gradients equal those of CompressAI's model after `adopt`."""
-    scheme = schemes.annealed()
+    scheme = schemes.stochastic_rounding(0.5)
     net = ours_like(name, theirs, scheme)
     x, outputs = image(2), []
     for model in (net, lk.adopt(theirs, scheme)):
