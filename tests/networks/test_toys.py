@@ -173,7 +173,7 @@ def test_short_training_approaches_the_limit_of_the_sawbridge():
     With n samples of t, an interval of length p has an error of at least p/6 · (1 − 1/(pn)²), 1% less in this test.
     """
     source, lmbda = datasets.Sawbridge(points=64), 40.0
-    net = networks.toy_sawbridge(schemes.annealed(), points=64)
+    net = networks.toy_sawbridge(schemes.stochastic_rounding(0.5), points=64)
     train(net, source, lmbda / 64, steps=400, batch_size=256, lr=schedules.cosine(2e-2, 5e-4))
     x = source.realize((torch.arange(8192) + 0.5) / 8192)
     _, rate, distortion = rounded(net, x, lmbda / 64)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
+
+# isort: split
 import torch
 from compressai.models import MeanScaleHyperprior
 from torch import Tensor, nn
