@@ -34,8 +34,9 @@ def densities(channels: Sequence[Density]) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    titles = [f"{each.name}, channel {each.channel}" for each in channels]
-    figure = make_subplots(1, max(1, len(channels)), subplot_titles=titles, shared_yaxes=True)
+    titles = [f"channel {each.channel}" for each in channels]
+    below = f"steps from the median of {channels[0].name}" if channels else ""
+    figure = make_subplots(1, max(1, len(channels)), subplot_titles=titles, shared_yaxes=True, x_title=below)
     for column, each in enumerate(channels, 1):
         shown = {"row": 1, "col": column, "showlegend": column == 1}
         figure.add_bar(x=each.values, y=each.shares, name="latents", marker_color=theme.COLORS[0], **shown)
@@ -44,7 +45,7 @@ def densities(channels: Sequence[Density]) -> Figure:
             line_color=theme.COLORS[1], marker_size=5, **shown,
         )  # fmt: skip
     figure.update_layout(template=theme.template(), bargap=0.1, yaxis_title="share")
-    return figure.update_xaxes(title_text="steps from the median").update_annotations(font_size=12)
+    return figure.update_annotations(font_size=12)
 
 
 def latent_maps(maps: LatentMaps) -> Figure:
@@ -61,10 +62,10 @@ def latent_maps(maps: LatentMaps) -> Figure:
     step = max(1, max(pixels.shape[:2]) // 256)  # as sharp as a small picture needs to be
     figure.add_image(z=pixels[::step, ::step].expand(-1, -1, 3).numpy(), row=1, col=1)
     places = ((maps.bits, 1, 2, "Viridis"), (maps.mean, 2, 1, "RdBu"), (maps.scale, 2, 2, "Viridis"))
-    for values, row, column, colors in places:
+    for axis, (values, row, column, colors) in enumerate(places, 2):
         bar = {"len": 0.42, "thickness": 10, "x": 0.44 if column == 1 else 1.02, "y": 0.79 if row == 1 else 0.21}
         middle = {"zmid": 0} if colors == "RdBu" else {}
         figure.add_heatmap(z=values, colorscale=colors, colorbar=bar, row=row, col=column, **middle)
-        figure.update_yaxes(autorange="reversed", row=row, col=column)
+        figure.update_yaxes(autorange="reversed", scaleanchor=f"x{axis}", row=row, col=column)
     figure.update_layout(template=theme.template(), height=560)
-    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    return figure.update_xaxes(visible=False, constrain="domain").update_yaxes(visible=False, constrain="domain")
