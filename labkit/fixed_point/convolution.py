@@ -1,8 +1,7 @@
 """Convolutions of integers in float64, as matrix products that hold little in memory.
 
 Exact sums may be added in any order. So a convolution is one matrix product for each position of its kernel, whose
-right side is a part of the padded input where it lies. PyTorch's convolution of float64 copies each part first, and is
-slower by a third.
+right side is a part of the padded input where it lies. PyTorch's convolution of float64 copies each part first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 // The worker of the page. This text follows that of codec.js in one classic script, because browsers refuse module
-// workers to pages that are opened as files. A job is a photo to code, or a file to inspect or to
-// decode.
+// workers to pages that are opened as files. A job is a photo to code, or a file to inspect or to decode.
 
 const networks = {}; // by λ
 

@@ -12,20 +12,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.browser.chromium import chromium
+
 _MEASURED: list[str] = []
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
-    import lab
-
-    if lab.find_browser() is None:
-        pytest.skip("no Chromium or Chrome is installed: no browser tests")
-    with sync_api.sync_playwright() as playwright:
-        browser = lab.launch(playwright)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

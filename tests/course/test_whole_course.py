@@ -15,6 +15,7 @@ import pytest
 
 from labkit import course, paths
 from labkit.course import export
+from tests.browser.chromium import chromium
 from tests.course.test_export import check_links, check_sources
 
 LESSONS = list(course.LESSONS.values())
@@ -175,20 +176,13 @@ def test_a_lesson_retrains_on_request(lesson, exported):
 
 
 @pytest.mark.slow
-def test_a_browser_shows_the_exported_course_without_a_network(exported, monkeypatch):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "browser"))
-    import lab
-
-    if lab.find_browser() is None:
-        pytest.skip("no Chromium or Chrome is installed: no browser tests")
+def test_a_browser_shows_the_exported_course_without_a_network(exported):
     site, pages, _ = exported
     assert len(pages) == 1 + len(list(paths.lessons().glob("*.ipynb")))
     check_sources(site)
     check_links(site)
     problems = []
-    with sync_api.sync_playwright() as playwright:
-        browser = lab.launch(playwright)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_navigation_timeout(120_000)  # a page counts as loaded only after its plots are drawn
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -202,5 +196,4 @@ def test_a_browser_shows_the_exported_course_without_a_network(exported, monkeyp
             assert bool(drawn) == file.stem[:2].isdigit()  # every lesson has plots, the other pages have none
             assert page.locator("img").evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), file.name
-        browser.close()
     assert problems == []

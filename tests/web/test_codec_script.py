@@ -20,7 +20,7 @@ from labkit.files.container import Container
 from labkit.networks.patch import PatchLinear
 from labkit.web import weights
 from tests.bench.hostile import DAMAGE
-from tests.browser.lab import find_browser, launch
+from tests.browser.chromium import chromium
 from tests.fixed_point.machines import OLDEST
 from tests.web.codecs import Page, photograph, steps
 
@@ -31,13 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def page():
     """Return a page with the codec."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
-    if find_browser() is None:
-        pytest.skip("no Chromium or Chrome is installed: no browser tests")
-    with sync_api.sync_playwright() as playwright:
-        browser = launch(playwright)
+    with chromium() as browser:
         yield Page(browser.new_page())
-        browser.close()
 
 
 @pytest.fixture(scope="module")

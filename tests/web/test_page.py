@@ -17,6 +17,7 @@ from labkit.course import export
 from labkit.files import codec
 from labkit.files.container import Container
 from labkit.web.page import MOST_PIXELS, write_page
+from tests.browser.chromium import chromium
 from tests.course.test_export import check_links, check_sources
 
 pytestmark = pytest.mark.slow
@@ -35,16 +36,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[1] / "browser"))
-        import lab
-    if lab.find_browser() is None:
-        pytest.skip("no Chromium or Chrome is installed: no browser tests")
-    with sync_api.sync_playwright() as playwright:
-        browser = lab.launch(playwright)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
