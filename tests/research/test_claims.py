@@ -1,4 +1,4 @@
-"""The nine claims: verdicts on tables with known answers, and the declared grids."""
+"""The claims: verdicts on tables with known answers, and the declared grids."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 
 from labkit import paths, schemes, surrogates
 from labkit.research.study import CLAIMS, Study, claim_report, tables
-from labkit.research.study.claims import gradients, method, tradeoff
+from labkit.research.study.claims import comparison, gradients, method, tradeoff
 from labkit.research.study.declarations import SCALES, declaration
 from labkit.research.study.engine import named_runs
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, verdict
@@ -151,6 +151,78 @@ def test_a_variation_is_compared_with_the_better_of_method_and_noise_at_their_be
     assert rate.value == pytest.approx(1 / 101, abs=1e-3)
 
 
+def test_structures_differ_if_the_slopes_over_the_temperature_do():
+    levels = ["0.05", "0.1", "0.2", "0.4", "0.8"]
+
+    def table(best):
+        parts = [
+            fork_rows(
+                parabola(level), seeds=3, part="scratch", network=[network], scheme=["annealed"], temperature=levels
+            )
+            for network, level in best.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    report = report_on("temperature", table({"one": 0.2, "other": 0.3}))
+    values = values_of(report)
+    contrast = values["loss of one relative to that of other, for each doubling of τ"]
+    assert report.verdict == SUPPORTED and values["one: best τ of a parabola, relative to 1"] == pytest.approx(
+        -0.8, abs=0.02
+    )
+    # The loss is 0.02 · (log τ/best)², so doubling τ changes the difference of two losses by 0.04 · log 2 · log 1.5
+    assert contrast == pytest.approx(math.expm1(0.04 * math.log(2) * math.log(1.5)), rel=0.1)
+    same = report_on("temperature", table({"one": 0.2, "other": 0.2}))
+    assert same.findings[-1].verdict == NOT_SUPPORTED
+    assert CLAIMS["temperature"].curves(table({"one": 0.2}))[1]["one"][0] == [float(level) for level in levels]
+
+
+def test_each_trick_has_its_own_effect_on_the_loss():
+    schemes_and_losses = {
+        "relaxed": 0.98,
+        "relaxed through": 0.99,
+        "relaxed uncentered": 1.01,
+        "identity": 0.97,
+        "identity uncentered": 1.0,
+    }
+    bounds = {0.03: 1.02, 0.11: 1.0, 0.3: 1.01}
+    table = fork_rows(
+        lambda scheme, scale_lower_bound: schemes_and_losses[scheme] * bounds[scale_lower_bound],
+        seeds=3, part="scratch", scheme=list(schemes_and_losses), scale_lower_bound=list(bounds),
+    )  # fmt: skip
+    report = report_on("tricks", table)
+    values = values_of(report)
+    assert report.verdict == SUPPORTED
+    assert values["all schemes: loss at the best inner bound relative to a bound of 0.03"] == pytest.approx(
+        1 / 1.02 - 1, abs=1e-3
+    )
+    assert values["the stop-gradient, relaxed slope: change of the loss"] == pytest.approx(0.98 / 0.99 - 1, abs=1e-3)
+    assert values["the zero center, slope 1: change of the loss at a bound of 0.3"] == pytest.approx(-0.03, abs=2e-3)
+    assert report_on("tricks", table.assign(estimated_bpp=0.4, mse255=60)).verdict == NOT_SUPPORTED
+
+
+def test_the_method_must_win_on_every_structure_and_runs_that_trained_too_briefly_are_found():
+    losses = {"noise": 1.0, "mixed": 0.97, "annealed": 0.95}
+    axes = {"network": ["one", "other"], "scheme": list(losses), "lmbda": [0.0018, 0.0067]}
+    table = fork_rows(lambda scheme, **_: losses[scheme], seeds=3, part="scratch", **axes)
+    longer = table[(table["lmbda"] == 0.0018) & (table["seed"] == 0)].assign(part="doubled")
+    brief = longer["scheme"] == "noise"
+    for name in ("estimated_bpp", "mse255"):
+        longer[name] *= 0.999 - 0.02 * brief
+    table = pd.concat([table, longer], ignore_index=True)
+    report = report_on("comparison", table)
+    values = values_of(report)
+    assert report.verdict == SUPPORTED
+    assert values["one: loss relative to noise"] == pytest.approx(-0.05, abs=1e-3)
+    assert values["other, noise: loss after twice the steps"] == pytest.approx(-0.021, abs=1e-3)
+    enough = {
+        (network, scheme) for done, network, scheme, _ in comparison.doubled_changes(tables.with_losses(table)) if done
+    }
+    assert enough == set(product(["one", "other"], ["mixed", "annealed"]))
+    worse = table["scheme"].eq("annealed") & table["network"].eq("other")
+    table.loc[worse, ["estimated_bpp", "mse255"]] *= 1.05
+    assert report_on("comparison", table).verdict == NOT_SUPPORTED
+
+
 def test_the_best_variation_must_be_better_on_every_other_network():
     losses = {"noise": 1.00, "annealed": 1.01, "substituted": 0.98}
     axes = {"network": ["one", "other"], "scheme": list(losses)}
@@ -216,8 +288,11 @@ def parts_of(study):
     return CLAIMS[study.name].parts(study, no_results)
 
 
-@pytest.mark.parametrize("name", CLAIMS)
-def test_every_claim_is_declared_and_shares_its_trunks(name, tmp_path):
+FORKED = [name for name in CLAIMS if "trunk" in declaration(name)]
+
+
+@pytest.mark.parametrize("name", FORKED)
+def test_every_claim_with_trunks_is_declared_and_shares_them(name, tmp_path):
     runs = [(part, run) for part, sweep in parts_of(make_study(name, tmp_path)) for run in sweep.runs()]
     other = (str(paths.data() / "photographs" / "train"),)  # additional test images do not change the trunks
     shared = {run.name for _, run in named_runs(parts_of(make_study("method", tmp_path, tests=other))) if not run.trunk}
@@ -237,7 +312,7 @@ def test_the_declared_claims_are_the_listed_claims():
         declaration("bounds")
     with pytest.raises(ValueError, match="unknown scale 'cluster'"):
         Study("bound", "work", "out", scale="cluster")
-    assert [claim.name for claim in CLAIMS.values()] == list(CLAIMS) and len(CLAIMS) == 9
+    assert [claim.name for claim in CLAIMS.values()] == list(CLAIMS) and len(FORKED) == 9
     assert all(declaration(name)["claim"] for name in CLAIMS)
 
 
@@ -253,6 +328,23 @@ def test_the_method_has_three_networks_three_lambdas_and_eight_tuned_schemes(tmp
     assert len([cell for cell in cells if cell[0] == "forks"]) == 3 * 8 * 3
     assert len([cell for cell in cells if cell[0] == "scratch"]) == 1 * 5 * 3
     assert {run.settings["steps"] for part, run in runs if part == "scratch"} == {5000}
+
+
+def test_claims_from_scratch_compare_equal_batches_and_share_runs(tmp_path):
+    runs = {
+        name: [(part, run) for part, sweep in parts_of(make_study(name, tmp_path)) for run in sweep.runs()]
+        for name in CLAIMS
+        if name not in FORKED
+    }
+    assert {name: len({run.name for _, run in each}) for name, each in runs.items()} == {
+        "temperature": 4 * 5 * 3, "tricks": 5 * 3 * 3, "comparison": 3 * 5 * 3 + 3 * 3 * 3 + 4 * 3,
+    }  # fmt: skip
+    for part, run in [one for each in runs.values() for one in each]:
+        settings = {name: run.settings[name] for name in ("batch_size", "crop", "permute_colors", "start", "steps")}
+        steps = 4000 if part == "doubled" else 2000
+        assert list(settings.values()) == [8, 128, True, None, steps] and not run.trunk
+    method = {run.name for _, run in runs["comparison"]} & {run.name for _, run in runs["tricks"]}
+    assert len(method) == 3  # the method at the bound 0.11, which both claims need, is trained once
 
 
 def test_structure_and_tradeoff_share_runs(tmp_path):

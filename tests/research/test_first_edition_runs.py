@@ -47,7 +47,7 @@ def test_a_sweep_file_of_the_first_edition_gives_the_same_names():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", ROWS)
 def test_every_row_of_a_table_belongs_to_a_declared_run(name, kodak, tmp_path, monkeypatch):
     """Compute the table again from the declarations, and take every row and number from the table itself."""
     monkeypatch.setattr(structure, "_train_toys", no_training)

@@ -1,4 +1,4 @@
-"""The study: nine claims about surrogates, each tested on networks that fork from common checkpoints.
+"""The study: claims about surrogates, each tested on networks with common seeds, batches and checkpoints.
 
     study = lk.research.study.Study("bound", "study-runs", "results", seeds=2)
     result = lk.research.study.run(study, workers=2)      # trains what is missing; a table, a figure and a report

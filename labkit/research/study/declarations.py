@@ -1,7 +1,8 @@
 """Declarations of the study's claims: what is trained, in TOML, and the sweeps that follow from it.
 
 A declaration has the form of a sweep file, with `claim`, the sentence that is tested, and [gpu], the settings that
-`--scale gpu` changes. The file claims/protocol.toml holds the settings that all claims share.
+`--scale gpu` changes. Claims share the settings of a protocol: claims/protocol.toml, whose runs start from a trunk, or
+another file of that folder that the declaration names as its `protocol`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from labkit.research.sweeps import Sweep
 
 SCALES = ("laptop", "gpu")
 _CLAIMS = Path(__file__).parent / "claims"
-_NOT_SETTINGS = ("claim", "gpu", "trunks", "parts", "tuning", "toys")
+_PROTOCOLS = ("protocol", "scratch")
+_NOT_SETTINGS = ("claim", "protocol", "gpu", "trunks", "parts", "tuning", "toys")
 
 
 def declaration(name: str, scale: str = "laptop") -> dict[str, Any]:
-    """Return a claim's declaration, merged over the protocol.
+    """Return a claim's declaration, merged over its protocol.
 
     Args:
         name: Name of the claim.
@@ -30,10 +32,11 @@ def declaration(name: str, scale: str = "laptop") -> dict[str, Any]:
     Raises:
         ValueError: If there is no such claim or scale.
     """
-    check_name("claim", name, sorted(path.stem for path in _CLAIMS.glob("*.toml") if path.stem != "protocol"))
+    check_name("claim", name, sorted(path.stem for path in _CLAIMS.glob("*.toml") if path.stem not in _PROTOCOLS))
     check_name("scale", scale, SCALES)
     values: dict[str, Any] = {}
-    files = [read_toml(_CLAIMS / f"{file}.toml") for file in ("protocol", name)]
+    declared = read_toml(_CLAIMS / f"{name}.toml")
+    files = [read_toml(_CLAIMS / f"{declared.get('protocol', 'protocol')}.toml"), declared]
     for file in files:
         values = merged(values, {key: value for key, value in file.items() if key != "gpu"})
     for file in files if scale == "gpu" else []:
