@@ -26,7 +26,7 @@ Lines = dict[str, tuple[list[float], list[float]]]
 
 @dataclass(frozen=True, repr=False)
 class Trunk:
-    """A trained checkpoint on which a claim is measured.
+    """A trained checkpoint on which a claim is measured: a trunk, or a run from scratch.
 
     Attributes:
         net: The network.
@@ -51,12 +51,14 @@ class Claim(ABC):
         summary: Short description for the list of commands.
         rule: "all" if all findings must be supported, "any" if one is enough.
         measures_trunks: True if the claim implements `measure`.
+        measured_scheme: Scheme of the runs from scratch that are measured, or None for all of them.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     rule: ClassVar[Rule] = "all"
     measures_trunks: ClassVar[bool] = False
+    measured_scheme: ClassVar[str | None] = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -207,7 +207,8 @@ def _run_rows(study: Study, parts: Parts, results: pd.DataFrame) -> pd.DataFrame
 
 def _measurements(study: Study, parts: Parts) -> Iterator[tuple[SweepRun, str]]:
     """Yield the runs whose checkpoints are measured, each with a hash of everything that decides the result."""
-    if not claims.get(study.name).measures_trunks:
+    claim = claims.get(study.name)
+    if not claim.measures_trunks:
         return
     runs = list(named_runs(parts))
     trunks = {run.trunk for _, run in runs if run.trunk}
@@ -215,7 +216,8 @@ def _measurements(study: Study, parts: Parts) -> Iterator[tuple[SweepRun, str]]:
     name = first_edition.original(study.name, first_edition.CLAIMS)
     grid, schemes = first_edition.original([study.declaration["grid"], forks], first_edition.SCHEMES)
     for part, run in runs:
-        if run.name in trunks or (part != TRUNK and not trunks):
+        measured = claim.measured_scheme in (None, run.settings["scheme"])
+        if run.name in trunks or (part != TRUNK and not trunks and measured):
             yield run, digest([name, {**grid, "seed": None}, run.name, schemes])
 
 

@@ -235,6 +235,18 @@ def best_level(losses: Array, levels: Array) -> float:
     return float(-b / (2 * a)) if a > 0 else float(levels[place])
 
 
+def rank_correlation(predicted: Array, values: Array) -> float:
+    """Return Kendall's τ of two arrays of shape (labels,), where the difference of a pair of values is its weight.
+
+    It is 1 if all differences have the predicted sign, and −1 if none has.
+    """
+    signed = [
+        float(np.sign(predicted[a] - predicted[b]) * (values[a] - values[b]))
+        for a, b in combinations(range(len(values)), 2)
+    ]
+    return math.fsum(signed) / (math.fsum(map(abs, signed)) or 1.0)
+
+
 def order_findings(
     quantity: str,
     labels: Sequence[str],
@@ -273,13 +285,13 @@ def order_findings(
             return signed
         return [one / (values[a] + values[b] or 1.0) for one, (a, b) in zip(signed, pairs, strict=True)]
 
-    def rank_correlation(*given: Array) -> float:
+    def correlation(*given: Array) -> float:
         signed = differences(*given)
         return math.fsum(signed) / (math.fsum(map(abs, signed)) or 1.0)
 
     whole = finding(
         f"{quantity}: weighted rank correlation with the prediction",
-        estimate(rank_correlation, *arrays),
+        estimate(correlation, *arrays),
         "above",
         log=False,
         main=True,

@@ -10,6 +10,7 @@ from labkit.research.study.claims.elsewhere import Elsewhere
 from labkit.research.study.claims.gradients import Gradients
 from labkit.research.study.claims.method import Method
 from labkit.research.study.claims.mismatch import Mismatch
+from labkit.research.study.claims.prediction import Prediction
 from labkit.research.study.claims.structure import Structure
 from labkit.research.study.claims.temperature import Temperature
 from labkit.research.study.claims.tradeoff import Tradeoff
@@ -32,6 +33,7 @@ CLAIMS: dict[str, Claim] = {
         Temperature(),
         Tricks(),
         Comparison(),
+        Prediction(),
     )
 }
 
