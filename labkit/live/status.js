@@ -36,14 +36,15 @@ function render({ model, el }) {
     requestAnimationFrame(() => labelSliders(root.closest(".labkit-panel"))); // after the sliders update their readouts
   }
 
-  // Plotly takes a while to load and to draw, and drops updates until then. Ask for them when the plot is there.
+  // Plotly takes a while to load and to draw, and drops updates until then. Ask for them when the plot is there, and
+  // again later, because a busy machine may take seconds to draw it.
   const refreshed = new WeakSet();
   const watch = setInterval(() => {
     if (!root.isConnected) return;
     for (const plot of root.closest(".labkit-panel")?.querySelectorAll(".js-plotly-plot") ?? []) {
       if (!plot.calcdata || refreshed.has(plot)) continue;
       refreshed.add(plot);
-      setTimeout(() => model.send({ kind: "drawn" }), 500);
+      for (const delay of [500, 3000, 10000]) setTimeout(() => model.send({ kind: "drawn" }), delay);
     }
   }, 250);
 
