@@ -44,7 +44,7 @@ function render({ model, el }) {
     for (const plot of root.closest(".labkit-panel")?.querySelectorAll(".js-plotly-plot") ?? []) {
       if (!plot.calcdata || refreshed.has(plot)) continue;
       refreshed.add(plot);
-      for (const delay of [500, 3000, 10000]) setTimeout(() => model.send({ kind: "drawn" }), delay);
+      for (const delay of [500, 3000, 10000]) setTimeout(() => root.isConnected && model.send({ kind: "drawn" }), delay);
     }
   }, 250);
 
