@@ -3,11 +3,13 @@
     lk.course.start("scalar")                        # set-up: versions, device, data
     lk.course.predict("scalar.gain", "…?", ["a", "b"])   # the learner guesses
     lk.course.reveal("scalar.gain", truth)               # the guess beside the truth
+    lk.course.question("scalar.law", "…?", {"a": None, "b": "Why not."})  # options with feedback
     lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
     lk.course.progress()                             # a map of the course, from a local file
     lk.course.results.forks("method")                # tables of trained networks
 
-Lessons, predictions and exercises have words as keys. `exercises/` has a module for the exercises of each lesson.
+Lessons, predictions, questions and exercises have words as keys. `exercises/` has a module for the exercises of each
+lesson.
 """
 
 from labkit.course import figures, results
@@ -16,17 +18,20 @@ from labkit.course.guesses import Prediction, predict, reveal
 from labkit.course.lessons import LESSONS, Lesson
 from labkit.course.opening import start
 from labkit.course.overview import progress
+from labkit.course.questions import Question, question
 
 __all__ = [
     "LESSONS",
     "Exercise",
     "Lesson",
     "Prediction",
+    "Question",
     "Verdict",
     "exercise",
     "figures",
     "predict",
     "progress",
+    "question",
     "results",
     "reveal",
     "start",

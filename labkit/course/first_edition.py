@@ -73,8 +73,9 @@ def translate(record: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
     translated = {}
     for section, entries in record.items():
-        old = {key: value for key, value in entries.items() if key in KEYS[section]}
-        new = {key: value for key, value in entries.items() if key not in KEYS[section]}
+        names = KEYS.get(section, {})  # the first edition had no questions
+        old = {key: value for key, value in entries.items() if key in names}
+        new = {key: value for key, value in entries.items() if key not in names}
         translated[section] = {present_key(section, key): value for key, value in old.items()} | new
     return translated
 

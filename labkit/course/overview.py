@@ -22,17 +22,19 @@ class _Row:
     lesson: Lesson
     state: str  # a key of _MARKS
     guesses: int
+    questions: int
     exercises: int
     unsolved: tuple[Exercise, ...]
 
     @property
-    def cells(self) -> tuple[str, str, str]:
+    def cells(self) -> tuple[str, ...]:
         solved = f"{self.exercises - len(self.unsolved)} of {self.exercises} exercises solved"
-        return self.state, f"{self.guesses} guessed", solved
+        answered = f"{self.questions} question{'' if self.questions == 1 else 's'} answered"
+        return self.state, f"{self.guesses} guessed", solved, answered
 
 
 def progress() -> Card:
-    """Return a map of the course: the state, guesses and solved exercises of each lesson, and what to do next."""
+    """Return a map of the course: what the learner has done in each lesson, and what to do next."""
     done = record.read()
     rows = [_row(lesson, done) for lesson in LESSONS.values()]
     place = f"Recorded in {record.path()}."
@@ -62,6 +64,7 @@ def _row(lesson: Lesson, done: record.Record) -> _Row:
         lesson,
         state=opened if lesson.key in done["lessons"] else "not opened yet",
         guesses=sum(key.startswith(f"{lesson.key}.") for key in done["guesses"]),
+        questions=sum(key.startswith(f"{lesson.key}.") for key in done["questions"]),
         exercises=len(members),
         unsolved=tuple(unsolved),
     )

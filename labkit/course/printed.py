@@ -1,4 +1,6 @@
-"""Static forms of the live objects in a notebook: a panel as its images after a run, a prediction as its question.
+"""Static forms of the live objects in a notebook.
+
+A panel becomes its images after a run, a prediction its question, and a question its options with their feedback.
 
 The export calls `show_printed()` in a kernel before the first cell of a lesson. The kernel then shows these forms
 instead of widgets.
@@ -11,15 +13,18 @@ from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING
 
+from labkit.course.cards import fold
+
 if TYPE_CHECKING:
     from labkit.course.guesses import Prediction
+    from labkit.course.questions import Question
     from labkit.live import Panel
 
 _TIMEOUT = 600.0  # seconds for the run of a panel
 
 
 def show_printed() -> None:
-    """Show panels and predictions in their static form from now on.
+    """Show panels, predictions and questions in their static form from now on.
 
     Raises:
         RuntimeError: If it is not called in IPython.
@@ -30,8 +35,9 @@ def show_printed() -> None:
     if shell is None:
         raise RuntimeError("show_printed must be called in IPython, such as in a notebook")
     bundles = shell.display_formatter.mimebundle_formatter
-    bundles.for_type_by_name("labkit.live.panel", "Panel", panel)  # by name, since neither module is loaded yet
+    bundles.for_type_by_name("labkit.live.panel", "Panel", panel)  # by name, since no module is loaded yet
     bundles.for_type_by_name("labkit.course.guesses", "Prediction", prediction)
+    bundles.for_type_by_name("labkit.course.questions", "Question", question)
 
 
 def panel(live: Panel) -> dict[str, str]:
@@ -78,3 +84,14 @@ def prediction(question: Prediction) -> dict[str, str]:
         answers = f"<ul>{''.join(f'<li>{escape(choice)}</li>' for choice in choices)}</ul>"
     html = f'<div class="prediction"><p><b>{escape(question.question)}</b></p>{answers}</div>'
     return {"text/html": html, "text/plain": repr(question)}
+
+
+def question(asked: Question) -> dict[str, str]:
+    """Return a question as HTML and as text: each option opens its feedback.
+
+    Args:
+        asked: The question.
+    """
+    folds = "".join(fold(option, f"<p>{escape(str(asked.feedback(option)))}</p>") for option in asked.options)
+    html = f'<div class="prediction"><p><b>{escape(asked.text)}</b></p>{folds}</div>'
+    return {"text/html": html, "text/plain": repr(asked)}

@@ -16,7 +16,7 @@ from typing import Any
 from labkit.course import first_edition
 from labkit.disk import whole, write_whole
 
-SECTIONS = ("lessons", "guesses", "exercises")
+SECTIONS = ("lessons", "guesses", "questions", "exercises")
 Record = dict[str, dict[str, Any]]  # section → key → entry
 
 _lock = threading.RLock()
@@ -86,7 +86,7 @@ def _load(file: Path) -> Record | None:
     record = {section: content.get(section, {}) for section in SECTIONS}
     if not all(isinstance(entries, dict) for entries in record.values()):
         return None
-    described = [*record["lessons"].values(), *record["exercises"].values()]
+    described = [entry for section in SECTIONS if section != "guesses" for entry in record[section].values()]
     return record if all(isinstance(entry, dict) for entry in described) else None
 
 

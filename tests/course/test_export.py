@@ -23,6 +23,7 @@ FIRST = [
     "```\nimport os, sys\nimport plotly.graph_objects as go\nimport labkit as lk\nlk.course.figures.use_template()",
     "```\nlk.course.predict('codec.choice', 'Which <b> is it?', ['the left', 'the right'])",
     "```\nlk.course.predict('codec.size', 'How many?', low=2, high=30)",
+    "```\nlk.course.question('codec.byte', 'How many bits?', {'<7>': 'It is 8.', '8': 'Right: a byte.'})",
     "```\nopen('made.txt', 'w').close()\nprint('one', flush=True)\nprint('w' * 9, file=sys.stderr)\nprint('two')",
     "```\ngo.Figure(go.Scatter(x=[1, 2], y=[3, 5], name='</script><b>'))",
     "**Figure 1.** A line that `rises` from [three](01_two.ipynb) to five, and says so in more than a few words.",
@@ -169,7 +170,7 @@ def test_a_panel_becomes_images_with_a_caption(site):
 
 
 def test_predictions_become_questions_with_choices(site):
-    first, second = soup(site, "00_one").select(".prediction")
+    first, second, _ = soup(site, "00_one").select(".prediction")
     assert first.b.text == "Which <b> is it?" and [item.text for item in first.select("li")] == [
         "the left",
         "the right",
@@ -177,6 +178,13 @@ def test_predictions_become_questions_with_choices(site):
     assert "How many?" in second.text and "from 2 to 30" in second.text
     text = (site / "00_one.html").read_text()
     assert "widget-view" not in text and "You made no guess." in text  # although a guess is on record
+
+
+def test_each_option_of_a_question_opens_its_feedback(site):
+    *_, question = soup(site, "00_one").select(".prediction")
+    assert question.b.text == "How many bits?"
+    folds = [(fold.summary.text, fold.p.text) for fold in question.select("details")]
+    assert folds == [("<7>", "Not this one. It is 8."), ("8", "Right. A byte.")]
 
 
 def test_a_plot_has_its_data_and_a_description(site):

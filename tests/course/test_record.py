@@ -11,7 +11,7 @@ from labkit.course import first_edition, lessons, opening, record
 from labkit.course.exercises import all_exercises
 
 FIRST_EDITION = Path(__file__).parents[1] / "first_edition" / "progress.json"
-EMPTY = {"lessons": {}, "guesses": {}, "exercises": {}}
+EMPTY = {"lessons": {}, "guesses": {}, "questions": {}, "exercises": {}}
 
 
 @pytest.fixture
@@ -102,6 +102,7 @@ def test_the_first_read_translates_a_record_of_the_first_edition(old_record, hom
     expected = {
         "lessons": {"mismatch": {"opened": "2026-10-01"}},
         "guesses": {"mismatch.losses": "a", "center.ratio": 0.5},
+        "questions": {},
         "exercises": {
             "codec.bpp": {"state": "passed", "tries": 1},
             "mismatch.sampled": {"state": "passed", "tries": 2},
