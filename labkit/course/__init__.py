@@ -5,6 +5,8 @@
     lk.course.reveal("scalar.gain", truth)               # the guess beside the truth
     lk.course.question("scalar.law", "…?", {"a": None, "b": "Why not."})  # options with feedback
     lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
+    lk.course.table(frame, "Rate in bits per latent")    # a table with a caption
+    lk.course.expect("0.249 too low", value, 0.249, within=0.0005)   # compares a value with the text
     lk.course.progress()                             # a map of the course, from a local file
     lk.course.results.forks("method")                # tables of trained networks
 
@@ -14,11 +16,13 @@ lesson.
 
 from labkit.course import figures, results
 from labkit.course.exercises import Exercise, Verdict, exercise
+from labkit.course.expectations import expect
 from labkit.course.guesses import Prediction, predict, reveal
 from labkit.course.lessons import LESSONS, Lesson
 from labkit.course.opening import start
 from labkit.course.overview import progress
 from labkit.course.questions import Question, question
+from labkit.course.tables import table
 
 __all__ = [
     "LESSONS",
@@ -28,6 +32,7 @@ __all__ = [
     "Question",
     "Verdict",
     "exercise",
+    "expect",
     "figures",
     "predict",
     "progress",
@@ -35,4 +40,5 @@ __all__ = [
     "results",
     "reveal",
     "start",
+    "table",
 ]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 MARK = "/* labkit lessons --export */"  # first line of style.css, which identifies an earlier export
+CHECK = "check"  # tag of the cells that only compare values with the text: pages do not show them
 _TIMEOUT = 600  # seconds per cell
 _PLOT = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -121,7 +122,8 @@ def _execute(notebook: NotebookNode, name: str, scratch: Path) -> None:
     setup = "from labkit.course import printed\nprinted.show_printed()\ndel printed"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(setup))
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=_TIMEOUT, kernel_name="python3", resources=resources)
+    options = {"timeout": _TIMEOUT, "kernel_name": "python3", "skip_cells_with_tag": CHECK}
+    client = NotebookClient(notebook, resources=resources, **options)
     try:
         client.execute(env=environment, stderr=subprocess.DEVNULL)  # hides messages of the kernel itself
     except (CellControlSignal, DeadKernelError) as error:
@@ -145,8 +147,9 @@ def _failed(notebook: NotebookNode, error: Exception) -> str:
 
 
 def _settle(notebook: NotebookNode) -> None:
-    """Convert every output to HTML or text, and remove the map of the learner's progress."""
-    cells = [cell for cell in notebook.cells if "lk.course.progress()" not in cell.source]
+    """Convert every output to HTML or text, and remove the check cells and the map of the learner's progress."""
+    cells = [cell for cell in notebook.cells if CHECK not in cell.metadata.get("tags", ())]
+    cells = [cell for cell in cells if "lk.course.progress()" not in cell.source]
     for place, cell in enumerate(cells):
         if cell.cell_type == "code":
             text = next((after.source for after in cells[place + 1 :] if after.cell_type == "markdown"), "")

@@ -20,7 +20,8 @@ FIRST = [
     '# 00 · One\n\n> **The misconception.** *"It is so."*\n\nAbout 5 minutes. See [a–b c](notation.ipynb#a–b-c), '
     "[two](01_two.ipynb), [outside](https://example.org/01_two.ipynb) and [this](#What-you-will-be-able-to-do).",
     "## What you will be able to do\n\n1. Read this.\n2. Follow a link.\n",
-    "```\nimport os, sys\nimport plotly.graph_objects as go\nimport labkit as lk\nlk.course.figures.use_template()",
+    "```\nimport os, sys\nimport pandas as pd, plotly.graph_objects as go\nimport labkit as lk\n"
+    "lk.course.figures.use_template()",
     "```\nlk.course.predict('codec.choice', 'Which <b> is it?', ['the left', 'the right'])",
     "```\nlk.course.predict('codec.size', 'How many?', low=2, high=30)",
     "```\nlk.course.question('codec.byte', 'How many bits?', {'<7>': 'It is 8.', '8': 'Right: a byte.'})",
@@ -30,6 +31,8 @@ FIRST = [
     "```\npanel = lk.live.ToyPanel(steps=20, temperature=0.04)\npanel",
     "```\nprint('Result:', panel.wait(60))",
     "```\nlk.course.reveal('codec.choice', 'the left')",
+    "```\nlk.course.table(pd.DataFrame({'rate': [0.52061]}), 'Rate in bits')",
+    "```check\nraise ValueError('a page needs no check')",
     "```\nlk.course.exercise('codec.bpp')",
     "```\nlk.course.progress()",
 ]
@@ -38,9 +41,17 @@ THIRD = ['# Notation\n\n### a–b c\n\n<span id="a%E2%80%93b-c"></span>What it m
 
 
 def write(folder: Path, name: str, parts: list[str]) -> Path:
-    """Write a notebook in which parts that begin with three backticks are code cells and other parts are text."""
-    code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    cells = [code(part[4:]) if part.startswith("```\n") else text(part) for part in parts]
+    """Write a notebook in which parts that begin with three backticks are code cells and other parts are text.
+
+    A word after the backticks is a tag of the cell.
+    """
+    cells = []
+    for part in parts:
+        if part.startswith("```"):
+            tag, _, source = part[3:].partition("\n")
+            cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]} if tag else {}))
+        else:
+            cells.append(nbformat.v4.new_markdown_cell(part))
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
     return folder / name
 
@@ -207,6 +218,13 @@ def test_pages_show_printed_text_and_exercises_but_no_errors_or_progress(site):
     (card,) = [card for card in page.select(".labkit-card") if "Exercise: Bits per pixel" in card.text]
     assert [fold.summary.text for fold in card.select("details")] == ["Hint", "Solution"]
     assert "course.progress" not in page.text and "printed" not in page.text
+
+
+def test_pages_show_tables_but_no_check_cells(site):
+    page = soup(site, "00_one")
+    (rates,) = [element for element in page.select(".output table") if element.caption]
+    assert rates.caption.text == "Rate in bits" and rates.td.text == "0.521"
+    assert "needs no check" not in page.text
 
 
 def test_pages_have_a_language_a_title_and_a_link_to_the_next_page(site):

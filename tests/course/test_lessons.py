@@ -1,4 +1,4 @@
-"""The notebooks have the structure of lessons. nbval runs the assertions in their cells."""
+"""The notebooks have the structure of lessons. nbval runs the checks in their cells."""
 
 import ast
 import re
@@ -7,10 +7,13 @@ import nbformat
 import pytest
 
 from labkit import course, paths
-from labkit.course import first_edition
 from labkit.course.exercises import exercises, visible_number
+from labkit.course.export import CHECK
+from tests.course.quotes import expectations, fault, times
 
 LESSONS = list(course.LESSONS.values())
+SECOND_EDITION = ()  # keys of the lessons that follow the rules of the second edition
+CHECK_CELL = {"tags": [CHECK], "jupyter": {"source_hidden": True}}  # metadata of a cell that only checks values
 # words in a lesson; in all other lessons: 1,500 to 2,500. The lesson on your own model has a fourth exercise.
 WORDS = {"codec": (1000, 1500), "model": (1500, 2600)}
 MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS = 12, 125, 6, 2
@@ -23,8 +26,19 @@ def lesson(request):
     return request.param.key, nbformat.read(request.param.notebook, 4)
 
 
+@pytest.fixture(params=SECOND_EDITION)
+def second(request):
+    """Return the key and the notebook of a lesson in the second edition."""
+    return request.param, nbformat.read(course.LESSONS[request.param].notebook, 4)
+
+
+def is_check(cell):
+    return CHECK in cell.metadata.get("tags", ())
+
+
 def code(notebook):
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    """Return the code that a learner sees."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code" and not is_check(cell)]
 
 
 def prose(notebook):
@@ -42,14 +56,14 @@ def test_a_notebook_is_valid_and_has_no_outputs(lesson):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}  # no widget state
     assert set(notebook.metadata.language_info) == {"name"}
     for cell in notebook.cells:
-        assert cell.metadata == {}  # nothing collapsed, hidden or ignored
+        assert cell.metadata == (CHECK_CELL if is_check(cell) else {})  # nothing else collapsed, hidden or ignored
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
 
 
 def test_code_cells_are_short_and_contain_no_classes_or_magics(lesson):
     _, notebook = lesson
-    for source in code(notebook):
+    for source in (cell.source for cell in notebook.cells if cell.cell_type == "code"):
         lines = source.splitlines()
         assert len(lines) <= MAX_LINES, source
         assert max(map(len, lines)) <= MAX_WIDTH, source
@@ -59,6 +73,8 @@ def test_code_cells_are_short_and_contain_no_classes_or_magics(lesson):
 def test_the_prose_has_the_required_length(lesson):
     key, notebook = lesson
     text = re.split(r"\*\*References?", prose(notebook))[0]
+    if key in SECOND_EDITION:  # captions do not count
+        text = re.sub(r"^\*\*(Figure|Table) \d.*$", "", text, flags=re.M)
     words = len(re.sub(r"\$\$.*?\$\$", "", text, flags=re.S).split())
     low, high = WORDS.get(key, (1500, 2500))
     assert low <= words <= high, words
@@ -82,7 +98,8 @@ def numbers(source):
 def test_every_number_in_the_prose_is_also_in_a_cell(lesson):
     """A cell must contain every decimal number and every percentage, to the digits that the sentence gives."""
     key, notebook = lesson
-    in_cells = {scale * value for source in code(notebook) for value in numbers(source) for scale in (0.01, 1, 100)}
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    in_cells = {scale * value for source in sources for value in numbers(source) for scale in (0.01, 1, 100)}
     text = re.split(r"\*\*References?", prose(notebook))[0]
     text = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", "", text, flags=re.S)
     matches = re.findall(r"(?<![\w.])(?!0\d)(\d+\.\d+)(?![\d·])|(?<![\w.])(\d+)%", text)
@@ -126,7 +143,6 @@ def test_all_predictions_come_before_all_answers(lesson):
     answered = re.findall(r"course\.reveal\(\s*\"([\w.]+)\"", sources)
     assert asked and sorted(asked) == sorted(answered)
     assert all(name.startswith(f"{key}.") for name in asked)
-    assert set(asked) <= set(first_edition.KEYS["guesses"].values())
     assert sources.rindex("course.predict(") < sources.index("course.reveal(")
 
 
@@ -142,25 +158,90 @@ def test_every_figure_has_a_description(lesson):
     assert 1 <= figures <= MAX_FIGURES
 
 
-def test_the_cell_after_each_panel_waits_for_it_and_asserts_its_result(lesson):
-    _, notebook = lesson
+def following_check(notebook, source):
+    """Return the code of the check cell directly after a cell, or an empty string."""
+    sources = [cell.source for cell in notebook.cells]
+    after = notebook.cells[sources.index(source) + 1]
+    return after.source if is_check(after) else ""
+
+
+def test_the_cell_after_each_panel_waits_for_it_and_its_result_is_checked(lesson):
+    key, notebook = lesson
     sources = code(notebook)
     assert 1 <= sum("lk.live." in source for source in sources) <= MAX_PANELS
+
+    def checked(source):
+        return "course.expect(" in following_check(notebook, source) if key in SECOND_EDITION else "assert" in source
+
     for position, source in enumerate(sources):
         if "lk.live." in source:
-            assert ".wait(" in sources[position + 1] and "assert" in sources[position + 1]
+            assert ".wait(" in sources[position + 1] and checked(sources[position + 1])
         if re.search(r"(?<!sweeps)\.run\(", source):
-            assert re.search(r"\.run\(\d+", source) and "assert" in source  # with a timeout
+            assert re.search(r"\.run\(\d+", source) and checked(source)  # with a timeout
 
 
 def test_every_exercise_has_a_title_a_card_and_a_stub(lesson):
     key, notebook = lesson
     sources = code(notebook)
-    assert 2 <= len(exercises(key)) <= (4 if key == "model" else 3)
+    most = 5 if key in SECOND_EDITION else 4 if key == "model" else 3
+    assert 2 <= len(exercises(key)) <= most
     for name, exercise in exercises(key).items():
         card, check = f'lk.course.exercise("{name}")', f'lk.course.exercise("{name}").check('
-        stub = next(source for source in sources if check in source)
-        assert sources.index(card) == sources.index(stub) - 1
-        assert "..." in stub
+        checks = [position for position, source in enumerate(sources) if check in source]
+        stub = checks[0] - (key in SECOND_EDITION)  # the second edition has the check in a cell of its own
+        assert sources.index(card) == stub - 1
+        assert "..." in sources[stub] or "= None" in sources[stub]
+        if key in SECOND_EDITION:
+            assert re.fullmatch(re.escape(check) + r"\w+\)", sources[checks[0]])
         title = f"### Exercise {visible_number(exercise)} · {exercise.title}\n"
         assert title in prose(notebook)
+
+
+# The second edition
+
+
+def test_check_cells_directly_follow_a_visible_code_cell_and_quote_the_text(second):
+    _, notebook = second
+    for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
+        if is_check(cell):
+            assert before.cell_type == "code" and not is_check(before), cell.source
+            assert expectations(cell.source), cell.source
+
+
+def test_no_cell_asserts(second):
+    _, notebook = second
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            nodes = ast.walk(ast.parse(cell.source))
+            assert not any(isinstance(node, ast.Assert) for node in nodes), f"use lk.course.expect in: {cell.source}"
+            assert is_check(cell) or not expectations(cell.source), f"move to a check cell: {cell.source}"
+
+
+def all_expectations(notebook):
+    return [each for cell in notebook.cells if is_check(cell) for each in expectations(cell.source)]
+
+
+def test_the_words_of_every_check_occur_exactly_once_in_the_text(second):
+    _, notebook = second
+    text = prose(notebook)
+    counts = {each.words: times(each.words, text) for each in all_expectations(notebook)}
+    assert counts and not {words: count for words, count in counts.items() if count != 1}
+
+
+def test_every_check_fails_if_its_value_changes_by_twice_the_last_printed_digit(second):
+    _, notebook = second
+    faults = {each.words: fault(each) for each in all_expectations(notebook)}
+    assert not {words: problem for words, problem in faults.items() if problem}
+
+
+def test_a_lesson_has_about_four_questions_and_a_displayed_equation(second):
+    key, notebook = second
+    questions = re.findall(r"course\.question\(\s*\"([\w.]+)\"", "\n".join(code(notebook)))
+    assert 3 <= len(questions) <= 5 and len(set(questions)) == len(questions)
+    assert all(name.startswith(f"{key}.") for name in questions)
+    assert "$$" in prose(notebook) and "Read next" in prose(notebook)
+
+
+def test_cells_do_not_print_whole_tables(second):
+    _, notebook = second
+    assert not re.search(r"\.to_string\(", "\n".join(code(notebook)))

@@ -115,7 +115,10 @@ class Run(NamedTuple):
 
 def execute_and_measure(execute, notebook, name, scratch, log):
     """Execute a notebook for the export, then retrain, and return the run."""
+    follows = dict(zip((cell.id for cell in notebook.cells), notebook.cells[1:], strict=False))
     again = [copy.deepcopy(cell) for cell in notebook.cells if "retrain = False" in cell.source]
+    checks = [follows[cell.id] for cell in again if export.CHECK in follows[cell.id].metadata.get("tags", ())]
+    again += map(copy.deepcopy, checks)
     for cell in again:
         cell.source = cell.source.replace("retrain = False", "retrain = True")
         cell.metadata["tags"] = ["raises-exception"]  # a test reports the error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
@@ -25,6 +26,9 @@ NOT_ATTEMPTED, PASSED, FAILED = "not attempted", "passed", "failed"
 
 Numbers = Any  # numbers, and tensors or arrays of them
 Answer = Callable[..., Numbers]
+
+
+_hints_shown: Counter[str] = Counter()  # number of hints shown in this session, by key of the exercise
 
 
 class NotAttempted(Exception):
@@ -53,7 +57,11 @@ def _call(answer: Answer, *arguments: Any) -> Numbers:
     return answer(*arguments)
 
 
-@dataclass(frozen=True)
+def _no_arguments(seed: int) -> tuple[Any, ...]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exercise:
     """One exercise. Its answer is a function, or a value if `cases` gives no arguments.
 
@@ -63,9 +71,11 @@ class Exercise:
         difficulty: From 1 to 3.
         importance: From 1 to 3.
         minutes: Time that a learner needs.
-        clue: Text of the hint.
+        hints: Three hints, each of which says more than the one before.
+        clue: Text of a single hint, for an exercise without three.
         answer: The solution.
-        cases: Function that returns arguments of the answer for a seed.
+        cases: Function that returns arguments of the answer for a seed. By default there are none: the learner reads
+            a value off a panel or computes it, and submits that value.
         oracle: Function that computes the right result for these arguments without using the solution.
         misconceptions: Wrong answers, each with the message for a learner who gives it.
         probe: Function of the answer and its arguments that returns the numbers to compare. By default these are the
@@ -78,11 +88,12 @@ class Exercise:
     difficulty: int
     importance: int
     minutes: int
-    clue: str
     answer: Answer
-    cases: Callable[[int], tuple[Any, ...]]
     oracle: Answer
     misconceptions: dict[Answer, str] = field(repr=False)
+    hints: tuple[str, ...] = ()
+    clue: str = ""
+    cases: Callable[[int], tuple[Any, ...]] = _no_arguments
     probe: Answer = _call
     tolerance: float = 1e-3
 
@@ -103,8 +114,19 @@ class Exercise:
         return self._record(FAILED, message) if message else self._record(PASSED, "Well done.")
 
     def hint(self) -> Card:
-        """Return a hint that does not give the solution away."""
-        return Card(f"<b>Hint.</b> {escape(self.clue)}", f"Hint. {self.clue}", "note")
+        """Return the next hint. After the last one, return the last one again."""
+        steps = self.steps
+        place = min(_hints_shown[self.key], len(steps) - 1)
+        _hints_shown[self.key] += 1
+        title, text = list(steps.items())[place]
+        if len(steps) > 1:
+            title += f" of {len(steps)}"
+        return Card(f"<b>{title}.</b> {escape(text)}", f"{title}. {text}", "note")
+
+    @property
+    def steps(self) -> dict[str, str]:
+        """The hints by their titles, such as "Hint 1"."""
+        return {f"Hint {place}": text for place, text in enumerate(self.hints, start=1)} or {"Hint": self.clue}
 
     def solution(self) -> Card:
         """Return the solution, as the Python code that the tests run."""
@@ -116,8 +138,8 @@ class Exercise:
 
     def _repr_html_(self) -> str:
         head = f"<b>Exercise: {escape(self.title)}</b><br>{self._weight()}"
-        hint, solution = fold("Hint", escape(self.clue)), fold("Solution", code(self._source()))
-        return Card(f"{head}{hint}{solution}", repr(self), "note")._repr_html_()
+        hints = "".join(fold(title, escape(text)) for title, text in self.steps.items())
+        return Card(f"{head}{hints}{fold('Solution', code(self._source()))}", repr(self), "note")._repr_html_()
 
     def _weight(self) -> str:
         dots = ["●" * n + "○" * (3 - n) for n in (self.difficulty, self.importance)]
@@ -137,8 +159,8 @@ class Exercise:
                 raise NotAttempted
             return result
 
-        for seed in SEEDS:
-            arguments = self.cases(seed)
+        trials = [self.cases(seed) for seed in SEEDS]
+        for arguments in trials if trials[0] else trials[:1]:
             got, expected = _array(self.probe(attempt, *arguments)), _array(self.oracle(*arguments))
             if got.shape != expected.shape:
                 return f"The result has the shape {got.shape}; expected {expected.shape or 'a single number'}."
@@ -147,6 +169,8 @@ class Exercise:
             for wrong, message in self.misconceptions.items():
                 if self._close(got, _array(self.probe(wrong, *arguments))):
                     return message
+            if not arguments:  # the right value would solve the exercise
+                return f"Your answer, {number(got)}, is not right. Measure it again, or read a hint."
             return f"In one of the trials the result was {number(got)}; it should have been {number(expected)}."
         return ""
 

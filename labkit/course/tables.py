@@ -1,0 +1,43 @@
+"""Tables of the lessons."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.io.formats.style import Styler
+
+
+def table(frame: pd.DataFrame, caption: str) -> Styler:
+    """Return a table with a caption, for the last line of a cell.
+
+    Numbers other than integers have three significant digits. A row index that only counts is hidden.
+
+    Args:
+        frame: The table.
+        caption: What the table shows, and the units of its columns.
+
+    >>> import pandas as pd, labkit as lk
+    >>> "0.109" in lk.course.table(pd.DataFrame({"rate": [0.10903]}), "Rate in bits per latent").to_html()
+    True
+    """
+    import pandas as pd
+    from pandas.io.formats.style import Styler
+
+    styler = Styler(frame, caption=escape(caption), cell_ids=False).format(_digits, escape="html")
+    return styler.hide() if isinstance(frame.index, pd.RangeIndex) else styler
+
+
+def _digits(value: Any) -> str:
+    """Return a number with three significant digits, and any other value as text."""
+    import numpy as np
+
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    if np.isnan(value):
+        return "–"
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    return f"{value + 0.0:#.3g}".rstrip(".")  # adding zero turns −0 into 0
