@@ -122,8 +122,9 @@ def _execute(notebook: NotebookNode, name: str, scratch: Path) -> None:
     setup = "from labkit.course import printed\nprinted.show_printed()\ndel printed"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(setup))
     resources = {"metadata": {"path": str(folder)}}
-    options = {"timeout": _TIMEOUT, "kernel_name": "python3", "skip_cells_with_tag": CHECK}
-    client = NotebookClient(notebook, resources=resources, **options)
+    client = NotebookClient(
+        notebook, timeout=_TIMEOUT, kernel_name="python3", resources=resources, skip_cells_with_tag=CHECK
+    )
     try:
         client.execute(env=environment, stderr=subprocess.DEVNULL)  # hides messages of the kernel itself
     except (CellControlSignal, DeadKernelError) as error:

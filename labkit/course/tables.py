@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ def _digits(value: Any) -> str:
 
     if not isinstance(value, float | np.floating):
         return str(value)
-    if np.isnan(value):
+    value = float(value)
+    if math.isnan(value):
         return "–"
     if abs(value) >= 999.5:
         return f"{value:,.0f}"
