@@ -7,6 +7,8 @@
     lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
     lk.course.table(frame, "Rate in bits per latent")    # a table with a caption
     lk.course.expect("0.249 too low", value, 0.249, within=0.0005)   # compares a value with the text
+    lk.course.hypothesis("structure", "The best …")      # the learner expects a verdict on a claim of the paper
+    lk.course.open_hypotheses()                          # the hypotheses beside the verdicts of the study
     lk.course.progress()                             # a map of the course, from a local file
     lk.course.results.forks("method")                # tables of trained networks
 
@@ -18,6 +20,7 @@ from labkit.course import figures, results
 from labkit.course.exercises import Exercise, Verdict, exercise
 from labkit.course.expectations import expect
 from labkit.course.guesses import Prediction, predict, reveal
+from labkit.course.hypotheses import Hypothesis, hypothesis, open_hypotheses
 from labkit.course.lessons import LESSONS, Lesson
 from labkit.course.opening import start
 from labkit.course.overview import progress
@@ -27,6 +30,7 @@ from labkit.course.tables import table
 __all__ = [
     "LESSONS",
     "Exercise",
+    "Hypothesis",
     "Lesson",
     "Prediction",
     "Question",
@@ -34,6 +38,8 @@ __all__ = [
     "exercise",
     "expect",
     "figures",
+    "hypothesis",
+    "open_hypotheses",
     "predict",
     "progress",
     "question",

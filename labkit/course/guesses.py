@@ -40,11 +40,11 @@ class Prediction:
             self._show_status()
 
     def _show_status(self) -> None:
+        self._status.value = f"<small>{escape(self._describe_guess())}</small>"
+
+    def _describe_guess(self) -> str:
         guess = self.guess
-        status = "No guess yet."
-        if guess is not None:
-            status = f"Your guess: {escape(number(guess))} (recorded; you can still change it)."
-        self._status.value = f"<small>{status}</small>"
+        return "No guess yet." if guess is None else f"Your guess: {number(guess)} (recorded; you can still change it)."
 
     def __repr__(self) -> str:
         return f"{self.question} {self._choices}"

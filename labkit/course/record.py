@@ -16,7 +16,7 @@ from typing import Any
 from labkit.course import first_edition
 from labkit.disk import whole, write_whole
 
-SECTIONS = ("lessons", "guesses", "questions", "exercises")
+SECTIONS = ("lessons", "guesses", "questions", "exercises", "hypotheses", "experiments")
 Record = dict[str, dict[str, Any]]  # section → key → entry
 
 _lock = threading.RLock()

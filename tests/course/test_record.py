@@ -11,7 +11,7 @@ from labkit.course import first_edition, lessons, opening, record
 from labkit.course.exercises import exercises
 
 FIRST_EDITION = Path(__file__).parents[1] / "first_edition" / "progress.json"
-EMPTY = {"lessons": {}, "guesses": {}, "questions": {}, "exercises": {}}
+EMPTY = {section: {} for section in record.SECTIONS}
 
 
 @pytest.fixture
