@@ -5,6 +5,7 @@ sources ─► latent_laws ─► scale_bound                a lower bound on σ
 sources ─► reference_codes                           the least known loss of any quantizer with ideal entropy coding
 code ─► scalar_training, mean_training               many small codes that train at once
 trained                                              the same measures on networks and images
+range_coder                                          an entropy coder in Python's integers
 """
 
 import labkit.entropy  # noqa: F401  # hides a warning of a dependency of CompressAI
@@ -12,6 +13,7 @@ from labkit.analysis import (
     latent_laws,
     mean_training,
     plots,
+    range_coder,
     reference_codes,
     scalar_training,
     scale_bound,
@@ -36,6 +38,7 @@ __all__ = [
     "network_mismatch",
     "plots",
     "pointwise_risk",
+    "range_coder",
     "reference_codes",
     "scalar_training",
     "scale_bound",

@@ -101,3 +101,82 @@ def _dots(points: Any, marker: dict[str, Any]) -> Any:
     import plotly.graph_objects as go
 
     return go.Scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=marker)
+
+
+def maps(named_maps: Mapping[str, Any], columns: int = 3) -> Any:
+    """Draw maps side by side, each with its own scale. Maps with negative values are red and blue, white at zero.
+
+    Args:
+        named_maps: Arrays of shape (height, width), by their titles.
+        columns: Number of maps per row.
+
+    Returns:
+        A plotly figure.
+    """
+    from plotly.subplots import make_subplots
+
+    rows = -(-len(named_maps) // columns)
+    figure = make_subplots(
+        rows, columns, subplot_titles=list(named_maps), horizontal_spacing=0.12, vertical_spacing=0.14
+    )
+    for place, values in enumerate(named_maps.values()):
+        row, column = divmod(place, columns)
+        axis = figure.get_subplot(row + 1, column + 1)
+        x, y = axis.xaxis.domain, axis.yaxis.domain
+        bar = {"thickness": 8, "len": y[1] - y[0], "x": x[1] + 0.005, "y": sum(y) / 2, "xanchor": "left"}
+        colors: dict[str, Any] = (
+            {"colorscale": "RdBu", "zmid": 0} if float(values.min()) < 0 else {"colorscale": "Viridis"}
+        )
+        figure.add_heatmap(z=values, colorbar=bar, row=row + 1, col=column + 1, **colors)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, autorange="reversed")
+    return figure.update_layout(width=80 + 280 * columns, height=60 + 190 * rows, margin={"l": 10, "r": 50, "b": 10})
+
+
+def codec_diagram() -> Card:
+    """Draw the parts of a codec with a hyperprior, from the image x to its reconstruction x̂."""
+    from labkit.live.drawing import Drawing
+
+    drawing = Drawing(760, 250)
+    top, below = 80, 190  # middles of the two rows
+
+    def part(x: float, y: float, name: str, color: str) -> None:
+        drawing.box(x - 36, y - 20, 72, 40, color)
+        drawing.text(x, y, name)
+
+    def arrow(x0: float, x1: float, y: float, symbol: str = "") -> None:
+        drawing.line((x0, y), (x1, y), arrow=True)
+        drawing.text((x0 + x1) / 2 - 4, y - 12, symbol)
+
+    learned, rounding, coder = COLORS[0], COLORS[1], COLORS[2]
+    drawing.text(190, 18, "encoder")
+    drawing.text(410, 18, "file")
+    drawing.text(610, 18, "decoder")
+    drawing.text(16, top, "x")
+    arrow(26, 60, top)
+    part(96, top, "g_a", learned)
+    arrow(132, 214, top, "y")
+    part(250, top, "⌊ · ⌉", rounding)
+    arrow(286, 374, top, "ŷ")
+    part(410, top, "bits of y", coder)
+    arrow(446, 564, top, "ŷ")
+    part(600, top, "g_s", learned)
+    arrow(636, 726, top)
+    drawing.text(740, top, "x̂")
+    drawing.line((170, top), (170, below), (188, below), arrow=True)
+    part(224, below, "h_a", learned)
+    arrow(260, 281, below, "z")
+    part(317, below, "⌊ · ⌉", rounding)
+    arrow(353, 374, below, "ẑ")
+    part(410, below, "bits of z", coder)
+    arrow(446, 494, below, "ẑ")
+    part(530, below, "h_s", learned)
+    drawing.line((530, below - 20), (530, 135), (410, 135), (410, top + 20), arrow=True)
+    drawing.text(470, 124, "μ, σ of each y")
+    label = (
+        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, rounding, the integers ŷ, "
+        "the entropy coder that writes the bits of y, the network g_s, and the reconstruction. Lower row: from y, the "
+        "network h_a, the hyper-latent z, rounding, the coder that writes the bits of z, and the network h_s, which "
+        "gives the coder of y a mean μ and a scale σ for each latent."
+    )
+    return _Row(drawing.svg(label), label)

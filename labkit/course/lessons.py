@@ -36,6 +36,7 @@ LESSONS = {
     lesson.key: lesson
     for lesson in (
         Lesson("codec", "00", "Start here"),
+        Lesson("bits", "01", "Bits"),
         Lesson("scalar", "02", "Uniform scalar quantization"),
         Lesson("mismatch", "03", "Train–test mismatch"),
         Lesson("risk", "04", "Gradient risk"),

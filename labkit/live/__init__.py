@@ -16,6 +16,7 @@ PANELS = {  # module name of each panel: its class
     "tradeoff": "TradeoffPanel",
     "adoption": "AdoptionPanel",
     "training": "TrainingPanel",
+    "coder": "CoderPanel",
 }
 _MODULES = {"Engine": "engine", "Panel": "panel", **{panel: module for module, panel in PANELS.items()}}
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from labkit.live.annealing import AnnealingPanel
     from labkit.live.bound import BoundPanel
     from labkit.live.codec import CodecPanel
+    from labkit.live.coder import CoderPanel
     from labkit.live.engine import Engine
     from labkit.live.means import MeansPanel
     from labkit.live.mismatch import MismatchPanel
@@ -46,6 +48,7 @@ __all__ = [
     "AnnealingPanel",
     "BoundPanel",
     "CodecPanel",
+    "CoderPanel",
     "Engine",
     "MeansPanel",
     "MismatchPanel",

@@ -18,16 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import ipywidgets
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from labkit.checks import check_name
 from labkit.live.canvas import png
 from labkit.live.controls import check_value, choice, format_value, menu, switch, symbol_of, value_of, values_of
+from labkit.live.drawing import font
 from labkit.live.engine import Canceled, Engine, LiveRun, View
 from labkit.live.status import Status
 from labkit.statistics import Array
@@ -296,7 +296,7 @@ class Panel:
             image.paste(still, place)
         draw = ImageDraw.Draw(image)
         for row, line in enumerate(lines):
-            draw.text((10, 4 + 18 * row), line, fill="#333333", font=_font())
+            draw.text((10, 4 + 18 * row), line, fill="#333333", font=font(12))
         return image
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -304,13 +304,6 @@ class Panel:
         if self.state == "idle":
             self._submit()
         return {**self.widget._repr_mimebundle_(), "image/png": png(self.still())}
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """A font with Greek letters and arrows, which Pillow's own font lacks."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 12)
 
 
 def _close(widget: ipywidgets.Widget) -> None:

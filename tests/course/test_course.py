@@ -32,7 +32,7 @@ def test_start_describes_the_machine_and_sets_no_seed(python, home):
 
 
 def test_start_rejects_an_unknown_lesson():
-    with pytest.raises(ValueError, match="unknown lesson '9'; expected one of codec, scalar, "):
+    with pytest.raises(ValueError, match="unknown lesson '9'; expected one of codec, bits, scalar, "):
         course.start("9")
 
 

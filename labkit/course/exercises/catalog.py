@@ -14,9 +14,21 @@ from labkit.course.lessons import lesson
 def all_exercises() -> dict[str, Exercise]:
     """Return the exercises of all lessons by their keys."""
     # These modules import torch and scipy, which `import labkit.course` does not need.
-    from labkit.course.exercises import annealing, bound, center, codec, doctor, method, mismatch, model, risk, scalar
+    from labkit.course.exercises import (
+        annealing,
+        bits,
+        bound,
+        center,
+        codec,
+        doctor,
+        method,
+        mismatch,
+        model,
+        risk,
+        scalar,
+    )
 
-    modules = (codec, scalar, mismatch, risk, annealing, bound, center, method, model, doctor)
+    modules = (codec, bits, scalar, mismatch, risk, annealing, bound, center, method, model, doctor)
     return {exercise.key: exercise for module in modules for exercise in module.EXERCISES}
 
 
