@@ -113,6 +113,7 @@ def maps(named_maps: Mapping[str, Any], columns: int = 3) -> Any:
     Returns:
         A plotly figure.
     """
+    import numpy as np
     from plotly.subplots import make_subplots
 
     rows = -(-len(named_maps) // columns)
@@ -127,7 +128,7 @@ def maps(named_maps: Mapping[str, Any], columns: int = 3) -> Any:
         colors: dict[str, Any] = (
             {"colorscale": "RdBu", "zmid": 0} if float(values.min()) < 0 else {"colorscale": "Viridis"}
         )
-        figure.add_heatmap(z=values, colorbar=bar, row=row + 1, col=column + 1, **colors)
+        figure.add_heatmap(z=np.asarray(values), colorbar=bar, row=row + 1, col=column + 1, **colors)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, autorange="reversed")
     return figure.update_layout(width=80 + 280 * columns, height=60 + 190 * rows, margin={"l": 10, "r": 50, "b": 10})
