@@ -35,7 +35,9 @@ class Encoder:
     """
 
     def __init__(self) -> None:
-        self.low, self.width, self.places = 0, 2**_BITS, _BITS
+        self.low: int = 0
+        self.width: int = 2**_BITS
+        self.places = _BITS
 
     def narrow(self, start: int, size: int, total: int) -> None:
         """Keep the part of one symbol.
@@ -92,7 +94,8 @@ class Decoder:
 
     def __init__(self, data: bytes) -> None:
         self._data, self._next = data, 0
-        self.width, self.offset = 2**_BITS, self._read(_BITS // 8)
+        self.width: int = 2**_BITS
+        self.offset = self._read(_BITS // 8)
 
     def position(self, total: int) -> int:
         """Return which of `total` equal parts of the interval contains the code, from 0 to total − 1.

@@ -27,7 +27,7 @@ def _widths() -> list[Fraction]:
     from labkit.live.coder import LETTERS, MODELS, WORDS  # loads Jupyter's widgets
 
     frequencies = dict(zip(LETTERS, next(iter(MODELS.values())), strict=True))
-    return [math.prod(Fraction(frequencies[letter], 16) for letter in word) for word in WORDS]
+    return [math.prod((Fraction(frequencies[letter], 16) for letter in word), start=Fraction(1)) for word in WORDS]
 
 
 def _bits_of_the_narrowest_interval() -> float:
