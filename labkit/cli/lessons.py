@@ -1,4 +1,4 @@
-"""The command `labkit lessons`, which opens, copies or exports the course."""
+"""The command `labkit lessons`, which opens, copies, exports, releases or grades the course."""
 
 from __future__ import annotations
 
@@ -21,12 +21,35 @@ import labkit
     type=click.Path(path_type=Path),
     help="Run the lessons and write them as web pages to this folder, then stop.",
 )
-def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path | None) -> None:
+@click.option(
+    "--release",
+    "new_class",
+    type=click.Path(path_type=Path),
+    help="Write notebooks for students and a folder for the instructor to this new folder, then stop.",
+)
+@click.option(
+    "--grade",
+    "submissions",
+    type=click.Path(path_type=Path),
+    help="Run the notebooks that students handed in, with your rights, and write grades.csv to this folder, then stop.",
+)
+def lessons(
+    folder: Path | None,
+    no_browser: bool,
+    port: int | None,
+    site: Path | None,
+    new_class: Path | None,
+    submissions: Path | None,
+) -> None:
     """Open the lessons in JupyterLab.
 
     In a checkout of the repository, the lessons open in place. An installed labkit first copies them to
     ./labkit-lessons. It never overwrites a notebook that exists. With --export, labkit runs copies of the lessons and
     writes pages that need neither a kernel nor a network connection.
+
+    For teachers: --release writes what a class needs, and --grade runs submissions, which are a folder per student or
+    files such as ada_03_train_test_mismatch.ipynb. The students' code can do whatever you can do on this machine, so
+    grade in a container or as another user. Solutions are readable in labkit: this is practice, not an examination.
     """
     from labkit import paths
 
@@ -35,6 +58,18 @@ def lessons(folder: Path | None, no_browser: bool, port: int | None, site: Path 
 
         first, *others = export(site)
         click.echo(f"{first}: a map of {len(others)} pages")
+        return
+    if new_class is not None:
+        from labkit.course import teaching
+
+        click.echo(f"{teaching.release(new_class)}: students and instructor. {teaching.PRACTICE}")
+        return
+    if submissions is not None:
+        from labkit.course import grading, teaching
+
+        marks = grading.grade(submissions)
+        students = len({mark.student for mark in marks})
+        click.echo(f"{submissions / grading.GRADES}: marks of {students} students. {teaching.PRACTICE}")
         return
     source = paths.lessons()
     installed = source.is_relative_to(Path(labkit.__file__).parent)

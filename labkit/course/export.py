@@ -215,16 +215,26 @@ def _map(pages: list[Page]) -> NotebookNode:
         "The [API reference](reference/labkit.html) describes every public function and class of labkit."
     ]
     for page in pages:
-        text = "\n\n".join(cell.source for cell in page.notebook.cells if cell.cell_type == "markdown")
-        wrong = re.search(r"^> .+$", text, flags=re.M)
-        goals = re.search(r"^## What you will be able to do\n\n((?:\d\. .*\n?)+)", text, flags=re.M)
-        minutes = re.search(r"About \d+ minutes", text)
+        wrong, length, goals = summary(page.notebook)
         part = [f"## [{page.title}]({page.name}.ipynb)"]
-        part += [wrong[0]] if wrong else []
-        part += [f"{minutes[0]}. Afterwards you can:\n\n{goals[1].strip()}"] if goals and minutes else []
+        part += [wrong] if wrong else []
+        part += [f"{length}. Afterwards you can:\n\n{goals}"] if goals and length else []
         parts.append("\n\n".join(part))
     first: NotebookNode = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(part) for part in parts])
     return first
+
+
+def summary(notebook: NotebookNode) -> tuple[str, str, str]:
+    """Return the misconception, the length ("About 50 minutes") and the objectives of a lesson, as Markdown.
+
+    Args:
+        notebook: Notebook of a lesson. What it does not have is an empty string.
+    """
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    wrong = re.search(r"^> .+$", text, flags=re.M)
+    length = re.search(r"About [\d–]+ (?:minutes|hours)", text)
+    goals = re.search(r"^## What you will be able to do\n\n((?:\d\. .*\n?)+)", text, flags=re.M)
+    return wrong[0] if wrong else "", length[0] if length else "", goals[1].strip() if goals else ""
 
 
 def _write(pages: list[Page], folder: Path) -> list[Path]:

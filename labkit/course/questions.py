@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from labkit.checks import check_name
 from labkit.course import record
 from labkit.course.cards import Card
-from labkit.course.lessons import lesson
+from labkit.course.lessons import Lesson, lesson
 
 RIGHT = "Right"  # first word of a line that confirms the right option
 
@@ -121,3 +122,22 @@ def question(key: str, text: str, options: Mapping[str, str | None]) -> Question
     What is 1 + 1? (1 / 2)
     """
     return Question(key, text, options)
+
+
+def questions_in(lesson: Lesson) -> dict[str, tuple[str, dict[str, str | None]]]:
+    """Return the text and the options of each question in the notebook of a lesson, by key, without running it.
+
+    Args:
+        lesson: The lesson. Without a notebook it has no questions.
+    """
+    import nbformat
+
+    notebook = lesson.notebook and nbformat.read(lesson.notebook, as_version=4)
+    found = {}
+    for cell in notebook.cells if notebook else []:
+        if cell.cell_type == "code" and "course.question(" in cell.source:
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "lk.course.question":
+                    key, text, options = map(ast.literal_eval, node.args)
+                    found[key] = (text, options)
+    return found

@@ -45,7 +45,7 @@ def read() -> Record:
     with _lock:
         if _memory is not None:
             return _memory
-        record = _load(path()) or {section: {} for section in SECTIONS}
+        record = load(path()) or {section: {} for section in SECTIONS}
         if not first_edition.has_old_keys(record):
             return record
         translated = first_edition.translate(record)
@@ -75,8 +75,12 @@ def write(section: str, key: str, entry: Any) -> None:
             _memory = record
 
 
-def _load(file: Path) -> Record | None:
-    """Return the record in a file, or None if the file is missing or damaged."""
+def load(file: Path) -> Record | None:
+    """Return the record in a file, or None if the file is missing or damaged.
+
+    Args:
+        file: File of a learner's record.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -92,7 +96,7 @@ def _load(file: Path) -> Record | None:
 
 def _save(file: Path, record: Record) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists() and _load(file) is None:
+    if file.exists() and load(file) is None:
         os.replace(file, file.with_suffix(".damaged.json"))
     with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1, sort_keys=True)

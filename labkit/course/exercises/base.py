@@ -180,7 +180,8 @@ class Exercise:
     def _record(self, state: str, message: str) -> Verdict:
         before = record.read()["exercises"].get(self.key, {})
         recorded = PASSED if before.get("state") == PASSED else state  # a solved exercise stays solved
-        record.write("exercises", self.key, {"state": recorded, "tries": before.get("tries", 0) + 1})
+        entry = {"state": recorded, "tries": before.get("tries", 0) + 1}
+        record.write("exercises", self.key, entry if recorded == PASSED else {**entry, "message": message})
         return self._verdict(state, message)
 
     def _verdict(self, state: str, message: str) -> Verdict:

@@ -1,0 +1,162 @@
+"""The teacher's kit: notebooks for students, and a folder for the instructor.
+
+    labkit lessons --release my-class/
+
+The pages for the instructor repeat what the lessons and exercises say. Students can read the solutions in labkit, so
+the course is for practice and not for an examination.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit import paths
+from labkit.course.exercises import Exercise, exercises, visible_number
+from labkit.course.export import summary
+from labkit.course.grading import RECORD
+from labkit.course.lessons import LESSONS, Lesson
+from labkit.course.overview import GLOSSARY
+from labkit.course.questions import RIGHT, questions_in
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+PRACTICE = "Solutions are readable in the labkit package: this is practice, not an examination."
+HAND_IN = f"""# Run this cell before you hand in the folder: it copies your answers to the questions to {RECORD}.
+import shutil
+
+shutil.copyfile(lk.course.record.path(), "{RECORD}")"""
+
+
+def release(folder: str | Path) -> Path:
+    """Write students/ with the notebooks, and instructor/ with solutions, syllabus, rubric and common mistakes.
+
+    Args:
+        folder: New or empty folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the folder contains files, which are never overwritten.
+    """
+    import nbformat
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} must be a new or empty folder; labkit overwrites no files")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        new = Path(scratch) / "new"
+        students, instructor = new / "students", new / "instructor"
+        students.mkdir(parents=True)
+        (instructor / "solutions").mkdir(parents=True)
+        shutil.copyfile(paths.lessons() / GLOSSARY, students / GLOSSARY)
+        for lesson, name, notebook in _notebooks():
+            nbformat.write(solved(notebook, lesson), instructor / "solutions" / name)
+            notebook.cells.append(nbformat.v4.new_code_cell(HAND_IN))
+            nbformat.write(notebook, students / name)
+        pages = {"syllabus": _syllabus(), "rubric": _rubric(), "common_mistakes": _mistakes()}
+        for title, text in pages.items():
+            heading = f"# {title.replace('_', ' ').capitalize()}\n\n{PRACTICE}\n\n"
+            (instructor / f"{title}.md").write_text(heading + "\n".join(text) + "\n", encoding="utf-8")
+        os.replace(new, folder)
+    return folder
+
+
+def solved(notebook: NotebookNode, lesson: Lesson) -> NotebookNode:
+    """Return a copy of a lesson's notebook in which solutions replace the stubs of its exercises.
+
+    Args:
+        notebook: Notebook of the lesson.
+        lesson: The lesson.
+    """
+    import nbformat
+
+    notebook = nbformat.from_dict(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for key, exercise in exercises(lesson.key).items():
+        for place, cell in enumerate(cells):
+            if check := re.search(rf'exercise\(\s*"{re.escape(key)}"\s*\)\.check\((\w+)\)', cell.source):
+                for stub in reversed(cells[: place + 1]):
+                    if (source := _replaced(stub.source, check[1], exercise)) != stub.source:
+                        stub.source = source
+                        break
+    return notebook
+
+
+def _replaced(source: str, name: str, exercise: Exercise) -> str:
+    """Return the source of a cell with the solution instead of the stub of this name, if the cell has this stub."""
+    if name not in source:
+        return source
+    for node in ast.parse(source).body:
+        targets = [node.name] if isinstance(node, ast.FunctionDef) else []
+        if isinstance(node, ast.Assign):
+            targets = [ast.unparse(target) for target in node.targets]
+        if name in targets:
+            answer = str(exercise.solution()).rstrip()
+            if isinstance(node, ast.Assign):  # a submitted value
+                answer += f"\n\n\n{name} = {exercise.answer.__name__}()"
+            elif exercise.answer.__name__ != name:
+                answer += f"\n\n\n{name} = {exercise.answer.__name__}"
+            lines = source.splitlines()
+            return "\n".join([*lines[: node.lineno - 1], answer, *lines[node.end_lineno :]])
+    return source
+
+
+def _notebooks() -> Iterator[tuple[Lesson, str, NotebookNode]]:
+    """Yield each lesson that has a notebook, the name of its file, and the notebook."""
+    import nbformat
+
+    for lesson in LESSONS.values():
+        if file := lesson.notebook:
+            yield lesson, file.name, nbformat.read(file, as_version=4)
+
+
+def _syllabus() -> Iterator[str]:
+    """Yield the lines of a page with the length, the misconception and the objectives of each lesson."""
+    for lesson, _, notebook in _notebooks():
+        wrong, length, goals = summary(notebook)
+        tasks = exercises(lesson.key).values()
+        of_these = (
+            f", of which {sum(task.minutes for task in tasks)} minutes for {len(tasks)} exercises" if tasks else ""
+        )
+        yield f"## {lesson}\n\n{length}{of_these}.\n\n{wrong}\n\nAfterwards a student can:\n\n{goals}\n"
+
+
+def _rubric() -> Iterator[str]:
+    """Yield the lines of a page with the marks for each exercise and question."""
+    yield "`labkit lessons --grade FOLDER` gives 1 mark for a passed exercise, and 0.5 for one of the common mistakes."
+    yield "A question gives 1 mark if the first answer is right, and 0.5 if a later one is.\n"
+    yield "| exercise or question | key | marks | minutes | difficulty | importance |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for lesson in LESSONS.values():
+        for key, task in exercises(lesson.key).items():
+            name, weight = f"{visible_number(task)} {task.title}", f"{task.difficulty} of 3 | {task.importance} of 3"
+            yield f"| {name} | {key} | 1 | {task.minutes} | {weight} |"
+        for key, (text, _) in questions_in(lesson).items():
+            text = text.replace("|", "\\|")
+            yield f"| {text} | {key} | 1 | | | |"
+
+
+def _mistakes() -> Iterator[str]:
+    """Yield the lines of a page with the messages of the exercises and the feedback of the questions."""
+    for lesson in LESSONS.values():
+        yield f"## {lesson}\n"
+        for task in exercises(lesson.key).values():
+            yield f"### {visible_number(task)} {task.title}\n"
+            yield from (f"- {message}" for message in task.misconceptions.values())
+            yield ""
+        for text, options in questions_in(lesson).values():
+            yield f"### {text}\n"
+            for option, line in options.items():
+                right = line is None or line.startswith(RIGHT)
+                yield f"- **{option}** {line or RIGHT + '.'}" if right else f"- {option}: {line}"
+            yield ""
