@@ -25,8 +25,8 @@ MODELS = {  # frequencies of the letters, out of 16
 TOTAL = 16
 STEPS = (0, 1, 2, 3, 4, 5)  # letters that are coded; 5 also shows the code
 
-_LEFT, _WIDE, _TOP, _HIGH, _PITCH = 12, 600, 30, 30, 72  # places of the bars, in pixels
-_TEXTS = _LEFT + _WIDE + 16
+_LEFT, _WIDE, _TOP, _HIGH, _PITCH = 118, 480, 10, 30, 62  # places of the bars, in pixels
+_TEXTS = _LEFT + _WIDE + 122
 _KEPT, _CODE = COLORS[0], COLORS[1]
 
 
@@ -118,7 +118,7 @@ class CoderPanel(Panel):
     """
 
     def __init__(self, *, step: int = 5, word: str = "NOTE", model: str = "E 7, N 4, O 3, T 2") -> None:
-        self.sketch = Sketch(width=_TEXTS + 250)
+        self.sketch = Sketch(width=_TEXTS + 210)
         super().__init__(
             controls={
                 "step": choice("step k", STEPS, step),
@@ -163,24 +163,25 @@ def _draw(result: CoderResult) -> _Frame:
     step, word = result.settings["step"], result.settings["word"]
     frequencies = MODELS[result.settings["model"]]
     rows = min(step, 4) + 1
-    drawing = Drawing(_TEXTS + 250, _TOP + _PITCH * rows)
+    drawing = Drawing(_TEXTS + 210, _TOP + _PITCH * rows)
     words = []
     for row in range(rows):
         interval, top = result.intervals[row], _TOP + _PITCH * row
-        drawing.text(_LEFT, top - 14, _fraction(interval.low, interval.parts), "start")
-        drawing.text(_LEFT + _WIDE, top - 14, _fraction(interval.low + interval.width, interval.parts), "end")
+        middle, right = top + _HIGH / 2, _LEFT + _WIDE
+        drawing.text(_LEFT - 8, middle, _fraction(interval.low, interval.parts), "end")
+        drawing.text(right + 8, middle, _fraction(interval.low + interval.width, interval.parts), "start")
         start = 0
         for letter, size in zip(LETTERS, frequencies, strict=True):
             x, width = _LEFT + _WIDE * start / TOTAL, _WIDE * size / TOTAL
             kept = row < min(step, 4) and letter == word[row]
             drawing.box(x, top, width, _HIGH, _KEPT if kept else "")
-            drawing.text(x + width / 2, top + _HIGH / 2, letter)
+            drawing.text(x + width / 2, middle, letter)
             if kept:
                 below = top + _PITCH
                 drawing.line((x, top + _HIGH), (_LEFT, below), color=_KEPT)
-                drawing.line((x + width, top + _HIGH), (_LEFT + _WIDE, below), color=_KEPT)
+                drawing.line((x + width, top + _HIGH), (right, below), color=_KEPT)
                 cost = f"{size}/{TOTAL}, {result.surprises[row]:.2f} bits"
-                drawing.text(_TEXTS, top + _HIGH / 2, f"{letter} keeps {cost}", "start")
+                drawing.text(_TEXTS, middle, f"{letter} keeps {cost}", "start")
                 words.append(f"{letter} keeps {cost}: {result.intervals[row + 1]}.")
             start += size
     if step:
