@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import labkit as lk
 from labkit.course.exercises.base import Exercise, Numbers
 from labkit.statistics import Array
 
@@ -158,22 +160,30 @@ def _tolerated(seed: int) -> tuple[float, float]:
 
 def _temperature_by_bisection(sigma: float, bits: float) -> float:
     """Compute the exact rate mismatch of sua by a sum over latents, and solve for τ by bisection."""
+    return _solved(sigma, lambda rate, _: rate, bits)
+
+
+def _solved(sigma: float, quantity: Callable[[float, float], float], value: float) -> float:
+    """Return the τ at which a function of the rate and distortion mismatch of sua has a value."""
     reach = 1000 * math.ceil(7 * sigma)
     y = (np.arange(-reach, reach) + 0.5) / 1000  # intervals end at integers and half-integers
     density = np.exp(-0.5 * (y / sigma) ** 2)
     density /= density.sum()
     lower = np.floor(y)
     cost = _GaussianBits(sigma)
-    down, up, rounded = (cost(each).numpy() for each in (lower, lower + 1, np.floor(y + 0.5)))
+    nearest = np.floor(y + 0.5)
+    rates = [cost(each).numpy() for each in (lower, lower + 1, nearest)]
+    errors = [(each - y) ** 2 for each in (lower, lower + 1, nearest)]
 
     def gap(tau: float) -> float:
         chance = np.clip((y - lower - 0.5) / tau + 0.5, 0, 1)
-        return float(density @ ((1 - chance) * down + chance * up - rounded))
+        rate, error = (float(density @ ((1 - chance) * a + chance * b - c)) for a, b, c in (rates, errors))
+        return quantity(rate, error)
 
     low, high = 1e-3, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if gap(middle) < bits else (low, middle)
+        low, high = (middle, high) if gap(middle) < value else (low, middle)
     return (low + high) / 2
 
 
@@ -185,6 +195,52 @@ def _temperature_squared(sigma: float, bits: float) -> float:
     return _tau(sigma, bits) ** 2
 
 
+# mismatch.as_noise: the temperature at which sua overstates the rate as much as additive noise, at σ = 0.2
+
+
+def temperature_as_noise() -> float:
+    """Bisect on samples, as in the first cell of the lesson: evenly spaced quantiles y, each with its own u."""
+    n = 20_000
+    y = 0.2 * torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)
+    u = (torch.arange(n, dtype=torch.float64) * 0.6180339887498949) % 1 - 0.5
+
+    def rate(latent: Tensor) -> float:
+        return lk.analysis.gaussian_bits(latent, torch.tensor(0.0), torch.tensor(0.2)).mean().item()
+
+    low, high, target = 0.5, 0.7, rate(y + u)  # 0.5 and 0.7 are neighbors on the panel's slider
+    for _ in range(8):
+        tau = (low + high) / 2
+        low, high = (tau, high) if rate(torch.round(y + tau * u)) < target else (low, tau)
+    return (low + high) / 2
+
+
+def _noise_gap() -> float:
+    """Return the rate mismatch of noise at σ = 0.2, as the mean over places of the grid minus the place on the mean."""
+    return _mean_over_the_grid(0.2) - _rounded_rate(0.2)
+
+
+@cache
+def _as_noise_by_sums() -> float:
+    return _solved(0.2, lambda rate, _: rate, _noise_gap())
+
+
+@cache
+def _as_noise_in_distortion() -> float:
+    rounded = 0.2**2 * _share_of_error()
+    return _solved(0.2, lambda _, error: error, 1 / 12 - rounded)
+
+
+def _share_of_error() -> float:
+    """Return the squared error of rounding at σ = 0.2, relative to σ²."""
+    y = (np.arange(-2000, 2000) + 0.5) / 1000
+    density = np.exp(-0.5 * (y / 0.2) ** 2)
+    return float(density @ (np.floor(y + 0.5) - y) ** 2 / density.sum() / 0.2**2)
+
+
+def _as_noise_by_the_law() -> float:
+    return _tau(0.2, _noise_gap())
+
+
 EXERCISES = (
     Exercise(
         key="mismatch.sampled",
@@ -192,8 +248,12 @@ EXERCISES = (
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Write the loss of one latent as a function of its quantized value. Call it once with ỹ and once with "
-        "⌊y⌉. Both calls compare with the same y.",
+        hints=(
+            "Which two losses does the definition of mismatch subtract, and in which order?",
+            "Write the loss of one latent as a function of its quantized value, bits plus λ times the squared error.",
+            "Call this function once with ỹ and once with ⌊y⌉. Both calls compare with the same y. Return the mean of "
+            "the difference.",
+        ),
         answer=mismatch_from_samples,
         cases=_samples,
         oracle=_one_latent_at_a_time,
@@ -214,8 +274,12 @@ EXERCISES = (
         difficulty=2,
         importance=2,
         minutes=12,
-        clue="y + u has the density q(t) = Φ((t + ½)/σ) − Φ((t − ½)/σ) and costs −log₂ q bits. The mean is the "
-        "integral of −q log₂ q. Sum over a grid with step 0.002, without the points where q is zero.",
+        hints=(
+            "The density of y + u is also what the model assigns to it. The section on narrow latents gives both.",
+            "The mean of −log₂ q(ỹ) is the integral of −q log₂ q. Sum it over a fine grid, times the step.",
+            "A grid from −10σ − 1 to 10σ + 1 with step 0.002 is fine enough. Remove the points where q is zero before "
+            "you take the logarithm.",
+        ),
         answer=noise_rate,
         cases=_scale,
         oracle=_mean_over_the_grid,
@@ -237,8 +301,11 @@ EXERCISES = (
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="sua has the distortion (1 + τ²)/12, so its distortion mismatch is τ²/12. Multiply it by half the "
-        "curvature of the bits, and solve for τ.",
+        hints=(
+            "Which distortion mismatch does sua have at high rate, and what does the law make of it?",
+            "The distortion mismatch is τ²/12. Half the curvature of the bits times this is the rate mismatch.",
+            "Set ½ κ τ²/12 equal to the tolerated bits, with κ = log₂ e/(σ² + 1/12), and solve for τ.",
+        ),
         answer=temperature,
         cases=_tolerated,
         oracle=_temperature_by_bisection,
@@ -255,6 +322,26 @@ EXERCISES = (
             partial(
                 _tau, widening=0.0
             ): "You used the variance σ² of y. The quantized latent has the variance σ² + 1/12.",
+        },
+    ),
+    Exercise(
+        key="mismatch.as_noise",
+        title="As much as noise",
+        difficulty=2,
+        importance=2,
+        minutes=8,
+        hints=(
+            "Set the panel to σ = 0.2 and compare the rate in training of aun with that of sua at several τ.",
+            "On the slider, sua has less mismatch than aun at one τ and more at the next. The answer lies between.",
+            "Call mismatch(scalar_code(0.2), 'sua', τ) for τ in the middle of these two values, and halve the interval "
+            "until two digits are fixed.",
+        ),
+        answer=temperature_as_noise,
+        oracle=_as_noise_by_sums,
+        tolerance=4e-3,
+        misconceptions={
+            _as_noise_in_distortion: "At this τ, sua has the distortion mismatch of noise. Compare the rates.",
+            _as_noise_by_the_law: "This is the law at high rate. At σ = 0.2 its premises fail.",
         },
     ),
 )

@@ -1,8 +1,10 @@
-"""Exercises of the lesson on scalar quantization: the loss, a gradient for rounding, and the best step size."""
+"""Exercises of the lesson on scalar quantization: the loss, a gradient for rounding, and two best gains."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,11 +136,7 @@ def _best_gain_by_search(lmbda: float) -> float:
         bits = -np.sum(p[p > 0] * np.log2(p[p > 0]))
         return float(bits + lmbda * np.sum(mass * inside**2) / gain**2)
 
-    low, high = 0.5, 20.0
-    for _ in range(60):  # golden-section search
-        a, b = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
-        low, high = (low, b) if loss(a) < loss(b) else (a, high)
-    return (low + high) / 2
+    return _golden_section(loss, 0.5, 20.0)
 
 
 def _gain_in_nats(lmbda: float) -> float:
@@ -157,6 +155,62 @@ def _error_of_the_whole_step(lmbda: float) -> float:
     return math.sqrt(2 * lmbda * math.log(2))
 
 
+# scalar.minimum: the gain at which the exact slope is zero, while decoder and model stay fixed at ½
+
+
+def gain_of_the_minimum() -> float:
+    """Bisect the boundary form: the slope is negative below the minimum and positive above it."""
+    boundary = torch.arange(-8, 8, dtype=torch.float64) + 0.5
+
+    def loss(k: Tensor, x: Tensor) -> Tensor:
+        p = (torch.erfc((k.abs() - 0.5) * 2**0.5) - torch.erfc((k.abs() + 0.5) * 2**0.5)) / 2
+        return -torch.log2(p) + 6 * (k / 0.5 - x) ** 2
+
+    def slope(gain: float) -> float:
+        x = boundary / gain
+        density = torch.exp(-0.5 * x**2) / (gain * math.sqrt(2 * math.pi))
+        return float(torch.sum(density * (loss(boundary + 0.5, x) - loss(boundary - 0.5, x)) * x))
+
+    low, high = 0.3, 0.8
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return low
+
+
+def _least_average_loss(rate: float = 1.0) -> float:
+    """Minimize the average loss itself: the moments of a Gaussian within each cell, without its derivative."""
+    k = np.arange(-8, 9)
+    root = math.sqrt(2)
+    p = np.array([0.5 * (math.erfc((abs(n) - 0.5) * root) - math.erfc((abs(n) + 0.5) * root)) for n in k])
+
+    def loss(gain: float) -> float:
+        edges = np.append(k - 0.5, k[-1] + 0.5) / gain
+        below = np.array([0.5 * math.erfc(-edge / root) for edge in edges])
+        density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
+        mass, mean, square = np.diff(below), -np.diff(density), np.diff(below) - np.diff(edges * density)
+        error = square - 4 * k * mean + 4 * k**2 * mass  # of x − 2k, within each cell
+        return float(np.sum(-rate * np.log2(p) * mass + 6 * error))
+
+    return _golden_section(loss, 0.3, 0.8)
+
+
+def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return the place of the minimum between two limits."""
+    for _ in range(60):
+        a, b = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
+        low, high = (low, b) if function(a) < function(b) else (a, high)
+    return (low + high) / 2
+
+
+def _read_off_the_figure() -> float:
+    return 0.46
+
+
+def _step_of_one_sample() -> float:
+    return 0.5 / 1.3
+
+
 EXERCISES = (
     Exercise(
         key="scalar.loss",
@@ -164,8 +218,13 @@ EXERCISES = (
         difficulty=1,
         importance=3,
         minutes=8,
-        clue="Check three things: the base of the logarithm, the number that divides the bits, and the scale of the "
-        "error.",
+        hints=(
+            "Compute R and D separately, each in the unit that the section on the loss gives, and add them at the end.",
+            "Check three things: the base of the logarithm, the number that divides the bits, and the scale of the "
+            "error.",
+            "The bits of all latents are −log₂ p(ŷ), summed. Divide them by H × W of x, not by the number of latents. "
+            "D multiplies the mean of the squared differences by 255².",
+        ),
         answer=rate_distortion_loss,
         cases=_coded_image,
         oracle=_loss_by_products,
@@ -187,8 +246,11 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=6,
-        clue="Write ⌊y⌉ as y plus a correction. Which of the two should autograd see? tensor.detach() hides the other "
-        "one.",
+        hints=(
+            "You need an expression whose value is ⌊y⌉, but in which autograd sees only y.",
+            "Write ⌊y⌉ as y plus a correction. Which of the two should autograd see?",
+            "tensor.detach() returns the same values as a constant. Apply it to the correction ⌊y⌉ − y.",
+        ),
         answer=straight_through,
         cases=_latents,
         oracle=_rounded_and_three_squares,
@@ -207,8 +269,11 @@ EXERCISES = (
         difficulty=3,
         importance=2,
         minutes=12,
-        clue="Set the derivative of ½ log₂(2πe g²) + λ/(12 g²) with respect to g to zero. That of log₂ g is 1/(g ln "
-        "2).",
+        hints=(
+            "Write R + λD as a function of g with the two formulas for high rate, and look for its minimum.",
+            "½ log₂(2πe g²) is log₂ g plus a constant. Set the derivative of log₂ g + λ/(12 g²) to zero.",
+            "The derivative of log₂ g is 1/(g ln 2), and that of λ/(12 g²) is −λ/(6 g³). Multiply their sum by g³.",
+        ),
         answer=best_gain,
         cases=_tradeoff,
         oracle=_best_gain_by_search,
@@ -219,6 +284,30 @@ EXERCISES = (
             _step_instead_of_gain: "This is the step size 1/g in units of the source. Return the gain g.",
             _error_of_the_whole_step: "You used the square of the whole step, 1/g², as the error. A uniform error has "
             "a twelfth of it.",
+        },
+    ),
+    Exercise(
+        key="scalar.minimum",
+        title="Where the slope is zero",
+        difficulty=2,
+        importance=2,
+        minutes=12,
+        hints=(
+            "The lesson's exact_slope moves decoder and model along with the gain. Here they stay at ½, so only the "
+            "boundaries and the density of y depend on the gain.",
+            "Write a function of the gain that calls loss(…, fixed=0.5) at the boundaries, and print it for a few "
+            "gains around 0.46. Where does its sign change?",
+            "Bisect: start with an interval at whose ends the slope has different signs, halve it, and keep the half "
+            "in which the sign changes. Twenty halvings are enough.",
+        ),
+        answer=gain_of_the_minimum,
+        oracle=_least_average_loss,
+        tolerance=1e-4,
+        misconceptions={
+            _read_off_the_figure: "0.46 is what Figure 1 shows. Use the boundary form to get four digits.",
+            _step_of_one_sample: "This is the step of the one sample in Figure 1. The average has no step there.",
+            partial(_least_average_loss, rate=0.0): "This minimizes the distortion alone. The jump of the loss "
+            "includes the bits.",
         },
     ),
 )
