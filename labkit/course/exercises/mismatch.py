@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -203,14 +203,13 @@ def temperature_as_noise() -> float:
     n = 20_000
     y = 0.2 * torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)
     u = (torch.arange(n, dtype=torch.float64) * 0.6180339887498949) % 1 - 0.5
-
-    def rate(latent: Tensor) -> float:
-        return lk.analysis.gaussian_bits(latent, torch.tensor(0.0), torch.tensor(0.2)).mean().item()
-
-    low, high, target = 0.5, 0.7, rate(y + u)  # 0.5 and 0.7 are neighbors on the panel's slider
+    model = torch.tensor(0.0), torch.tensor(0.2)  # mean and scale
+    target = lk.analysis.gaussian_bits(y + u, *model).mean()
+    low, high = 0.5, 0.7  # neighbors on the panel's slider
     for _ in range(8):
         tau = (low + high) / 2
-        low, high = (tau, high) if rate(torch.round(y + tau * u)) < target else (low, tau)
+        rate = lk.analysis.gaussian_bits(torch.round(y + tau * u), *model).mean()
+        low, high = (tau, high) if rate < target else (low, tau)
     return (low + high) / 2
 
 
@@ -219,12 +218,10 @@ def _noise_gap() -> float:
     return _mean_over_the_grid(0.2) - _rounded_rate(0.2)
 
 
-@cache
 def _as_noise_by_sums() -> float:
     return _solved(0.2, lambda rate, _: rate, _noise_gap())
 
 
-@cache
 def _as_noise_in_distortion() -> float:
     rounded = 0.2**2 * _share_of_error()
     return _solved(0.2, lambda _, error: error, 1 / 12 - rounded)

@@ -161,20 +161,17 @@ def _error_of_the_whole_step(lmbda: float) -> float:
 def gain_of_the_minimum() -> float:
     """Bisect the boundary form: the slope is negative below the minimum and positive above it."""
     boundary = torch.arange(-8, 8, dtype=torch.float64) + 0.5
-
-    def loss(k: Tensor, x: Tensor) -> Tensor:
-        p = (torch.erfc((k.abs() - 0.5) * 2**0.5) - torch.erfc((k.abs() + 0.5) * 2**0.5)) / 2
-        return -torch.log2(p) + 6 * (k / 0.5 - x) ** 2
-
-    def slope(gain: float) -> float:
-        x = boundary / gain
-        density = torch.exp(-0.5 * x**2) / (gain * math.sqrt(2 * math.pi))
-        return float(torch.sum(density * (loss(boundary + 0.5, x) - loss(boundary - 0.5, x)) * x))
-
     low, high = 0.3, 0.8
     for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+        gain = (low + high) / 2
+        x = boundary / gain
+        losses = []
+        for k in (boundary - 0.5, boundary + 0.5):  # the integers on both sides of each boundary
+            p = (torch.erfc((k.abs() - 0.5) * 2**0.5) - torch.erfc((k.abs() + 0.5) * 2**0.5)) / 2
+            losses.append(-torch.log2(p) + 6 * (k / 0.5 - x) ** 2)
+        density = torch.exp(-0.5 * x**2) / (gain * math.sqrt(2 * math.pi))
+        slope = torch.sum(density * (losses[1] - losses[0]) * x)
+        low, high = (gain, high) if slope < 0 else (low, gain)
     return low
 
 
