@@ -7,18 +7,8 @@ import pytest
 import torch
 
 from labkit.course import exercise
-
-
-def numpy_answer(wrong_risk=None, bias=None, std=None):
-    """Return an answer to risk.sampled that uses NumPy and gets at most one number wrong."""
-
-    def answer(gradients, exact, n):
-        values = np.asarray(gradients)
-        b, s = np.mean(values) - exact, np.std(values, ddof=1)
-        risk = wrong_risk(b, s, n) if wrong_risk else b**2 + s**2 / n
-        return [bias(b) if bias else b, std(s, n) if std else s, risk]
-
-    return answer
+from labkit.course.exercises import risk
+from labkit.live.risk import TEMPERATURES
 
 
 def crossings(g, loss, moved=True, density_of_y=True, up=True, y_for_x=False):
@@ -39,31 +29,40 @@ def within(g, x, loss_slope):
     return float(np.average([loss_slope(math.floor(g * value + 0.5), value, g) for value in x[5::10]]))
 
 
+def parts_by_total(gradients):
+    """The noise part, and the total variance without it: with many photographs as good as the solution."""
+    noise = gradients.var(1, ddof=1).mean()
+    return np.array([gradients.var() - noise, noise])
+
+
+class WithMeanGradient(torch.autograd.Function):
+    """The remedy as a function with its own backward pass."""
+
+    @staticmethod
+    def forward(context, y, u, bits):
+        context.save_for_backward(bits(y + 0.5) - bits(y - 0.5))
+        return bits(y + u)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * context.saved_tensors[0], None, None
+
+
 REWRITTEN_MISTAKES = [
-    ("risk.sampled", numpy_answer(lambda b, s, n: b * b + s * s), "single sample"),
-    ("risk.sampled", numpy_answer(lambda b, s, n: b * b + s / n), "standard deviation divided by n"),
-    (
-        "risk.sampled",
-        numpy_answer(lambda b, s, n: math.hypot(b, 0) ** 2 + (s * s / n) ** 0.5),
-        "standard deviation of a batch",
-    ),
-    ("risk.sampled", numpy_answer(lambda b, s, n: b + s * s / n), "bias itself"),
-    ("risk.sampled", lambda G, e, n: (G.mean() - e, G.std(), ((G - e) ** 2).mean() / n), "batch size averages a bias"),
-    ("risk.sampled", numpy_answer(bias=lambda b: -b), "wrong sign"),
-    ("risk.sampled", numpy_answer(std=lambda s, n: s / n**0.5), "that of a batch"),
-    ("risk.sampled", lambda G, e, n: (G.mean() - e, G.var(), (G.mean() - e) ** 2 + G.var() / n), "not the variance"),
+    ("risk.total_variance", lambda g: (np.cov(g.T).mean(), g.T.var(0, ddof=1).mean()), "still contains the noise part"),
+    ("risk.total_variance", lambda g: (g.mean(1).var() - g.var(1).mean() / len(g.T), g.var(1).mean()), "ddof=1"),
+    ("risk.total_variance", lambda g: parts_by_total(g)[::-1], "other order"),
+    ("risk.total_variance", lambda g: np.sqrt(parts_by_total(g)), "standard deviations"),
+    ("risk.expected_rate", lambda bits, y, u: 1.0 * bits(u + y), "derivative at the drawn u"),
+    ("risk.expected_rate", lambda bits, y, u: torch.tensor(bits(y + u).tolist(), dtype=y.dtype), "no gradient"),
+    ("risk.expected_rate", lambda bits, y, u: bits(y) + (bits(y + u) - bits(y)).detach(), "derivative at y"),
+    ("risk.expected_rate", lambda bits, y, u: bits(y + u).mean(), "with the shape of y"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f, up=False) + within(g, x, d), "wrong sign"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f, moved=False) + within(g, x, d), "∂y/∂g = x is missing"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f, density_of_y=False) + within(g, x, d), "density of x"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f, y_for_x=True) + within(g, x, d), "x = (k + ½)/g"),
     ("risk.exact_slope", lambda g, x, f, d: crossings(g, f), "crossings alone"),
     ("risk.exact_slope", lambda g, x, f, d: within(g, x, d), "autograd"),
-    ("risk.batch_size", lambda b, s, c, t: (t - s) / (b * b - c * c), "contains variances"),
-    ("risk.batch_size", lambda b, s, c, t: (s * s - t * t) / math.fabs(c - b), "subtracted biases"),
-    ("risk.batch_size", lambda b, s, c, t: (t * t - s * s) / (b - c), "subtracted biases"),
-    ("risk.batch_size", lambda b, s, c, t: ((s - t) / (c - b)) ** 2, "Subtract squares"),
-    ("risk.batch_size", lambda b, s, c, t: (c + b) * (c - b) / ((s + t) * (s - t)), "1/n"),
-    ("risk.batch_size", lambda b, s, c, t: (t**2 - s**2) / (c**2 - b**2), "batch size is negative"),
 ]
 
 
@@ -74,13 +73,9 @@ def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
 
 
 def test_other_correct_answers_pass():
-    assert exercise("risk.sampled").check(numpy_answer())
-
-    def by_mean_squared_error(gradients, exact, n):  # divided by n, it contains only an n-th of the squared bias
-        bias, std = gradients.mean() - exact, gradients.std()
-        return torch.stack([bias, std, ((gradients - exact) ** 2).mean() / n + (1 - 1 / n) * bias**2])
-
-    assert exercise("risk.sampled").check(by_mean_squared_error)
+    assert exercise("risk.best_temperature").check(0.7)
+    assert exercise("risk.total_variance").check(parts_by_total)
+    assert exercise("risk.expected_rate").check(lambda bits, y, u: WithMeanGradient.apply(y, u, bits))
     assert exercise("risk.exact_slope").check(lambda g, x, f, d: crossings(g, f) + within(g, x, d))
 
     def by_difference(g, x, loss, loss_slope):  # of the mean over the samples, which needs a wide step
@@ -88,10 +83,13 @@ def test_other_correct_answers_pass():
         return (above - below) / 1e-2
 
     assert exercise("risk.exact_slope").check(by_difference)
-    assert exercise("risk.batch_size").check(lambda b, s, c, t: abs(s * s - t * t) / abs(b * b - c * c))
 
 
-@pytest.mark.parametrize("key", ["risk.sampled", "risk.exact_slope", "risk.batch_size"])
+def test_the_temperatures_are_those_of_the_panel():
+    assert risk.TEMPERATURES == TEMPERATURES
+
+
+@pytest.mark.parametrize("key", ["risk.exact_slope", "risk.total_variance", "risk.expected_rate"])
 def test_the_solution_needs_only_the_imports_of_the_setup_cell(key):
     task = exercise(key)
     namespace = {"torch": torch, "np": np}
@@ -99,7 +97,7 @@ def test_the_solution_needs_only_the_imports_of_the_setup_cell(key):
     assert task.check(namespace[task.answer.__name__])
 
 
-@pytest.mark.parametrize("key", ["risk.sampled", "risk.exact_slope", "risk.batch_size"])
+@pytest.mark.parametrize("key", ["risk.exact_slope", "risk.total_variance"])
 def test_every_seed_distinguishes_all_misconceptions(key):
     """Whichever case an answer fails, only one misconception explains it."""
     task = exercise(key)

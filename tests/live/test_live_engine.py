@@ -209,6 +209,20 @@ def test_the_first_view_and_the_last_view_are_always_published():
     assert 3 <= len(shown) <= 2 + 8 * engine.history[0].seconds
 
 
+def test_slow_views_take_at_most_a_quarter_of_the_time():
+    recorder = Recorder()
+
+    def job(_):
+        for _ in range(300):
+            time.sleep(0.001)
+            yield lambda: time.sleep(0.03)
+
+    engine = Engine(job, recorder, rate=30)
+    engine.run(None, PATIENCE)
+    between = len(recorder.events) - 4  # without the states, and without the first and the last view
+    assert between >= 1 and between * 0.03 < 0.3 * engine.history[0].seconds
+
+
 def test_two_engines_do_not_disturb_each_other():
     job = Steps()
     first, second = Engine(job), Engine(_counting(3))

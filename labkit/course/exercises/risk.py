@@ -1,7 +1,9 @@
-"""Exercises of the lesson on gradient risk: bias and variance, the exact slope, and the batch size of equal risk."""
+"""Exercises of the lesson on gradient risk: a temperature, the exact slope, two variances, and an expected gradient."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -11,74 +13,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import labkit as lk
+from labkit import surrogates
+from labkit.analysis import exact_gradient, gaussian_bits, worked_example
 from labkit.course.exercises.base import Exercise, Numbers
 from labkit.statistics import Array
 
 Loss = Callable[[Array, Array, float], Any]  # of symbols, samples and a gain
+Bits = Callable[[Tensor], Tensor]
+TEMPERATURES = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)  # of the panel's slider
 
-# risk.sampled: bias, standard deviation and risk from samples
-
-
-def gradient_risk(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bias and standard deviation of the gradient of one sample, and the risk of a mean over n samples."""
-    bias = gradients.mean() - exact
-    std = gradients.std()
-    return bias, std, bias**2 + std**2 / n
+# risk.best_temperature: the temperature of the least risk at n = 1024
 
 
-def _sampled_gradients(seed: int) -> tuple[Tensor, float, int]:
-    rng = np.random.default_rng(seed)
-    gradients = torch.from_numpy(rng.normal(2.0, rng.uniform(10, 20), 4000))
-    return gradients, float(gradients.mean()) - float(rng.uniform(0.3, 0.6)), int(rng.choice([16, 64, 256]))
+def best_temperature() -> Numbers:
+    """Return the temperature of the slider with the least risk for batches of 1024."""
+    code = lk.analysis.worked_example.code(0.5)
+    slider = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
+    risk = lk.analysis.gradient_risk(code, "sua", "gain", slider, 1024)
+    return risk["temperature"][risk["risk"].idxmin()]
 
 
-def _risk_by_differences(gradients: Tensor, exact: float, n: int) -> tuple[float, float, float]:
-    """Compute the variance from differences of two samples, and the risk from the mean squared error of one."""
-    error = gradients.numpy() - exact
-    bias = math.fsum(error) / len(error)
-    pairs = sum(float(np.sum((error - np.roll(error, shift)) ** 2)) for shift in range(1, len(error)))
-    variance = pairs / 2 / len(error) / (len(error) - 1)
-    return bias, variance**0.5, float(np.mean(error**2)) / n + bias**2 * (1 - 1 / n)
+@functools.cache
+def _moments() -> Array:
+    """Squared bias and variance of one sample's gradient at each temperature, from integrals over half the source."""
+    code, surrogate = worked_example.code(0.5), surrogates.get("sua")
+    sums = [list(worked_example.partial_moments(code, surrogate, tau))[-1] for tau in TEMPERATURES]
+    mean, square = np.array(sums).T
+    return np.stack([(mean - exact_gradient(code)) ** 2, square - mean**2])
 
 
-def _of_one_sample(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), bias**2 + gradients.var()
+def _least_risk() -> float:
+    bias_squared, variance = _moments()
+    return TEMPERATURES[int((bias_squared + variance / 1024).argmin())]
 
 
-def _with_the_std(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), bias**2 + gradients.std() / n
+def _least_bias() -> float:
+    return TEMPERATURES[int(_moments()[0].argmin())]
 
 
-def _with_the_std_of_a_batch(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), bias**2 + gradients.std() / math.sqrt(n)
-
-
-def _with_the_bare_bias(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), abs(bias) + gradients.var() / n
-
-
-def _with_bias_over_n(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.std(), (bias**2 + gradients.var()) / n
-
-
-def _the_other_way_round(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = exact - gradients.mean()
-    return bias, gradients.std(), bias**2 + gradients.var() / n
-
-
-def _spread_of_a_batch(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.std() / math.sqrt(n), bias**2 + gradients.var() / n
-
-
-def _variance_for_spread(gradients: Tensor, exact: float, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    bias = gradients.mean() - exact
-    return bias, gradients.var(), bias**2 + gradients.var() / n
+def _least_variance() -> float:
+    return TEMPERATURES[int(_moments()[1].argmin())]
 
 
 # risk.exact_slope: the exact slope
@@ -149,79 +124,142 @@ def _only_within(g: float, x: Array, loss: Loss, loss_slope: Loss) -> Numbers:
     return loss_slope(np.round(g * x), x, g).mean()
 
 
-# risk.batch_size: the batch size at which two surrogates have the same risk
+# risk.total_variance: both parts of the variance from a few draws per photograph
 
 
-def level_batch_size(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    """Solve bias_1² + std_1²/n = bias_2² + std_2²/n for n."""
-    return (std_1**2 - std_2**2) / (bias_2**2 - bias_1**2)
+def two_parts(gradients: Array) -> tuple[Numbers, Numbers]:
+    """Subtract from the variance of the means what the noise adds to it."""
+    draws = gradients.shape[1]
+    noise = gradients.var(axis=1, ddof=1).mean()
+    return gradients.mean(axis=1).var(ddof=1) - noise / draws, noise
 
 
-def _two_surrogates(seed: int) -> tuple[float, float, float, float]:
+def _photographs(seed: int) -> tuple[Array]:
     rng = np.random.default_rng(seed)
-    bias_1, std_2 = rng.uniform(0.02, 0.2), rng.uniform(14, 18)
-    return float(-bias_1), float(std_2 * rng.uniform(1.2, 4)), float(-bias_1 - rng.uniform(0.2, 0.5)), float(std_2)
+    draws = int(rng.integers(2, 5))
+    means = rng.normal(2.0, rng.uniform(6, 10), (4000, 1))
+    return (means + rng.normal(0.0, rng.uniform(12, 20), (4000, draws)),)
 
 
-def _level_by_bisection(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    """Find by bisection the log n at which the risk of the first surrogate falls below that of the second."""
-
-    def risk(n: float, bias: float, std: float) -> float:
-        return math.hypot(bias, std / math.sqrt(n))
-
-    low, high = 0.0, 40.0
-    for _ in range(100):
-        n = math.exp((low + high) / 2)
-        low, high = (low, math.log(n)) if risk(n, bias_1, std_1) < risk(n, bias_2, std_2) else (math.log(n), high)
-    return math.exp(low)
+def _parts_by_pairs(gradients: Array) -> tuple[float, float]:
+    """Compare two draws at a time: their noise is independent, and their photograph is the same."""
+    pairs = list(itertools.combinations(gradients.T, 2))
+    data = float(np.mean([np.cov(one, other)[0, 1] for one, other in pairs]))
+    return data, float(np.mean([np.mean((one - other) ** 2) / 2 for one, other in pairs]))
 
 
-def _bare_stds(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    return (std_1 - std_2) / (bias_2**2 - bias_1**2)
+def _means_as_they_are(gradients: Array) -> tuple[Numbers, Numbers]:
+    return gradients.mean(axis=1).var(ddof=1), gradients.var(axis=1, ddof=1).mean()
 
 
-def _bare_biases(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    return (std_1**2 - std_2**2) / (abs(bias_2) - abs(bias_1))
+def _divides_by_the_draws(gradients: Array) -> tuple[Numbers, Numbers]:
+    noise = gradients.var(axis=1).mean()
+    return gradients.mean(axis=1).var() - noise / gradients.shape[1], noise
 
 
-def _biases_with_their_signs(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    return (std_1**2 - std_2**2) / (bias_2 - bias_1)
+def _takes_all_the_noise_away(gradients: Array) -> tuple[Numbers, Numbers]:
+    noise = gradients.var(axis=1, ddof=1).mean()
+    return gradients.mean(axis=1).var(ddof=1) - noise, noise
 
 
-def _squared_differences(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    return (std_1 - std_2) ** 2 / (bias_2 - bias_1) ** 2
+def _exchanged(gradients: Array) -> tuple[Numbers, Numbers]:
+    return two_parts(gradients)[::-1]
 
 
-def _upside_down(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    return (bias_2**2 - bias_1**2) / (std_1**2 - std_2**2)
+def _total_for_noise(gradients: Array) -> tuple[Numbers, Numbers]:
+    return two_parts(gradients)[0], gradients.var(ddof=1)
 
 
-def _negative(bias_1: float, std_1: float, bias_2: float, std_2: float) -> float:
-    return (std_1**2 - std_2**2) / (bias_1**2 - bias_2**2)
+def _deviations(gradients: Array) -> tuple[Numbers, Numbers]:
+    data, noise = two_parts(gradients)
+    return np.sqrt(data), np.sqrt(noise)
+
+
+# risk.expected_rate: the rate of a sampled noise with the mean derivative over all noise
+
+
+def expected_rate(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    """Return bits(y + u) with the derivative bits(y + ½) − bits(y − ½)."""
+    slope = (bits(y + 0.5) - bits(y - 0.5)).detach()
+    return bits(y + u).detach() + slope * (y - y.detach())
+
+
+def _rates(seed: int) -> tuple[Bits, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = 3 * torch.randn(40, dtype=torch.float64, generator=generator)
+    scale = 0.4 + torch.rand((), dtype=torch.float64, generator=generator)
+
+    def bits(latents: Tensor) -> Tensor:
+        return gaussian_bits(latents, torch.zeros_like(latents), scale)
+
+    return bits, y, torch.rand(40, dtype=torch.float64, generator=generator) - 0.5
+
+
+def _value_and_gradient(answer: Callable[..., Any], bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    leaf = y.clone().requires_grad_()
+    value = answer(bits, leaf, u)
+    if not isinstance(value, Tensor) or value.shape != y.shape:
+        raise ValueError("return a tensor with the shape of y")
+    gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(y)
+    return torch.stack([value.detach(), gradient])
+
+
+def _mean_over_many_draws(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    """Average central differences of the bits over noise that fills its interval evenly."""
+    draws = (torch.arange(500, dtype=torch.float64) + 0.5) / 500 - 0.5
+    noisy, h = y + draws[:, None], 1e-5
+    return torch.stack([bits(y + u), ((bits(noisy + h) - bits(noisy - h)) / (2 * h)).mean(0)])
+
+
+def _sampled_derivative(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    return bits(y + u)
+
+
+def _both_derivatives(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    return bits(y + u) + (bits(y + 0.5) - bits(y - 0.5)).detach() * (y - y.detach())
+
+
+def _no_derivative(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    return bits(y + u).detach()
+
+
+def _value_without_noise(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    return bits(y).detach() + (bits(y + 0.5) - bits(y - 0.5)).detach() * (y - y.detach())
+
+
+def _downhill(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    return bits(y + u).detach() + (bits(y - 0.5) - bits(y + 0.5)).detach() * (y - y.detach())
+
+
+def _difference_itself(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    return bits(y + 0.5) - bits(y - 0.5)
+
+
+def _derivative_at_y(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
+    rate = bits(y)
+    return bits(y + u).detach() + rate - rate.detach()
 
 
 EXERCISES = (
     Exercise(
-        key="risk.sampled",
-        title="Bias, spread and risk",
+        key="risk.best_temperature",
+        title="The best temperature of a batch",
         difficulty=1,
-        importance=3,
-        minutes=8,
-        clue="A mean over n independent samples has the same bias as one sample, and its variance divided by n. "
-        "The risk is the squared bias plus the variance.",
-        answer=gradient_risk,
-        cases=_sampled_gradients,
-        oracle=_risk_by_differences,
+        importance=2,
+        minutes=6,
+        hints=(
+            "The right plot of the panel shows the risk at every temperature of the slider, for the present n.",
+            "Find the lowest point of the solid curve. Hold the pointer over it to read its τ.",
+            "Two neighboring points differ little. The line below the panel gives the risk at the present τ in digits: "
+            "compare it for the two candidates.",
+        ),
+        answer=best_temperature,
+        oracle=_least_risk,
         misconceptions={
-            _of_one_sample: "Your risk is that of a single sample. A batch of n samples divides the variance by n.",
-            _with_the_std: "Your risk adds the standard deviation divided by n. Add the variance divided by n, std²/n.",
-            _with_the_std_of_a_batch: "Your risk adds the standard deviation of a batch. Add its square, std²/n.",
-            _with_the_bare_bias: "Your risk adds the bias itself. Add its square: risk is the mean of a squared error.",
-            _with_bias_over_n: "You also divide the squared bias by n. No batch size averages a bias away.",
-            _the_other_way_round: "The bias has the wrong sign. It is the mean of the estimates minus the exact value.",
-            _spread_of_a_batch: "Risk and bias are right. The second number must be the std of one sample, not that of "
-            "a batch.",
-            _variance_for_spread: "Risk and bias are right. The second number must be the std, not the variance.",
+            _least_bias: "This temperature has the least bias. At n = 1024 its variance/n is still larger than what it "
+            "saves.",
+            _least_variance: "This temperature has the least variance. At n = 1024 its squared bias is already too "
+            "large: check that n is 1024 and not 64.",
         },
     ),
     Exercise(
@@ -230,8 +268,13 @@ EXERCISES = (
         difficulty=3,
         importance=3,
         minutes=15,
-        clue="The slope has two parts. The first is a sum over the boundaries x = (k + ½)/g: density of y, times jump "
-        "of the loss, times ∂y/∂g. The second is the mean of loss_slope over all samples, each with its symbol.",
+        hints=(
+            "The slope has two parts: one from samples that change their symbol, and one from samples that keep it.",
+            "The first part is a sum over the boundaries x = (k + ½)/g, as in the derivation above. The second is a "
+            "mean over the samples.",
+            "A term of the sum is the density of y at k + ½, times the jump of the loss from k to k + 1, times ∂y/∂g. "
+            "The mean is that of loss_slope, with the symbol of each sample.",
+        ),
         answer=exact_slope,
         cases=_code,
         oracle=_slope_by_difference,
@@ -259,22 +302,58 @@ EXERCISES = (
         },
     ),
     Exercise(
-        key="risk.batch_size",
-        title="A batch size of equal risk",
-        difficulty=1,
-        importance=2,
-        minutes=6,
-        clue="Write both risks and set them equal. Then collect the terms with n on one side.",
-        answer=level_batch_size,
-        cases=_two_surrogates,
-        oracle=_level_by_bisection,
+        key="risk.total_variance",
+        title="Two parts from a few draws",
+        difficulty=2,
+        importance=3,
+        minutes=12,
+        hints=(
+            "At a fixed photograph only the noise varies. So the noise part is the mean of the variances over draws.",
+            "The mean over the draws of a photograph has less noise than one draw, but not none. How much is left?",
+            "The variance of these means is the data part plus the noise part divided by the number of draws.",
+        ),
+        answer=two_parts,
+        cases=_photographs,
+        oracle=_parts_by_pairs,
+        tolerance=5e-3,
         misconceptions={
-            _bare_stds: "You subtracted standard deviations. The risk contains variances, so square them first.",
-            _bare_biases: "You subtracted biases. The risk contains their squares.",
-            _biases_with_their_signs: "You subtracted biases. The risk contains their squares.",
-            _squared_differences: "You squared differences. Subtract squares instead.",
-            _upside_down: "This is 1/n: exchange numerator and denominator.",
-            _negative: "This batch size is negative: one of the two differences has the wrong sign.",
+            _means_as_they_are: "Your noise part is right. The variance of the means still contains the noise part "
+            "divided by the number of draws.",
+            _divides_by_the_draws: "NumPy's var divides by the number of draws, which is too small a variance for few "
+            "draws. Use ddof=1.",
+            _takes_all_the_noise_away: "You subtracted the noise of one draw. The mean of m draws has an m-th of it.",
+            _exchanged: "These are the right numbers in the other order. Return the data part first.",
+            _total_for_noise: "Your second number is the total variance. The noise part is the variance at a fixed "
+            "photograph.",
+            _deviations: "These are standard deviations. Return variances, whose sum is the total.",
+        },
+    ),
+    Exercise(
+        key="risk.expected_rate",
+        title="Write the remedy",
+        difficulty=3,
+        importance=3,
+        minutes=15,
+        hints=(
+            "The value and the gradient come from different expressions. Detach what should have no gradient.",
+            "y − y.detach() is zero and has the derivative 1. Multiply it by the slope that you want.",
+            "The slope is the difference of the bits at the two ends of the interval that y + u can reach.",
+        ),
+        answer=expected_rate,
+        cases=_rates,
+        oracle=_mean_over_many_draws,
+        probe=_value_and_gradient,
+        misconceptions={
+            _sampled_derivative: "The value is right, but this is the derivative at the drawn u. Return its mean over "
+            "all u.",
+            _both_derivatives: "Two derivatives are added: that of bits(y + u) and the mean. Detach the value.",
+            _no_derivative: "The value is right, but no gradient reaches y.",
+            _value_without_noise: "The gradient is right. The value must be bits(y + u), with the noise.",
+            _downhill: "The gradient has the wrong sign. It is the bits at the upper end minus those at the lower end.",
+            _difference_itself: "This returns the mean derivative as the value. It must be the gradient, and the value "
+            "bits(y + u).",
+            _derivative_at_y: "This is the derivative at y. The mean over u is another number, since the bits are not "
+            "a parabola.",
         },
     ),
 )
