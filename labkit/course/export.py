@@ -255,6 +255,9 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
             "after": pages[place + 1] if place + 1 < len(pages) else None,
             "plots": _plots(page.notebook),
         }
+        for cell in page.notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = with_mathml(cell.source)
         text, _ = exporter.from_notebook_node(page.notebook, around)
         texts.append(_relinked(text, pages))
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
@@ -269,6 +272,26 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
     for file, text in zip(written, texts, strict=True):
         write_whole(file, text.encode())
     return written
+
+
+def with_mathml(markdown: str) -> str:
+    """Return Markdown text with MathML in place of LaTeX between dollar signs, since a page has no script for LaTeX.
+
+    Args:
+        markdown: Text with equations such as $x$, or $$x$$ for an equation on its own line.
+    """
+    from latex2mathml.converter import convert
+
+    def mathml(found: re.Match[str]) -> str:
+        if found["code"]:
+            return found["code"]
+        block = found["block"]
+        html: str = convert((block or found["inline"]).strip(), display="block" if block else "inline")
+        html = re.sub(r"&#x0*(?!3[CcEe];|26;)([0-9A-Fa-f]+);", lambda code: chr(int(code[1], 16)), html)
+        return f'\n\n<div class="math">{html}</div>\n\n' if block else html
+
+    pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$"
+    return re.sub(pattern, mathml, markdown, flags=re.S)
 
 
 def _plots(notebook: NotebookNode) -> bool:

@@ -37,6 +37,8 @@ FIRST = [
     "```\nlk.course.progress()",
 ]
 SECOND = ["# 01 · Two\n\nBack to [one](00_one.ipynb)."]
+EQUATION = r"\mathbb E\big[\ell\big] \;\le\; \sum_k P(k)\,\log_2\frac{1}{P(k)}"
+SECOND[0] += f"\n\nThe loss is\n\n$${EQUATION}$$\n\nand $\\lambda > 0$; `$HOME` and `$PATH` are variables."
 THIRD = ['# Notation\n\n### a–b c\n\n<span id="a%E2%80%93b-c"></span>What it means.']
 
 
@@ -218,6 +220,14 @@ def test_pages_show_printed_text_and_exercises_but_no_errors_or_progress(site):
     (card,) = [card for card in page.select(".labkit-card") if "Exercise: Bits per pixel" in card.text]
     assert [fold.summary.text for fold in card.select("details")] == ["Hint", "Solution"]
     assert "course.progress" not in page.text and "printed" not in page.text
+
+
+def test_equations_become_mathml(site):
+    page = soup(site, "01_two")
+    block, inline = page.select("math")
+    assert block["display"] == "block" and block.parent["class"] == ["math"] and inline["display"] == "inline"
+    assert all(letter in block.text for letter in "ℓ≤∑log") and inline.text == "λ>0"
+    assert "$$" not in page.text and "\\" not in page.main.text and "$HOME and $PATH are" in page.text
 
 
 def test_pages_show_tables_but_no_check_cells(site):

@@ -8,7 +8,7 @@ import pytest
 
 from labkit import course, paths
 from labkit.course.exercises import exercises, visible_number
-from labkit.course.export import CHECK
+from labkit.course.export import CHECK, with_mathml
 from tests.course.quotes import expectations, fault, times
 
 LESSONS = list(course.LESSONS.values())
@@ -240,6 +240,12 @@ def test_a_lesson_has_about_four_questions_and_a_displayed_equation(second):
     assert 3 <= len(questions) <= 5 and len(set(questions)) == len(questions)
     assert all(name.startswith(f"{key}.") for name in questions)
     assert "$$" in prose(notebook) and "Read next" in prose(notebook)
+
+
+def test_the_export_can_convert_every_equation(second):
+    _, notebook = second
+    equations = re.findall(r"\$\$.+?\$\$", prose(notebook), flags=re.S)
+    assert not any("\\" in with_mathml(equation) for equation in equations)
 
 
 def test_cells_do_not_print_whole_tables(second):
