@@ -13,6 +13,8 @@ from labkit.course.cards import Card
 from labkit.course.lessons import Lesson, lesson
 
 RIGHT = "Right"  # first word of a line that confirms the right option
+# Long options wrap instead of running into each other.
+_STYLE = ".labkit-question .widget-radio-box label { height: auto; line-height: 1.5; white-space: normal }"
 
 
 class Question:
@@ -45,8 +47,9 @@ class Question:
         self._feedback, self._status = ipywidgets.HTML(), ipywidgets.HTML()
         self._show_status()
         self.control.observe(self._choose, "value")
-        head = ipywidgets.HTML(f"<b>{escape(text)}</b>")
+        head = ipywidgets.HTML(f"<style>{_STYLE}</style><b>{escape(text)}</b>")
         self.widget = ipywidgets.VBox([head, self.control, self._feedback, self._status])
+        self.widget.add_class("labkit-question")
 
     def answer(self, option: str) -> Card:
         """Choose an option as a learner does, and return its feedback.
