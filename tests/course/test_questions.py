@@ -80,4 +80,4 @@ def test_wrong_calls_are_errors_in_one_line():
 def test_progress_counts_the_questions_of_each_lesson():
     ask().answer("one")
     text = str(course.progress())
-    assert "0 of 3 exercises solved · 1 question answered" in text and "· 0 questions answered" in text
+    assert text.count("· 1 question answered") == 1 and "· 0 questions answered" in text
