@@ -11,12 +11,13 @@
     lk.course.open_hypotheses()                          # the hypotheses beside the verdicts of the study
     lk.course.progress()                             # a map of the course, from a local file
     lk.course.results.forks("method")                # tables of trained networks
+    lk.course.capstone.check("my_codec.py", stage=1)     # a stage of the codec that the learner writes
 
 Lessons, predictions, questions and exercises have words as keys. `exercises/` has a module for the exercises of each
 lesson.
 """
 
-from labkit.course import figures, results
+from labkit.course import capstone, figures, results
 from labkit.course.exercises import Exercise, Verdict, exercise
 from labkit.course.expectations import expect
 from labkit.course.guesses import Prediction, predict, reveal
@@ -35,6 +36,7 @@ __all__ = [
     "Prediction",
     "Question",
     "Verdict",
+    "capstone",
     "exercise",
     "expect",
     "figures",

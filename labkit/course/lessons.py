@@ -45,6 +45,7 @@ LESSONS = {
         Lesson("center", "07", "Zero-center quantization"),
         Lesson("method", "08", "The whole method"),
         Lesson("model", "09", "Your own model"),
+        Lesson("capstone", "10", "A codec from an empty file"),
     )
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from labkit.course import record
+from labkit.course.capstone.catalog import STAGES, Stage
 from labkit.course.cards import Card
 from labkit.course.exercises import Exercise, exercises, visible_number
 from labkit.course.exercises.base import PASSED
@@ -24,11 +25,12 @@ class _Row:
     guesses: int
     questions: int
     exercises: int
-    unsolved: tuple[Exercise, ...]
+    unsolved: tuple[Exercise | Stage, ...]
 
     @property
     def cells(self) -> tuple[str, ...]:
-        solved = f"{self.exercises - len(self.unsolved)} of {self.exercises} exercises solved"
+        kind = "stages" if self.lesson.key == "capstone" else "exercises"
+        solved = f"{self.exercises - len(self.unsolved)} of {self.exercises} {kind} solved"
         answered = f"{self.questions} question{'' if self.questions == 1 else 's'} answered"
         return self.state, f"{self.guesses} guessed", solved, answered
 
@@ -56,8 +58,14 @@ def progress() -> Card:
     )
 
 
+def tasks(lesson: Lesson) -> dict[str, Exercise | Stage]:
+    """Return the exercises of a lesson, or the stages of the capstone, by their keys."""
+    stages = {stage.key: stage for stage in STAGES if lesson.key == "capstone"}
+    return {**exercises(lesson.key), **stages}
+
+
 def _row(lesson: Lesson, done: record.Record) -> _Row:
-    members = exercises(lesson.key)
+    members = tasks(lesson)
     unsolved = [exercise for key, exercise in members.items() if done["exercises"].get(key, {}).get("state") != PASSED]
     opened = "begun" if unsolved else "done"
     return _Row(
@@ -74,9 +82,9 @@ def _next(rows: list[_Row]) -> tuple[str, Lesson | None]:
     """Return a sentence about the next step, and its lesson (None if nothing is left)."""
     for row in rows:
         if row.state == "begun":
-            exercise = row.unsolved[0]
-            title = f"{visible_number(exercise)}, {exercise.title}"
-            return f"Next: exercise {title}, in lesson {row.lesson}.", row.lesson
+            task = row.unsolved[0]
+            name = f"stage {task.number}" if isinstance(task, Stage) else f"exercise {visible_number(task)}"
+            return f"Next: {name}, {task.title}, in lesson {row.lesson}.", row.lesson
         if row.state == "not opened yet":
             return f"Next: lesson {row.lesson}.", row.lesson
     return "You have opened every lesson and solved every exercise.", None

@@ -1,0 +1,161 @@
+"""The check of a stage: it runs the learner's file in a process of its own, within limits of time and memory."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit import paths
+from labkit.course import record
+from labkit.course.capstone.catalog import FILE, Stage, stage
+from labkit.course.capstone.pictures import Pictured
+from labkit.course.exercises.base import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+
+GIBIBYTES = 4
+SLOWEST = 12  # times the CPU time of the reference solution that a check may take, since learners' machines differ
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the process of a check has reported.
+
+    Attributes:
+        passed: Whether the stage passed.
+        message: For the learner.
+        figures: Measured numbers by name.
+        picture: Arrays for the picture, in a file, or None.
+        printed: What the learner's code printed.
+    """
+
+    passed: bool
+    message: str
+    figures: dict[str, float]
+    picture: Path | None = None
+    printed: str = ""
+
+
+def check(file: str | Path, stage: int) -> Verdict:
+    """Check one stage of the learner's file, and record the verdict if the stage was attempted.
+
+    Args:
+        file: The learner's file, such as "my_codec.py".
+        stage: Number of the stage, 1 to 8.
+
+    Returns:
+        The verdict. After stages 4, 6 and 8, it shows a reconstruction and the rate–distortion curve beside JPEG's.
+
+    Raises:
+        ValueError: If there is no such stage.
+    """
+    chosen = _stage(stage)
+    path = Path(file).resolve()
+    title = f"Stage {chosen.number}, {chosen.title}"
+    try:
+        missing = unwritten(path, chosen)
+    except SyntaxError as error:
+        return _record(
+            chosen, Verdict(title, FAILED, f"{path.name} has a syntax error in line {error.lineno}: {error.msg}.")
+        )
+    if missing:
+        return Verdict(title, NOT_ATTEMPTED, missing)
+    if chosen.seconds > 20:
+        print(f"This check trains and codes for about {chosen.seconds} s on one core of a recent machine …", flush=True)
+    result = run(path, chosen, thresholds())
+    if result.printed:
+        print(result.printed)
+    if result.picture is not None and result.passed:
+        return _record(chosen, Pictured(title, result.message, result.picture))
+    return _record(chosen, Verdict(title, PASSED if result.passed else FAILED, result.message))
+
+
+_stage = stage  # `check` has an argument of this name
+
+
+def unwritten(path: Path, chosen: Stage) -> str:
+    """Say what the learner has not begun, or return an empty string if every name of the stage has a body.
+
+    Raises:
+        SyntaxError: If the file is not valid Python.
+    """
+    if not path.is_file():
+        return f"There is no {path.name} in {path.parent} yet. Create it, and write the functions of the stage."
+    defined = {
+        node.name: node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    names = [line.split()[1].partition("(")[0] for line in chosen.names]
+    missing = [name for name in names if name not in defined or _is_stub(defined[name])]
+    if not missing:
+        return ""
+    if len(missing) == len(names):
+        return f"Write {', '.join(names)}."
+    return f"Still to write: {', '.join(missing)}."
+
+
+def _is_stub(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Return whether a body consists of a docstring, `...` and `pass`."""
+    return all(
+        isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+        for line in node.body
+    )
+
+
+def thresholds() -> dict[str, float]:
+    """Return the largest numbers that pass, which `python -m tests.bench.capstone` has measured."""
+    measured = json.loads((FILE / "thresholds.json").read_text(encoding="utf-8"))
+    return {name: entry["limit"] for name, entry in measured["numbers"].items()}
+
+
+def run(
+    path: Path, chosen: Stage, limits: dict[str, float], seed: int = 0, shortened: int = 1, seconds: float | None = None
+) -> Run:
+    """Run the check of a stage in a process of its own.
+
+    Args:
+        path: The learner's file.
+        chosen: The stage.
+        limits: Thresholds by name.
+        seed: Seed of training.
+        shortened: Divides the numbers of training steps.
+        seconds: Time after which the process is stopped; by default `SLOWEST` times the stage's.
+    """
+    seconds = max(60, SLOWEST * chosen.seconds) if seconds is None else seconds
+    weights = path.parent / f"{path.stem}.weights"
+    job: dict[str, Any] = {
+        "file": str(path), "photographs": str(paths.data() / "photographs"), "weights": str(weights),
+        "thresholds": limits, "seed": seed, "shortened": shortened, "module": chosen.module, "gibibytes": GIBIBYTES,
+    }  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        process = subprocess.run(
+            [sys.executable, str(FILE / "child.py")], input=json.dumps(job), env=environment, capture_output=True,
+            text=True, timeout=seconds,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Run(
+            False,
+            f"The check was stopped after {seconds:.0f} s. Is there an endless loop, or a slow one over latents?",
+            {},
+        )
+    printed, _, last = process.stdout.rstrip("\n").rpartition("\n")
+    try:
+        answer = json.loads(last)
+    except ValueError:
+        reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        return Run(False, f"The process of your code ended early (status {process.returncode}): {reason}", {})
+    picture = weights / f"{chosen.module}.npz" if answer.get("picture") else None
+    return Run(answer["passed"], answer["message"], answer.get("figures", {}), picture, printed.strip())
+
+
+def _record(chosen: Stage, verdict: Verdict) -> Verdict:
+    before = record.read()["exercises"].get(chosen.key, {})
+    state = PASSED if before.get("state") == PASSED else verdict.state  # a solved stage stays solved
+    record.write("exercises", chosen.key, {**before, "state": state, "tries": before.get("tries", 0) + 1})
+    return verdict

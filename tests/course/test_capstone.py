@@ -1,0 +1,261 @@
+"""The checks of the capstone accept the reference solution and recognize mistakes in it."""
+
+import json
+import time
+import types
+
+import pytest
+
+from labkit import course
+from labkit.course import capstone, record
+from labkit.course.capstone import catalog, grading
+from labkit.course.capstone.stages import coder, curve, files, hyperprior, loop, prior, surrogates, transform
+from labkit.course.capstone.stages.verdicts import Wrong
+
+REFERENCE = catalog.solutions(9)
+CHECKS = {1: surrogates.check, 2: transform.check, 3: prior.check, 5: coder.check}
+MISTAKES = [
+    (1, "generator=generator) - 0.5\n\n\ndef straight", "generator=generator)\n\n\ndef straight", "mean ½"),
+    (1, "y + torch.rand(y.shape, generator=generator) - 0.5", "y + 2 * torch.rand(y.shape, generator=generator) - "
+    "1", "two"),
+    (1, "y + torch.rand(y.shape, generator=generator) - 0.5", "y + torch.rand(y.shape) - 0.5", "generator"),
+    (1, "y + torch.rand(y.shape, generator=generator) - 0.5", "y + torch.rand(1, generator=generator) - "
+    "0.5", "one number"),
+    (1, "torch.rand(y.shape, generator=generator) - 0.5", "0.29 * torch.randn(y.shape, generator=generator)", "Normal"),
+    (1, "torch.round(y).detach() + (y - y.detach())", "torch.round(y)", "slope 0"),
+    (1, "torch.round(y).detach() + (y - y.detach())", "torch.floor(y).detach() + (y - y.detach())", "⌊y⌋"),
+    (1, "/ tau + u", "* tau + u", "should divide"),
+    (1, "low + ((y - low - 0.5) / tau + u + 0.5).clamp(0, 1)", "torch.round(y + tau * u)", "hard form"),
+    (1, "/ tau + u + 0.5", "/ tau + 0.5", "not random"),
+    (1, "    return low +", "    y = y + 0 * u\n    return y - y.detach() + low +", "derivative of its mean"),
+    (2, "matrix[0] /= math.sqrt(2)", "matrix[0] /= 1", "orthonormal"),
+    (2, "np.where(c > 0, 12, 1)", "np.where(c > 0, 1, 1)", "factor 12"),
+    (2, "cuviyx", "cuvixy", "rows and columns"),
+    (2, "-0.5 * gain * basis.sum(1)", "0 * basis.sum(1)", "subtract ½"),
+    (2, "math.sqrt(math.log(2) * lmbda / 30)", "math.log(2) * lmbda / 30", "times as large"),
+    (2, "[:, :, None, None] / gain", "[:, :, None, None] * gain", "it divides"),
+    (2, "to_pixels.bias.fill_(0.5)", "to_pixels.bias.fill_(0)", "add ½"),
+    (2, "nn.init.zeros_(self.outer.bias)", "nn.init.zeros_(self.inner.weight)\n        "
+    "nn.init.zeros_(self.outer.bias)\n"
+     "        nn.init.zeros_(self.inner.bias)", "Only W₂"),
+    (3, "(0.5 - distance)", "(1e-3 - distance)", "differs from cdf"),
+    (3, "        return (weights * mass).sum(-1).clamp_min(1e-9)", "        return self.cdf(y + 1) - "
+    "self.cdf(y)", "(y, y + 1)"),
+    (3, "        return (weights * mass).sum(-1).clamp_min(1e-9)",
+     "        return (self.cdf(y + 1e-4) - self.cdf(y - 1e-4)) / 2e-4", "density"),
+    (3, "        return (weights * mass).sum(-1).clamp_min(1e-9)", "        return (weights * "
+    "mass).sum(-1)", "not finite"),
+    (3, "torch.tensor([-2.0, -0.5, 1.0])", "torch.tensor([0.0, 0.0, 0.0])", "start apart"),
+    (3, "-torch.log2(likelihood).sum()", "-torch.log(likelihood).sum()", "nats"),
+    (3, "* 255**2 *", "*", "255²"),
+    (3, "pixels = x.shape[0] * x.shape[2] * x.shape[3]", "pixels = x.numel()", "three of them"),
+    (3, "pixels = x.shape[0] * x.shape[2] * x.shape[3]", "pixels = x.shape[2] * x.shape[3]", "forgets the batch"),
+    (5, ".astype(int) + 1\n    frequencies[p.argmax()] += 65536", ".astype(int)\n    frequencies[p.argmax()] += "
+    "65536", "at least 1"),
+    (5, "frequencies[p.argmax()] += 65536 - frequencies.sum()", "pass", "end at 65,536"),
+    (5, '(1 + shifts, "big")', '(1 + shifts, "little")', "little-endian"),
+    (5, "first = size * tables[index][symbol] >> 16\n        low, size = low + first, (size * tables[index][symbol "
+    "+ 1] >> 16)"
+     " - first", "first = (size >> 16) * tables[index][symbol]\n        low, size = low + first, (size >> 16) * "
+     "tables[index][symbol + 1] - first", "symbols from symbol"),
+    (5, "symbol = bisect_right(cumulative, (((code + 1) << 16) - 1) // size) - 1",
+     "symbol = max(0, bisect_right(cumulative, (code << 16) // size) - 2)", "it reads other symbols"),
+    (5, "    if encode(symbols, indexes, tables) != data:\n", "    if False:\n", "accepts a stream"),
+]  # fmt: skip
+
+
+def module(source):
+    """Return a module with this source."""
+    codec = types.ModuleType("my_codec")
+    exec(compile(source, "my_codec.py", "exec"), codec.__dict__)
+    return codec
+
+
+def mutated(old, new):
+    assert old in REFERENCE, old
+    return module(REFERENCE.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("number", CHECKS)
+def test_the_reference_passes(number):
+    assert CHECKS[number](module(REFERENCE), None).message
+
+
+@pytest.mark.parametrize(("number", "old", "new", "fragment"), MISTAKES)
+def test_a_mistake_gets_the_message_meant_for_it(number, old, new, fragment):
+    with pytest.raises(Wrong) as wrong:
+        CHECKS[number](mutated(old, new), None)
+    assert fragment in str(wrong.value), wrong.value
+
+
+def test_every_stage_has_at_least_two_mistakes():
+    for number in CHECKS:
+        assert sum(mistake[0] == number for mistake in MISTAKES) >= 2
+
+
+# Parts of the stages that train, without training
+
+PARTS = [
+    (hyperprior._check_likelihood, "gaussian_likelihood", "torch.special.ndtr((0.5 - distance) / sigma)",
+     "torch.special.ndtr((0.5 - distance) / sigma**0.5)", "gaussian_likelihood differs"),
+    (hyperprior._check_likelihood, "gaussian_likelihood", "distance = (y - mu).abs()\n    mass", "distance = mu - y\n    mass",
+     "loses its digits"),
+    (hyperprior._check_bound, "lower_bound", "return _LowerBound.apply(x, bound)", "return x.clamp_min(bound)", "torch.clamp"),
+    (hyperprior._check_bound, "lower_bound", "(x >= ctx.bound) | (gradient < 0)", "(x == x)", "sinks ever deeper"),
+    (hyperprior._check_center, "zero_center", "mu.detach() if stop else mu", "mu", "Nothing is stopped"),
+    (hyperprior._check_center, "zero_center", "surrogate(y - mu) + mu\n", "surrogate(y)\n", "around 0"),
+    (hyperprior._check_center, "zero_center", "    mu = mu.detach() if stop else mu\n    return surrogate(y - mu) + mu",
+     "    return surrogate(y - (mu.detach() if stop else mu)) + mu", "inside the surrogate only"),
+    (curve.check_interval, "paired", "ddof=1", "ddof=0", "n − 1"),
+    (curve.check_interval, "paired", "2.776", "1.96", "normal quantile"),
+    (curve.check_interval, "paired", "2.776 * differences.std(ddof=1) / math.sqrt(5)",
+     "2.776 * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / 5)", "adds the variances"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "name", "old", "new", "fragment"), PARTS)
+def test_a_mistake_in_a_part_gets_the_message_meant_for_it(check, name, old, new, fragment):
+    check(getattr(module(REFERENCE), name))
+    with pytest.raises(Wrong, match=fragment.replace("(", "\\(")):
+        check(getattr(mutated(old, new), name))
+
+
+PASSES = [
+    (loop, "Factorized", "scored = read = torch.round(y)", "scored = read = y", "A file can only hold integers"),
+    (loop, "Factorized", "scored, read = noise(y, None, generator), straight_through(y, None, generator)",
+     "scored = read = noise(y, None, generator)", "must read rounded latents"),
+    (loop, "Factorized", "scored, read = noise(y, None, generator), straight_through(y, None, generator)",
+     "scored = read = straight_through(y, None, generator)", "Score y + u"),
+    (hyperprior, "Hyperprior", "y = zero_center(y, mu, torch.round, stop=False)", "y = torch.round(y)", "reads ⌊y⌉"),
+    (hyperprior, "Hyperprior", "noise(z, None, generator)", "straight_through(z, None, generator)", "Score z + u"),
+    (hyperprior, "Hyperprior", "return mu, lower_bound(log_sigma.exp(), BOUND)", "return mu, log_sigma.exp()", "bound σ"),
+    (hyperprior, "Hyperprior", "read = zero_center(y, mu, lambda r: straight_through(r, None, generator), stop=True)",
+     "read = zero_center(y, mu, lambda r: torch.round(r).detach(), stop=False) + 0 * y", "through μ"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "name", "old", "new", "fragment"), PASSES)
+def test_a_mistake_in_a_pass_gets_the_message_meant_for_it(stage, name, old, new, fragment, test_photos):
+    import torch
+
+    x = test_photos[0][None, :, :64, :64]
+    messages = []
+    for codec in (module(REFERENCE), mutated(old, new)):
+        torch.manual_seed(0)
+        net = getattr(codec, name)(0.0067, 12, 8) if name == "Factorized" else codec.Hyperprior(0.0067, 12, 8, 24)
+        if name == "Hyperprior":
+            with torch.no_grad():
+                net.start(x)
+                net.h_a[2].weight *= 20  # so that z is not zero everywhere
+                net.h_s[2].bias[12:] -= 3  # and σ comes below the bound
+        try:
+            stage.check_evaluation(net, x)
+            stage.check_training(net, x)
+            messages.append("")
+        except Wrong as wrong:
+            messages.append(str(wrong))
+    assert messages[0] == "" and fragment in messages[1]
+
+
+# The process of the learner's file
+
+
+def attempt(folder, text, number=1, **options):
+    file = folder / "my_codec.py"
+    file.write_text(text)
+    return grading.run(file, catalog.stage(number), {}, **options)
+
+
+@pytest.mark.parametrize("package", ["labkit", "compressai", "labkit.surrogates"])
+def test_labkit_and_compressai_cannot_be_imported(tmp_path, package):
+    run = attempt(tmp_path, f"import {package}\n")
+    assert not run.passed and "ImportError" in run.message and "line 1" in run.message and "\n" not in run.message
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("x = [1, 2\n\ny = x[7]\n", "SyntaxError"),
+        ("x = [1, 2]\n\ny = x[7]\n", "IndexError: list index out of range (line 3 of my_codec.py)"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import os\n\nos._exit(4)", "ended early (status 4)"),
+        ("x = bytearray(6 * 2**30)", "more memory"),
+    ],
+)
+def test_an_error_becomes_one_line(tmp_path, text, fragment):
+    run = attempt(tmp_path, text)
+    assert not run.passed and fragment in run.message and "\n" not in run.message
+
+
+def test_an_endless_loop_is_stopped(tmp_path):
+    begin = time.time()
+    run = attempt(tmp_path, "while True:\n    pass\n", seconds=1)
+    assert "stopped after 1 s" in run.message and time.time() - begin < 20
+
+
+# Records
+
+
+def test_missing_files_and_stubs_are_not_attempts(tmp_path):
+    file = tmp_path / "my_codec.py"
+    verdict = capstone.check(file, 1)
+    assert verdict.state == "not attempted" and "There is no my_codec.py" in verdict.message
+    for stage in capstone.STAGES:
+        file.write_text(stage.stub)
+        assert capstone.check(file, stage.number).state == "not attempted"
+    file.write_text("def noise(y, tau, generator):\n    return y\n")
+    assert "Still to write: straight_through, relaxed" in capstone.check(file, 1).message
+    assert record.read()["exercises"] == {}
+
+
+def test_a_syntax_error_is_an_attempt_and_names_the_line(tmp_path):
+    file = tmp_path / "my_codec.py"
+    file.write_text("def noise(y, tau, generator):\n    return y +\n")
+    verdict = capstone.check(file, 1)
+    assert verdict.state == "failed" and "line 2" in verdict.message
+    assert record.read()["exercises"]["capstone.surrogates"] == {"state": "failed", "tries": 1}
+
+
+def test_a_verdict_is_recorded(tmp_path, monkeypatch):
+    file = tmp_path / "my_codec.py"
+    file.write_text(REFERENCE)
+    runs = [grading.Run(True, "good", {}), grading.Run(False, "bad", {})]
+    monkeypatch.setattr(grading, "run", lambda *_: runs.pop(0))
+    assert capstone.check(file, 2) and not capstone.check(file, 2)
+    assert record.read()["exercises"]["capstone.transform"] == {"state": "passed", "tries": 2}
+    assert "1 of 8 stages solved" in str(course.progress())
+
+
+def test_starting_later_backs_up_the_file_and_records_what_was_given(tmp_path):
+    file = tmp_path / "my_codec.py"
+    file.write_text("mine\n")
+    record.write("exercises", "capstone.surrogates", {"state": "passed", "tries": 2})
+    card = capstone.start_from(3, file)
+    assert (tmp_path / "my_codec.1.py").read_text() == "mine\n" and "my_codec.1.py" in str(card)
+    text = file.read_text()
+    assert "def transforms" in text and "class Prior(nn.Module)" in text and "torch.sigmoid" not in text
+    assert {key: entry["state"] for key, entry in record.read()["exercises"].items()} == {
+        "capstone.surrogates": "passed",
+        "capstone.transform": "given",
+    }
+    capstone.start_from(1, file)
+    assert (tmp_path / "my_codec.2.py").read_text() == text
+    module(file.read_text())
+    assert capstone.check(file, 1).state == "not attempted"
+
+
+@pytest.mark.parametrize("number", [0, 9, "1"])
+def test_an_unknown_stage_is_refused(number):
+    with pytest.raises(ValueError, match="stage must be a number from 1 to 8"):
+        capstone.start_from(number)
+
+
+def test_the_thresholds_were_measured_over_seeds():
+    measured = json.loads((catalog.FILE / "thresholds.json").read_text())
+    assert {"stage 4: loss", "stage 6: loss"} <= set(measured["numbers"])
+    for entry in measured["numbers"].values():
+        assert entry["limit"] > max(entry["values"])
+    limits = grading.thresholds()
+    assert limits["stage 6: loss"] < min(measured["numbers"]["stage 4: loss"]["values"])  # a hyperprior must help
+    assert limits.get("stage 8: BD-rate", -1) < 0  # and the codec must be better than JPEG
+    assert files.HEADER + files.CHECKSUM == 14
