@@ -4,13 +4,17 @@ import json
 import time
 import types
 
+import numpy as np
 import pytest
+import torch
 
 from labkit import course
 from labkit.course import capstone, record
 from labkit.course.capstone import catalog, grading
+from labkit.course.capstone.pictures import Pictured
 from labkit.course.capstone.stages import coder, curve, files, hyperprior, loop, prior, surrogates, transform
 from labkit.course.capstone.stages.verdicts import Wrong
+from labkit.course.capstone.stages.work import as_tensor
 
 REFERENCE = catalog.solutions(9)
 CHECKS = {1: surrogates.check, 2: transform.check, 3: prior.check, 5: coder.check}
@@ -98,9 +102,11 @@ def test_every_stage_has_at_least_two_mistakes():
 PARTS = [
     (hyperprior._check_likelihood, "gaussian_likelihood", "torch.special.ndtr((0.5 - distance) / sigma)",
      "torch.special.ndtr((0.5 - distance) / sigma**0.5)", "gaussian_likelihood differs"),
-    (hyperprior._check_likelihood, "gaussian_likelihood", "distance = (y - mu).abs()\n    mass", "distance = mu - y\n    mass",
+    (hyperprior._check_likelihood, "gaussian_likelihood", "distance = (y - mu).abs()\n    mass",
+     "distance = mu - y\n    mass",
      "loses its digits"),
-    (hyperprior._check_bound, "lower_bound", "return _LowerBound.apply(x, bound)", "return x.clamp_min(bound)", "torch.clamp"),
+    (hyperprior._check_bound, "lower_bound", "return _LowerBound.apply(x, bound)", "return x.clamp_min(bound)",
+     "torch.clamp"),
     (hyperprior._check_bound, "lower_bound", "(x >= ctx.bound) | (gradient < 0)", "(x == x)", "sinks ever deeper"),
     (hyperprior._check_center, "zero_center", "mu.detach() if stop else mu", "mu", "Nothing is stopped"),
     (hyperprior._check_center, "zero_center", "surrogate(y - mu) + mu\n", "surrogate(y)\n", "around 0"),
@@ -128,7 +134,8 @@ PASSES = [
      "scored = read = straight_through(y, None, generator)", "Score y + u"),
     (hyperprior, "Hyperprior", "y = zero_center(y, mu, torch.round, stop=False)", "y = torch.round(y)", "reads ⌊y⌉"),
     (hyperprior, "Hyperprior", "noise(z, None, generator)", "straight_through(z, None, generator)", "Score z + u"),
-    (hyperprior, "Hyperprior", "return mu, lower_bound(log_sigma.exp(), BOUND)", "return mu, log_sigma.exp()", "bound σ"),
+    (hyperprior, "Hyperprior", "return mu, lower_bound(log_sigma.exp(), BOUND)", "return mu, log_sigma.exp()",
+     "bound σ"),
     (hyperprior, "Hyperprior", "read = zero_center(y, mu, lambda r: straight_through(r, None, generator), stop=True)",
      "read = zero_center(y, mu, lambda r: torch.round(r).detach(), stop=False) + 0 * y", "through μ"),
 ]  # fmt: skip
@@ -136,8 +143,6 @@ PASSES = [
 
 @pytest.mark.parametrize(("stage", "name", "old", "new", "fragment"), PASSES)
 def test_a_mistake_in_a_pass_gets_the_message_meant_for_it(stage, name, old, new, fragment, test_photos):
-    import torch
-
     x = test_photos[0][None, :, :64, :64]
     messages = []
     for codec in (module(REFERENCE), mutated(old, new)):
@@ -155,6 +160,81 @@ def test_a_mistake_in_a_pass_gets_the_message_meant_for_it(stage, name, old, new
         except Wrong as wrong:
             messages.append(str(wrong))
     assert messages[0] == "" and fragment in messages[1]
+
+
+FILES = [
+    ("(mu + 2**11) >> 12, level", "(mu + 2**11) / 4096, level", "must return integers for μ"),
+    ("(mu + 2**11) >> 12, level", "(mu + 2**19) >> 20, level", "in whole steps"),
+    ("weight = integers(first.weight, 12)", "weight = integers(first.weight, 9)", "off by"),
+    ('struct.pack(">2sHHI"', 'struct.pack("<2sHHI"', "The header must be"),
+    ("[0] != zlib.crc32(data[:-4])", "[0] < 0", "latents accepts a file"),
+    ("other.h_a[0].weight /= scale", "pass", "h_a must give the same z"),
+    ("other.h_s[2].bias[codec.M :] += math.log(scale)", "pass", "add log"),
+    ("layer.inner.weight /= scale", "layer.inner.weight *= scale", "g_a must give latents"),
+]  # fmt: skip
+
+
+def first_complaint(codec, photo):
+    """Return the message of the first check of files and rescaling that fails, with an untrained network."""
+    torch.manual_seed(0)
+    net = codec.Hyperprior(0.0067, 12, 8, 24)
+    with torch.no_grad():
+        net.start(as_tensor(photo))
+        net.h_a[2].weight *= 20  # so that z is not zero everywhere
+        for each in (*net.g_a[2:], *net.g_s[:2]):
+            each.outer.weight += 0.01
+    net.eval()
+    try:
+        files.check_fixed_point(codec, net, photo)
+        data = codec.compress(net, photo)
+        files.check_ledger(codec, net, photo, data)
+        files.check_image(codec, net, photo, data)
+        files.check_damage(codec, net, data)
+        curve.check_rescale(codec, net, photo)
+    except Wrong as wrong:
+        return str(wrong)
+    return ""
+
+
+def test_a_mistake_in_a_file_gets_the_message_meant_for_it(test_photos):
+    photo = (test_photos[0][:, :128, :160] * 255).byte().permute(1, 2, 0).numpy()
+    assert first_complaint(module(REFERENCE), photo) == ""
+    for old, new, fragment in FILES:
+        message = first_complaint(mutated(old, new), photo)
+        assert fragment in message, (fragment, message)
+
+
+def test_the_best_toy_loss_agrees_with_a_simulation():
+    rng = np.random.default_rng(0)
+    x = rng.laplace(size=400_000)
+    losses = []
+    for gain in np.linspace(0.8, 2.2, 8):
+        k = np.rint(gain * x)
+        share = np.unique(k, return_counts=True)[1] / k.size
+        error = ((k * (k * x).sum() / (k * k).sum() - x) ** 2).mean()
+        losses.append(-(share * np.log2(share)).sum() + curve.WEIGHT * error)
+    assert min(losses) == pytest.approx(curve.best_toy_loss(), abs=0.02)
+
+
+@pytest.mark.slow
+def test_the_reference_passes_every_stage_in_a_process_of_its_own(tmp_path, capsys):
+    """With a third of the steps, and therefore without the thresholds, which tests/bench/capstone.py measures."""
+    file = tmp_path / "my_codec.py"
+    file.write_text(REFERENCE)
+    for stage in capstone.STAGES:
+        run = grading.run(file, stage, grading.thresholds(), shortened=3)
+        with capsys.disabled():
+            print(f"\nstage {stage.number}: {run.message}")
+        assert run.passed, run.message
+        assert (run.picture is not None) == (stage.number in (4, 6, 8))
+        if run.picture is not None:
+            picture = Pictured("Stage", run.message, run.picture)
+            assert "JPEG has" in str(picture) and "<img" in picture._repr_html_() and picture.state == "passed"
+    seeded = "torch.Generator().manual_seed(seed)\n\n    def samples"
+    assert seeded in REFERENCE
+    file.write_text(REFERENCE.replace(seeded, "torch.default_generator\n\n    def samples"))
+    run = grading.run(file, catalog.stage(8), {}, shortened=3)
+    assert not run.passed and "seed alone" in run.message
 
 
 # The process of the learner's file

@@ -51,7 +51,13 @@ def test_the_notebook_has_the_parts_of_a_lesson():
     opening = NOTEBOOK.cells[0].source
     assert "misconception" in opening and "About 5 hours" in opening
     assert sum(stage.minutes for stage in capstone.STAGES) == pytest.approx(300, abs=30)
-    for part in ("## What you will be able to do", "## Summary", "**Limits of what was shown.**", "**Read next**", "$$"):
+    for part in (
+        "## What you will be able to do",
+        "## Summary",
+        "**Limits of what was shown.**",
+        "**Read next**",
+        "$$",
+    ):
         assert part in PROSE
     assert "**Figure 1.**" in PROSE and any("reference_curve" in source for source in CODE)
 
