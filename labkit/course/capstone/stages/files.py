@@ -210,6 +210,7 @@ def check_damage(codec: Any, net: Any, data: bytes) -> None:
         "cut within the header": data[:7],
         "empty": b"",
         "with one flipped bit": bytes(flipped),
+        "with another checksum": data[:-1] + bytes([data[-1] ^ 1]),
     }
     for name, broken in damaged.items():
         try:

@@ -38,7 +38,8 @@ def check(codec: Any, work: Any) -> Result:
     net = codec.Hyperprior(LMBDA)
     work.train(net, codec.train, STEPS)
     check_evaluation(net, x)
-    loss, point, images = estimated(net, work.test_photos, LMBDA)
+    loss, points, images = estimated(net, work.test_photos, LMBDA)
+    point = points.mean(0)
     work.save(net, "hyperprior")
     work.limit(
         "stage 6: loss",
@@ -48,7 +49,7 @@ def check(codec: Any, work: Any) -> Result:
         "h_s, noise for both rates. It must be better than the codec of stage 4.",
     )
     jpeg = Jpeg(work.test_photos)
-    sizes = [point[0] * photo[..., 0].size / 8 for photo in work.test_photos]
+    sizes = [bpp * photo[..., 0].size / 8 for bpp, photo in zip(points[:, 0], work.test_photos, strict=True)]
     return Result(
         f"After {STEPS} steps: loss {loss:.4f}, {point[0]:.3f} bpp (estimated), {point[1]:.2f} dB. JPEG has "
         f"{jpeg.psnr_at(point[0]):.2f} dB at as many bits.",

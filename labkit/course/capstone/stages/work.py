@@ -130,7 +130,7 @@ def outputs(codec: Any, x: torch.Tensor) -> tuple[Array, list[Array]]:
 
 
 def estimated(codec: Any, photos: list[Array], lmbda: float) -> tuple[float, Array, list[Array]]:
-    """Return the mean loss on photographs, mean (bpp, PSNR), and the reconstructions; bits are estimated."""
+    """Return the mean loss on photographs, (bpp, PSNR) of each, and the reconstructions; bits are estimated."""
     losses, points, images = [], [], []
     for photo in photos:
         x_hat, likelihoods = outputs(codec, as_tensor(photo))
@@ -139,7 +139,7 @@ def estimated(codec: Any, photos: list[Array], lmbda: float) -> tuple[float, Arr
         losses.append(bpp + lmbda * 255**2 * np.mean((x_hat - exact) ** 2))
         images.append(eight_bits(x_hat))
         points.append((bpp, psnr(images[-1], photo)))
-    return float(np.mean(losses)), np.mean(points, 0), images
+    return float(np.mean(losses)), np.array(points), images
 
 
 class Jpeg:
