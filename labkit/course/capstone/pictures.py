@@ -88,11 +88,11 @@ def reference_curve() -> Any:
     measured = json.loads((FILE / "thresholds.json").read_text(encoding="utf-8"))
     figure = go.Figure()
     for name, points, color, symbol in (
-        ("reference solution, 3 λ", measured["curve"], COLORS[0], "circle"),
+        ("reference solution", measured["curve"], COLORS[0], "circle"),
         ("JPEG", measured["jpeg"], COLORS[1], "square"),
     ):
         x, y = zip(*points, strict=True)
         figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=color, marker_symbol=symbol)
-    figure.update_layout(xaxis_title="bits per pixel in real files", yaxis_title="PSNR in dB")
+    figure.update_layout(xaxis_title="bits per pixel", yaxis_title="PSNR in dB")
     figure.update_xaxes(gridcolor=GRID)
     return figure
