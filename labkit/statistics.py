@@ -1,4 +1,4 @@
-"""Estimates and their intervals: the jackknife over seeds and images, and the bootstrap over images.
+"""Estimates and their intervals: the jackknife over seeds and images, the bootstrap over images, and t-intervals.
 
 A comparison in labkit is usually crossed: the networks of every seed code the same images. The jackknife therefore
 works on arrays whose first two axes are seeds and images; any further axes hold the settings that are compared.
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from labkit.checks import check_positive
 
 CONFIDENCE = 0.95
 MAX_FURTHER_SEEDS = 1000
@@ -234,3 +236,88 @@ def estimates(statistic: Statistic, *arrays: Array) -> list[Estimate]:
         joint_variance = (seeds - 1) * (images - 1) / (seeds * images) * np.square(interaction).sum((0, 1))
     columns = (value.tolist(), seed_variance.tolist(), image_variance.tolist(), joint_variance.tolist())
     return [Estimate(v, seed, image, seeds, images, joint) for v, seed, image, joint in zip(*columns, strict=True)]
+
+
+# Paired differences ---------------------------------------------------------------------------------------------------
+
+
+def mean_interval(differences: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+    """Return the mean of paired differences with Student's interval (Student 1908, doi:10.1093/biomet/6.1.1).
+
+    Args:
+        differences: One difference per pair, at least two.
+        confidence: Nominal coverage, between 0 and 1. It is exact if the differences are independent and normal.
+
+    Raises:
+        ValueError: If there are fewer than two differences.
+
+    >>> import labkit as lk
+    >>> print(lk.statistics.mean_interval([-1.0, -2.0, -3.0]))
+    -2.00 [-4.48, +0.48] at 95%
+    """
+    check_confidence(confidence)
+    values = np.asarray(differences, dtype=float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"differences must hold at least two numbers, got shape {values.shape}")
+    mean = float(values.mean())
+    half = _t_quantile((1 + confidence) / 2, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, confidence)
+
+
+def power(effect: float, deviation: float, pairs: npt.ArrayLike, confidence: float = CONFIDENCE) -> Array:
+    """Return the probability that Student's interval of paired differences lies on the side of a true effect.
+
+    With a true mean difference `effect`, the t-statistic has a noncentral t-distribution (Cohen 1988, chapter 2).
+
+    Args:
+        effect: True mean difference, not 0, in the unit of `deviation`.
+        deviation: Standard deviation of one difference.
+        pairs: Numbers of pairs, each at least 2.
+        confidence: Nominal coverage of the interval, between 0 and 1.
+
+    Returns:
+        Probabilities, in the shape of `pairs`.
+
+    Raises:
+        ValueError: If the effect is 0, or another argument is out of range.
+    """
+    from scipy import stats
+
+    check_confidence(confidence)
+    check_positive(deviation=deviation)
+    if effect == 0 or not math.isfinite(effect):
+        raise ValueError(f"effect must be a finite number other than 0, got {effect}")
+    n = np.asarray(pairs, dtype=float)
+    if n.min() < 2:
+        raise ValueError(f"pairs must be at least 2, got {n.min():g}")
+    quantile = stats.t.ppf((1 + confidence) / 2, n - 1)
+    probability: Array = np.asarray(stats.nct.sf(quantile, n - 1, abs(effect) / deviation * np.sqrt(n)))
+    return probability
+
+
+def pairs_needed(effect: float, deviation: float, probability: float = 0.8, confidence: float = CONFIDENCE) -> int:
+    """Return the least number of pairs at which `power` reaches a probability.
+
+    Args:
+        effect: Assumed mean difference, not 0, in the unit of `deviation`.
+        deviation: Standard deviation of one difference, as a pilot estimates it.
+        probability: Required power, between 0 and 1.
+        confidence: Nominal coverage of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: If 1,000 pairs are not enough, or an argument is out of range.
+
+    >>> import labkit as lk
+    >>> lk.statistics.pairs_needed(effect=-1.0, deviation=1.0)
+    10
+    """
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must be a number between 0 and 1, got {probability}")
+    numbers = np.arange(2, MAX_FURTHER_SEEDS + 1)
+    enough = numbers[power(effect, deviation, numbers, confidence) >= probability]
+    if not len(enough):
+        raise ValueError(
+            f"{MAX_FURTHER_SEEDS:,} pairs are not enough for an effect of {effect:g} with a deviation of "
+            f"{deviation:g}. Assume a larger effect"
+        )
+    return int(enough[0])

@@ -4,8 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
-from labkit.statistics import Estimate, bootstrap_indices, estimate, percentile_ends
+from labkit.statistics import (
+    Estimate,
+    bootstrap_indices,
+    estimate,
+    mean_interval,
+    pairs_needed,
+    percentile_ends,
+    power,
+)
 
 
 def effects(rng, seeds=4, images=13, seed_scale=1.0, image_scale=1.0, rest=1.0, shape=()):
@@ -66,3 +75,56 @@ def test_bootstrap_of_infinite_values_has_no_nan():
         bootstrap_indices(3, resamples=0)
     with pytest.raises(ValueError, match="confidence must be a number between 0 and 1, got 1"):
         percentile_ends(np.zeros(3), confidence=1)
+
+
+# Paired differences ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_the_interval_of_a_mean_covers_it_in_95_percent_of_samples(n):
+    """The bounds are three standard errors (2.1%) from 95%."""
+    rng = np.random.default_rng(n)
+    intervals = [mean_interval(3.0 + 2.0 * rng.standard_normal(n)) for _ in range(1000)]
+    assert 0.929 < np.mean([interval.low < 3.0 < interval.high for interval in intervals]) < 0.971
+
+
+def test_the_interval_of_a_mean_is_that_of_scipy():
+    values = np.random.default_rng(0).normal(1.0, 2.0, 7)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    interval = mean_interval(values, 0.9)
+    assert (interval.low, interval.high) == pytest.approx(tuple(expected)) and interval.estimate == values.mean()
+    with pytest.raises(ValueError, match="differences must hold at least two numbers, got shape"):
+        mean_interval([1.0])
+
+
+@pytest.mark.parametrize(("effect", "n"), [(0.5, 10), (-1.0, 6), (3.0, 2)])
+def test_power_is_that_of_a_direct_integration(effect, n):
+    """The t-statistic is (z + effect · √n) / s, where s² (n − 1) has a chi-squared distribution."""
+    quantile, freedom = stats.t.ppf(0.975, n - 1), n - 1
+
+    def density(s):
+        return stats.chi2.pdf(freedom * s**2, freedom) * 2 * freedom * s
+
+    expected, _ = integrate.quad(
+        lambda s: density(s) * stats.norm.sf(quantile * s - abs(effect) * n**0.5), 0, 8, limit=200
+    )
+    assert power(effect, 1.0, n) == pytest.approx(expected, abs=1e-6)
+    assert power(10 * effect, 10.0, [n]) == pytest.approx([expected], abs=1e-6)
+
+
+def test_the_needed_pairs_reach_the_power_in_simulated_experiments():
+    """With the needed pairs, at least 80% of the intervals exclude 0; with one pair fewer, fewer do. The bounds allow
+    three standard errors (0.9%)."""
+    rng = np.random.default_rng(3)
+    needed = pairs_needed(effect=1.0, deviation=1.2)
+    shares = []
+    for n in (needed, needed - 1):
+        samples = 1.0 + 1.2 * rng.standard_normal((20_000, n))
+        half = stats.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / n**0.5
+        shares.append(np.mean(samples.mean(1) > half))
+    assert shares[0] > 0.791 and shares[1] < 0.809 and shares[1] < shares[0]
+    assert pairs_needed(effect=-1.0, deviation=1.2) == needed
+    with pytest.raises(ValueError, match=r"1,000 pairs are not enough for an effect of 0.01 with a deviation of 1"):
+        pairs_needed(0.01, 1.0)
+    with pytest.raises(ValueError, match="effect must be a finite number other than 0, got 0"):
+        pairs_needed(0.0, 1.0)

@@ -9,6 +9,7 @@
     lk.course.expect("0.249 too low", value, 0.249, within=0.0005)   # compares a value with the text
     lk.course.hypothesis("structure", "The best …")      # the learner expects a verdict on a claim of the paper
     lk.course.open_hypotheses()                          # the hypotheses beside the verdicts of the study
+    lk.course.experiment("noise", "mixed")               # two schemes, paired seeds, and a rule registered first
     lk.course.progress()                             # a map of the course, from a local file
     lk.course.results.forks("method")                # tables of trained networks
     lk.course.capstone.check("my_codec.py", stage=1)     # a stage of the codec that the learner writes
@@ -20,6 +21,7 @@ lesson.
 from labkit.course import capstone, figures, results
 from labkit.course.exercises import Exercise, Verdict, exercise
 from labkit.course.expectations import expect
+from labkit.course.experiments import Experiment, experiment
 from labkit.course.guesses import Prediction, predict, reveal
 from labkit.course.hypotheses import Hypothesis, hypothesis, open_hypotheses
 from labkit.course.lessons import LESSONS, Lesson
@@ -31,6 +33,7 @@ from labkit.course.tables import table
 __all__ = [
     "LESSONS",
     "Exercise",
+    "Experiment",
     "Hypothesis",
     "Lesson",
     "Prediction",
@@ -39,6 +42,7 @@ __all__ = [
     "capstone",
     "exercise",
     "expect",
+    "experiment",
     "figures",
     "hypothesis",
     "open_hypotheses",

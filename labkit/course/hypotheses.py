@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from labkit.checks import check_name
-from labkit.course import record
+from labkit.course import record, results
 from labkit.course.cards import Card
 from labkit.course.guesses import Prediction
 from labkit.research import study
@@ -85,7 +85,7 @@ def open_hypotheses() -> Card:
         if entry := entries.get(key):
             record.write("hypotheses", key, {"opened": time.strftime("%Y-%m-%d")} | entry)
             expected = f"{entry['choice']} ({entry['date']})"
-        reports = [study.claim_report(name) for name in tests if study.table_path(name).is_file()]
+        reports = [results.report(name) for name in tests if study.table_path(name).is_file()]
         verdicts = [f"{where}: {report.verdict}" for where, report in zip(EVIDENCE, reports, strict=False)]
         rows.append((entry["statement"] if entry else reports[0].text, expected, "; ".join(verdicts)))
     first = f"You registered {len(entries)} of {len(CLAIMS)} hypotheses. They can no longer be changed."

@@ -6,6 +6,7 @@ The study (`labkit study`) made these tables, which have one row per run and pho
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 from labkit.checks import check_name
@@ -39,13 +40,45 @@ def forks(claim: str, images: str = "test") -> pd.DataFrame:
     return table[(table["part"] == "forks") & (table["set"] == images)]
 
 
+def over_temperature() -> pd.DataFrame:
+    """Return the loss over a constant temperature for each network structure, with the relaxed surrogate.
+
+    The structures are patch codecs that were trained from scratch (the claim "temperature"). Until labkit has their
+    table, they are the three networks of the claim "structure", at the beginning of training.
+
+    Returns:
+        One row per structure, seed and temperature. The columns are claim, network, seed, temperature, and loss: the
+        mean log loss over the images, in percent above the least one of this structure and seed.
+    """
+    import numpy as np
+
+    trained = study.table_path("temperature").is_file()
+    claim, part, scheme = ("temperature", "scratch", "annealed") if trained else ("structure", "forks", "relaxed")
+    table = study.read(claim)
+    runs = table[(table["part"] == part) & (table["scheme"] == scheme) & table["error"].isna()]
+    runs = runs.assign(claim=claim, temperature=runs["temperature"].astype(float), loss=100 * np.log(runs["loss"]))
+    curves = runs.groupby(["claim", "network", "seed", "temperature"], as_index=False)["loss"].mean()
+    curves["loss"] -= curves.groupby(["network", "seed"])["loss"].transform("min")
+    return curves
+
+
 def findings(claim: str) -> dict[str, study.Finding]:
     """Return the findings of a claim, each under the text of its comparison.
 
     Raises:
         ValueError: If there is no such claim, or its table is missing.
     """
-    return {finding.comparison: finding for finding in study.claim_report(claim).findings}
+    return {finding.comparison: finding for finding in report(claim).findings}
+
+
+@cache  # some take seconds, and lessons ask for them more than once
+def report(claim: str) -> study.ClaimReport:
+    """Return the report on a claim from its bundled table.
+
+    Raises:
+        ValueError: If there is no such claim, or its table is missing.
+    """
+    return study.claim_report(claim)
 
 
 def method_against(images: str = "kodak") -> pd.DataFrame:
@@ -62,7 +95,7 @@ def method_against(images: str = "kodak") -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for finding in study.claim_report("method", forks("method", images)).findings:
+    for finding in report("method").findings:
         network, _, other = finding.comparison.partition(f", {images}: BD-rate against ")
         if other:
             value, low, high = (100 * number for number in (finding.value, finding.low, finding.high))

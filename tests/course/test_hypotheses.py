@@ -5,7 +5,7 @@ import json
 import pytest
 
 from labkit import course
-from labkit.course import hypotheses, record
+from labkit.course import hypotheses, record, results
 from labkit.research import study
 from labkit.research.study import ClaimReport
 
@@ -15,7 +15,7 @@ STATEMENT = "The tradeoff varies across network structures."
 @pytest.fixture(autouse=True)
 def verdicts(monkeypatch):
     """Replace the slow analysis of the study's tables."""
-    monkeypatch.setattr(study, "claim_report", lambda name: ClaimReport(name, f"Text of {name}.", (), "inconclusive"))
+    monkeypatch.setattr(results, "report", lambda name: ClaimReport(name, f"Text of {name}.", (), "inconclusive"))
     monkeypatch.setattr(hypotheses.time, "strftime", lambda _: "2026-11-29")
 
 
