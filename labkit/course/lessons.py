@@ -43,7 +43,7 @@ LESSONS = {
         Lesson("annealing", "05", "Annealing"),
         Lesson("bound", "06", "A lower bound for the scale"),
         Lesson("center", "07", "Zero-center quantization"),
-        Lesson("method", "08", "The whole method"),
+        Lesson("method", "08", "Does the paper hold?"),
         Lesson("model", "09", "Your own model"),
         Lesson("capstone", "10", "A codec from an empty file"),
     )

@@ -1,4 +1,4 @@
-"""The exercises on the whole method recognize mistakes in other code and accept other correct answers."""
+"""The exercises of the lesson on the paper recognize mistakes in other code and accept other correct answers."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,12 @@ from labkit.course import exercise
 def _interval(values, quantile=0.975, ddof=1):
     n = len(values)
     return np.mean(values), stats.t.ppf(quantile, n - 1) * np.std(values, ddof=ddof) / n**0.5
+
+
+def _simulated(effect, deviation, n, count):
+    """Return the share of 10,000 simulated t-statistics that a function counts."""
+    samples = effect + deviation * np.random.default_rng(7).standard_normal((10_000, n))
+    return np.mean(count(np.sign(effect) * stats.ttest_1samp(samples, 0, axis=1).statistic, n))
 
 
 REWRITTEN_MISTAKES = [
@@ -40,6 +46,19 @@ REWRITTEN_MISTAKES = [
     ("method.interval", lambda a, b: _interval(b - a, quantile=0.95), "2.5% on each side"),
     ("method.interval", lambda a, b: _interval(b - a, ddof=0), "ddof=1"),
     ("method.interval", lambda a, b: ((b - a).mean(), 1.959964 * stats.sem(b - a)), "normal distribution"),
+    ("method.power", lambda *plan: _simulated(*plan, lambda t, n: t > stats.t.ppf(0.95, n - 1)), "2.5% on each side"),
+    ("method.power", lambda *plan: _simulated(*plan, lambda t, n: t > 0), "whole interval"),
+    ("method.power", lambda *plan: _simulated(*plan, lambda t, n: t < stats.t.ppf(0.975, n - 1)), "does not show"),
+    (
+        "method.power",
+        lambda *plan: _simulated(*plan, lambda t, n: t > stats.t.ppf(0.975, n - 1) * n**0.5),
+        "standard error of a mean",
+    ),
+    (
+        "method.power",
+        lambda e, s, n: stats.norm.cdf(abs(e) * n**0.5 / s - 1.959964),
+        "normal distribution",
+    ),
 ]
 
 
@@ -55,3 +74,4 @@ def test_other_correct_answers_pass():
     )
     assert exercise("method.interval").check(lambda a, b: _interval(b - a))
     assert exercise("method.interval").check(lambda a, b: list(_interval(np.asarray(b) - a)))
+    assert exercise("method.power").check(lambda *plan: _simulated(*plan, lambda t, n: t > stats.t.ppf(0.975, n - 1)))

@@ -1,4 +1,4 @@
-"""Exercises of the lesson on the whole method: BD-rate by hand, and a confidence interval over seeds."""
+"""Exercises of the lesson that tests the paper: BD-rate by hand, an interval over seeds, and the power of a plan."""
 
 from __future__ import annotations
 
@@ -136,6 +136,51 @@ def _ends(a: Array, b: Array) -> Numbers:
     return mean - half, mean + half
 
 
+# method.power: the probability that an experiment shows a true effect
+
+
+def power(effect: float, deviation: float, n: int) -> Numbers:
+    """Simulate experiments, and return the share whose interval lies on the side of the effect."""
+    differences = np.random.default_rng(0).normal(effect, deviation, (20_000, n))
+    half = stats.t.ppf(0.975, n - 1) * differences.std(axis=1, ddof=1) / np.sqrt(n)
+    return np.mean(np.sign(effect) * differences.mean(axis=1) > half)
+
+
+def _plan(seed: int) -> tuple[float, float, int]:
+    return ((-1.0, 0.6, 3), (2.0, 1.8, 4), (-0.6, 0.5, 5))[seed % 3]
+
+
+def _noncentral_t(effect: float, deviation: float, n: int) -> float:
+    shift = abs(effect) / deviation * np.sqrt(n)
+    return float(stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, shift))
+
+
+def _normal_power(effect: float, deviation: float, n: int) -> Numbers:
+    return stats.norm.sf(1.96 - abs(effect) / deviation * np.sqrt(n))
+
+
+def _one_sided_power(effect: float, deviation: float, n: int) -> Numbers:
+    return stats.nct.sf(stats.t.ppf(0.95, n - 1), n - 1, abs(effect) / deviation * np.sqrt(n))
+
+
+def _share_with_the_right_sign(effect: float, deviation: float, n: int) -> Numbers:
+    return stats.norm.cdf(abs(effect) / deviation * np.sqrt(n))
+
+
+def _power_without_root(effect: float, deviation: float, n: int) -> Numbers:
+    differences = np.random.default_rng(0).normal(effect, deviation, (20_000, n))
+    half = stats.t.ppf(0.975, n - 1) * differences.std(axis=1, ddof=1)
+    return np.mean(np.sign(effect) * differences.mean(axis=1) > half)
+
+
+def _probability_of_a_miss(effect: float, deviation: float, n: int) -> Numbers:
+    return 1 - _noncentral_t(effect, deviation, n)
+
+
+def _only_below_zero(effect: float, deviation: float, n: int) -> Numbers:
+    return _noncentral_t(effect, deviation, n) if effect < 0 else 0.0
+
+
 EXERCISES = (
     Exercise(
         key="method.bd_rate",
@@ -143,8 +188,13 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=12,
-        clue="np.interp(q, psnr, np.log(rate)) is the log rate of a curve at the PSNR q. At which PSNR is the "
-        "difference of two straight lines equal to its mean?",
+        hints=(
+            "First find the PSNRs that both curves reach. Outside them one curve has no data.",
+            "np.interp(q, psnr, np.log(rate)) is the log rate of a curve at the PSNR q. The difference of two straight "
+            "lines is itself a straight line.",
+            "A straight line has its mean in the middle of an interval. So take both log rates at the middle of the "
+            "common PSNRs.",
+        ),
         answer=bd_rate_of_lines,
         cases=_two_lines,
         oracle=_bd_rate_by_integration,
@@ -165,8 +215,11 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="Take the differences first, one per seed. Their mean has the standard error s/√n, with s from "
-        "std(ddof=1). The half width is stats.t.ppf(0.975, n − 1) standard errors.",
+        hints=(
+            "Both entries of a seed belong together: take the differences first, one per seed.",
+            "The mean of n differences has the standard error s/√n, with s from std(ddof=1).",
+            "The half width is stats.t.ppf(0.975, n − 1) standard errors.",
+        ),
         answer=paired_interval,
         cases=_runs,
         oracle=_interval_by_scipy,
@@ -183,5 +236,33 @@ EXERCISES = (
             _a_minus_b: "The sign is wrong. The difference is b − a, below zero if b has the lower loss.",
         },
         tolerance=1e-6,
+    ),
+    Exercise(
+        key="method.power",
+        title="The power of a plan",
+        difficulty=3,
+        importance=3,
+        minutes=12,
+        hints=(
+            "Draw many experiments at once: an array with one row per experiment and one column per seed.",
+            "Compute mean and half width of the interval for each row, as in the exercise before.",
+            "The interval lies on the side of the effect if the mean, times the sign of the effect, exceeds the half "
+            "width. The share of such rows is the power.",
+        ),
+        answer=power,
+        cases=_plan,
+        oracle=_noncentral_t,
+        misconceptions={
+            _normal_power: "With few seeds, s is uncertain. Use the quantile of Student's t instead of 1.96 from the "
+            "normal distribution.",
+            _one_sided_power: "A 95% interval leaves 2.5% on each side. Use the quantile at 0.975.",
+            _share_with_the_right_sign: "This is the share of experiments whose mean has the right sign. The whole "
+            "interval must lie on that side.",
+            _power_without_root: "Your interval is as wide as that of one difference. The standard error of a mean is "
+            "√n times smaller.",
+            _probability_of_a_miss: "This is the probability that the experiment does not show the effect.",
+            _only_below_zero: "Effects can be positive, too. Ask whether the interval lies on the side of the effect.",
+        },
+        tolerance=0.012,
     ),
 )
