@@ -38,7 +38,7 @@ def start_from(number: int, file: str | Path = "my_codec.py") -> Card:
         before = record.read()["exercises"].get(each.key, {})
         if before.get("state") != PASSED:
             record.write("exercises", each.key, {**before, "state": GIVEN})
-    given = f"the solutions of the stages before and {'' if number > 1 else 'only '}" if number > 1 else ""
+    given = "the solutions of the stages before and " if number > 1 else ""
     lines.append(f"{path.name} now holds {given}the stubs of stage {number}, {chosen.title}.")
     text = " ".join(lines)
     return Card(text, text, "note")
