@@ -81,6 +81,34 @@ def report(claim: str) -> study.ClaimReport:
     return study.claim_report(claim)
 
 
+def comparisons(claim: str, *words: str) -> pd.DataFrame:
+    """Return the findings of a claim that are in percent, as a table.
+
+    Args:
+        claim: Name of the claim.
+        words: Words that a comparison must contain, all of them. By default every comparison is returned.
+
+    Returns:
+        One row per finding, with the columns comparison, change, low, high (the estimate and its 95% interval in
+        percent) and verdict. It is empty if labkit does not include the table of the claim yet.
+
+    Raises:
+        ValueError: If there is no such claim.
+    """
+    import pandas as pd
+
+    columns = ["comparison", "change", "low", "high", "verdict"]
+    study.Study(claim, "runs", "results")  # raises if there is no such claim
+    if not study.table_path(claim).is_file():
+        return pd.DataFrame(columns=columns)
+    rows = [
+        (text, *(100 * number for number in (found.value, found.low, found.high)), found.verdict)
+        for text, found in findings(claim).items()
+        if found.percent and all(word in text for word in words)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def method_against(images: str = "kodak") -> pd.DataFrame:
     """Return the BD-rate of the method against each other scheme.
 

@@ -11,6 +11,9 @@ def detached(mean):
 
 
 REWRITTEN_MISTAKES = [
+    ("center.noisier", 1, "the order has changed"),
+    ("center.noisier", lambda: 0.3, "nine times"),
+    ("center.noisier", 0.15, "is not right"),
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m, q(y)), "should have been"),
     ("center.partial_stop", lambda y, m, q: [q(y)] * 2, "around 0"),
     ("center.partial_stop", lambda y, m, q: (q(y - m) + m,) * 2, "Nothing is stopped"),
@@ -53,6 +56,7 @@ def test_other_correct_answers_pass():
         mean = mean.clone().detach()
         return [rate, surrogate(y.sub(mean)).add(mean)]
 
+    assert exercise("center.noisier").check(0.5)
     assert exercise("center.partial_stop").check(step_by_step)
     assert exercise("center.gradient").check(lambda t: torch.tensor([0.0, (1 - t) / t]))
     assert exercise("center.variance").check(lambda a, b: torch.trace(torch.cov(b.T)) / torch.trace(torch.cov(a.T)))

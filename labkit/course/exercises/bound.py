@@ -1,4 +1,4 @@
-"""Exercises of the lesson on the scale bound: the price of a zero, the bound for a budget, and the cost in a codec."""
+"""Exercises of the lesson on the scale bound: mismatch, latents at the bound, the bound for a budget, and its cost."""
 
 from __future__ import annotations
 
@@ -7,56 +7,106 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from scipy import integrate, special
 from torch import Tensor
 
 from labkit.course.exercises.base import Exercise
 from labkit.statistics import Array
 
-# bound.zero: the price of a zero
+# bound.helps: the lowest bound of the panel that lowers the mismatch of a narrow latent
 
 
-def price_of_zero(bound: float) -> float:
-    """Return −log₂ of the mass of (−½, ½) under a Gaussian with scale `bound`, from Φ(a) − Φ(−a) = erf(a/√2)."""
-    return -math.log2(math.erf(0.5 / (bound * math.sqrt(2))))
+def lowest_bound() -> float:
+    """Compare the mismatch at σ = 0.02 under the bounds above 0.11 with the mismatch at 0.11."""
+    from labkit.analysis import scale_bound
+
+    gap = scale_bound.rate_table("aun", 0.02, (0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)).set_index("bound")["mismatch"]
+    return min(bound for bound in gap.index if gap[bound] < gap[0.11])
 
 
-def _bound(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.3, 0.9)),)
+def _lowest_by_summation() -> float:
+    """Sum the bits of y + u, and those of a zero, over a fine grid; rounding gives zero for σ = 0.02."""
+    t = (np.arange(40_000) + 0.5) / 40_000 * 1.4 - 0.7
+    density = special.ndtr((t + 0.5) / 0.02) - special.ndtr((t - 0.5) / 0.02)
+
+    def gap(bound: float) -> float:
+        cost = -np.log2(special.ndtr((t + 0.5) / bound) - special.ndtr((t - 0.5) / bound) + 1e-30)
+        zero = -np.log2(special.ndtr(0.5 / bound) - special.ndtr(-0.5 / bound))
+        return float(np.average(cost, weights=density) - zero)
+
+    return min(bound for bound in (0.15, 0.2, 0.3, 0.5, 0.7, 1.0) if gap(bound) < gap(0.11))
 
 
-def _price_by_integration(bound: float) -> float:
-    """Integrate the density over the zero bin by the midpoint rule."""
-    y = (np.arange(20_000) + 0.5) / 20_000 - 0.5
-    density = np.exp(-0.5 * (y / bound) ** 2) / (bound * math.sqrt(2 * math.pi))
-    return float(-np.log2(density.mean()))
+def _next_bound() -> float:
+    return 0.15
 
 
-def _price_in_nats(bound: float) -> float:
-    return -math.log(math.erf(0.5 / (bound * math.sqrt(2))))
+def _largest_mismatch() -> float:
+    return 0.3
 
 
-def _one_tail(bound: float) -> float:
-    return -math.log2(0.5 + 0.5 * math.erf(0.5 / (bound * math.sqrt(2))))
+def _falls_already() -> float:
+    return 0.5
 
 
-def _half_of_the_bin(bound: float) -> float:
-    return 1 + price_of_zero(bound)
+def _largest_bound() -> float:
+    return 1.0
 
 
-def _density(bound: float) -> float:
-    return math.log2(bound * math.sqrt(2 * math.pi))
+# bound.latents: the number of latents at the bound, from two rates
 
 
-def _two_bins(bound: float) -> float:
-    return -math.log2(math.erf(1 / (bound * math.sqrt(2))))
+def latents_at_bound(reported: float, written: float, bound: float) -> Tensor:
+    """Divide the difference by what training charges more than the file for a latent that is certainly zero."""
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 - 0.5
+
+    def price(t: torch.Tensor) -> torch.Tensor:
+        return -torch.log2(torch.special.ndtr((t + 0.5) / bound) - torch.special.ndtr((t - 0.5) / bound))
+
+    return (reported - written) / (price(u).mean() - price(torch.zeros(1, dtype=torch.float64)).sum())
 
 
-def _variance_for_scale(bound: float) -> float:
-    return -math.log2(math.erf(0.5 / math.sqrt(2 * bound)))
+def _two_rates(seed: int) -> tuple[float, float, float]:
+    rng = np.random.default_rng(seed)
+    return float(rng.uniform(0.4, 0.8)), float(rng.uniform(0.02, 0.3)), float(rng.uniform(0.45, 0.9))
 
 
-def _root_two_forgotten(bound: float) -> float:
-    return -math.log2(math.erf(0.5 / bound))
+def _bits(t: float, bound: float) -> float:
+    normal = NormalDist(0, bound)
+    return -math.log2(normal.cdf(t + 0.5) - normal.cdf(t - 0.5))
+
+
+def _charge(bound: float) -> float:
+    """Integrate the bits of u over the bin by adaptive quadrature."""
+    return float(integrate.quad(_bits, -0.5, 0.5, args=(bound,))[0])
+
+
+def _by_quadrature(reported: float, written: float, bound: float) -> float:
+    return (reported - written) / (_charge(bound) - _bits(0, bound))
+
+
+def _file_pays_nothing(reported: float, written: float, bound: float) -> float:
+    return (reported - written) / _charge(bound)
+
+
+def _approximate(reported: float, written: float, bound: float) -> float:
+    return (reported - written) / (1.38 * bound)
+
+
+def _approximate_difference(reported: float, written: float, bound: float) -> float:
+    return (reported - written) / (1.38 * bound - _bits(0, bound))
+
+
+def _without_the_file(reported: float, written: float, bound: float) -> float:
+    return reported / (_charge(bound) - _bits(0, bound))
+
+
+def _multiplied(reported: float, written: float, bound: float) -> float:
+    return (reported - written) * (_charge(bound) - _bits(0, bound))
+
+
+def _at_the_edge(reported: float, written: float, bound: float) -> float:
+    return (reported - written) / (_bits(0.5, bound) - _bits(0, bound))
 
 
 # bound.budget: the bound for a budget
@@ -159,25 +209,49 @@ def _total(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 
 EXERCISES = (
     Exercise(
-        key="bound.zero",
-        title="The price of a zero",
+        key="bound.helps",
+        title="The bound that helps",
         difficulty=1,
-        importance=3,
+        importance=2,
         minutes=6,
-        clue="The mass between −½ and ½ is Φ(½/b) − Φ(−½/b). Compute it with math.erf: Φ(a) − Φ(−a) = erf(a/√2).",
-        answer=price_of_zero,
-        cases=_bound,
-        oracle=_price_by_integration,
+        hints=(
+            "Set the surrogate to aun. At the left end of the left plot, the mismatch is the distance between the curves.",
+            "Note this distance for the bound 0.11. Then move the bound upwards, one step at a time, and compare.",
+            "The distance first grows, up to a bound of about 0.3, and then shrinks. It passes its first value late.",
+        ),
+        answer=lowest_bound,
+        oracle=_lowest_by_summation,
         misconceptions={
-            _price_in_nats: "Your price is in nats. Bits need the logarithm to base 2.",
-            _one_tail: "This includes the left tail: it is all mass below ½. The bin has two edges, −½ and ½.",
-            _half_of_the_bin: "This is the mass from 0 to ½. It is half of the bin, so the price is exactly one bit "
-            "too high.",
-            _density: "This is the density at zero. The probability of a symbol is the mass of its bin, which is below "
-            "1.",
-            _two_bins: "This is the mass from −1 to 1. The bin has the width 1 and reaches from −½ to ½.",
-            _root_two_forgotten: "A factor √2 is missing: with a = ½/b the mass is erf(a/√2).",
-            _variance_for_scale: "You used the bound as a variance. It bounds σ, so divide ½ by it.",
+            _next_bound: "Just above 0.11 the mismatch grows: the training rate rises faster than the test rate.",
+            _largest_mismatch: "At 0.3 the mismatch of this latent is near its largest value. Move the bound further.",
+            _falls_already: "At 0.5 the mismatch is already falling, but it is still larger than at 0.11.",
+            _largest_bound: "At 1.0 the mismatch is smaller than at 0.11, but a lower bound of the slider achieves that "
+            "as well.",
+        },
+    ),
+    Exercise(
+        key="bound.latents",
+        title="Latents at the bound",
+        difficulty=2,
+        importance=3,
+        minutes=12,
+        hints=(
+            "What does training charge one such latent, on average over u, and what does the file pay for it?",
+            "Training charges the mean of the bits of u over (−½, ½), with σ = b. The file pays the bits of 0.",
+            "Divide reported − written by the difference of the two. For the mean, take 20,000 midpoints of u.",
+        ),
+        answer=latents_at_bound,
+        cases=_two_rates,
+        oracle=_by_quadrature,
+        misconceptions={
+            _file_pays_nothing: "You left out what the file pays for a zero. At these bounds it is not free: subtract "
+            "the bits of 0.",
+            _approximate: "You used 1.38 b, which holds for small bounds only. You also left out what the file pays for "
+            "a zero.",
+            _approximate_difference: "You used 1.38 b. At this bound the two edges of the bin overlap: average over u.",
+            _without_the_file: "You divided the whole reported rate. Part of it is in the file as well.",
+            _multiplied: "You multiplied by the difference per latent. Divide by it to get a number of latents.",
+            _at_the_edge: "You took the bits at the edge, u = ½. Noise is uniform, so average over the whole bin.",
         },
     ),
     Exercise(
@@ -186,7 +260,11 @@ EXERCISES = (
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="The zero bin must have the mass 2^(−bits). Invert erf(½/(b √2)) with torch.erfinv of a float64 tensor.",
+        hints=(
+            "The price −log₂ P(0) must equal the budget. Which mass does the zero bin then have?",
+            "The mass is 2^(−bits), and it also is erf(½/(b √2)). Solve the equation for b.",
+            "Apply torch.erfinv to a float64 tensor with the mass. The result is ½/(b √2).",
+        ),
         answer=bound_for,
         cases=_budget,
         oracle=_bound_by_bisection,
@@ -205,7 +283,11 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="A zero with a scale below the bound costs the price at the bound. All others cost the same as before.",
+        hints=(
+            "Only the latents below the bound change their price. For these, write the price before and after.",
+            "Before, a zero costs −log₂ erf(½/(σ √2)). Afterwards, the bound takes the place of σ.",
+            "scales.clamp(min=bound) gives the scales after the bound. Take the mean over all latents of the difference.",
+        ),
         answer=cost_of_bound,
         cases=_scales,
         oracle=_cost_one_by_one,

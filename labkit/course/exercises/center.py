@@ -1,4 +1,4 @@
-"""Exercises of the lesson on zero-center quantization: the partial stop, the gradient of μ, and its variance."""
+"""Exercises of the lesson on zero-center quantization: the noisier path, the partial stop, the gradient of μ."""
 
 from __future__ import annotations
 
@@ -10,10 +10,51 @@ import torch
 from torch import Tensor
 
 from labkit import surrogates
+from labkit.analysis import mean_training
 from labkit.course.exercises.base import Answer, Exercise
 from labkit.statistics import Array
 
 Staircase = Callable[[Tensor], Tensor]
+
+# center.noisier: the temperatures at which the distortion's gradient of μ is noisier than the rate's
+
+
+def noisier_path() -> float:
+    """Compare the spread of the two paths' gradients, by quadrature, at every temperature of the slider."""
+    from dataclasses import replace
+
+    from labkit import analysis, surrogates
+
+    code = analysis.ScalarCode(analysis.sources.gaussian(), gain=0.5, mean=0.25)
+    only_rate, only_distortion = replace(code, lmbda=0.0), replace(code, rate=lambda y, mean, scale: 0 * y)
+    rate = analysis.gradient_risk(only_rate, "aun", "mean", batch_sizes=1)["std"][0]
+    soft = surrogates.get("soft", noise=True)
+    table = analysis.gradient_risk(only_distortion, soft, "mean", (0.1, 0.15, 0.2, 0.3, 0.5, 1.0), batch_sizes=1)
+    return max(table["temperature"][table["std"] > rate])
+
+
+def _noisier_by_sampling() -> float:
+    """Draw samples and noise, as the panel does."""
+    schemes = mean_training.schemes_of_ways(surrogates.get("soft", noise=True))
+    moments = {tau: mean_training.gradient_moments(schemes, tau)[1, :2, 1] for tau in (0.1, 0.15, 0.2, 0.3, 0.5, 1.0)}
+    return max(tau for tau, (rate, distortion) in moments.items() if distortion > rate)
+
+
+def _of_the_start() -> float:
+    return 0.2
+
+
+def _clearly_above() -> float:
+    return 0.3
+
+
+def _lowest() -> float:
+    return 0.1
+
+
+def _first_below() -> float:
+    return 1.0
+
 
 # center.partial_stop: zero-center quantization with a partial stop-gradient
 
@@ -201,12 +242,38 @@ def _divided_by_n(before: Tensor, after: Tensor) -> Tensor:
 
 EXERCISES = (
     Exercise(
+        key="center.noisier",
+        title="The noisier path",
+        difficulty=1,
+        importance=2,
+        minutes=6,
+        hints=(
+            "The upper right plot has a bar for each path. Look at the bars for quantizing y − μ, without the stop.",
+            "The text below the plots gives both variances. Move τ upwards, and note when their order changes.",
+            "The rate's variance stays at about 6, because the noise on its path has no temperature. Find the last τ at "
+            "which the distortion's variance is above 6.",
+        ),
+        answer=noisier_path,
+        oracle=_noisier_by_sampling,
+        misconceptions={
+            _of_the_start: "This is the temperature at which the panel starts. Higher temperatures have the same order.",
+            _clearly_above: "At 0.3 the distortion's variance is nine times the rate's. It is still larger at a higher τ.",
+            _lowest: "This is the temperature with the largest variance. Find the highest one at which the distortion's is "
+            "still above the rate's.",
+            _first_below: "At 1.0 the order has changed: the distortion's variance is below the rate's.",
+        },
+    ),
+    Exercise(
         key="center.partial_stop",
         title="Zero-center quantization with a partial stop",
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="μ occurs twice on each path. mean.detach() has the value of μ but sends no gradient back.",
+        hints=(
+            "Write Q(y − μ) + μ for both paths first. How often does μ occur in it?",
+            "On the distortion path, both occurrences of μ must be constants. On the rate path, neither is.",
+            "mean.detach() has the value of μ but sends no gradient back. Use it twice, on one path only.",
+        ),
         answer=quantize,
         cases=_latents,
         oracle=_by_differences,
@@ -230,7 +297,11 @@ EXERCISES = (
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="With which probability is the slope 1/τ? Then 1 − slope has two values. Average it and its square.",
+        hints=(
+            "With which probability is a latent that is uniform in its bin within τ/2 of a half-integer?",
+            "The probability is τ. So ∂ỹ/∂μ is 1 − 1/τ with probability τ, and 1 otherwise.",
+            "Average the two values with their probabilities, then their squares. The mean is 0.",
+        ),
         answer=derivative_by_mean,
         cases=_temperature,
         oracle=_by_autograd,
@@ -253,7 +324,11 @@ EXERCISES = (
         difficulty=2,
         importance=2,
         minutes=8,
-        clue="Along which of the two axes does only the noise change? tensor.var takes an axis and divides by n − 1.",
+        hints=(
+            "Along which of the two axes does only the noise change?",
+            "It is the first axis. tensor.var takes an axis and divides by the number of draws minus 1.",
+            "Take the variance over the draws for each latent, add up over the latents, and only then divide.",
+        ),
         answer=variance_ratio,
         cases=_drawn_gradients,
         oracle=_by_pairs,
