@@ -1,7 +1,6 @@
 """The exercises on the scale bound recognize mistakes in other code and accept other correct answers."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest

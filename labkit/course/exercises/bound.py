@@ -215,7 +215,7 @@ EXERCISES = (
         importance=2,
         minutes=6,
         hints=(
-            "Set the surrogate to aun. At the left end of the left plot, the mismatch is the distance between the curves.",
+            "Set the surrogate to aun. The mismatch is the distance between the curves at the left end of the plot.",
             "Note this distance for the bound 0.11. Then move the bound upwards, one step at a time, and compare.",
             "The distance first grows, up to a bound of about 0.3, and then shrinks. It passes its first value late.",
         ),
@@ -225,8 +225,8 @@ EXERCISES = (
             _next_bound: "Just above 0.11 the mismatch grows: the training rate rises faster than the test rate.",
             _largest_mismatch: "At 0.3 the mismatch of this latent is near its largest value. Move the bound further.",
             _falls_already: "At 0.5 the mismatch is already falling, but it is still larger than at 0.11.",
-            _largest_bound: "At 1.0 the mismatch is smaller than at 0.11, but a lower bound of the slider achieves that "
-            "as well.",
+            _largest_bound: "At 1.0 the mismatch is smaller than at 0.11, but a lower bound of the slider does this, "
+            "too.",
         },
     ),
     Exercise(
@@ -246,8 +246,8 @@ EXERCISES = (
         misconceptions={
             _file_pays_nothing: "You left out what the file pays for a zero. At these bounds it is not free: subtract "
             "the bits of 0.",
-            _approximate: "You used 1.38 b, which holds for small bounds only. You also left out what the file pays for "
-            "a zero.",
+            _approximate: "You used 1.38 b, which holds for small bounds only. You also left out what a zero costs in "
+            "the file.",
             _approximate_difference: "You used 1.38 b. At this bound the two edges of the bin overlap: average over u.",
             _without_the_file: "You divided the whole reported rate. Part of it is in the file as well.",
             _multiplied: "You multiplied by the difference per latent. Divide by it to get a number of latents.",
@@ -286,7 +286,7 @@ EXERCISES = (
         hints=(
             "Only the latents below the bound change their price. For these, write the price before and after.",
             "Before, a zero costs −log₂ erf(½/(σ √2)). Afterwards, the bound takes the place of σ.",
-            "scales.clamp(min=bound) gives the scales after the bound. Take the mean over all latents of the difference.",
+            "scales.clamp(min=bound) gives the scales under the bound. Average the difference over all latents.",
         ),
         answer=cost_of_bound,
         cases=_scales,

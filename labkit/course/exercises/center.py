@@ -250,16 +250,16 @@ EXERCISES = (
         hints=(
             "The upper right plot has a bar for each path. Look at the bars for quantizing y − μ, without the stop.",
             "The text below the plots gives both variances. Move τ upwards, and note when their order changes.",
-            "The rate's variance stays at about 6, because the noise on its path has no temperature. Find the last τ at "
-            "which the distortion's variance is above 6.",
+            "The rate's variance stays at about 6, because the noise on its path has no temperature. Find the last τ "
+            "at which the distortion's variance is above 6.",
         ),
         answer=noisier_path,
         oracle=_noisier_by_sampling,
         misconceptions={
-            _of_the_start: "This is the temperature at which the panel starts. Higher temperatures have the same order.",
-            _clearly_above: "At 0.3 the distortion's variance is nine times the rate's. It is still larger at a higher τ.",
-            _lowest: "This is the temperature with the largest variance. Find the highest one at which the distortion's is "
-            "still above the rate's.",
+            _of_the_start: "The panel starts at this temperature. A higher one still has the same order.",
+            _clearly_above: "At 0.3 it has nine times the rate's variance. It is still larger at a higher τ.",
+            _lowest: "At this temperature the variance is largest. Find the highest one at which it is still above the "
+            "rate's.",
             _first_below: "At 1.0 the order has changed: the distortion's variance is below the rate's.",
         },
     ),
