@@ -98,7 +98,7 @@ def comparisons(claim: str, *words: str) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["comparison", "change", "low", "high", "verdict"]
-    study.Study(claim, "runs", "results")  # raises if there is no such claim
+    check_name("claim", claim, sorted(study.CLAIMS))
     if not study.table_path(claim).is_file():
         return pd.DataFrame(columns=columns)
     rows = [

@@ -21,7 +21,7 @@ def lowest_bound() -> float:
     from labkit.analysis import scale_bound
 
     gap = scale_bound.rate_table("aun", 0.02, (0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)).set_index("bound")["mismatch"]
-    return min(bound for bound in gap.index if gap[bound] < gap[0.11])
+    return float(min(bound for bound in gap.index if gap[bound] < gap[0.11]))
 
 
 def _lowest_by_summation() -> float:

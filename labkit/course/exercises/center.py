@@ -30,7 +30,7 @@ def noisier_path() -> float:
     rate = analysis.gradient_risk(only_rate, "aun", "mean", batch_sizes=1)["std"][0]
     soft = surrogates.get("soft", noise=True)
     table = analysis.gradient_risk(only_distortion, soft, "mean", (0.1, 0.15, 0.2, 0.3, 0.5, 1.0), batch_sizes=1)
-    return max(table["temperature"][table["std"] > rate])
+    return float(max(table["temperature"][table["std"] > rate]))
 
 
 def _noisier_by_sampling() -> float:
