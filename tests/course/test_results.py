@@ -106,3 +106,16 @@ def test_the_bundled_comparison_of_the_method_agrees_with_its_findings():
         )
         labels = {"supported": "fewer bits", "not supported": "more bits", "inconclusive": "inconclusive"}
         assert row.verdict == ("none" if math.isnan(row.bd_rate) else labels[finding.verdict])
+
+
+def test_comparisons_are_the_findings_in_percent_and_empty_without_a_table(tmp_path, monkeypatch):
+    table, findings = results.comparisons("bound", "noise", "loss"), results.findings("bound")
+    assert len(table) == 2 and table["comparison"].str.startswith("noise: loss").all()
+    for row in table.itertuples():
+        finding = findings[row.comparison]
+        expected = [100 * finding.value, 100 * finding.low, 100 * finding.high]
+        assert [row.change, row.low, row.high] == expected and row.verdict == finding.verdict
+    monkeypatch.setattr(paths, "data", lambda: tmp_path)
+    assert results.comparisons("bound").empty
+    with pytest.raises(ValueError, match="unknown claim 'bund'; did you mean bound"):
+        results.comparisons("bund")
