@@ -117,5 +117,5 @@ def test_comparisons_are_the_findings_in_percent_and_empty_without_a_table(tmp_p
         assert [row.change, row.low, row.high] == expected and row.verdict == finding.verdict
     monkeypatch.setattr(paths, "data", lambda: tmp_path)
     assert results.comparisons("bound").empty
-    with pytest.raises(ValueError, match="unknown claim 'bund'; did you mean bound"):
-        results.comparisons("bund")
+    with pytest.raises(ValueError, match="unknown claim 'bounds'; did you mean bound"):
+        results.comparisons("bounds")
