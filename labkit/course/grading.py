@@ -223,6 +223,8 @@ def _run(notebook: NotebookNode, work: Path, home: Path, seconds: float) -> tupl
         client.execute(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except CellTimeoutError:
         return f"stopped in cell {reached}: the notebook took more than {seconds:g} seconds", False
+    except AssertionError:  # after Ctrl-C, nbclient has ended the kernel and misses it
+        raise KeyboardInterrupt from None
     except (DeadKernelError, RuntimeError) as error:
         return f"stopped in cell {reached}: {str(error) or type(error).__name__}", False
     return "".join(errors[:1]), True

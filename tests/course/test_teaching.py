@@ -133,6 +133,13 @@ def test_the_command_runs_submissions_in_kernels_of_their_own(submissions, home,
         "dan": "stopped in cell 2: the notebook took more than 4 seconds",
         "eve": "stopped in cell 2: Kernel died",
     }
+    interrupt = (
+        "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(100)  # lk.course.start('codec')"
+    )
+    nbformat.write(notebook(interrupt), more / "fay_00_start.ipynb")
+    with pytest.raises(KeyboardInterrupt):  # as if the teacher pressed Ctrl-C at the third notebook
+        grading.grade(more, seconds=4, progress=False)
+    assert {row["student"] for row in table(more)} == {"dan", "eve"}
 
 
 def test_what_cannot_be_graded_has_one_clear_line(submissions, in_process):
