@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm.auto import tqdm
 
 from labkit.course import first_edition, record
-from labkit.course.exercises import Exercise, exercises
+from labkit.course.capstone import Stage
+from labkit.course.exercises import Exercise
 from labkit.course.exercises.base import FAILED, PASSED
 from labkit.course.export import CHECK
 from labkit.course.lessons import LESSONS, Lesson
-from labkit.course.overview import GLOSSARY
+from labkit.course.overview import GLOSSARY, tasks
 from labkit.course.questions import questions_in
 from labkit.disk import write_whole
 
@@ -130,10 +131,11 @@ def _graded(file: Path, has_folder: bool, seconds: float) -> list[tuple[str, str
         return [("", "", 0, _plain(str(error)))]
     source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     lines = [] if finished else [(lesson.key, "", 0.0, _plain(trouble))]
-    for key, exercise in exercises(lesson.key).items():
-        marks, message = _exercise(exercise, entries.get("exercises", {}).get(key))
+    for key, task in tasks(lesson).items():
+        marks, message = _task(task, entries.get("exercises", {}).get(key))
         if not message and not marks:
-            missing = "the notebook does not check this exercise" if f'"{key}"' not in source else "not attempted"
+            checks = isinstance(task, Stage) or f'"{key}"' in source
+            missing = "not attempted" if checks else "the notebook does not check this exercise"
             message = "; ".join(filter(None, [missing, trouble]))
         lines.append((lesson.key, key, marks, _plain(message)))
     for key in questions_in(lesson):
@@ -141,13 +143,14 @@ def _graded(file: Path, has_folder: bool, seconds: float) -> list[tuple[str, str
     return lines
 
 
-def _exercise(exercise: Exercise, entry: dict[str, Any] | None) -> tuple[float, str]:
+def _task(task: Exercise | Stage, entry: dict[str, Any] | None) -> tuple[float, str]:
     """Return the marks and the message for what the check recorded; no message if it recorded nothing."""
     state, message = (entry or {}).get("state", ""), str((entry or {}).get("message", ""))
     if state == PASSED:
         return 1, ""
     if state == FAILED:
-        return 0.5 if message in exercise.misconceptions.values() else 0, message or "wrong answer"
+        known = isinstance(task, Exercise) and message in task.misconceptions.values()
+        return 0.5 if known else 0, message or "wrong answer"
     return 0, state
 
 
