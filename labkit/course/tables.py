@@ -27,7 +27,10 @@ def table(frame: pd.DataFrame, caption: str) -> Styler:
     import pandas as pd
     from pandas.io.formats.style import Styler
 
+    if frame.index.name:  # pandas would give the name a row of its own
+        frame = frame.reset_index()
     styler = Styler(frame, caption=escape(caption), cell_ids=False).format(_digits, escape="html")
+    styler.set_table_styles([{"selector": "caption", "props": "text-align: left; white-space: nowrap"}])
     return styler.hide() if isinstance(frame.index, pd.RangeIndex) else styler
 
 
