@@ -68,16 +68,6 @@ REWRITTEN_MISTAKES = [  # common mistakes, written differently from the misconce
         lambda s, tau: [path.random for path in (s.rate, s.distortion, s.hyper_rate, s.hyper_distortion)],
         "without noise",
     ),
-    ("model.resumed", lambda done, steps, start, end: start + 0 * end, "starts again"),
-    ("model.resumed", lambda done, steps, a, b: lk.schedules.exponential(a, b)(0, steps - done), "starts again"),
-    (
-        "model.resumed",
-        lambda done, steps, a, b: math.exp(math.log(a) + (done - 1) / (steps - 1) * math.log(b / a)),
-        "not of the",
-    ),
-    ("model.resumed", lambda done, steps, a, b: a ** (1 - done / steps) * b ** (done / steps), "intervals"),
-    ("model.resumed", lambda done, steps, a, b: lk.schedules.exponential(a, b)(done + 1, steps), "one step later"),
-    ("model.resumed", lambda done, steps, a, b: lk.schedules.linear(a, b)(done, steps), "straight line"),
     ("model.faults", lambda reports: [report.to_dict()["findings"][0]["kind"] for report in reports], "a symptom"),
     ("model.faults", lambda reports: ["not_reproducible"] * 4, "least severe"),
     ("model.faults", lambda reports: [f.kind for r in reports for f in r.findings if f.kind == "oops"], "shape (0,)"),
@@ -95,7 +85,6 @@ def test_other_correct_answers_pass():
     assert exercise("model.loop").check(loop)
     assert exercise("model.paths").check(lambda scheme, tau: differs(scheme, tau, center=True, exact=True))
     assert exercise("model.faults").check(lambda reports: [by_hand(report) for report in reports])
-    assert exercise("model.resumed").check(lambda done, steps, a, b: lk.schedules.exponential(a, b)(done, steps))
 
 
 def test_an_answer_does_not_change_the_model_of_the_check():

@@ -122,8 +122,11 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="Print a report and read its findings from the top. Each finding has a kind, a severity and a figure, and "
-        "the most severe comes first. Then ask which finding is a cause and which a symptom.",
+        hints=(
+            "Print a report and read its findings from the top. The most severe comes first.",
+            "Each finding has a kind, a severity and a figure. Ask which finding is a cause and which a symptom.",
+            "A mismatch between training and rounding is a symptom here. Return the first finding of another kind.",
+        ),
         answer=causes,
         cases=_cases,
         oracle=_planted,

@@ -1,4 +1,4 @@
-"""Exercises of the lesson on your own model: a training loop, paths that differ from coding, a resumed schedule."""
+"""Exercises of the lesson on your own model: a training loop, and paths that differ from coding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import adoption, schedules, schemes, surrogates
-from labkit.course.exercises.base import Answer, Exercise, Numbers
+from labkit.course.exercises.base import Answer, Exercise
 from labkit.statistics import Array
 
 Scheme = schemes.QuantizationScheme
@@ -170,45 +170,6 @@ def _all_of_them(scheme: Scheme, temperature: float) -> list[bool]:
     return [True] * 4
 
 
-# model.resumed: the temperature after a run is resumed
-
-
-def temperature_after(done: int, steps: int, start: float, end: float) -> Numbers:
-    """Return the temperature of step number `done`, counted from 0; the last step has the number steps − 1."""
-    return start * (end / start) ** (done / (steps - 1))
-
-
-def _killed_run(seed: int) -> tuple[int, int, float, float]:
-    rng = np.random.default_rng(seed)
-    steps = int(rng.integers(40, 80))
-    return int(rng.integers(10, 30)), steps, float(rng.uniform(0.5, 1)), float(rng.uniform(0.03, 0.1))
-
-
-def _by_equal_factors(done: int, steps: int, start: float, end: float) -> Numbers:
-    """Compute all temperatures of the run, evenly spaced on a logarithmic scale, and select one."""
-    return np.geomspace(start, end, steps)[done]
-
-
-def _starts_over(done: int, steps: int, start: float, end: float) -> Numbers:
-    return start
-
-
-def _the_step_before(done: int, steps: int, start: float, end: float) -> Numbers:
-    return start * (end / start) ** ((done - 1) / (steps - 1))
-
-
-def _one_step_too_far(done: int, steps: int, start: float, end: float) -> Numbers:
-    return start * (end / start) ** ((done + 1) / (steps - 1))
-
-
-def _never_arrives(done: int, steps: int, start: float, end: float) -> Numbers:
-    return start * (end / start) ** (done / steps)
-
-
-def _in_a_straight_line(done: int, steps: int, start: float, end: float) -> Numbers:
-    return start + (end - start) * done / (steps - 1)
-
-
 EXERCISES = (
     Exercise(
         key="model.loop",
@@ -216,8 +177,13 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=12,
-        clue="Each step has five parts: temperature, forward pass, loss, gradient, update. The model arrives in "
-        "evaluation mode. Its schedule is model.scheme.temperature(step, steps).",
+        hints=(
+            "The model arrives in evaluation mode, in which the scheme has no effect.",
+            "Each step has five parts: temperature, forward pass, loss, gradient, update. Gradients of the step before "
+            "must be cleared.",
+            "The temperature of a step is model.scheme.temperature(step, steps), where the first step is 0. "
+            "lk.training.rate_distortion(output, batch, lmbda).total is the loss.",
+        ),
         answer=train,
         cases=_adopted_model,
         oracle=_losses_by_hand,
@@ -243,8 +209,12 @@ EXERCISES = (
         difficulty=2,
         importance=2,
         minutes=10,
-        clue="scheme.quantize(y, mean, temperature, hyper=False) returns the values that the rate path and the "
-        "distortion path read. Compare them with torch.round(y - mean) + mean, for means that are not integers.",
+        hints=(
+            "Draw some latents y and means that are not integers, of shape (1, channels, H, W).",
+            "scheme.quantize(y, mean, temperature, hyper=False) returns the values that the rate path and the "
+            "distortion path read.",
+            "Compare each of the four results with torch.round(y - mean) + mean.",
+        ),
         answer=parts,
         cases=_scheme,
         oracle=_parts_by_name,
@@ -256,29 +226,6 @@ EXERCISES = (
             _only_noise_counts: "Surrogates without noise can differ too: soft rounding draws no noise and does not "
             "round.",
             _all_of_them: "Some paths agree: ste and ds round in the forward pass.",
-        },
-    ),
-    Exercise(
-        key="model.resumed",
-        title="The temperature of a resumed run",
-        difficulty=1,
-        importance=2,
-        minutes=6,
-        clue="Steps are counted from 0. The first step after the interruption has the number `done`, and the last step "
-        "of the run has the number steps − 1. The factor between successive steps is constant.",
-        answer=temperature_after,
-        cases=_killed_run,
-        oracle=_by_equal_factors,
-        tolerance=1e-4,
-        misconceptions={
-            _starts_over: "Your schedule starts again after the interruption. It must continue from the number of the "
-            "step.",
-            _the_step_before: "This is the temperature of the last finished step, not of the next one.",
-            _one_step_too_far: "This is the temperature one step later. Counted from 0, the next step has the number "
-            "`done`.",
-            _never_arrives: "With this factor, the last step does not reach the end. There are steps − 1 intervals "
-            "between the first step and the last.",
-            _in_a_straight_line: "This is a straight line. An exponential schedule changes by equal factors.",
         },
     ),
 )
