@@ -62,9 +62,10 @@ def test_a_wrong_answer_gets_the_message_of_its_misconception(key, wrong, messag
 REWRITTEN_MISTAKES = [  # the same mistakes in other code, as learners might write it
     ("codec.bpp", lambda n, h, w: n / h / w, "bytes per pixel"),
     ("codec.bpp", lambda n, h, w: 24 / (3 * h * w / n) / 3, "per color value"),
-    ("codec.psnr", lambda mse: 20 * math.log10(1 / math.sqrt(mse)), "peak is 255"),
-    ("codec.psnr", lambda mse: 20 * math.log(255) - 10 * math.log(mse), "base ten"),
-    ("codec.psnr", lambda mse: 40 * math.log10(255 / math.sqrt(mse)), "twice the PSNR"),
+    ("codec.psnr", lambda db: 65025 * 10 ** (-db / 10), "square root"),
+    ("codec.psnr", lambda db: 255 * 0.1 ** (db / 10), "factor 20"),
+    ("codec.psnr", lambda db: math.sqrt(10 ** (-db / 10)), "up to 255"),
+    ("codec.psnr", lambda db: 255 * np.exp(-db / 20), "power of ten"),
     (
         "scalar.loss",
         lambda p, x, y, k: -p.log().sum() / (x.shape[2] * x.shape[3]) + k * ((255 * (x - y)) ** 2).mean(),
@@ -89,7 +90,7 @@ def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
 def test_other_correct_answers_pass():
     assert exercise("scalar.gain").check(lambda lmbda: np.sqrt(lmbda * np.log(2) / 6))
     assert exercise("scalar.straight_through").check(lambda y: y.round().detach() - y.detach() + y)
-    assert exercise("codec.psnr").check(lambda mse: torch.tensor(20 * math.log10(255 / mse**0.5)))
+    assert exercise("codec.psnr").check(lambda db: torch.tensor(65025 / 10 ** (db / 10)).sqrt())
 
 
 def test_an_answer_of_the_wrong_type_gets_a_one_line_message():

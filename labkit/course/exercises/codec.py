@@ -1,4 +1,4 @@
-"""Exercises of the lesson “Start here”: bits per pixel and PSNR, the axes of every rate–distortion plot."""
+"""Exercises of the lesson “Start here”: bits per pixel and decibels, the axes of every rate–distortion plot."""
 
 from __future__ import annotations
 
@@ -36,34 +36,38 @@ def _compression_ratio(n_bytes: int, height: int, width: int) -> float:
     return 3 * height * width / n_bytes
 
 
-def psnr(mse: float) -> float:
-    """Return the PSNR in dB of an image with values from 0 to 255, given its mean squared error."""
-    return 10 * math.log10(255**2 / mse)
+def typical_error(psnr: float) -> float:
+    """Return the root mean squared error in gray levels: 20 dB less are an error ten times as large."""
+    return float(255 / 10 ** (psnr / 20))
 
 
-def _errors(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(5, 400)),)
+def _decibels(seed: int) -> tuple[float]:
+    return (float(np.random.default_rng(seed).uniform(24, 45)),)
 
 
-def _psnr_by_amplitude(mse: float) -> float:
-    """Return 20 log₁₀ of the peak minus 20 log₁₀ of the root mean squared error."""
-    return float(20 * (np.log10(255) - np.log10(np.sqrt(mse))))
+def _error_by_search(psnr: float) -> float:
+    """Find by bisection the error at which the PSNR has this value."""
+    low, high = 0.01, 255.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 20 * np.log10(255 / middle) > psnr else (low, middle)
+    return low
 
 
-def _peak_of_one(mse: float) -> float:
-    return -10 * math.log10(mse)
+def _squared_error(psnr: float) -> float:
+    return 255**2 / 10 ** (psnr / 10)
 
 
-def _peak_not_squared(mse: float) -> float:
-    return 10 * math.log10(255 / mse)
+def _of_a_power(psnr: float) -> float:
+    return 255 / 10 ** (psnr / 10)
 
 
-def _natural_logarithm(mse: float) -> float:
-    return 10 * math.log(255**2 / mse)
+def _peak_of_one(psnr: float) -> float:
+    return 1 / 10 ** (psnr / 20)
 
 
-def _squared_twice(mse: float) -> float:
-    return 20 * math.log10(255**2 / mse)
+def _natural_exponential(psnr: float) -> float:
+    return 255 / math.exp(psnr / 20)
 
 
 EXERCISES = (
@@ -73,7 +77,11 @@ EXERCISES = (
         difficulty=1,
         importance=3,
         minutes=3,
-        clue="A byte has eight bits. A pixel is one place in the image, and all of its colors belong to it.",
+        hints=(
+            "A byte has eight bits.",
+            "A pixel is one place in the image, and its three color values belong to it.",
+            "Divide the bits of the file by height times width.",
+        ),
         answer=bits_per_pixel,
         cases=_sizes,
         oracle=_count_bits,
@@ -91,17 +99,19 @@ EXERCISES = (
         difficulty=1,
         importance=3,
         minutes=4,
-        clue="Divide the largest possible squared value, 255², by the mean squared error. Then take 10 log₁₀ of the "
-        "ratio.",
-        answer=psnr,
-        cases=_errors,
-        oracle=_psnr_by_amplitude,
+        hints=(
+            "Solve the formula of the PSNR for the MSE. The typical error is its square root.",
+            "PSNR/10 is the logarithm, to base ten, of 255²/MSE. So 255²/MSE is 10 to the power of PSNR/10.",
+            "Take the square root on both sides: 255 divided by the error is 10 to the power of PSNR/20.",
+        ),
+        answer=typical_error,
+        cases=_decibels,
+        oracle=_error_by_search,
         misconceptions={
-            _peak_of_one: "This is right for pixel values between 0 and 1. Here the peak is 255.",
-            _peak_not_squared: "The error is squared, so the peak must be squared too: 255².",
-            _natural_logarithm: "Decibels use the logarithm to base ten. math.log is the natural logarithm.",
-            _squared_twice: "This is twice the PSNR. The factor is 20 for a ratio of amplitudes, and 10 for a ratio of "
-            "squares.",
+            _squared_error: "This is the mean squared error. Take its square root.",
+            _of_a_power: "Decibels of a ratio of amplitudes have the factor 20; you used the 10 of a ratio of squares.",
+            _peak_of_one: "This is the error of values between 0 and 1. Gray levels go up to 255.",
+            _natural_exponential: "Decibels use the logarithm to base ten, so invert it with a power of ten.",
         },
     ),
 )
