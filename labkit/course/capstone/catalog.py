@@ -71,7 +71,7 @@ STAGES = tuple(
                 45,
                 10,
             ),
-            ("loop", "A first codec", (_CLASS.format("Factorized"), "def train(codec, photos, steps, seed)"), 40, 45),
+            ("loop", "A first codec", (_CLASS.format("Factorized"), "def train(codec, photos, steps, seed)"), 40, 60),
             (
                 "coder",
                 "The range coder",
@@ -93,7 +93,7 @@ STAGES = tuple(
                     _CLASS.format("Hyperprior"),
                 ),
                 50,
-                75,
+                95,
             ),
             (
                 "file",
@@ -118,7 +118,7 @@ STAGES = tuple(
                     "def ablation()",
                 ),
                 45,
-                140,
+                225,
             ),
         ),
         start=1,
