@@ -261,10 +261,10 @@ class Engine:
         while not run.finished:
             try:
                 view = next(steps)
-            except StopIteration as end:
+            except StopIteration as stop:
                 if view is not None:
                     self._publish(run, view)
-                return True, end.value
+                return True, stop.value
             begin = time.perf_counter()
             if begin >= due:
                 self._publish(run, view)
