@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import paths
+from labkit.course.capstone import Stage
 from labkit.course.exercises import Exercise, exercises, visible_number
 from labkit.course.export import summary
 from labkit.course.grading import RECORD
 from labkit.course.lessons import LESSONS, Lesson
-from labkit.course.overview import GLOSSARY
+from labkit.course.overview import GLOSSARY, tasks
 from labkit.course.questions import RIGHT, questions_in
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ def _rubric() -> Iterator[str]:
     yield "| exercise or question | key | marks | minutes | difficulty | importance |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for lesson in LESSONS.values():
-        for key, task in exercises(lesson.key).items():
+        for key, task in tasks(lesson).items():
+            if isinstance(task, Stage):
+                yield f"| {lesson.number}, stage {task.number}: {task.title} | {key} | 1 | {task.minutes} | | |"
+                continue
             name, weight = f"{visible_number(task)} {task.title}", f"{task.difficulty} of 3 | {task.importance} of 3"
             yield f"| {name} | {key} | 1 | {task.minutes} | {weight} |"
         for key, (text, _) in questions_in(lesson).items():
