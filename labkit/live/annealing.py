@@ -10,6 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
+import ipywidgets
 import numpy as np
 
 from labkit import schedules, surrogates
@@ -22,19 +23,21 @@ from labkit.schedules import Schedule
 from labkit.statistics import Array
 from labkit.theme import SYMBOLS
 
-TEMPERATURES = (0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.45, 0.7, 1.0)
+TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)
 LMBDAS = (1.5, 3.0, 6.0, 12.0)
 ANNEALED = {
     "soft rounding": surrogates.get("soft", noise=True),
     "Gumbel": surrogates.get("sga"),
     "uniform, slope 1": surrogates.get("sua"),
     "uniform, expected slope": surrogates.get("sua", gradient="expected"),
+    "uniform, relaxed": surrogates.get("sua", relaxed=True),
 }
 UNANNEALED = {"noise": surrogates.get("aun"), "straight-through": surrogates.get("ste")}
 
 _TAU = (TEMPERATURES[0] / 1.15, TEMPERATURES[-1] * 1.15)  # ranges of the axes
 _MISMATCH, _RISK, _EXCESS = (5e-4, 3.0), (0.3, 1e3), (3e-4, 2.0)
-_CHOSEN = 4  # color of the chosen schedule
+_CHOSEN = 5  # color of the chosen schedule
+_COVER = {"x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "above", "fillcolor": "#6b7280", "line": {"width": 0}}
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,12 +71,15 @@ class AnnealingResult(Result):
 
 
 class AnnealingPanel(PlotPanel):
-    """Mismatch, gradient risk and final loss over the temperature, for four annealed surrogates.
+    """Mismatch, gradient risk and final loss over the temperature, for five annealed surrogates.
 
     A run trains small codes of a Laplacian source, all at once. Each surrogate in ANNEALED trains one code with the
     chosen schedule and one code at each constant temperature in TEMPERATURES. Additive noise and straight-through
     rounding train one code each. Every code has several seeds. The codes at constant temperatures are trained once per
     λ. Losses are exact losses with real rounding, and error bars are standard errors over seeds.
+
+    With `covered`, the plots of the risk and of the final loss are hidden at first. A button, or `uncover`, shows the
+    next one, so that a learner can predict it first.
 
     Args:
         temperature: First temperature of the schedule, one of TEMPERATURES.
@@ -83,6 +89,7 @@ class AnnealingPanel(PlotPanel):
         steps: Number of Adam steps, each with batches of 64 samples.
         seeds: Number of seeds per code.
         seed: Seed of the samples and the noise.
+        covered: Hide the plots of the risk and of the final loss at first.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class AnnealingPanel(PlotPanel):
         steps: int = 800,
         seeds: int = 6,
         seed: int = 0,
+        covered: bool = False,
     ) -> None:
         self._steps, self._seeds, self._seed = steps, seeds, seed
         self._best: dict[float, tuple[Codes, float]] = {}
@@ -109,6 +117,23 @@ class AnnealingPanel(PlotPanel):
             },
             plot=_plot(),
         )
+        if covered:
+            for axes in (2, 4):
+                place = {"xref": f"x{axes} domain", "yref": f"y{axes} domain"}
+                text = {"text": "Predict this plot, then uncover it.", "font": {"color": "#ffffff", "size": 14}}
+                self.plot.figure.add_shape(type="rect", **place, **_COVER, label=text)
+            button = ipywidgets.Button(description="Uncover the next plot", layout={"width": "max-content"})
+            button.on_click(lambda _: self.uncover())
+            self._uncover_button = button
+            self.widget.children = (button, *self.widget.children)
+
+    def uncover(self) -> None:
+        """Show the next plot that is covered, if there is one."""
+        with self.engine.lock:
+            covers = self.plot.figure.layout.shapes
+            self.plot.figure.layout.shapes = covers[1:]
+            if len(covers) == 1:
+                self._uncover_button.disabled = True
 
     def job(self, settings: Settings) -> Generator[View, None, AnnealingResult]:
         """Measure the surrogates at the best code, then train the codes."""
@@ -186,7 +211,7 @@ class AnnealingPanel(PlotPanel):
             ]
             taus, mismatch, risk = np.array(measured).reshape(-1, 3).T
             resolved = np.isfinite(risk)
-            lines |= {f"{name}, mismatch": (taus, mismatch), f"{name}, risk": (taus[resolved], risk[resolved])}
+            lines |= {f"{name}, mismatch": (taus, np.abs(mismatch)), f"{name}, risk": (taus[resolved], risk[resolved])}
         return lines
 
 
@@ -211,7 +236,7 @@ def _plot() -> Plot:
     plot = Plot(
         [
             Axes(
-                "mismatch of the loss, at the best code", tau, "bits", curves("mismatch"), True, True, _TAU, _MISMATCH
+                "size of the mismatch, at the best code", tau, "|bits|", curves("mismatch"), True, True, _TAU, _MISMATCH
             ),
             Axes(risk, tau, "bias² + variance/n", curves("risk"), True, True, _TAU, _RISK),
             Axes("the schedule", "share of the training", tau, [schedule], False, True, (0, 1), _TAU),

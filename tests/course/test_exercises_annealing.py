@@ -1,29 +1,24 @@
 """The exercises on annealing recognize mistakes in other code and accept other correct answers."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
-from labkit import schedules
+from labkit import surrogates
 from labkit.course import exercise
+from labkit.course.exercises import annealing
+from labkit.live.annealing import TEMPERATURES
 
 REWRITTEN_MISTAKES = [
-    ("annealing.schedule", lambda p, a, b: (1 - p) * a + p * b, "straight line"),
-    ("annealing.schedule", lambda p, a, b: a**p * b ** (1 - p), "reversed"),
-    ("annealing.schedule", lambda p, a, b: a * math.exp(-p * math.log(b / a)), "This τ rises"),
-    ("annealing.schedule", lambda p, a, b: 10 ** ((1 - p) * math.log(a) + p * math.log(b)), "In one of the trials"),
-    ("annealing.schedule", lambda p, a, b: math.e ** (math.log10(a) + p * math.log10(b / a)), "mixed two logarithms"),
-    ("annealing.schedule", lambda p, a, b: math.log(a) + p * math.log(b / a), "Take its exp"),
-    ("annealing.schedule", lambda p, a, b: (a - b) / math.exp(p) + b, "never reaches"),
     ("annealing.flips", lambda tau: 0.5 * tau, "twice the share"),
     ("annealing.flips", lambda tau: np.minimum(tau, 1), "can move across"),
     ("annealing.flips", lambda tau: (tau / 4) / tau, "within reach"),
-    ("annealing.warmest", lambda budget: budget**0.5, "factor is missing"),
-    ("annealing.warmest", lambda budget: budget * 12, "Take the square root"),
-    ("annealing.warmest", lambda budget: np.sqrt(budget / (1 / 6)), "excess over rounding is 1/12"),
-    ("annealing.warmest", lambda budget: budget / 0.25, "share of wrong integers"),
+    ("annealing.optimistic", 0.3, "is not right"),
+    ("annealing.expected_slope", lambda y, tau, u: y + ((y + tau * u).round() - y).detach(), "declares the slope 1"),
+    ("annealing.expected_slope", lambda y, t, u: y / t + ((y + t * u).round() - y / t).detach(), "near a boundary"),
+    ("annealing.expected_slope", lambda y, tau, u: (y.detach() + tau * u).round(), "no gradient"),
+    ("annealing.expected_slope", lambda y, tau, u: tau * u + 1.0 * y, "without rounding"),
+    ("annealing.expected_slope", lambda y, tau, u: 1.0, "with the shape of y"),
 ]
 
 
@@ -33,17 +28,30 @@ def test_a_mistake_is_recognized_in_other_code(key, wrong, fragment):
     assert verdict.state == "failed" and fragment in verdict.message
 
 
+class Annealed(torch.autograd.Function):
+    """The surrogate as a function with its own backward pass."""
+
+    @staticmethod
+    def forward(context, y, tau, u):
+        context.save_for_backward(((y + tau / 2).round() - (y - tau / 2).round()) / tau)
+        return (y + tau * u).round()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * context.saved_tensors[0], None, None
+
+
 def test_other_correct_answers_pass():
-    assert exercise("annealing.schedule").check(lambda p, a, b: math.exp((1 - p) * math.log(a) + p * math.log(b)))
-    assert exercise("annealing.schedule").check(lambda p, a, b: schedules.exponential(a, b)(round(1000 * p), 1001))
+    assert exercise("annealing.optimistic").check(0.45)
     assert exercise("annealing.flips").check(lambda tau: torch.tensor(0.25) * tau)
-    assert exercise("annealing.warmest").check(lambda budget: np.sqrt(12 * budget))
+    assert exercise("annealing.expected_slope").check(Annealed.apply)
+    expected = surrogates.get("sua", gradient="expected")
+    assert exercise("annealing.expected_slope").check(lambda y, tau, u: expected(y, tau, noise=u + 0.5))
 
 
 def test_the_oracles_agree_with_theory():
-    task = exercise("annealing.flips")
-    assert abs(task.oracle(0.6) - 0.15) < 2e-4
-    task = exercise("annealing.warmest")
-    assert abs(task.oracle(0.03) - 0.6) < 3e-4
-    task = exercise("annealing.schedule")
-    assert abs(task.oracle(0.5, 0.8, 0.05) - 0.2) < 1e-6
+    assert abs(exercise("annealing.flips").oracle(0.6) - 0.15) < 2e-4
+
+
+def test_the_temperatures_are_those_of_the_panel():
+    assert annealing.TEMPERATURES == TEMPERATURES

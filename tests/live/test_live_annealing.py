@@ -46,7 +46,7 @@ def test_the_first_run_trains_the_grid_and_every_run_trains_the_schedule(panel, 
         assert (first.constant[name] > 0).all() and (first.scheduled[name] > 0).all()  # above the loss of the best code
         assert len(first.mismatch[name]) == len(first.risk[name]) == len(TEMPERATURES)
     second = panel.run(60, shape="constant", temperature=0.2)
-    assert trained == [4 + 4 * len(TEMPERATURES) + 2, 4]
+    assert trained == [len(ANNEALED) * (1 + len(TEMPERATURES)) + 2, len(ANNEALED)]
     index = TEMPERATURES.index(0.2)
     for name in ANNEALED:
         assert np.array_equal(second.constant[name], first.constant[name])
@@ -60,3 +60,16 @@ def test_the_first_run_trains_the_grid_and_every_run_trains_the_schedule(panel, 
     assert "soft rounding" in str(second) and "straight-through" in panel.plot.label
     with pytest.raises(ValueError, match=r"temperature.*0\.33"):
         panel.run(temperature=0.33)
+
+
+def test_covered_plots_are_uncovered_one_after_the_other():
+    panel = AnnealingPanel(steps=5, seeds=1, covered=True)
+    shapes = panel.plot.figure.layout.shapes
+    assert [shape.xref for shape in shapes] == ["x2 domain", "x4 domain"]
+    assert panel.widget.children[0].description == "Uncover the next plot"
+    panel._uncover_button.click()
+    assert [shape.xref for shape in panel.plot.figure.layout.shapes] == ["x4 domain"]
+    panel.uncover()
+    panel.uncover()  # nothing is left
+    assert not panel.plot.figure.layout.shapes and panel._uncover_button.disabled
+    panel.close()

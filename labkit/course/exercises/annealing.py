@@ -1,76 +1,61 @@
-"""Exercises of the lesson on annealing: a schedule, the share of wrong integers, and the highest affordable τ."""
+"""Exercises of the lesson on annealing: a temperature, the share of wrong integers, and the expected slope."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+import labkit as lk
 from labkit import surrogates
+from labkit.analysis import ScalarCode, mismatch, sources
+from labkit.analysis.scalar_training import best_code
 from labkit.course.exercises.base import Exercise, Numbers
 from labkit.statistics import Array
 
-# annealing.schedule: an exponential schedule
+TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)  # of the panel's slider
+
+# annealing.optimistic: the temperature at which the relaxed form understates the loss most, at λ = 6
 
 
-def exponential(progress: float, start: float, end: float) -> Numbers:
-    """Return τ on a straight line in its logarithm: equal shares of the training multiply τ by equal factors."""
-    return start * (end / start) ** progress
+def most_optimistic() -> Numbers:
+    """Return the temperature of the slider at which the relaxed form has the lowest mismatch, at the best code."""
+    codes, _ = lk.analysis.scalar_training.best_code(6.0)
+    relaxed, slider = lk.surrogates.get("sua", relaxed=True), (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)
+    gaps = [lk.analysis.scalar_training.mismatch_and_risk(relaxed, tau, codes, 6.0)[0] for tau in slider]
+    return slider[gaps.index(min(gaps))]
 
 
-_PARTS = 1000  # number of steps in which the oracle divides a training
+@functools.cache
+def _by_quadrature() -> Array:
+    """Mismatch of the relaxed form at every temperature, integrated over source and noise."""
+    gain, step, scale = (float(parameter) for parameter in best_code(6.0)[0])
+    code = ScalarCode(sources.laplace(), gain, 6.0, scale=scale, step=step)
+    return mismatch(code, surrogates.get("sua", relaxed=True), TEMPERATURES)["total"].to_numpy()
 
 
-def _moment_of_a_training(seed: int) -> tuple[float, float, float]:
-    rng = np.random.default_rng(seed)
-    return int(rng.integers(200, 450)) / _PARTS, float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.02, 0.1))
+def _lowest_mismatch() -> float:
+    return TEMPERATURES[int(_by_quadrature().argmin())]
 
 
-def _step_by_step(progress: float, start: float, end: float) -> float:
-    """Multiply by one factor per step. Bisection finds the factor for which the last τ is `end`."""
-    low, high = 0.9, 1.0
-    for _ in range(60):
-        factor = (low + high) / 2
-        tau = start
-        for _ in range(_PARTS):
-            tau *= factor
-        low, high = (factor, high) if tau < end else (low, factor)
-    tau = start
-    for _ in range(round(progress * _PARTS)):
-        tau *= factor
-    return tau
+def _smallest_mismatch() -> float:
+    return TEMPERATURES[int(np.abs(_by_quadrature()).argmin())]
 
 
-def _straight_line(progress: float, start: float, end: float) -> Numbers:
-    return start + progress * (end - start)
-
-
-def _other_way_round(progress: float, start: float, end: float) -> Numbers:
-    return end * (start / end) ** progress
-
-
-def _rises(progress: float, start: float, end: float) -> Numbers:
-    return start * (start / end) ** progress
-
-
-def _two_bases(progress: float, start: float, end: float) -> Numbers:
-    return math.exp((1 - progress) * math.log10(start) + progress * math.log10(end))
-
-
-def _logarithm_itself(progress: float, start: float, end: float) -> Numbers:
-    return (1 - progress) * math.log(start) + progress * math.log(end)
-
-
-def _decays_at_rate_one(progress: float, start: float, end: float) -> Numbers:
-    return end + (start - end) * math.exp(-progress)
+def _warmest() -> float:
+    return max(TEMPERATURES)
 
 
 # annealing.flips: the share of latents with ⌊y + τu⌉ ≠ ⌊y⌉
 
 
 def share_off(temperature: float) -> float:
-    """Average (τ/2 − d)/τ, the probability that τu crosses a boundary at distance d, over d uniform on (0, ½)."""
+    """Average (τ/2 − t)/τ, the probability that τu crosses a boundary at distance t, over t uniform on (0, ½)."""
     return temperature / 4
 
 
@@ -102,64 +87,96 @@ def _of_those_within_reach(temperature: float) -> float:
     return 0.25 + 0 * temperature
 
 
-# annealing.warmest: the highest temperature within a budget
+# annealing.expected_slope: ⌊y + τu⌉ with the derivative of its mean
 
 
-def warmest(budget: float) -> float:
-    """Solve (1 + τ²)/12 − 1/12 = budget for τ."""
-    return math.sqrt(12 * budget)
+def anneal(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    """Round, and return the slope 1/τ within τ/2 of a cell boundary."""
+    to_boundary = (y - torch.floor(y) - 0.5).abs()
+    slope = ((to_boundary < temperature / 2) / temperature).detach()
+    return torch.round(y + temperature * u).detach() + slope * (y - y.detach())
 
 
-def _budget(seed: int) -> tuple[float]:
-    return (float(np.random.default_rng(seed).uniform(0.001, 0.06)),)
+def _latents(seed: int) -> tuple[Tensor, float, Tensor]:
+    """Return latents that are not at the ends of the slope, a temperature, and noise."""
+    rng = np.random.default_rng(seed)
+    temperature = float(rng.uniform(0.3, 0.8))
+    y = rng.uniform(-3, 3, 80)
+    away = np.abs(np.abs(y - np.floor(y) - 0.5) - temperature / 2) > 0.01
+    return torch.from_numpy(y[away]), temperature, torch.from_numpy(rng.uniform(-0.5, 0.5, int(away.sum())))
 
 
-def _warmest_by_trial(budget: float) -> float:
-    """Compare the mean squared errors of annealed rounding and rounding, and find τ by bisection."""
-    y, v = (torch.from_numpy(each) for each in _lattice(200_000))
-    sua, rounding = surrogates.get("sua"), (torch.round(y) - y).square().mean()
-    low, high = 1e-3, 1.0
-    for _ in range(16):
-        middle = (low + high) / 2
-        more = (sua(y, middle, noise=v) - y).square().mean() - rounding
-        low, high = (low, middle) if more > budget else (middle, high)
-    return (low + high) / 2
+def _value_and_gradient(answer: Callable[..., Any], y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    leaf = y.clone().requires_grad_()
+    value = answer(leaf, temperature, u)
+    if not isinstance(value, Tensor) or value.shape != y.shape:
+        raise ValueError("return a tensor with the shape of y")
+    gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(y)
+    return torch.stack([value.detach(), gradient])
 
 
-def _forgets_the_twelfth(budget: float) -> float:
-    return math.sqrt(budget)
+def _difference_of_the_mean(y: Tensor, temperature: float, u: Tensor) -> Array:
+    """Return ⌊y + τu⌉ and a finite difference of its mean: integers below y, each with its share of the noise."""
+
+    def mean(latents: Array) -> Array:
+        boundaries = np.arange(-8, 8) + 0.5
+        passed = (latents[:, None] - boundaries + temperature / 2) / temperature  # share of u that lies beyond each
+        return np.asarray(np.clip(passed, 0, 1).sum(1) - 8)
+
+    latents, h = y.numpy(), 1e-4
+    return np.stack([np.round(latents + temperature * u.numpy()), (mean(latents + h) - mean(latents - h)) / (2 * h)])
 
 
-def _leaves_the_square(budget: float) -> float:
-    return 12 * budget
+def _with_slope(y: Tensor, temperature: float, u: Tensor, slope: Tensor) -> Tensor:
+    return torch.round(y + temperature * u).detach() + slope.detach() * (y - y.detach())
 
 
-def _noise_alone(budget: float) -> float:
-    return math.sqrt(6 * budget)
+def _slope_one(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return _with_slope(y, temperature, u, torch.ones_like(y))
 
 
-def _share_of_wrong_integers(budget: float) -> float:
-    return 4 * budget
+def _steep_everywhere(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return _with_slope(y, temperature, u, torch.full_like(y, 1 / temperature))
+
+
+def _twice_as_wide(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return _with_slope(y, temperature, u, ((y - torch.floor(y) - 0.5).abs() < temperature) / temperature)
+
+
+def _around_the_integers(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return _with_slope(y, temperature, u, ((y - torch.round(y)).abs() < temperature / 2) / temperature)
+
+
+def _slope_one_at_the_boundary(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return _with_slope(y, temperature, u, ((y - torch.floor(y) - 0.5).abs() < temperature / 2).double())
+
+
+def _no_gradient(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return torch.round(y + temperature * u)
+
+
+def _not_rounded(y: Tensor, temperature: float, u: Tensor) -> Tensor:
+    return y + temperature * u
 
 
 EXERCISES = (
     Exercise(
-        key="annealing.schedule",
-        title="An exponential schedule",
+        key="annealing.optimistic",
+        title="Where the relaxed form is most optimistic",
         difficulty=1,
         importance=2,
         minutes=6,
-        clue="Halfway, τ is the geometric mean of start and end. By which factor does it change in total?",
-        answer=exponential,
-        cases=_moment_of_a_training,
-        oracle=_step_by_step,
+        hints=(
+            "It is the first plot, which shows the size of the mismatch at the best code for your λ.",
+            "Check that λ is 6, and look at the curve of the relaxed form alone. Its mismatch is negative.",
+            "The curve has a maximum between its ends. Hold the pointer over it to read the temperature.",
+        ),
+        answer=most_optimistic,
+        oracle=_lowest_mismatch,
         misconceptions={
-            _straight_line: "This is a straight line from start to end. It spends almost no time at low temperatures.",
-            _other_way_round: "Start and end are reversed. At progress 0 the temperature must be `start`.",
-            _rises: "This τ rises. From start to end, τ changes by the factor end/start, which is less than one.",
-            _two_bases: "You mixed two logarithms. The inverse of log10 is 10 ** x, not exp.",
-            _logarithm_itself: "This is the logarithm of the temperature. Take its exp.",
-            _decays_at_rate_one: "This never reaches `end`: at progress 1, a share exp(−1) of the way is left.",
+            _smallest_mismatch: "Here the relaxed form is closest to rounding. Find where its mismatch is largest.",
+            _warmest: "For the other surrogates the warmest temperature has the largest mismatch. Look at the relaxed "
+            "form.",
         },
     ),
     Exercise(
@@ -168,8 +185,12 @@ EXERCISES = (
         difficulty=2,
         importance=3,
         minutes=10,
-        clue="Let d be the distance from y to the nearest cell boundary, uniform on (0, ½). τu must point toward this "
-        "boundary and exceed d. The probability is (τ/2 − d)/τ if d < τ/2. Average it over d.",
+        hints=(
+            "Draw one cell. Which latents can τu carry across a boundary at all?",
+            "Let t be the distance from y to the nearest boundary, uniform on (0, ½). Find the probability of a "
+            "crossing for a given t.",
+            "Then average this probability over all t. It is zero where t is too large.",
+        ),
         answer=share_off,
         cases=_temperature,
         oracle=_share_by_trial,
@@ -183,21 +204,29 @@ EXERCISES = (
         },
     ),
     Exercise(
-        key="annealing.warmest",
-        title="The highest temperature you can afford",
-        difficulty=2,
-        importance=2,
-        minutes=8,
-        clue="Set the excess over the error of rounding, (1 + τ²)/12 − 1/12, equal to the budget.",
-        answer=warmest,
-        cases=_budget,
-        oracle=_warmest_by_trial,
+        key="annealing.expected_slope",
+        title="Write the expected slope",
+        difficulty=3,
+        importance=3,
+        minutes=15,
+        hints=(
+            "For which y can the noise change the integer at all? Only there can the mean of ỹ change with y.",
+            "Within that interval the mean climbs evenly from one integer to the next. Its slope is 1 over the width.",
+            "Compute the slope without a gradient. Then add slope · (y − y.detach()), which is zero, to the value.",
+        ),
+        answer=anneal,
+        cases=_latents,
+        oracle=_difference_of_the_mean,
+        probe=_value_and_gradient,
         misconceptions={
-            _forgets_the_twelfth: "A factor is missing: the excess is τ²/12, not τ².",
-            _leaves_the_square: "This is τ². Take the square root.",
-            _noise_alone: "This is right for an excess of τ²/6. The whole error at τ = 1 is 1/6, and its "
-            "excess over rounding is 1/12.",
-            _share_of_wrong_integers: "This keeps the share of wrong integers within the budget, not the error.",
+            _slope_one: "The value is right, but this declares the slope 1. The mean of ỹ is level inside a cell.",
+            _steep_everywhere: "The slope 1/τ holds only near a boundary. Elsewhere no u changes the integer.",
+            _twice_as_wide: "The interval is too wide. τu reaches at most τ/2 to either side.",
+            _around_the_integers: "The integer changes at the boundaries of a cell, which are half-integers. You used "
+            "the distance from the nearest integer.",
+            _slope_one_at_the_boundary: "The place is right. But the mean climbs by 1 over a width of τ.",
+            _no_gradient: "The value is right, but no gradient reaches y.",
+            _not_rounded: "This is y + τu, without rounding.",
         },
     ),
 )
