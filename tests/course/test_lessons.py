@@ -12,7 +12,7 @@ from labkit.course.export import CHECK, with_mathml
 from tests.course.quotes import expectations, fault, times
 
 LESSONS = [lesson for lesson in course.LESSONS.values() if lesson.key != "capstone"]  # test_capstone_lesson.py
-SECOND_EDITION = ("codec", "bits", "scalar", "mismatch", "risk", "bound", "center", "method", "model", "annealing")  # keys
+SECOND_EDITION = ("codec", "bits", "scalar", "mismatch", "risk", "bound", "center", "method", "model", "annealing")
 CHECK_CELL = {"tags": [CHECK], "jupyter": {"source_hidden": True}}  # metadata of a cell that only checks values
 # words in a lesson; in all other lessons: 1,500 to 2,500. Some lessons have a fourth exercise, or derive more.
 WORDS = {"codec": (1000, 1650), "model": (1500, 2600), "risk": (1500, 2820), "annealing": (1500, 2850)}

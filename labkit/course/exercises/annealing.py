@@ -36,7 +36,7 @@ def _by_quadrature() -> Array:
     """Mismatch of the relaxed form at every temperature, integrated over source and noise."""
     gain, step, scale = (float(parameter) for parameter in best_code(6.0)[0])
     code = ScalarCode(sources.laplace(), gain, 6.0, scale=scale, step=step)
-    return mismatch(code, surrogates.get("sua", relaxed=True), TEMPERATURES)["total"].to_numpy()
+    return np.asarray(mismatch(code, surrogates.get("sua", relaxed=True), TEMPERATURES)["total"])
 
 
 def _lowest_mismatch() -> float:
