@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def table(frame: pd.DataFrame, caption: str) -> Styler:
     """Return a table with a caption, for the last line of a cell.
 
-    Numbers other than integers have three significant digits. A row index that only counts is hidden.
+    Numbers other than integers have three significant digits, also as labels. A row index that only counts is hidden.
 
     Args:
         frame: The table.
@@ -30,6 +30,8 @@ def table(frame: pd.DataFrame, caption: str) -> Styler:
     if frame.index.name:  # pandas would give the name a row of its own
         frame = frame.reset_index()
     styler = Styler(frame, caption=escape(caption), cell_ids=False).format(_digits, escape="html")
+    for axis in (0, 1):
+        styler.format_index(_digits, axis=axis, escape="html")
     styler.set_table_styles([{"selector": "caption", "props": "text-align: left; white-space: nowrap"}])
     return styler.hide() if isinstance(frame.index, pd.RangeIndex) else styler
 

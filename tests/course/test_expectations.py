@@ -135,6 +135,13 @@ def test_a_row_index_with_names_is_shown():
     assert "aun" in html and "surrogate" in html and "0.500" in html
 
 
+def test_labels_have_three_significant_digits():
+    frame = pd.DataFrame({0.0018: [0.5, 2.0], "a<b": [1, 2]}, index=[0.001, 12.0])
+    html = course.table(frame, "Rate in bits").to_html()
+    for label in (">0.00180<", ">a&lt;b<", ">0.00100<", ">12.0<"):
+        assert label in html, label
+
+
 # Hints in three steps, and exercises with a submitted value
 
 
