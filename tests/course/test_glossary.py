@@ -13,7 +13,7 @@ GLOSSARY = "notation_and_glossary.ipynb"
 NOTEBOOKS = sorted(file.name for file in paths.lessons().glob("*.ipynb"))
 WORK = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.[^\s,;]*[^\s,;.)]")
 TITLES = {lesson.number: lesson.title for lesson in course.LESSONS.values()}
-SYMBOLS = "x x̂ y ⌊y⌉ r ỹ ŷ c z g_a g_s h_a h_s μ σ R D bpp λ ℓ g u d τ θ n F q Q b s κ M"
+SYMBOLS = "x x̂ y ⌊y⌉ r ỹ ŷ c z g_a g_s h_a h_s μ σ R D bpp λ ℓ g u d τ n F q Q b s κ M"
 
 
 def cells(name: str) -> list[str]:
