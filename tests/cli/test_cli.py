@@ -112,7 +112,7 @@ def test_bad_input_gives_a_one_line_error_and_status_two(arguments, message, che
 def test_lessons_are_copied_and_never_overwritten(tmp_path):
     target = tmp_path / "mine"
     first = labkit("lessons", "--to", target)
-    assert first.exit_code == 0 and first.output == f"10 notebooks written to {target}\n"
+    assert first.exit_code == 0 and first.output == f"12 notebooks written to {target}\n"
     notebook = target / "00_start_here.ipynb"
     assert json.loads(notebook.read_text())["nbformat"] == 4
     notebook.write_text("my own work")

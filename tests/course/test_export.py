@@ -218,7 +218,7 @@ def test_pages_show_printed_text_and_exercises_but_no_errors_or_progress(site):
     streams = [pre.text for pre in page.select(".output > pre")]
     assert streams[0] == "one\ntwo\n" and "wwww" not in page.text
     (card,) = [card for card in page.select(".labkit-card") if "Exercise: Bits per pixel" in card.text]
-    assert [fold.summary.text for fold in card.select("details")] == ["Hint", "Solution"]
+    assert [fold.summary.text for fold in card.select("details")] == ["Hint 1", "Hint 2", "Hint 3", "Solution"]
     assert "course.progress" not in page.text and "printed" not in page.text
 
 
