@@ -14,6 +14,7 @@ from tests.course.quotes import expectations, fault, times
 LESSONS = [lesson for lesson in course.LESSONS.values() if lesson.key != "capstone"]  # test_capstone_lesson.py
 SECOND_EDITION = ("codec", "bits", "scalar", "mismatch", "risk", "bound", "center", "method", "model", "annealing")
 CHECK_CELL = {"tags": [CHECK], "jupyter": {"source_hidden": True}}  # metadata of a cell that only checks values
+QUESTION_CELL = {"jupyter": {"source_hidden": True}}  # of a cell that only asks a question: its code has the answer
 # words in a lesson; in all other lessons: 1,500 to 2,500. Some lessons have a fourth exercise, or derive more.
 WORDS = {"codec": (1000, 1650), "model": (1500, 2600), "risk": (1500, 2820), "annealing": (1500, 2850)}
 MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS = 12, 125, 6, 2
@@ -36,6 +37,15 @@ def is_check(cell):
     return CHECK in cell.metadata.get("tags", ())
 
 
+def is_question(cell):
+    """Return whether a cell consists of nothing but a call of lk.course.question."""
+    if cell.cell_type != "code" or len(statements := ast.parse(cell.source).body) != 1:
+        return False
+    (statement,) = statements
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(call, ast.Call) and ast.unparse(call.func) == "lk.course.question"
+
+
 def code(notebook):
     """Return the code that a learner sees."""
     return [cell.source for cell in notebook.cells if cell.cell_type == "code" and not is_check(cell)]
@@ -51,12 +61,14 @@ def test_every_lesson_has_a_notebook_and_every_notebook_a_lesson():
 
 
 def test_a_notebook_is_valid_and_has_no_outputs(lesson):
-    _, notebook = lesson
+    key, notebook = lesson
     nbformat.validate(notebook)
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}  # no widget state
     assert set(notebook.metadata.language_info) == {"name"}
     for cell in notebook.cells:
-        assert cell.metadata == (CHECK_CELL if is_check(cell) else {})  # nothing else collapsed, hidden or ignored
+        question = key in SECOND_EDITION and is_question(cell)
+        # nothing else collapsed, hidden or ignored
+        assert cell.metadata == (CHECK_CELL if is_check(cell) else QUESTION_CELL if question else {}), cell.source
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
 
@@ -239,6 +251,7 @@ def test_a_lesson_has_about_four_questions_and_a_displayed_equation(second):
     key, notebook = second
     questions = re.findall(r"course\.question\(\s*\"([\w.]+)\"", "\n".join(code(notebook)))
     assert 3 <= len(questions) <= 5 and len(set(questions)) == len(questions)
+    assert sum(map(is_question, notebook.cells)) == len(questions)  # each in a cell of its own, which is hidden
     assert all(name.startswith(f"{key}.") for name in questions)
     assert "$$" in prose(notebook) and "Read next" in prose(notebook)
 
