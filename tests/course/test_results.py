@@ -98,7 +98,7 @@ def test_the_bundled_comparison_of_the_method_agrees_with_its_findings():
     with pytest.raises(ValueError, match="unknown image set 'kodac'; did you mean kodak"):
         results.forks("method", "kodac")
     against, findings = results.method_against(), results.findings("method")
-    assert len(against) == 3 * 7 and not against.duplicated(["network", "other"]).any()
+    assert len(against) == 3 * 7 + 4 and not against.duplicated(["network", "other"]).any()
     for row in against.itertuples():
         finding = findings[f"{row.network}, kodak: BD-rate against {row.other}"]
         assert [row.bd_rate, row.low, row.high] == pytest.approx(
