@@ -117,7 +117,7 @@ def test_lessons_are_copied_and_never_overwritten(tmp_path):
     assert json.loads(notebook.read_text())["nbformat"] == 4
     notebook.write_text("my own work")
     second = labkit("lessons", "--to", target)
-    assert second.output == f"0 notebooks written to {target}, 10 existing ones left unchanged\n"
+    assert second.output == f"0 notebooks written to {target}, 12 existing ones left unchanged\n"
     assert notebook.read_text() == "my own work"
 
 
