@@ -29,7 +29,7 @@ def test_damaged_strings_decode_or_are_refused(kind, count, monkeypatch):
 
 @pytest.mark.slow
 def test_a_process_decodes_damaged_strings_of_every_network():
-    done = CliRunner().invoke(hostile.main, ["--strings", "240", "--seed", "1"], catch_exceptions=False)
+    done = CliRunner().invoke(hostile.main, ["--strings", "120", "--seed", "1"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
 
 

@@ -1,6 +1,6 @@
 """Every panel of the course in JupyterLab: one move, five quick moves, cancel, and an error.
 
-Panels share what happens at a kernel restart and beside a second notebook, so two panels show it.
+Panels share what happens at a kernel restart and beside a second notebook, so one panel shows it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PANELS = {
     "toy": "ToyPanel()",
-    "codec": "CodecPanel()",
     "mismatch": "MismatchPanel()",
     "risk": "RiskPanel()",
     "annealing": "AnnealingPanel()",
     "bound": "BoundPanel()",
     "means": "MeansPanel()",
-    "tradeoff": "TradeoffPanel()",
-    "adoption": "AdoptionPanel()",
     "training": "TrainingPanel()",
 }
 TARGET = 250  # milliseconds from a key press to a new plot
@@ -38,7 +35,7 @@ panel.job = _failing
 """
 
 
-TWO_PANELS = pytest.mark.parametrize("panel", ["mismatch", "training"], indirect=True, scope="module")
+ONE_PANEL = pytest.mark.parametrize("panel", ["training"], indirect=True, scope="module")
 
 
 def code(panel: str) -> str:
@@ -152,7 +149,7 @@ def test_every_control_has_a_name_and_can_be_focused_with_the_keyboard(panel: Pa
     assert unnamed == []
 
 
-@TWO_PANELS
+@ONE_PANEL
 def test_the_panel_works_again_after_a_kernel_restart(panel: PanelPage, lab_server: Lab, browser: Browser):
     panel.page.evaluate("""async () => {
         await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart();
@@ -164,7 +161,7 @@ def test_the_panel_works_again_after_a_kernel_restart(panel: PanelPage, lab_serv
     panel.first(what="change", run=key["run"] + 1)
 
 
-@TWO_PANELS
+@ONE_PANEL
 def test_a_second_notebook_does_not_disturb_the_panel(panel: PanelPage, lab_server: Lab, browser: Browser):
     other = PanelPage(lab_server, browser, f"second_{panel.name}.ipynb", code(PANELS[panel.name]))
     other.await_state("done", 240)
