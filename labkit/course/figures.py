@@ -175,9 +175,9 @@ def codec_diagram() -> Card:
     drawing.line((530, below - 20), (530, 135), (410, 135), (410, top + 20), arrow=True)
     drawing.text(470, 124, "μ, σ of each y")
     label = (
-        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, rounding, the integers ŷ, "
-        "the entropy coder that writes the bits of y, the network g_s, and the reconstruction. Lower row: from y, the "
-        "network h_a, the hyper-latent z, rounding, the coder that writes the bits of z, and the network h_s, which "
-        "gives the coder of y a mean μ and a scale σ for each latent."
+        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, rounding, the rounded "
+        "latent ŷ, the entropy coder that writes the bits of y, the network g_s, and the reconstruction. Lower row: "
+        "from y, the network h_a, the hyper-latent z, rounding, the coder that writes the bits of z, and the network "
+        "h_s, which gives the coder of y a mean μ and a scale σ for each latent."
     )
     return _Row(drawing.svg(label), label)

@@ -116,9 +116,9 @@ def method_against(images: str = "kodak") -> pd.DataFrame:
         images: "kodak", or "test" for the bundled photographs.
 
     Returns:
-        One row per network and other scheme, with the columns network, other, bd_rate (percent), low and high (95%
-        interval over seeds and images) and verdict: "fewer bits", "more bits", "inconclusive", or "none" if a curve
-        does not rise and there is no BD-rate.
+        One row per network and other scheme, with those that were trained from scratch as networks of their own. The
+        columns are network, other, bd_rate (percent), low and high (95% interval over seeds and images) and verdict:
+        "fewer bits", "more bits", "inconclusive", or "none" if a curve does not rise and there is no BD-rate.
     """
     import pandas as pd
 

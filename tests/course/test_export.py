@@ -45,13 +45,16 @@ THIRD = ['# Notation\n\n### a–b c\n\n<span id="a%E2%80%93b-c"></span>What it m
 def write(folder: Path, name: str, parts: list[str]) -> Path:
     """Write a notebook in which parts that begin with three backticks are code cells and other parts are text.
 
-    A word after the backticks is a tag of the cell.
+    A word after the backticks is a tag of the cell. The source of a question is hidden, as in the lessons.
     """
     cells = []
     for part in parts:
         if part.startswith("```"):
             tag, _, source = part[3:].partition("\n")
-            cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]} if tag else {}))
+            metadata: dict = {"tags": [tag]} if tag else {}
+            if source.startswith("lk.course.question("):
+                metadata["jupyter"] = {"source_hidden": True}
+            cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))
         else:
             cells.append(nbformat.v4.new_markdown_cell(part))
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
@@ -194,8 +197,9 @@ def test_predictions_become_questions_with_choices(site):
 
 
 def test_each_option_of_a_question_opens_its_feedback(site):
-    *_, question = soup(site, "00_one").select(".prediction")
-    assert question.b.text == "How many bits?"
+    page = soup(site, "00_one")
+    *_, question = page.select(".prediction")
+    assert question.b.text == "How many bits?" and "course.question" not in page.text  # the code has the answer
     folds = [(fold.summary.text, fold.p.text) for fold in question.select("details")]
     assert folds == [("<7>", "Not this one. It is 8."), ("8", "Right. A byte.")]
 

@@ -72,7 +72,6 @@ class Exercise:
         importance: From 1 to 3.
         minutes: Time that a learner needs.
         hints: Three hints, each of which says more than the one before.
-        clue: Text of a single hint, for an exercise without three.
         answer: The solution.
         cases: Function that returns arguments of the answer for a seed. By default there are none: the learner reads
             a value off a panel or computes it, and submits that value.
@@ -91,8 +90,7 @@ class Exercise:
     answer: Answer
     oracle: Answer
     misconceptions: dict[Answer, str] = field(repr=False)
-    hints: tuple[str, ...] = ()
-    clue: str = ""
+    hints: tuple[str, str, str]
     cases: Callable[[int], tuple[Any, ...]] = _no_arguments
     probe: Answer = _call
     tolerance: float = 1e-3
@@ -119,14 +117,13 @@ class Exercise:
         place = min(_hints_shown[self.key], len(steps) - 1)
         _hints_shown[self.key] += 1
         title, text = list(steps.items())[place]
-        if len(steps) > 1:
-            title += f" of {len(steps)}"
+        title += f" of {len(steps)}"
         return Card(f"<b>{title}.</b> {escape(text)}", f"{title}. {text}", "note")
 
     @property
     def steps(self) -> dict[str, str]:
         """The hints by their titles, such as "Hint 1"."""
-        return {f"Hint {place}": text for place, text in enumerate(self.hints, start=1)} or {"Hint": self.clue}
+        return {f"Hint {place}": text for place, text in enumerate(self.hints, start=1)}
 
     def solution(self) -> Card:
         """Return the solution, as the Python code that the tests run."""

@@ -240,10 +240,16 @@ def rank_correlation(predicted: Array, values: Array) -> float:
 
     It is 1 if all differences have the predicted sign, and −1 if none has.
     """
-    signed = [
-        float(np.sign(predicted[a] - predicted[b]) * (values[a] - values[b]))
-        for a, b in combinations(range(len(values)), 2)
-    ]
+    return _agreement(
+        [
+            float(np.sign(predicted[a] - predicted[b]) * (values[a] - values[b]))
+            for a, b in combinations(range(len(values)), 2)
+        ]
+    )
+
+
+def _agreement(signed: Sequence[float]) -> float:
+    """Return the sum of differences, positive if they have the predicted sign, over the sum of their sizes."""
     return math.fsum(signed) / (math.fsum(map(abs, signed)) or 1.0)
 
 
@@ -285,13 +291,9 @@ def order_findings(
             return signed
         return [one / (values[a] + values[b] or 1.0) for one, (a, b) in zip(signed, pairs, strict=True)]
 
-    def correlation(*given: Array) -> float:
-        signed = differences(*given)
-        return math.fsum(signed) / (math.fsum(map(abs, signed)) or 1.0)
-
     whole = finding(
         f"{quantity}: weighted rank correlation with the prediction",
-        estimate(correlation, *arrays),
+        estimate(lambda *given: _agreement(differences(*given)), *arrays),
         "above",
         log=False,
         main=True,
