@@ -221,6 +221,28 @@ def test_check_cells_directly_follow_a_visible_code_cell_and_quote_the_text(seco
             assert expectations(cell.source), cell.source
 
 
+def names(source, context):
+    """Return the names that a cell reads (ast.Load) or sets (ast.Store); it sets those of its imports, too."""
+    nodes = list(ast.walk(ast.parse(source)))
+    found = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
+    if context is ast.Store:
+        found |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+        found |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return found
+
+
+def test_a_cell_needs_no_name_of_a_check_cell(second):
+    """The export leaves check cells out, and the test of the whole course runs those that check a retraining."""
+    visible, hidden, before = set(), set(), ""
+    for cell in second[1].cells:
+        if cell.cell_type == "code":
+            own = names(cell.source, ast.Store)
+            if not is_check(cell) or "retrain = False" in before:
+                assert not (names(cell.source, ast.Load) - own) & hidden - visible, cell.source
+            (hidden if is_check(cell) else visible).update(own)
+            before = cell.source
+
+
 def test_no_cell_asserts(second):
     _, notebook = second
     for cell in notebook.cells:
