@@ -4,7 +4,7 @@ import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of
 from labkit.evaluation.classical import classical, classical_names
 from labkit.evaluation.coding import Decoded, JpegLadder, code, ready_copy
 from labkit.evaluation.curves import bd_psnr, bd_rate, bd_rate_interval, curve, describe
-from labkit.evaluation.evaluator import evaluate, reconstruct, rounded_losses, surrogate_losses
+from labkit.evaluation.evaluator import evaluate, rounded_losses, surrogate_losses
 from labkit.evaluation.latents import replaced_latents
 from labkit.evaluation.metrics import decibels, ms_ssim, psnr
 from labkit.evaluation.plots import plot
@@ -35,7 +35,6 @@ __all__ = [
     "psnr",
     "read_table",
     "ready_copy",
-    "reconstruct",
     "refine",
     "refine_all",
     "replaced_latents",

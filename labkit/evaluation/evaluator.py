@@ -175,25 +175,6 @@ def surrogate_losses(net: Codec, images: PhotoSet, seed: int = 0) -> list[tuple[
     return losses
 
 
-@torch.no_grad()
-def reconstruct(net: Codec, image: Tensor) -> tuple[Tensor, float]:
-    """Code an image with rounded latents, but without the entropy coder.
-
-    Args:
-        net: A network of labkit or any image model of CompressAI. Its mode, training or evaluation, is restored.
-        image: Image of shape (3, H, W) in [0, 1] of any size. Its sides are padded as in `evaluate`.
-
-    Returns:
-        The reconstruction of shape (3, H, W) in [0, 1] on the device of the network, and the estimated bits per pixel.
-    """
-    training = net.training
-    try:
-        x_hat, bpp = _reconstruct(net.eval(), image.to(device_of(net))[None])
-    finally:
-        net.train(training)
-    return x_hat[0], bpp
-
-
 def _losses(net: Codec, image: Tensor) -> tuple[float, float]:
     """Return bits per pixel and 255² · MSE of one image in the current mode of the network."""
     x = image.to(device_of(net))[None]

@@ -7,24 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 PANELS = {  # module name of each panel: its class
     "toy": "ToyPanel",
-    "codec": "CodecPanel",
     "mismatch": "MismatchPanel",
     "risk": "RiskPanel",
     "annealing": "AnnealingPanel",
     "bound": "BoundPanel",
     "means": "MeansPanel",
-    "tradeoff": "TradeoffPanel",
-    "adoption": "AdoptionPanel",
     "training": "TrainingPanel",
     "coder": "CoderPanel",
 }
 _MODULES = {"Engine": "engine", "Panel": "panel", **{panel: module for module, panel in PANELS.items()}}
 
 if TYPE_CHECKING:
-    from labkit.live.adoption import AdoptionPanel
     from labkit.live.annealing import AnnealingPanel
     from labkit.live.bound import BoundPanel
-    from labkit.live.codec import CodecPanel
     from labkit.live.coder import CoderPanel
     from labkit.live.engine import Engine
     from labkit.live.means import MeansPanel
@@ -32,7 +27,6 @@ if TYPE_CHECKING:
     from labkit.live.panel import Panel
     from labkit.live.risk import RiskPanel
     from labkit.live.toy import ToyPanel
-    from labkit.live.tradeoff import TradeoffPanel
     from labkit.live.training import TrainingPanel
 
 
@@ -44,10 +38,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "PANELS",
-    "AdoptionPanel",
     "AnnealingPanel",
     "BoundPanel",
-    "CodecPanel",
     "CoderPanel",
     "Engine",
     "MeansPanel",
@@ -55,6 +47,5 @@ __all__ = [
     "Panel",
     "RiskPanel",
     "ToyPanel",
-    "TradeoffPanel",
     "TrainingPanel",
 ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import platform
 import random
@@ -24,13 +23,11 @@ import torch
 from tqdm.auto import tqdm
 
 from labkit.disk import write_whole
-from labkit.live.codec import CodecPanel
 from labkit.live.engine import Engine
-from labkit.live.retraining import RetrainingPanel
 from labkit.live.toy import ToyPanel
 from labkit.live.training import TrainingPanel
 
-TrainedPanel = RetrainingPanel | TrainingPanel
+TrainedPanel = ToyPanel | TrainingPanel
 
 STEPS = 10**6  # no run here makes so many steps: each one is superseded or canceled
 FRAMES = 9  # frames of the run whose speed is measured
@@ -40,14 +37,13 @@ TIMES = ("change to first frame, ms", "change in a run to its frame, ms", "cance
 RATES = ("frames, per s", "training steps, per s")
 PANELS: dict[str, Callable[[], TrainedPanel]] = {
     "toy": lambda: ToyPanel(steps=STEPS),
-    "codec": lambda: CodecPanel(steps=STEPS, seconds=math.inf),
     "training": lambda: TrainingPanel(steps=STEPS, seconds=float(STEPS)),
 }
 Frames = list[tuple[float, int, int]]  # time at which the panel had a frame, number of its run, steps so far
 
 
 def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
-    """Print response times and rates of the toy panel, the codec panel and the training panel.
+    """Print response times and rates of the toy panel and the training panel.
 
     Args:
         rounds: Number of rounds to measure.

@@ -15,6 +15,24 @@ function dot(context, x, y, radius) {
   context.arc(x, y, radius, 0, 2 * Math.PI);
 }
 
+function imageOf({ width, height, pixels }) {
+  const image = new OffscreenCanvas(width, height);
+  const rgba = new Uint8ClampedArray(pixels.buffer.slice(pixels.byteOffset, pixels.byteOffset + pixels.byteLength));
+  image.getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
+  return image;
+}
+
+// Sets the text alternative, the captions, and the number of the run that the frame belongs to.
+function describe(frame, canvas, captions) {
+  canvas.setAttribute("aria-label", frame.label);
+  captions.replaceChildren(...frame.captions.map((text) => {
+    const caption = document.createElement("span");
+    caption.textContent = text;
+    return caption;
+  }));
+  canvas.dataset.run = frame.run;
+}
+
 function render({ model, el }) {
   const figure = document.createElement("figure");
   const canvas = document.createElement("canvas");
@@ -37,7 +55,7 @@ function render({ model, el }) {
     const context = canvas.getContext("2d");
     context.scale(scale, scale);
     context.imageSmoothingEnabled = false;
-    context.drawImage(imageOf(frame, frame.pixels), 0, 0, wide, high);
+    context.drawImage(imageOf(frame), 0, 0, wide, high);
 
     const cloud = floats(model.get("cloud"));
     context.fillStyle = CLOUD;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import numpy as np
@@ -16,11 +15,6 @@ from torch import Tensor
 from labkit.statistics import Array
 
 HERE = Path(__file__).parent
-
-
-def script(name: str) -> str:
-    """Return the JavaScript of a widget, preceded by the functions that all widgets with frames share."""
-    return "\n".join((HERE / file).read_text("utf-8") for file in ("frame.js", name))
 
 
 class FrameWidget(anywidget.AnyWidget):
@@ -48,27 +42,6 @@ class FrameWidget(anywidget.AnyWidget):
         """Draw the frame for pages without a browser, on white."""
         raise NotImplementedError
 
-    def _show(self, images: dict[str, Array], **fields: Any) -> None:
-        """Send uint8 images of one size (height, width, 3 or 4) and further fields in one message."""
-        height, width, _ = next(iter(images.values())).shape
-        self.frame = {
-            "width": width,
-            "height": height,
-            **{name: rgba(pixels).tobytes() for name, pixels in images.items()},
-            **fields,
-        }
-
-    def _image(self, name: str) -> Image.Image:
-        return Image.frombytes("RGBA", (self.frame["width"], self.frame["height"]), self.frame[name])
-
-    def _fitted(self, image: Image.Image) -> Image.Image:
-        """The image on white, scaled to the width of the widget."""
-        height = round(self.width * image.height / image.width)
-        image = image.resize((self.width, height), Image.Resampling.NEAREST)
-        still = Image.new("RGBA", image.size, "white")
-        still.alpha_composite(image)
-        return still
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -95,7 +68,7 @@ class Canvas(FrameWidget):
         cloud: Samples in the coordinates of a Picture, of shape (n, 2).
     """
 
-    _esm = script("canvas.js")
+    _esm = HERE / "canvas.js"
 
     cloud = traitlets.Bytes(b"").tag(sync=True)  # float32 x, y, x, y, …
 
@@ -111,19 +84,25 @@ class Canvas(FrameWidget):
             run: Number of the run that the picture belongs to.
         """
         self.picture = picture
-        self._show(
-            {"pixels": picture.pixels},
-            run=run,
-            discs=_bytes(picture.discs),
-            label=picture.label,
-            captions=list(picture.captions),
-        )
+        height, width, _ = picture.pixels.shape
+        self.frame = {
+            "width": width,
+            "height": height,
+            "pixels": rgba(picture.pixels).tobytes(),
+            "discs": _bytes(picture.discs),
+            "run": run,
+            "label": picture.label,
+            "captions": list(picture.captions),
+        }
 
     def still(self) -> Image.Image:
         """Draw the picture for pages without a browser, on white."""
         if self.picture is None:
             return Image.new("RGB", (self.width, self.width), "white")
-        still = self._fitted(self._image("pixels"))
+        image = Image.fromarray(rgba(self.picture.pixels))
+        height = round(self.width * image.height / image.width)
+        still = Image.new("RGBA", (self.width, height), "white")
+        still.alpha_composite(image.resize(still.size, Image.Resampling.NEAREST))
         draw = ImageDraw.Draw(still)
         for x, y in np.frombuffer(self.cloud, np.float32).reshape(-1, 2) * still.size:
             draw.ellipse([x - 1, y - 1, x + 1, y + 1], fill="#aab0ba")

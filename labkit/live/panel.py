@@ -9,8 +9,8 @@ A panel is a view on its engine. It can do the same from Python as in a browser:
     panel.cancel(); panel.history; panel.close()
 
 A subclass defines `job(settings)`, a generator that yields a view after each training step, as `engine` describes, and
-returns a Result. Each view returns a frame, which `draw` puts on the screens. There are two kinds of panels: a canvas
-with a loss chart (`retraining`), and a plot (`plot`).
+returns a Result. Each view returns a frame, which `draw` puts on the screens. A panel with one plot is a
+`plot.PlotPanel`.
 """
 
 from __future__ import annotations

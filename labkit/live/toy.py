@@ -11,12 +11,13 @@ import torch
 from labkit import datasets, networks, schedules, schemes, training
 from labkit.analysis.reference_codes import toy_reference
 from labkit.live.canvas import Canvas, Picture
-from labkit.live.chart import LossChart
-from labkit.live.engine import View
-from labkit.live.panel import Result, Settings, choice, menu
-from labkit.live.retraining import RetrainingPanel, TrainingFrame
+from labkit.live.engine import LiveRun, View
+from labkit.live.lines import Axes, Line
+from labkit.live.panel import Panel, Result, Settings, choice, menu
+from labkit.live.plot import Plot
 from labkit.statistics import Array
 
+TRAINING, TEST = "training", "test, rounded"
 TEMPERATURES = (0.04, 0.06, 0.09, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 LMBDAS = (0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
@@ -56,12 +57,29 @@ class ToyResult(Result):
         )
 
 
-class ToyPanel(RetrainingPanel):
+@dataclass(frozen=True)
+class ToyFrame:
+    """What the panel shows after a step.
+
+    Attributes:
+        losses: Training losses so far, one per step.
+        progress: Completed share of the run, from 0 to 1.
+        text: Short description of the present work for the status line.
+        picture: Picture for the canvas.
+    """
+
+    losses: Array
+    progress: float
+    text: str
+    picture: Picture
+
+
+class ToyPanel(Panel):
     """A transform code of the "banana" source. Every change of a control trains a new one from scratch.
 
     The canvas shows samples, quantization cells and codewords; the area of a codeword's disc is proportional to its
-    share of the samples. The chart shows the training loss and, at its end, the loss of test samples with real
-    rounding.
+    share of the samples. The plot shows the training loss and, at its end, the loss of test samples with real
+    rounding. The curve of the run before stays as a ghost.
 
     Args:
         temperature: Temperature of the scheme, one of TEMPERATURES.
@@ -85,14 +103,20 @@ class ToyPanel(RetrainingPanel):
     ) -> None:
         self._steps, self._seed = steps, seed
         self._test = datasets.banana(4096, generator=torch.Generator().manual_seed(seed + 1_000_000))
+        lines = (
+            Line(TRAINING, ghost=True),
+            Line(TEST, mode="markers", color=0, symbol="diamond", ghost=True),
+        )
+        self.canvas = Canvas(cloud=_to_canvas(self._test[:1500].numpy()))
+        self.plot = Plot([Axes(x="step", y="bits + λ · squared distance", lines=lines, log_y=True)], width=440)
+        self.plot.figure.update_xaxes(rangemode="tozero")
         super().__init__(
             controls={
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
                 "lmbda": choice("tradeoff λ", LMBDAS, lmbda),
                 "scheme": menu("scheme", schemes.names(), scheme),
             },
-            canvas=Canvas(cloud=_to_canvas(self._test[:1500].numpy())),
-            chart=LossChart(width=440, title="bits + λ · squared distance", log=True),
+            screens=[self.canvas, self.plot],
         )
         self.canvas.show(self._draw(self._network(self.settings), _FINE))
 
@@ -101,9 +125,9 @@ class ToyPanel(RetrainingPanel):
         net = self._network(settings)
         losses: list[float] = []
 
-        def view(resolution: int = _COARSE) -> TrainingFrame:
+        def view(resolution: int = _COARSE) -> ToyFrame:
             text = f"step {len(losses)} of {self._steps}"
-            return TrainingFrame(np.array(losses), len(losses) / self._steps, text, self._draw(net, resolution))
+            return ToyFrame(np.array(losses), len(losses) / self._steps, text, self._draw(net, resolution))
 
         for step in training.stream(
             net,
@@ -132,6 +156,31 @@ class ToyPanel(RetrainingPanel):
             excess=float(loss.total) - reference.total,
         )
 
+    @property
+    def losses(self) -> Array:
+        """Training losses that the panel shows."""
+        return self.plot.points(TRAINING)[1]
+
+    def draw(self, frame: ToyFrame, run: LiveRun) -> None:
+        """Show the picture and the losses so far."""
+        self.canvas.show(frame.picture, run.number)
+        self._show_losses(frame.losses)
+
+    def keep_as_ghost(self, run: LiveRun) -> None:
+        """Copy the loss curve into its ghost."""
+        self.finish(run)  # the plot may show a later run that was canceled
+        self.plot.keep_as_ghost()
+
+    def finish(self, run: LiveRun) -> None:
+        """Show all losses and the test loss."""
+        self._show_losses(run.result.losses, run.result.loss)
+        self.plot.settle()
+
+    def _show_losses(self, losses: Array, test_loss: float | None = None) -> None:
+        """Show the training losses, and the loss of the test points once there is one."""
+        end = ([], []) if test_loss is None else ([len(losses)], [test_loss])
+        self.plot.show({TRAINING: (np.arange(1, len(losses) + 1), losses), TEST: end}, _in_words(losses, test_loss))
+
     def _network(self, settings: Settings) -> networks.ToyTransformCode:
         scheme = schemes.get(settings["scheme"], temperature=settings["temperature"])
         return networks.toy_2d(scheme=scheme, seed=self._seed)
@@ -153,6 +202,13 @@ class ToyPanel(RetrainingPanel):
             f"the largest serves {100 * shares.max():.0f}% of the samples.",
             captions=("gray samples, orange codewords, tinted cells",),
         )
+
+
+def _in_words(losses: Array, test_loss: float | None) -> str:
+    if not len(losses):
+        return ""
+    text = f"Training loss over {len(losses)} steps, from {losses[0]:.3g} to {losses[-1]:.3g}"
+    return f"{text}; at its end the rounded test loss, {test_loss:.3g}." if test_loss is not None else f"{text}."
 
 
 def _to_canvas(points: Array) -> Array:

@@ -17,12 +17,14 @@ from labkit.checks import check_name
 from labkit.evaluation import Decoded, JpegLadder
 from labkit.live import training_plot
 from labkit.live.canvas import Canvas, Picture, pixels_of, rgba
-from labkit.live.codec import LMBDAS, TEMPERATURES
 from labkit.live.engine import LiveRun, View
 from labkit.live.lines import Points
 from labkit.live.panel import Frame, Panel, Result, Settings, choice, menu
 from labkit.live.training_plot import JPEG, NOW, PATH, PRETRAINED, START, TRAINING, earlier
 from labkit.statistics import Array
+
+LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
 # Most steps of a run, and seconds after which it ends. A run with its measurements takes one or two seconds longer.
 PLANS = {

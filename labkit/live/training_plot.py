@@ -9,7 +9,6 @@ import numpy as np
 
 from labkit import schemes
 from labkit.evaluation import Decoded
-from labkit.live.chart import trailing_mean
 from labkit.live.lines import Axes, Line, Points
 from labkit.live.plot import Plot
 from labkit.statistics import Array
@@ -87,6 +86,15 @@ def curves(losses: Sequence[float] | Array, steps: Sequence[int], tests: Sequenc
         TRAINING: (np.arange(1, len(losses) + 1), trailing_mean(np.asarray(losses), _WINDOW)),
         TEST: (steps, tests),
     }
+
+
+def trailing_mean(losses: Array, window: int) -> Array:
+    """Average the last `window` values at every step, or all values so far during the first steps."""
+    total = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
+    end = np.arange(1, len(total))
+    begin = np.maximum(0, end - window)
+    means: Array = (total[end] - total[begin]) / (end - begin)
+    return means.astype(np.float32)
 
 
 def schedule(scheme: schemes.Scheme, done: int, steps: int) -> dict[str, Points]:

@@ -23,11 +23,6 @@ PROBE = (Path(__file__).parent / "probe.js").read_text()
 TRIALS = 10
 SLACK = 2  # a median fails beyond this multiple of its target
 TOY = "import labkit as lk\npanel = lk.live.ToyPanel(steps=2000)\npanel"  # long enough to be interrupted
-CODEC = """
-import labkit as lk
-weights = None if lk.networks.pretrained_lmbdas() else lk.networks.mean_scale_hyperprior()
-panel = lk.live.CodecPanel(weights=weights, steps=1000, seconds=60)
-panel"""
 ERROR = """
 import labkit as lk
 from labkit.live import toy
@@ -102,13 +97,6 @@ def toy(lab_server: Lab, browser: Browser):
     panel.page.close()
 
 
-@pytest.fixture(scope="module")
-def codec(lab_server: Lab, browser: Browser):
-    panel = PanelPage(lab_server, browser, "codec.ipynb", CODEC)
-    yield panel
-    panel.page.close()
-
-
 class TooSlow(AssertionError):
     """A median beyond SLACK times its target."""
 
@@ -126,13 +114,12 @@ def twice_if_noisy(test: Callable[..., None]) -> Callable[..., None]:
     return measuring
 
 
-@pytest.fixture(params=["toy", "codec"])
-def panel(request: pytest.FixtureRequest):
-    panel = request.getfixturevalue(request.param)
-    panel.page.bring_to_front()  # browsers slow down background pages
-    yield panel
-    if panel.state() in ("queued", "running"):  # otherwise the run would disturb the next measurement
-        panel.cancel()
+@pytest.fixture
+def panel(toy: PanelPage):
+    toy.page.bring_to_front()  # browsers slow down background pages
+    yield toy
+    if toy.state() in ("queued", "running"):  # otherwise the run would disturb the next measurement
+        toy.cancel()
 
 
 @twice_if_noisy

@@ -78,7 +78,7 @@ def test_the_status_line_shows_state_result_and_previous_run(toy):
     line = toy.status.status
     assert line["result"] == str(second)
     assert line["before"] == f"previous run (τ = 0.5, λ = 5, scheme = stochastic_rounding): {first}"
-    assert np.allclose(toy.chart.ghost, first.losses)
+    assert np.allclose(toy.plot.points("training", ghost=True)[1], first.losses)
 
 
 def test_the_status_line_says_if_the_screens_are_out_of_date(toy):

@@ -1,4 +1,4 @@
-"""Plots, the loss chart and plot panels, tested without a browser."""
+"""Plots and plot panels, tested without a browser."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from labkit.live import plot as live_plot
-from labkit.live.chart import trailing_mean
 from labkit.live.panel import Result, choice, switch
+from labkit.live.training_plot import trailing_mean
 
 PATIENCE = 20  # seconds after which a waiting test fails
 
 
-def test_a_chart_can_show_the_mean_of_the_last_steps():
+def test_a_plot_can_show_the_mean_of_the_last_steps():
     assert trailing_mean(np.array([4.0, 2.0, 0.0, 1.0]), 2).tolist() == [4.0, 3.0, 1.0, 0.5]
     assert len(trailing_mean(np.array([]), 2)) == 0
 
