@@ -280,23 +280,6 @@ def check_quantiles(model: Any) -> None:
                 )
 
 
-def build_missing_tables(model: Any) -> None:
-    """Build the coder tables that a model lacks.
-
-    Args:
-        model: Any model of CompressAI.
-
-    Raises:
-        ValueError: If the quantiles would make the tables too large.
-    """
-    from compressai.entropy_models import EntropyBottleneck
-
-    for module in model.modules():
-        if isinstance(module, EntropyBottleneck) and not module._offset.numel():
-            check_quantiles(module)
-    model.update()
-
-
 class BottleneckCoding:
     """Base that comes before CompressAI's EntropyBottleneck: the same tables and strings, with less memory."""
 

@@ -17,9 +17,9 @@ from labkit.datasets import PhotoSet
 from labkit.diagnosis import rates, tables
 from labkit.diagnosis.findings import SEVERITIES, Finding, judged
 from labkit.diagnosis.passes import ImagePass, code, forward
-from labkit.diagnosis.pictures import densities, latent_maps
 from labkit.diagnosis.report import Diagnosis, bits_table, channels_of
 from labkit.diagnosis.reproducibility import not_reproducible
+from labkit.evaluation import bitstream
 from labkit.fixed_point import NotCodable
 from labkit.networks import CheckpointKeys
 from labkit.progress import progress_bar
@@ -83,7 +83,7 @@ def diagnose(
     broken = _not_finite(coder, network_input(coder, images[0]).to(device_of(coder))) or tables.diverged(coder)
     if broken:
         return Diagnosis(network, [*broken, *findings], {}, {}, len(names))
-    tables.build_missing(coder)
+    bitstream.build_missing_tables(coder)
     passes = []
     with torch.random.fork_rng():
         for index in progress_bar(range(len(names)), unit="image", progress=progress):
@@ -104,8 +104,9 @@ def diagnose(
     findings += not_reproducible(coder, passes, old_processor)
     findings.sort(key=lambda each: SEVERITIES.index(each.severity))
     losses = _losses(passes, lmbda) if lmbda is not None else None
-    pictures = tuple(densities(coder, [images[0]])), latent_maps(coder, images[0])
-    return Diagnosis(network, findings, bits_table(passes), channels_of(passes), len(names), lmbda, losses, *pictures)
+    return Diagnosis(
+        network, findings, bits_table(passes), channels_of(passes), len(names), lmbda, losses, coder, images[0]
+    )
 
 
 _TRAIN = "Train again with a lower learning rate or with gradients clipped, from weights that are finite."

@@ -8,9 +8,11 @@ import textwrap
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, nn
+
 from labkit.diagnosis.findings import KINDS, SEVERITIES, Finding
 from labkit.diagnosis.passes import ImagePass
-from labkit.diagnosis.pictures import Density, LatentMaps
+from labkit.diagnosis.pictures import densities, latent_maps
 from labkit.diagnosis.rates import bits_per_channel
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ class Diagnosis:
         images: Number of images.
         lmbda: Weight of the distortion for the losses, or None.
         losses: Rate plus λ · distortion in training and with rounding; None without λ.
-        densities: Learned densities and latents of some channels, for a picture.
-        maps: Maps of the first image, for a picture; None without a Gaussian entropy model.
+        codec: Copy of the codec with coder tables, for the pictures; None if it cannot run.
+        image: First image, for the pictures.
     """
 
     network: str
@@ -40,8 +42,8 @@ class Diagnosis:
     images: int
     lmbda: float | None = None
     losses: dict[str, float] | None = None
-    densities: tuple[Density, ...] = ()
-    maps: LatentMaps | None = None
+    codec: nn.Module | None = None
+    image: Tensor | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.count(each)} {each}s" for each in SEVERITIES)
@@ -74,17 +76,20 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Return all but the pictures as a dictionary that JSON can hold, with the thresholds of the findings."""
         kinds = {name: kind._asdict() for name, kind in KINDS.items()}
-        values = asdict(replace(self, densities=(), maps=None))
-        del values["densities"], values["maps"]
+        values = asdict(replace(self, codec=None, image=None))
+        del values["codec"], values["image"]
         return {**values, "kinds": kinds}
 
     def figures(self) -> list[Figure]:
         """Return pictures of the codec: bits per channel, learned densities, and maps of one image."""
         from labkit.diagnosis import plots
 
-        figures = [plots.channel_bits(self.channels)] if self.channels else []
-        figures += [plots.densities(self.densities)] if self.densities else []
-        return figures + ([plots.latent_maps(self.maps)] if self.maps else [])
+        if self.codec is None or self.image is None:
+            return []
+        channels, maps = densities(self.codec, [self.image]), latent_maps(self.codec, self.image)
+        figures = [plots.channel_bits(self.channels)]
+        figures += [plots.densities(channels)] if channels else []
+        return figures + ([plots.latent_maps(maps)] if maps else [])
 
     def to_html(self) -> str:
         """Return a page with the findings, the bits and the figures, which needs no network."""

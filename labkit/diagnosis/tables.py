@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
-from compressai.models import CompressionModel
 from torch import nn
 
-from labkit import entropy, rans
+from labkit import rans
 from labkit.diagnosis.findings import Finding, judged
 from labkit.diagnosis.passes import ImagePass
 from labkit.evaluation import bitstream
@@ -59,22 +58,6 @@ _DIVERGED = "Use a lower learning rate for the auxiliary loss."
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def build_missing(model: nn.Module) -> None:
-    """Give a model the coder tables that it lacks.
-
-    Args:
-        model: A model whose quantiles have not diverged.
-    """
-    missing: list[Any] = [module for _, module in entropy_models(model) if not module._quantized_cdf.numel()]
-    if missing and isinstance(model, CompressionModel):
-        model.update()
-    for module in missing:  # a model may lack `update`, or have one that forgets an entropy model
-        if isinstance(module, EntropyBottleneck):
-            module.update()
-        elif not module._quantized_cdf.numel():
-            module.update_scale_table(entropy.scale_table(float(module.lower_bound_scale.bound)), force=True)
 
 
 def stale_tables(model: nn.Module, passes: list[ImagePass]) -> list[Finding]:

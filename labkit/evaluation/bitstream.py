@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.models import CompressionModel
 from torch import Tensor, nn
+
+from labkit import entropy, rans
 
 _STATE, _LOWEST = 64, 31  # CompressAI's rANS coder: bits of its state, and log₂ of the state's smallest value
 _DIGIT = 4  # bits of one digit of an escaped value; one more such number before it counts the digits
@@ -97,6 +100,28 @@ class Recording:
         tables = sum(table_bits(call.model, call.symbols, call.indexes) for call in calls)
         flush = sum(map(flush_bits, strings))
         return Split(real, estimate, tables - estimate, real - tables - flush, flush)
+
+
+def build_missing_tables(model: nn.Module) -> None:
+    """Build the coder tables that a model lacks.
+
+    Args:
+        model: Any model with CompressAI's entropy models. It may lack `update`, or have one that forgets some of them.
+
+    Raises:
+        ValueError: If the quantiles would make the tables too large.
+    """
+    models: list[Any] = [module for module in model.modules() if isinstance(module, EntropyModel)]
+    missing = [module for module in models if not module._quantized_cdf.numel()]
+    for module in missing:
+        rans.check_quantiles(module)
+    if missing and isinstance(model, CompressionModel):
+        model.update()
+    for module in missing:
+        if isinstance(module, EntropyBottleneck):
+            module.update()
+        elif not module._quantized_cdf.numel():
+            module.update_scale_table(entropy.scale_table(float(module.lower_bound_scale.bound)), force=True)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit import entropy, fixed_point, rans
-from labkit.evaluation import metrics
+from labkit import entropy, fixed_point
+from labkit.evaluation import bitstream, metrics
 from labkit.evaluation.classical import decode, encode, pixels_of
 from labkit.evaluation.evaluator import pad
 from labkit.networks import Codec
@@ -63,7 +63,7 @@ def code(net: Codec, image: Tensor) -> Decoded:
         net: A network of labkit or any image model of CompressAI, in evaluation mode. Missing coder tables are built.
         image: Image of shape (3, H, W) in [0, 1] of any size, which is rounded to 8 bits.
     """
-    rans.build_missing_tables(net)
+    bitstream.build_missing_tables(net)
     x = metrics.eight_bits(image.to(device_of(net)))[None]
     padded, unpadding = pad(x, getattr(net, "downsampling_factor", 64))
     coded = fixed_point.compress(net, padded)

@@ -14,7 +14,7 @@ from compressai.ops import compute_padding
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit import __version__, entropy, fixed_point, rans
+from labkit import __version__, entropy, fixed_point
 from labkit.datasets import PhotoSet
 from labkit.evaluation import bitstream, metrics
 from labkit.evaluation.report import Report
@@ -69,7 +69,7 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
     share = progress_bar(range(rank, len(names), count), unit="image", progress=shown)
     try:
         net.eval()
-        rans.build_missing_tables(net)
+        bitstream.build_missing_tables(net)
         with _deterministic():
             rows = [{"name": names[i], **_measure(net, images[i])} for i in share]
     finally:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit import defaults, entropy, fixed_point, rans, schedules, schemes, surrogates
+from labkit import defaults, entropy, fixed_point, schedules, schemes, surrogates
 from labkit.checks import check_at_least, check_positive
 from labkit.datasets import PhotoSet
-from labkit.evaluation import metrics
+from labkit.evaluation import bitstream, metrics
 from labkit.evaluation.evaluator import pad
 from labkit.evaluation.latents import Latents, replaced_latents, transforms_of
 from labkit.evaluation.tables import save_table
@@ -214,7 +214,7 @@ def refine(
         for parameter in net.parameters():
             parameter.requires_grad_(False)
         net.eval()
-        rans.build_missing_tables(net)
+        bitstream.build_missing_tables(net)
         start = problem.start()
         before = problem.code(start)
         _put_everywhere(net, surrogate)
