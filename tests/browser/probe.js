@@ -1,5 +1,5 @@
 // Records what a person at the screen sees, and when. Nothing here asks the kernel: the state comes from the page, and a
-// plot has changed if its pixels (canvas) or its paths (plotly) have changed.
+// plot has changed if its pixels (canvas), its elements (sketch) or its paths (plotly) have changed.
 
 window.probe = {
   events: [], // {at, what, run, state} in the order of the page; tests empty this list
@@ -7,6 +7,7 @@ window.probe = {
   watch(panel) {
     const status = panel.querySelector(".labkit-status");
     const canvas = panel.querySelector(".labkit-canvas canvas");
+    const sketch = panel.querySelector(".labkit-sketch");
     const plot = panel.querySelector(".js-plotly-plot");
     const note = (what, element) =>
       this.events.push({ at: performance.now(), what, run: Number(element.dataset.run), state: status.dataset.state });
@@ -16,16 +17,17 @@ window.probe = {
     panel.addEventListener("keydown", () => note("key", status), true);
     panel.addEventListener("click", () => note("click", status), true);
 
-    if (canvas) {
-      let pixels = fingerprint(canvas);
-      observe(canvas, ["data-run"], () => {
-        note("drawn", canvas); // every drawing sets the run, even if no pixel changes
-        const now = fingerprint(canvas);
-        if (now !== pixels) {
-          note("picture", canvas);
-          note("change", canvas);
+    for (const [picture, look] of [[canvas, fingerprint], [sketch, (element) => element.innerHTML]]) {
+      if (!picture) continue;
+      let before = look(picture);
+      observe(picture, ["data-run"], () => {
+        note("drawn", picture); // every drawing sets the run, even if no pixel changes
+        const now = look(picture);
+        if (now !== before) {
+          note("picture", picture);
+          note("change", picture);
         }
-        pixels = now;
+        before = now;
       });
     }
     if (plot) {

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PANELS = {
     "toy": "ToyPanel()",
+    "coder": "CoderPanel(step=2)",
     "mismatch": "MismatchPanel()",
     "risk": "RiskPanel()",
     "annealing": "AnnealingPanel()",
@@ -112,7 +113,7 @@ def test_the_last_of_five_quick_moves_counts(panel: PanelPage):
     last_drawn = [event for event in panel.events() if event["what"] == "drawn"][-1:]
     assert all(event["run"] == run for event in last_drawn)
     readout = panel.page.locator(".labkit-panel .widget-readout").first.inner_text()
-    first_value = next(value for value in shown.values() if isinstance(value, float))
+    first_value = next(value for value in shown.values() if isinstance(value, int | float))
     assert float(readout) == pytest.approx(first_value)
 
 

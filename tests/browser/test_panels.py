@@ -46,7 +46,9 @@ class PanelPage:
         self.page: Page = lab.open(browser, lab.write(name, code))
         run_all(self.page)
         self.page.wait_for_selector(".labkit-status", timeout=60_000)
-        self.page.wait_for_selector(".js-plotly-plot .scatterlayer", state="attached", timeout=120_000)
+        self.page.wait_for_selector(
+            ".js-plotly-plot .scatterlayer, .labkit-sketch svg", state="attached", timeout=120_000
+        )
         self.page.evaluate(PROBE)
 
     def press(self, key: str = "ArrowRight", slider: int = 0) -> dict:
