@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,24 +25,14 @@ def bench() -> None:
 @click.option("--steps", type=click.IntRange(1), default=8, help="Number of steps of each variant per round.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Number of seeds; each one starts all variants again.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the figures.  [default: none]")
-def bench_train(
-    network: str,
-    size: str,
-    batch_size: int,
-    crop: int,
-    device: str,
-    rounds: int,
-    steps: int,
-    seeds: int,
-    out: Path | None,
-) -> None:
+def bench_train(rounds: int, steps: int, seeds: int, out: Path | None, **fields: Any) -> None:
     """Compare the speed of labkit's training with the training loop in CompressAI's documentation.
 
     All variants start from the same weights, and the table shows the loss that each one reaches.
     """
     from labkit.training import bench as benchmark
 
-    task = benchmark.Task(network, size, batch_size, crop, device)
+    task = benchmark.Task(**fields)
     task.net()  # refuses an unknown name or size before the measurement starts
     benchmark.print_table(task, rounds, steps, seeds, out)
 

@@ -241,8 +241,6 @@ def _resampled_means(values: Array, indices: Array, metric: str) -> Array:
 
 
 def _bd(anchor: Curve, test: Curve, metric: str, function: str) -> float:
-    import bjontegaard  # it imports Matplotlib
-
     images = None
     checked = []
     for points, role in ((anchor, "anchor"), (test, "test")):
@@ -264,11 +262,14 @@ def _bd(anchor: Curve, test: Curve, metric: str, function: str) -> float:
         _check_overlap(qualities, test_qualities, lambda value: value, "qualities")
     else:
         _check_overlap(rates, test_rates, np.log10, "rates")
-    return float(
-        getattr(bjontegaard, function)(
-            rates, qualities, test_rates, test_qualities, METHOD, require_matching_points=False, min_overlap=0
-        )
-    )
+    return _bjontegaard(function, rates, qualities, test_rates, test_qualities)
+
+
+def _bjontegaard(function: str, *curves: Array) -> float:
+    import bjontegaard  # it imports Matplotlib
+
+    call = getattr(bjontegaard, function)
+    return float(call(*curves, METHOD, require_matching_points=False, min_overlap=0))
 
 
 def _rising(rates: Array, qualities: Array, labels: list[str], role: str) -> tuple[Array, Array]:
@@ -308,22 +309,11 @@ def _check_overlap(anchor: Array, test: Array, scale: Callable[[Any], Any], quan
 
 def _resampled_bd_rate(rates: Array, qualities: Array, test_rates: Array, test_qualities: Array) -> float:
     """Return the BD-rate of one resample, with its points sorted by quality; NaN if it does not exist."""
-    import bjontegaard
-
     order, test_order = np.argsort(qualities), np.argsort(test_qualities)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about curves that do not overlap, whose BD-rate is NaN
         try:
-            return float(
-                bjontegaard.bd_rate(
-                    rates[order],
-                    qualities[order],
-                    test_rates[test_order],
-                    test_qualities[test_order],
-                    METHOD,
-                    require_matching_points=False,
-                    min_overlap=0,
-                )
-            )
+            points = rates[order], qualities[order], test_rates[test_order], test_qualities[test_order]
+            return _bjontegaard("bd_rate", *points)
         except ValueError:  # two points have the same quality
             return math.nan

@@ -71,39 +71,14 @@ class ToyTransformCode(CodecBase, nn.Module):
         Raises:
             ValueError: If the dimension is not 2.
         """
-        self._check_dimension(2, "cells")
+        if self.dimension != 2:
+            raise ValueError(f"cells needs a code of dimension 2, this one has dimension {self.dimension}")
         x0, x1, y0, y1 = extent
         xs, ys = torch.linspace(x0, x1, resolution), torch.linspace(y0, y1, resolution)
         grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
         _, label = torch.unique(self.symbols(grid), dim=0, return_inverse=True)
         labels: Array = label.reshape(resolution, resolution).to(torch.int32).numpy()
         return labels
-
-    @torch.no_grad()
-    def intervals(self, extent: tuple[float, float], resolution: int = 4096) -> tuple[Array, Array]:
-        """Return the decision boundaries and the codewords of a one-dimensional code.
-
-        Args:
-            extent: Limits x0 and x1 of the search.
-            resolution: Number of points searched. Intervals narrower than their distance may be missed.
-
-        Returns:
-            k − 1 boundaries and k codewords in ascending order of x, float32.
-
-        Raises:
-            ValueError: If the dimension is not 1.
-        """
-        self._check_dimension(1, "intervals")
-        grid = torch.linspace(*extent, resolution)[:, None]
-        symbols = self.symbols(grid)
-        last = (symbols[1:] != symbols[:-1]).any(1).nonzero()[:, 0]  # the last point of each interval but one
-        left, right = grid[last], grid[last + 1]
-        for _ in range(24):
-            middle = (left + right) / 2
-            before = (self.symbols(middle) == symbols[last]).all(1, keepdim=True)
-            left, right = torch.where(before, middle, left), torch.where(before, right, middle)
-        coded = torch.cat([symbols[:1], symbols[last + 1]])
-        return left[:, 0].numpy(), self.g_s(coded + self._medians())[:, 0].numpy()
 
     @torch.no_grad()
     def codewords(self, x: Tensor) -> tuple[Array, Array]:
@@ -118,10 +93,6 @@ class ToyTransformCode(CodecBase, nn.Module):
         symbols, counts = torch.unique(self.symbols(x), dim=0, return_counts=True)
         points = self.g_s(symbols + self._medians())
         return points.numpy(), (counts / len(x)).float().numpy()
-
-    def _check_dimension(self, dimension: int, method: str) -> None:
-        if self.dimension != dimension:
-            raise ValueError(f"{method} needs a code of dimension {dimension}, this one has dimension {self.dimension}")
 
     def _medians(self) -> Tensor:
         medians: Tensor = self.entropy_bottleneck._get_medians()[:, 0, 0].detach()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 
 from labkit.networks import Codec
@@ -16,9 +15,7 @@ BATCH_SIZE = 2  # within a few seconds, many small steps lower the loss further 
 LEARNING_RATE = cosine(1e-4, 1e-5)  # low, because the weights are trained already
 
 
-def fine_tune(
-    net: Codec, images: Images, *, lmbda: float, steps: int, seed: int, deadline: float = math.inf
-) -> Iterator[float]:
+def fine_tune(net: Codec, images: Images, *, lmbda: float, steps: int, seed: int) -> Iterator[float]:
     """Train a trained codec in place for another λ, one step for each loss that is read from this generator.
 
     A network that is `scalable` first has its latents scaled by √(λ/λ₀), where λ₀ is the λ of its weights. At high
@@ -30,7 +27,6 @@ def fine_tune(
         lmbda: New weight of the distortion, on CompressAI's scale.
         steps: Number of optimizer steps.
         seed: Seed for crops and noise.
-        deadline: Value of `time.perf_counter()` at which training ends early.
 
     Yields:
         The training loss of each step.
@@ -51,5 +47,3 @@ def fine_tune(
         precision="float32",
     ):
         yield step.loss
-        if time.perf_counter() > deadline:
-            break

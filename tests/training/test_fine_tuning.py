@@ -20,9 +20,3 @@ def test_latents_are_scaled_if_the_network_is_scalable_and_knows_its_lmbda(kind,
         assert list(lk.training.fine_tune(net, None, lmbda=lmbda, steps=3, seed=5)) == []
     assert torch.allclose(next(net.g_s.parameters()), before / gain)
     assert [(call["lmbda"], call["steps"], call["seed"]) for call in calls] == [(0.01, 3, 5), (0.04, 3, 5)]
-
-
-def test_training_stops_after_the_step_that_exceeds_the_deadline():
-    net = lk.networks.factorized_prior("tiny")
-    losses = lk.training.fine_tune(net, lk.datasets.photos("train")[:1], lmbda=0.01, steps=3, seed=0, deadline=0.0)
-    assert len(list(losses)) == 1

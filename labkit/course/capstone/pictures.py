@@ -41,9 +41,8 @@ def _describe(content: dict[str, Any]) -> str:
     size, other, quality, jpeg = content["sizes"]
     points = "; ".join(f"{bpp:.3f} bpp, {value:.2f} dB" for bpp, value in content["points"])
     return (
-        f"Your reconstruction has {size:,.0f} bytes and {quality:.2f} dB; JPEG has {other:,.0f} bytes and "
-        f"{jpeg:.2f} dB. Your "
-        f"codec: {points}."
+        f"Your reconstruction has {size:,.0f} bytes and {quality:.2f} dB; JPEG has {other:,.0f} bytes and {jpeg:.2f} "
+        f"dB. Your codec: {points}."
     )
 
 

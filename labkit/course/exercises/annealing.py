@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ import labkit as lk
 from labkit import surrogates
 from labkit.analysis import ScalarCode, mismatch, sources
 from labkit.analysis.scalar_training import best_code
-from labkit.course.exercises.base import Exercise, Numbers
+from labkit.course.exercises.base import Exercise, Numbers, value_and_gradient
 from labkit.statistics import Array
 
 TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)  # of the panel's slider
@@ -104,15 +102,6 @@ def _latents(seed: int) -> tuple[Tensor, float, Tensor]:
     y = rng.uniform(-3, 3, 80)
     away = np.abs(np.abs(y - np.floor(y) - 0.5) - temperature / 2) > 0.01
     return torch.from_numpy(y[away]), temperature, torch.from_numpy(rng.uniform(-0.5, 0.5, int(away.sum())))
-
-
-def _value_and_gradient(answer: Callable[..., Any], y: Tensor, temperature: float, u: Tensor) -> Tensor:
-    leaf = y.clone().requires_grad_()
-    value = answer(leaf, temperature, u)
-    if not isinstance(value, Tensor) or value.shape != y.shape:
-        raise ValueError("return a tensor with the shape of y")
-    gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(y)
-    return torch.stack([value.detach(), gradient])
 
 
 def _difference_of_the_mean(y: Tensor, temperature: float, u: Tensor) -> Array:
@@ -217,7 +206,7 @@ EXERCISES = (
         answer=anneal,
         cases=_latents,
         oracle=_difference_of_the_mean,
-        probe=_value_and_gradient,
+        probe=lambda answer, y, *rest: value_and_gradient(lambda leaf: answer(leaf, *rest), y),
         misconceptions={
             _slope_one: "The value is right, but this declares the slope 1. The mean of ỹ is level inside a cell.",
             _steep_everywhere: "The slope 1/τ holds only near a boundary. Elsewhere no u changes the integer.",

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labkit.course import record
 from labkit.course.cards import Card, code, fold, number
 from labkit.statistics import Array
+
+if TYPE_CHECKING:
+    import torch
 
 SEEDS = (0, 1, 2)
 NOT_ATTEMPTED, PASSED, FAILED = "not attempted", "passed", "failed"
@@ -59,6 +62,18 @@ def _call(answer: Answer, *arguments: Any) -> Numbers:
 
 def _no_arguments(seed: int) -> tuple[Any, ...]:
     return ()
+
+
+def value_and_gradient(quantize: Callable[[torch.Tensor], Any], y: torch.Tensor) -> torch.Tensor:
+    """Return the values of a function of a latent, and the gradient of their sum, as two rows."""
+    import torch
+
+    leaf = y.clone().requires_grad_()
+    value = quantize(leaf)
+    if not isinstance(value, torch.Tensor) or value.shape != y.shape:
+        raise ValueError("return a tensor with the shape of y")
+    gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(y)
+    return torch.stack([value.detach(), gradient])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 import labkit as lk
 from labkit import surrogates
 from labkit.analysis import exact_gradient, gaussian_bits, worked_example
-from labkit.course.exercises.base import Exercise, Numbers
+from labkit.course.exercises.base import Exercise, Numbers, value_and_gradient
 from labkit.statistics import Array
 
 Loss = Callable[[Array, Array, float], Any]  # of symbols, samples and a gain
@@ -195,15 +195,6 @@ def _rates(seed: int) -> tuple[Bits, Tensor, Tensor]:
     return bits, y, torch.rand(40, dtype=torch.float64, generator=generator) - 0.5
 
 
-def _value_and_gradient(answer: Callable[..., Any], bits: Bits, y: Tensor, u: Tensor) -> Tensor:
-    leaf = y.clone().requires_grad_()
-    value = answer(bits, leaf, u)
-    if not isinstance(value, Tensor) or value.shape != y.shape:
-        raise ValueError("return a tensor with the shape of y")
-    gradient = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(y)
-    return torch.stack([value.detach(), gradient])
-
-
 def _mean_over_many_draws(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
     """Average central differences of the bits over noise that fills its interval evenly."""
     draws = (torch.arange(500, dtype=torch.float64) + 0.5) / 500 - 0.5
@@ -342,7 +333,7 @@ EXERCISES = (
         answer=expected_rate,
         cases=_rates,
         oracle=_mean_over_many_draws,
-        probe=_value_and_gradient,
+        probe=lambda answer, bits, y, u: value_and_gradient(lambda leaf: answer(bits, leaf, u), y),
         misconceptions={
             _sampled_derivative: "The value is right, but this is the derivative at the drawn u. Return its mean over "
             "all u.",

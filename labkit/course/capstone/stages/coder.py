@@ -92,8 +92,7 @@ def _check_table(table: Any, masses: Array) -> list[int]:
     require(
         frequencies.min() >= 1,
         "A symbol has the frequency 0, so it cannot be coded. Every frequency must be at least 1, also where the "
-        "probability "
-        "rounds to 0.",
+        "probability rounds to 0.",
     )
     ideal = masses / masses.sum() * TOTAL
     require(
@@ -140,9 +139,8 @@ def _check_stream(codec: Any, symbols: list[int], indexes: list[int], tables: Ta
     overhead = 8 * len(data) - ideal
     require(
         overhead <= 64 + 0.001 * ideal,
-        f"The stream has {8 * len(data)} bits for {ideal:.0f} bits of information. At most 64 bits and 0.1% more "
-        f"are allowed: "
-        "shift by bytes only while size < 2²⁴, and do not round size down to multiples of 65,536.",
+        f"The stream has {8 * len(data)} bits for {ideal:.0f} bits of information. At most 64 bits and 0.1% more are "
+        "allowed: shift by bytes only while size < 2²⁴, and do not round size down to multiples of 65,536.",
     )
     try:
         own = codec.decode(data, indexes, tables)
@@ -183,8 +181,7 @@ def _check_damage(codec: Any, tables: Tables, rng: np.random.Generator) -> None:
             ) from error
         raise Wrong(
             f"decode accepts a stream that is {name}. A stream is valid if `encode` writes it for these symbols: "
-            f"encode them "
-            "again, and raise ValueError if the bytes differ."
+            "encode them again, and raise ValueError if the bytes differ."
         )
     for position in range(0, len(data), 7):
         flipped = bytearray(data)

@@ -46,9 +46,8 @@ def check(codec: Any, work: Any) -> Result:
     work.limit(
         "stage 8: BD-rate",
         saved,
-        "Does training go on from the rescaled codec, without a new start, with its own cosine? Are the files "
-        "larger than "
-        "estimated (stage 7)?",
+        "Does training go on from the rescaled codec, without a new start, with its own cosine? Are the files larger "
+        "than estimated (stage 7)?",
     )
     assert shown is not None
     described = ", ".join(f"{bpp:.3f} bpp {quality:.2f} dB (JPEG {jpeg.psnr_at(bpp):.2f})" for bpp, quality in curve)
@@ -117,9 +116,8 @@ def check_ablation(codec: Any) -> str:
     for name, losses in (("noise", with_noise), ("straight_through", with_rounding)):
         if losses.min() < best - 0.03:
             raise Wrong(
-                f"With {name} the toy reaches {losses.min():.3f}, less than any uniform quantizer can ({best:.3f}). "
-                f"Is the loss "
-                "that of rounded latents on fresh samples, in bits plus 4 times the squared error?"
+                f"With {name} the toy reaches {losses.min():.3f}, less than any uniform quantizer can ({best:.3f}). Is "
+                "the loss that of rounded latents on fresh samples, in bits plus 4 times the squared error?"
             )
         if losses.max() > 1.15 * best:
             raise Wrong(
@@ -130,9 +128,8 @@ def check_ablation(codec: Any) -> str:
         again = codec.toy_loss(getattr(codec, name), seed)
         require(
             abs(again - losses[seed]) < 1e-6,
-            f"toy_loss({name}, {seed}) gives {again:.5f} now and {losses[seed]:.5f} in the table. A run must depend "
-            f"on its "
-            "seed alone, or nothing is paired.",
+            f"toy_loss({name}, {seed}) gives {again:.5f} now and {losses[seed]:.5f} in the table. A run must depend on "
+            "its seed alone, or nothing is paired.",
         )
     mean, low, high = codec.paired(with_noise.tolist(), with_rounding.tolist())
     if low <= 0 <= high:

@@ -42,8 +42,7 @@ def check(codec: Any, work: Any) -> Result:
     require(
         abs(gap) <= 2,
         f"The files have {gap:+.1f}% more bits than estimated; at most 2% are expected. Which part of the ledger is "
-        f"too "
-        f"large? Header {ledger[0]:.0f}, z {ledger[1]:.0f}, y {ledger[2]:.0f}, checksum {ledger[3]:.0f} bytes.",
+        f"too large? Header {ledger[0]:.0f}, z {ledger[1]:.0f}, y {ledger[2]:.0f}, checksum {ledger[3]:.0f} bytes.",
     )
     return Result(
         f"Mean file: header {ledger[0]:.0f}, z {ledger[1]:.0f}, y {ledger[2]:.0f}, checksum {ledger[3]:.0f} bytes, "
@@ -74,16 +73,14 @@ def check_fixed_point(codec: Any, net: Any, photo: Array) -> None:
             raise Wrong("fixed_point returns μ in whole steps. Return it in units of 1/256: 256 μ, rounded.")
         raise Wrong(
             f"μ of fixed_point is off by {np.median(abs(answer[0] / 256 - mu)):.3f} (median) from h_s in float; "
-            f"expected "
-            "less than 0.02. Are weights, biases and hidden values in the units of the text?"
+            "expected less than 0.02. Are weights, biases and hidden values in the units of the text?"
         )
     expected = np.clip(np.rint((log_sigma - LOG_MIN) / LOG_STEP), 0, 63)
     difference = answer[1] - expected
     require(
         abs(difference).max() <= 2 and np.mean(difference == 0) > 0.9,
-        f"Levels of fixed_point differ from ⌊(log σ − log 0.11)/Δ⌉, clipped to 0 … 63, in "
-        f"{100 * np.mean(difference != 0):.0f}% "
-        "of the latents.",
+        "Levels of fixed_point differ from ⌊(log σ − log 0.11)/Δ⌉, clipped to 0 … 63, in "
+        f"{100 * np.mean(difference != 0):.0f}% of the latents.",
     )
     part = codec.fixed_point(net, np.ascontiguousarray(whole[:, 1:3, 2:4]))
     for values, of_part in zip(answer, part, strict=True):
@@ -100,9 +97,8 @@ def check_ledger(codec: Any, net: Any, photo: Array, data: bytes) -> tuple[int, 
     magic, height, width, length = struct.unpack(">2sHHI", data[:HEADER])
     require(
         magic == b"MC" and (height, width) == photo.shape[:2],
-        f"The header must be b'MC', height, width (2 bytes each) and the length of z's stream (4 bytes), "
-        f"big-endian; got "
-        f"{magic!r}, {height}, {width} for an image of {photo.shape[0]}×{photo.shape[1]} pixels.",
+        "The header must be b'MC', height, width (2 bytes each) and the length of z's stream (4 bytes), big-endian; "
+        f"got {magic!r}, {height}, {width} for an image of {photo.shape[0]}×{photo.shape[1]} pixels.",
     )
     require(
         HEADER + length <= len(data) - CHECKSUM,

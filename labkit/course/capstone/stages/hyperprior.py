@@ -44,9 +44,8 @@ def check(codec: Any, work: Any) -> Result:
     work.limit(
         "stage 6: loss",
         loss,
-        "Compare with the recipe in the text: the start of h_s (means and log σ of the channels in its bias), "
-        "rounded z for "
-        "h_s, noise for both rates. It must be better than the codec of stage 4.",
+        "Compare with the recipe in the text: the start of h_s (means and log σ of the channels in its bias), rounded "
+        "z for h_s, noise for both rates. It must be better than the codec of stage 4.",
     )
     jpeg = Jpeg(work.test_photos)
     sizes = [bpp * photo[..., 0].size / 8 for bpp, photo in zip(points[:, 0], work.test_photos, strict=True)]
@@ -108,15 +107,13 @@ def _check_bound(lower_bound: Any) -> None:
         raise Wrong("Above the bound lower_bound must pass every gradient unchanged.")
     if raises[:2] == [0, 0]:
         raise Wrong(
-            "Below the bound lower_bound passes no gradient, like torch.clamp: a σ that falls below never comes "
-            "back. A "
-            "gradient that raises x must pass: a negative one, since descent subtracts it."
+            "Below the bound lower_bound passes no gradient, like torch.clamp: a σ that falls below never comes back. "
+            "A gradient that raises x must pass: a negative one, since descent subtracts it."
         )
     if lowers[:2] != [0, 0]:
         raise Wrong(
-            "Below the bound lower_bound also passes gradients that lower x, so σ sinks ever deeper without an "
-            "effect. Pass "
-            "only negative ones."
+            "Below the bound lower_bound also passes gradients that lower x, so σ sinks ever deeper without an effect. "
+            "Pass only negative ones."
         )
     require(raises[:2] == [-1, -1], f"Below the bound a gradient of −1 must arrive as −1, got {raises[0]:g}.")
 

@@ -56,9 +56,8 @@ def check(codec: Any, work: Any) -> Result:
     work.limit(
         "stage 4: loss",
         loss,
-        "Compare with the recipe in the text: learning rates per group, the cosine to 0, the start of the prior and "
-        "of W₁, "
-        "and crops of which half have permuted colors.",
+        "Compare with the recipe in the text: learning rates per group, the cosine to 0, the start of the prior and of "
+        "W₁, and crops of which half have permuted colors.",
     )
     jpeg = Jpeg(work.test_photos)
     sizes = [bpp * photo[..., 0].size / 8 for bpp, photo in zip(points[:, 0], work.test_photos, strict=True)]
@@ -102,14 +101,12 @@ def check_training(net: Any, x: torch.Tensor) -> None:
     if not close(read, np.rint(y), 1e-4):
         raise Wrong(
             "In training g_s must read rounded latents (straight-through), as the decoder does. With noise there it "
-            "learns "
-            "to blur errors that the decoder never sees."
+            "learns to blur errors that the decoder never sees."
         )
     if close(array(likelihoods[0], "the likelihood"), array(again[0], "the likelihood"), 1e-6):
         raise Wrong(
-            "In training the likelihoods do not depend on the generator. Score y + u: with rounded latents the rate "
-            "is a "
-            "staircase, and its straight-through slope misleads the encoder."
+            "In training the likelihoods do not depend on the generator. Score y + u: with rounded latents the rate is "
+            "a staircase, and its straight-through slope misleads the encoder."
         )
     parameters = list(net.g_a.parameters())
     for name, loss in (("reconstruction", x_hat.square().mean()), ("rate", -likelihoods[0].log2().sum())):

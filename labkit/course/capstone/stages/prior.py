@@ -63,8 +63,7 @@ def _check_masses(prior: Any, y: Array) -> None:
     if not close(got, expected, 1e-4):
         raise Wrong(
             "prior.cdf differs from SciPy's mixture of logistic distributions: Σ softmax(logits) · sigmoid((y − "
-            "mean)/scale), "
-            "with scale = exp(log_scale) and parameters per channel (dimension 1 of y)."
+            "mean)/scale), with scale = exp(log_scale) and parameters per channel (dimension 1 of y)."
         )
     got, expected = array(prior.likelihood(tensor), "prior.likelihood(y)", y.shape), masses(prior, y)
     if close(got, expected, 1e-4):
@@ -75,8 +74,7 @@ def _check_masses(prior: Any, y: Array) -> None:
             got,
             {
                 "likelihood returns the density at y. The codec codes integers, so it needs the mass of (y − ½, y + "
-                "½): "
-                "cdf(y + ½) − cdf(y − ½).": lambda: density,
+                "½): cdf(y + ½) − cdf(y − ½).": lambda: density,
                 "likelihood returns the mass of (y, y + 1). Center the interval on y.": lambda: (
                     mixture_cdf(prior, y + 1) - mixture_cdf(prior, y)
                 ),

@@ -77,8 +77,7 @@ def _check_noise(noise: Any) -> None:
         if largest > 0.6 and abs(mean) < 0.02:
             raise Wrong(
                 f"The noise is not uniform on (−½, ½): its variance is {variance:.3f} and its largest value "
-                f"{largest:.2f}."
-                " Normal noise does not have the law of a rounding error."
+                f"{largest:.2f}. Normal noise does not have the law of a rounding error."
             )
         raise Wrong(f"The noise has mean {mean:.3f} and variance {variance:.4f}; expected 0 and 1/12 = 0.0833.")
     require(close(slope, np.ones_like(slope)), "The slope of noise must be 1: ỹ = y + u, and u does not depend on y.")
@@ -94,8 +93,7 @@ def _check_straight_through(straight_through: Any) -> None:
     if close(slope, np.zeros_like(slope)):
         raise Wrong(
             "straight_through has the slope 0, that of torch.round: the encoder would never learn. Let the rounded "
-            "value "
-            "go forward as a constant, and y carry the gradient."
+            "value go forward as a constant, and y carry the gradient."
         )
     require(close(slope, np.ones_like(slope)), f"straight_through must have the slope 1, got {slope.mean():.3f}.")
 
@@ -110,9 +108,8 @@ def _check_relaxed(relaxed: Any, tau: float) -> None:
     if (abs(drawn.mean(0) - mean) > Z * error).any() or (abs(drawn.var(0) - variance) > 0.02).any():
         if close(drawn, np.rint(drawn), 1e-5):
             raise Wrong(
-                "relaxed returns integers: this is the hard form ⌊y + τu⌉. The relaxed form clips a ramp between "
-                "⌊y⌋ and "
-                "⌊y⌋ + 1, so that it has a slope of its own."
+                "relaxed returns integers: this is the hard form ⌊y + τu⌉. The relaxed form clips a ramp between ⌊y⌋ "
+                "and ⌊y⌋ + 1, so that it has a slope of its own."
             )
         if (abs(drawn.mean(0) - relaxed_law(PLACES, 1 / tau)[0]) < 0.02).all():
             raise Wrong("relaxed multiplies by τ where it should divide: small τ must make the ramp steep.")

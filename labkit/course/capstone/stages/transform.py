@@ -78,8 +78,7 @@ def _check_basis(basis: Array, count: int) -> None:
     if not close(basis @ basis.T, np.eye(count), 1e-3):
         raise Wrong(
             "The vectors of dct_basis are not orthonormal. The DCT has the factor √(2/n), and frequency 0 a further "
-            "√½, "
-            "along the colors (n = 3) as along rows and columns (n = 16)."
+            "√½, along the colors (n = 3) as along rows and columns (n = 16)."
         )
     plain, swapped = order(1, 1)[:count], fft.dctn(patch.transpose(0, 2, 1), norm="ortho").ravel()[keep]
     raise Wrong(
@@ -92,8 +91,7 @@ def _check_basis(basis: Array, count: int) -> None:
                 "right.": lambda: swapped,
             },
             "The vectors of dct_basis are orthonormal, but are not the DCT vectors in the given order: sort by the "
-            "key, "
-            "ties by color, then u, then v (a stable sort).",
+            "key, ties by color, then u, then v (a stable sort).",
         )
     )
 
@@ -112,9 +110,8 @@ def _wrong_latents(got: Array, y: Array, x: Array, lmbda: float, keep: Array) ->
             "255 · √(ln 2 · λ / 30)."
         )
     return (
-        "g_a differs from SciPy's DCT of x − ½. Is the channel c · 256 + 16 i + j of PixelUnshuffle the pixel (c, "
-        "i, j) of "
-        "your basis, and do the residual layers start as the identity?"
+        "g_a differs from SciPy's DCT of x − ½. Is the channel c · 256 + 16 i + j of PixelUnshuffle the pixel (c, i, "
+        "j) of your basis, and do the residual layers start as the identity?"
     )
 
 
@@ -140,8 +137,7 @@ def _check_layers(g_a: Any, g_s: Any, x: Array) -> None:
         require(
             count == linear + residual,
             f"{name} has {count} parameters; one layer between 768 values and M latents, and two residual layers of "
-            f"width N "
-            f"have {linear + residual} for M = {M}, N = {N}.",
+            f"width N have {linear + residual} for M = {M}, N = {N}.",
         )
     g_s(g_a(torch.tensor(x, dtype=torch.float32))).square().mean().backward()
     moving = sum(bool((p.grad is not None) and (p.grad != 0).any()) for p in [*g_a.parameters(), *g_s.parameters()])
