@@ -286,7 +286,8 @@ def with_mathml(markdown: str) -> str:
         if found["code"]:
             return found["code"]
         block = found["block"]
-        html: str = convert((block or found["inline"]).strip(), display="block" if block else "inline")
+        latex = (block or found["inline"]).strip().replace("{aligned}", "{align*}")  # which the converter knows
+        html: str = convert(latex, display="block" if block else "inline")
         html = re.sub(r"&#x0*(?!3[CcEe];|26;)([0-9A-Fa-f]+);", lambda code: chr(int(code[1], 16)), html)
         return f'\n\n<div class="math">{html}</div>\n\n' if block else html
 

@@ -234,6 +234,11 @@ def test_equations_become_mathml(site):
     assert "$$" not in page.text and "\\" not in page.main.text and "$HOME and $PATH are" in page.text
 
 
+def test_aligned_equations_become_a_table_of_rows():
+    page = export.with_mathml(r"$$\begin{aligned} a &= b \\ &\le c \end{aligned}$$")
+    assert page.count("<mtr") == 2 and "<mi>&" not in page
+
+
 def test_pages_show_tables_but_no_check_cells(site):
     page = soup(site, "00_one")
     (rates,) = [element for element in page.select(".output table") if element.caption]
