@@ -1,14 +1,10 @@
 """All lessons run without a network, within limits of time and memory, retrain on request, and can be exported."""
 
-import copy
-import json
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 import pytest
@@ -16,56 +12,11 @@ import pytest
 from labkit import course, paths
 from labkit.course import export
 from tests.browser.chromium import chromium
+from tests.course.lesson_runs import FOLDER, ROOT, Run, offline
 from tests.course.test_export import check_links, check_sources
 
 LESSONS = list(course.LESSONS.values())
 MAX_SECONDS, MAX_MIB = 75, 2048  # a lesson on its own; beside other tests on a shared core, it may take twice as long
-USAGE = """
-import json, re, resource, time
-
-usage = resource.getrusage(resource.RUSAGE_SELF)
-peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())  # ru_maxrss would include the parent's
-print(json.dumps([time.time(), usage.ru_utime + usage.ru_stime, int(peak[1]) // 1024]))"""
-GUARD = '''
-"""Refuse and record every connection to another machine. Python loads this at its start, as sitecustomize."""
-import os, socket
-
-def _is_local(address):
-    host = address[0] if isinstance(address, tuple) else None
-    return host in (None, "", "localhost", "::1", "0.0.0.0") or str(host).startswith("127.")
-
-def _guard(owner, name, address_of):
-    original = getattr(owner, name)
-    def guarded(*args, **kwargs):
-        address = address_of(args)
-        if not _is_local(address):
-            with open(os.environ["LABKIT_GUARD"], "a") as log:
-                log.write(f"{name} {address}\\n")
-            raise OSError(f"no network in this test: {name} {address}")
-        return original(*args, **kwargs)
-    setattr(owner, name, guarded)
-
-_guard(socket.socket, "connect", lambda args: args[1])
-_guard(socket.socket, "connect_ex", lambda args: args[1])
-_guard(socket.socket, "sendto", lambda args: args[-1])
-_guard(socket, "getaddrinfo", lambda args: (args[0],))
-open(os.environ["LABKIT_GUARD"], "a").close()
-'''
-
-
-def offline(folder: Path) -> tuple[dict[str, str], Path]:
-    """Return variables that make Python refuse the network, and the file that records attempts to use it."""
-    (folder / "guard").mkdir()
-    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
-    log = folder / "attempts"
-    inherited = [str(folder / "guard"), str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
-    environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, inherited)),
-        "LABKIT_GUARD": str(log),
-        "LABKIT_HOME": str(folder / "home"),
-        "IPYTHONDIR": str(folder / "ipython"),
-    }
-    return environment, log
 
 
 @pytest.mark.parametrize(
@@ -96,68 +47,41 @@ def test_the_guard_allows_connections_to_this_machine(tmp_path):
     assert log.read_text() == ""
 
 
-# All lessons run once, for the export. A cell at the end measures the lesson, and retraining follows in the same kernel
-
-
-class Run(NamedTuple):
-    """The execution of a lesson and what is left behind.
-
-    Seconds include the start of the kernel. They are elapsed seconds or CPU seconds of the kernel, whichever are fewer,
-    since other programs delay a lesson.
-    """
-
-    seconds: float
-    mebibytes: int  # at the peak
-    record: dict
-    attempts: str | None  # to use the network; None without the guard
-    errors: list[str] | None  # of the cells that retrain on request; None without such cells
-
-
-def execute_and_measure(execute, notebook, name, scratch, log):
-    """Execute a notebook for the export, then retrain, and return the run."""
-    follows = dict(zip((cell.id for cell in notebook.cells), notebook.cells[1:], strict=False))
-    again = [copy.deepcopy(cell) for cell in notebook.cells if "retrain = False" in cell.source]
-    checks = [follows[cell.id] for cell in again if export.CHECK in follows[cell.id].metadata.get("tags", ())]
-    again += map(copy.deepcopy, checks)
-    for cell in again:
-        cell.source = cell.source.replace("retrain = False", "retrain = True")
-        cell.metadata["tags"] = ["raises-exception"]  # a test reports the error
-    added = [nbformat.v4.new_code_cell(USAGE), *again]
-    notebook.cells += added
-    start = time.time()
-    execute(notebook, name, scratch)
-    del notebook.cells[-len(added) :]
-    end, cpu, mebibytes = json.loads(added[0].outputs[0].text)
-    outputs = [output for cell in again for output in cell.outputs]
-    errors = [f"{each.ename}: {each.evalue}" for each in outputs if each.output_type == "error"] if again else None
-    record = json.loads((scratch / "home" / "progress.json").read_text())
-    attempts = log.read_text() if log.exists() else None
-    log.unlink(missing_ok=True)
-    return Run(min(end - start, cpu), mebibytes, record, attempts, errors)
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Return the notebooks with their outputs: of the run of `pytest lessons` in .ci/run, or else of a run now."""
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        folder = str(tmp_path_factory.mktemp("runs"))
+        command = [sys.executable, "-m", "pytest", "-q", "lessons", "-p", "tests.course.lesson_runs"]
+        process = subprocess.run(command, cwd=ROOT, env=os.environ | {FOLDER: folder}, capture_output=True, text=True)
+        assert process.returncode == 0, process.stdout
+    return {file.name: nbformat.read(file, as_version=4) for file in Path(folder).glob("*.ipynb")}
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Export the course without a network, and return its folder, its pages and the run of each notebook."""
-    folder = tmp_path_factory.mktemp("exported")
-    environment, log = offline(folder)
-    execute, runs = export._execute, {}
+def runs(executed):
+    """Return the run of each notebook by the name of its file."""
+    return {name: Run(**notebook.metadata["run"]) for name, notebook in executed.items()}
 
-    def measured(notebook, name, scratch):
-        runs[name] = execute_and_measure(execute, notebook, name, scratch, log)
 
+@pytest.fixture(scope="module")
+def exported(executed, tmp_path_factory):
+    """Export the course from the executed notebooks, and return its folder and its pages."""
+
+    def load(notebook, name, scratch):
+        notebook.cells = executed[name].cells
+
+    folder = tmp_path_factory.mktemp("exported") / "site"
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setattr(export, "_execute", measured)
-        pages = export.export(folder / "site", progress=False)
-    return folder / "site", pages, runs
+        patch.setattr(export, "_execute", load)
+        return folder, export.export(folder, progress=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lesson", LESSONS, ids=str)
-def test_a_lesson_runs_without_a_network_within_the_limits_of_time_and_memory(lesson, exported, capsys):
-    run = exported[2][lesson.notebook.name]
+def test_a_lesson_runs_without_a_network_within_the_limits_of_time_and_memory(lesson, runs, capsys):
+    run = runs[lesson.notebook.name]
     with capsys.disabled():
         print(f"\nlesson {lesson.key}: {run.seconds:.0f} s (target {MAX_SECONDS} on its own), {run.mebibytes} MiB")
     assert run.attempts == ""  # the guard was active, and nothing tried to connect
@@ -167,8 +91,8 @@ def test_a_lesson_runs_without_a_network_within_the_limits_of_time_and_memory(le
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lesson", LESSONS, ids=str)
-def test_a_lesson_retrains_on_request(lesson, exported):
-    errors = exported[2][lesson.notebook.name].errors
+def test_a_lesson_retrains_on_request(lesson, runs):
+    errors = runs[lesson.notebook.name].errors
     if errors is None:
         pytest.skip("its panel retrains")
     assert errors == []
@@ -176,7 +100,7 @@ def test_a_lesson_retrains_on_request(lesson, exported):
 
 @pytest.mark.slow
 def test_a_browser_shows_the_exported_course_without_a_network(exported):
-    site, pages, _ = exported
+    site, pages = exported
     assert len(pages) == 1 + len(list(paths.lessons().glob("*.ipynb")))
     check_sources(site)
     check_links(site)
