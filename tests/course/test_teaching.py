@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import nbformat
 import pytest
@@ -91,23 +92,24 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
-def check_marks(folder):
-    """Check full, partial and zero marks of three students, and the messages."""
+MARKS = {"ada": "1", "ben": "0.5", "cem": "0"}
+
+
+def check_marks(folder, students=tuple(MARKS)):
+    """Check the marks of students, which are full, partial or zero, and the messages."""
     rows = table(folder)
     items = [*KEYS, "codec.bytes"]
-    assert [(row["student"], row["item"]) for row in rows] == [
-        (name, key) for name in ("ada", "ben", "cem") for key in items
-    ]
+    assert [(row["student"], row["item"]) for row in rows] == [(name, key) for name in students for key in items]
     assert {row["lesson"] for row in rows} == {"codec"}
-    for name, marks in (("ada", "1"), ("ben", "0.5"), ("cem", "0")):
-        assert {row["marks"] for row in rows if row["student"] == name} == {marks}
+    for name in students:
+        assert {row["marks"] for row in rows if row["student"] == name} == {MARKS[name]}
     messages = {(row["student"], row["item"]): row["message"] for row in rows}
     for key in KEYS:
         assert messages["ada", key] == ""
         assert messages["ben", key] == next(iter(exercises("codec")[key].misconceptions.values()))
-        assert messages["cem", key] == "not attempted"
+        assert messages.get(("cem", key), "not attempted") == "not attempted"
     assert messages["ben", "codec.bytes"] == "right, but not at first: 2 tries"
-    assert "no answer" in messages["cem", "codec.bytes"]
+    assert "no answer" in messages.get(("cem", "codec.bytes"), "no answer")
 
 
 def test_submissions_get_full_partial_and_zero_marks(submissions, in_process):
@@ -119,27 +121,25 @@ def test_submissions_get_full_partial_and_zero_marks(submissions, in_process):
 
 @pytest.mark.slow
 def test_the_command_runs_submissions_in_kernels_of_their_own(submissions, home, tmp_path):
+    shutil.rmtree(submissions / "cem")
     result = CliRunner().invoke(cli.main, ["lessons", "--grade", str(submissions)])
-    assert result.exit_code == 0 and "marks of 3 students" in result.output and "not an examination" in result.output
-    check_marks(submissions)
+    assert result.exit_code == 0 and "marks of 2 students" in result.output and "not an examination" in result.output
+    check_marks(submissions, ("ada", "ben"))
     assert not home.exists()  # the record of the teacher
     more = tmp_path / "more"
     more.mkdir()
     for student, source in (("dan", "import time; time.sleep(100)"), ("eve", "import os; os._exit(1)")):
         nbformat.write(notebook("1 / 0  # lk.course.start('codec')", source, "1"), more / f"{student}_00_start.ipynb")
-    grading.grade(more, seconds=4, progress=False)
-    whole = {row["student"]: row["message"] for row in table(more) if not row["item"]}
-    assert whole == {
-        "dan": "stopped in cell 2: the notebook took more than 4 seconds",
-        "eve": "stopped in cell 2: Kernel died",
-    }
     interrupt = (
         "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(100)  # lk.course.start('codec')"
     )
     nbformat.write(notebook(interrupt), more / "fay_00_start.ipynb")
     with pytest.raises(KeyboardInterrupt):  # as if the teacher pressed Ctrl-C at the third notebook
         grading.grade(more, seconds=4, progress=False)
-    assert {row["student"] for row in table(more)} == {"dan", "eve"}
+    assert {row["student"]: row["message"] for row in table(more) if not row["item"]} == {
+        "dan": "stopped in cell 2: the notebook took more than 4 seconds",
+        "eve": "stopped in cell 2: Kernel died",
+    }
 
 
 def test_what_cannot_be_graded_has_one_clear_line(submissions, in_process):
