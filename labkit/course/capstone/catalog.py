@@ -63,7 +63,7 @@ STAGES = tuple(
                 25,
                 5,
             ),
-            ("transform", "Transforms", ("def dct_basis(M)", "def transforms(M, N, lmbda)"), 20, 5),
+            ("transform", "Transforms", ("def dct_basis(M)", "def transforms(M, N, lmbda)"), 35, 5),
             (
                 "prior",
                 "The prior and the loss",
@@ -71,7 +71,7 @@ STAGES = tuple(
                 45,
                 10,
             ),
-            ("loop", "A first codec", (_CLASS.format("Factorized"), "def train(codec, photos, steps, seed)"), 40, 60),
+            ("loop", "A first codec", (_CLASS.format("Factorized"), "def train(codec, photos, steps, seed)"), 55, 60),
             (
                 "coder",
                 "The range coder",
@@ -92,7 +92,7 @@ STAGES = tuple(
                     "def zero_center(y, mu, surrogate, stop)",
                     _CLASS.format("Hyperprior"),
                 ),
-                50,
+                55,
                 95,
             ),
             (
@@ -105,7 +105,7 @@ STAGES = tuple(
                     "def latents(codec, data)",
                     "def decompress(codec, data)",
                 ),
-                50,
+                70,
                 40,
             ),
             (

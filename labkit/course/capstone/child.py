@@ -30,11 +30,13 @@ class Blocker(MetaPathFinder):
             raise ImportError(f"{name} cannot be imported here; PyTorch and NumPy are enough")
 
 
-def limit_memory(gibibytes: int) -> None:
-    """Let allocations beyond the limit fail with MemoryError, where the system can."""
+def limit(gibibytes: int, seconds: int) -> None:
+    """Let allocations beyond the limit fail with MemoryError, and stop the process after this CPU time, if possible."""
     try:
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU, then SIGKILL
         resource.setrlimit(resource.RLIMIT_DATA, (gibibytes * 2**30, gibibytes * 2**30))
     except (ImportError, ValueError, OSError):
         pass
@@ -109,7 +111,7 @@ def main() -> None:
     if "decode" in job:
         decode(job)
         return
-    limit_memory(job["gibibytes"])
+    limit(job["gibibytes"], job["seconds"])
     answer = grade(job)
     print(f"\n{json.dumps(answer)}", flush=True)
 

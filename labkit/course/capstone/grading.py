@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from labkit.course.capstone.pictures import Pictured
 from labkit.course.exercises.base import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 
 GIBIBYTES = 4
+WAITING = 10  # times the limit of CPU time that a check may take by the clock, since learners' machines are also busy
 SLOWEST = 12  # times the CPU time of the reference solution that a check may take, since learners' machines differ
 
 
@@ -84,7 +87,8 @@ def unwritten(path: Path, chosen: Stage) -> str:
         SyntaxError: If the file is not valid Python.
     """
     if not path.is_file():
-        return f"There is no {path.name} in {path.parent} yet. Create it, and write the functions of the stage."
+        folder = "the folder of this notebook" if path.parent == Path.cwd().resolve() else path.parent
+        return f"There is no {path.name} in {folder} yet. Create it, and write the functions of the stage."
     defined = {
         node.name: node
         for node in ast.parse(path.read_text(encoding="utf-8")).body
@@ -124,26 +128,29 @@ def run(
         limits: Thresholds by name.
         seed: Seed of training.
         shortened: Divides the numbers of training steps.
-        seconds: Time after which the process is stopped; by default `SLOWEST` times the stage's.
+        seconds: CPU time after which the process is stopped; by default `SLOWEST` times the stage's.
     """
     seconds = max(60, SLOWEST * chosen.seconds) if seconds is None else seconds
     weights = path.parent / f"{path.stem}.weights"
     job: dict[str, Any] = {
         "file": str(path), "photographs": str(paths.data() / "photographs"), "weights": str(weights),
         "thresholds": limits, "seed": seed, "shortened": shortened, "module": chosen.module, "gibibytes": GIBIBYTES,
+        "seconds": math.ceil(seconds),
     }  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         process = subprocess.run(
             [sys.executable, str(FILE / "child.py")], input=json.dumps(job), env=environment, capture_output=True,
-            text=True, timeout=seconds,
+            text=True, timeout=WAITING * seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Run(
-            False,
-            f"The check was stopped after {seconds:.0f} s. Is there an endless loop, or a slow one over latents?",
-            {},
+            False, f"The check was stopped after {WAITING * seconds:.0f} s. Does your code wait for something?", {}
         )
+    if process.returncode == -getattr(signal, "SIGXCPU", 0) != 0:
+        message = f"The check was stopped after {seconds:.0f} s of CPU time; the reference solution needs about "
+        message += f"{chosen.seconds} s. Is there an endless loop, or a slow one over latents?"
+        return Run(False, message, {})
     printed, _, last = process.stdout.rstrip("\n").rpartition("\n")
     try:
         answer = json.loads(last)
@@ -155,7 +162,11 @@ def run(
 
 
 def _record(chosen: Stage, verdict: Verdict) -> Verdict:
-    before = record.read()["exercises"].get(chosen.key, {})
-    state = PASSED if before.get("state") == PASSED else verdict.state  # a solved stage stays solved
-    record.write("exercises", chosen.key, {**before, "state": state, "tries": before.get("tries", 0) + 1})
+    entry = {**record.read()["exercises"].get(chosen.key, {})}
+    entry.pop("message", None)
+    if entry.get("state") != PASSED:  # a solved stage stays solved
+        entry["state"] = verdict.state
+        if verdict.state == FAILED:
+            entry["message"] = verdict.message
+    record.write("exercises", chosen.key, {**entry, "tries": entry.get("tries", 0) + 1})
     return verdict

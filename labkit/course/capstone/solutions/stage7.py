@@ -9,7 +9,7 @@ REACH_Z = 31
 
 def reaches():
     """Return the largest |symbol| of each of the 64 tables of y."""
-    return np.array([15 + math.ceil(6 * math.exp(LOG_MIN + i * LOG_STEP)) for i in range(LEVELS)])
+    return np.array([15 + math.ceil(6 * math.exp(LOG_MIN + i * LOG_STEP) - 1e-9) for i in range(LEVELS)])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import numpy as np
 from .verdicts import Array, Result, Wrong, require
 
 TOTAL = 65536
+EXAMPLE = "Compare `code` with the worked example in the text."
 Tables = list[list[int]]
 
 
@@ -80,7 +81,12 @@ def _laws() -> list[Array]:
 def _check_table(table: Any, masses: Array) -> list[int]:
     cumulative = table(masses / masses.sum())
     require(cumulative is not None, "table returned nothing; end it with a return statement.")
-    cumulative = [int(each) for each in cumulative]
+    require(
+        all(type(each) is int for each in cumulative),
+        f"table must return Python integers, got {type(cumulative[-1]).__name__}: NumPy's overflow in `low`. Use "
+        "int(…) or tolist().",
+    )
+    cumulative = list(cumulative)
     n = len(masses)
     require(
         len(cumulative) == n + 1 and cumulative[0] == 0,
@@ -132,7 +138,7 @@ def _check_stream(codec: Any, symbols: list[int], indexes: list[int], tables: Ta
             f"The grader's decoder reads other symbols from symbol {place} on, of {len(symbols)}. "
             + (
                 "The beginning is right, so look at the shift (while size < 2²⁴) and at the end of the stream."
-                if place > 2
+                if place > 0
                 else "Compare the first step with the worked example in the text."
             )
         )
@@ -145,10 +151,11 @@ def _check_stream(codec: Any, symbols: list[int], indexes: list[int], tables: Ta
     try:
         own = codec.decode(data, indexes, tables)
     except ValueError as error:
-        raise Wrong("encode is right, but decode refuses its stream: it reads other symbols.") from error
+        raise Wrong(f"encode is right, but decode refuses its stream: it reads other symbols. {EXAMPLE}") from error
     require(own is not None, "decode returned nothing; end it with a return statement.")
     require(
-        [int(each) for each in own] == symbols, "encode is right, but decode returns other symbols than were coded."
+        [int(each) for each in own] == symbols,
+        f"encode is right, but decode returns other symbols than were coded. {EXAMPLE}",
     )
     return overhead
 

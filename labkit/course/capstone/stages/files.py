@@ -120,15 +120,17 @@ def check_ledger(codec: Any, net: Any, photo: Array, data: bytes) -> tuple[int, 
         expected = np.clip(torch.round(net.h_a(net.g_a(as_tensor(photo))))[0].numpy(), -31, 31)
     require(
         np.mean(z != expected) < 0.001,
-        "The grader reads another z from the file than ⌊h_a(g_a(x))⌉. Symbols are z + 31, channel after channel, "
-        "row after row.",
+        f"The grader reads another z from the file than ⌊h_a(g_a(x))⌉, in {100 * np.mean(z != expected):.0f}% of the "
+        "places. Symbols are z + 31, channel after channel, row after row; x is the image divided by 255.",
     )
     levels = codec.fixed_point(net, z)[1]
-    reach = np.array([15 + int(np.ceil(6 * np.exp(LOG_MIN + i * LOG_STEP))) for i in range(64)])
-    require(
-        [len(table) for table in of_y] == (2 * reach + 2).tolist(),
-        "A table of y must reach from −L to L with L = 15 + ⌈6σ⌉ for the σ of its level.",
-    )
+    reach = np.array([15 + int(np.ceil(6 * np.exp(LOG_MIN + i * LOG_STEP) - 1e-9)) for i in range(64)])
+    for level, (entries, largest) in enumerate(zip(map(len, of_y), reach, strict=True)):
+        require(
+            entries == 2 * largest + 2,
+            f"The table of level {level} must reach from −L to L, with L = 15 + ⌈6σ − 10⁻⁹⌉ = {largest}: "
+            f"{2 * largest + 2} entries, got {entries}.",
+        )
     k = (
         np.array(fast_decode(data[HEADER + length : -CHECKSUM], levels.ravel().tolist(), of_y)).reshape(levels.shape)
         - reach[levels]
@@ -157,7 +159,8 @@ def check_image(codec: Any, net: Any, photo: Array, data: bytes) -> float:
     image = codec.decompress(net, data)
     require(
         isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == photo.shape,
-        f"decompress must return uint8 pixels of shape {photo.shape}.",
+        f"decompress must return uint8 pixels of shape {photo.shape}, got "
+        f"{getattr(image, 'dtype', type(image).__name__)} of shape {getattr(image, 'shape', 'unknown')}.",
     )
     x_hat, likelihoods = outputs(net, as_tensor(photo))
     real, expected = psnr(image, photo), psnr(eight_bits(x_hat), photo)

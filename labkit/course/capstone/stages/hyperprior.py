@@ -33,6 +33,7 @@ def check(codec: Any, work: Any) -> Result:
     x = as_tensor(work.test_photos[0][:128, :160])
     for name in ("g_a", "g_s", "h_a", "h_s", "prior", "distribution"):
         require(hasattr(net, name), f"Hyperprior must have an attribute {name}.")
+    check_distribution(codec.Hyperprior(LMBDA))
     check_evaluation(net, x)
     check_training(net, x)
     net = codec.Hyperprior(LMBDA)
@@ -164,6 +165,28 @@ def _check_center(zero_center: Any) -> None:
             raise Wrong(
                 f"With stop=False the slope at μ must be 1 − s = {1 - slope:g}, got {to_mu:g}. Do not detach μ."
             )
+
+
+def check_distribution(net: Any) -> None:
+    """Compare μ and σ with the outputs of h_s, with σ below and above its bound. The biases of h_s change."""
+    layers = [type(layer).__name__ for layer in net.h_s.children()]
+    require(
+        layers == ["ConvTranspose2d", "ReLU", "Conv2d"],
+        f"h_s must be an nn.Sequential of ConvTranspose2d, ReLU and Conv2d, which stage 7 reads; got {layers}.",
+    )
+    with torch.no_grad():
+        net.h_s[2].bias.copy_(torch.linspace(-5, 5, len(net.h_s[2].bias))[torch.randperm(len(net.h_s[2].bias))])
+        z = torch.randn(1, net.h_s[0].in_channels, 2, 3)
+        first, second = (array(each, "h_s(z)") for each in net.h_s(z).chunk(2, 1))
+        mu, sigma = (array(each, "distribution(z)", first.shape) for each in net.distribution(z))
+    if not close(mu, first):
+        if close(mu, second):
+            raise Wrong("distribution takes the last M outputs of h_s as μ. The first M are μ, the other M are log σ.")
+        raise Wrong("distribution must return the first M outputs of h_s as μ.")
+    if not close(sigma, np.maximum(np.exp(second), BOUND)):
+        if close(sigma, np.exp(second)):
+            raise Wrong(f"distribution must bound σ from below by {BOUND}: lower_bound(exp(log σ), {BOUND}).")
+        raise Wrong(f"σ must be lower_bound(exp(log σ), {BOUND}), with the last M outputs of h_s as log σ.")
 
 
 def check_evaluation(net: Any, x: torch.Tensor) -> None:

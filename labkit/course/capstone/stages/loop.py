@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ def check_training(net: Any, x: torch.Tensor) -> None:
 
 
 def check_crops(codec: Any, photos: list[Array]) -> None:
-    """Look at the batches that `train` feeds to a codec."""
+    """Look at the batches that `train` feeds to a codec, and train twice with one seed."""
+    photos = [photo // 3 + np.array([0, 85, 170], np.uint8) for photo in photos]  # every pixel tells its color
     batches: list[torch.Tensor] = []
 
     class Recording(codec.Factorized):
@@ -128,6 +130,7 @@ def check_crops(codec: Any, photos: list[Array]) -> None:
             return super().forward(x, generator)
 
     net = Recording(LMBDA, 12, 8)
+    twin = deepcopy(net)
     first = {name: value.clone() for name, value in net.state_dict().items()}
     losses = codec.train(net, photos, 3, 0)
     require(
@@ -144,6 +147,16 @@ def check_crops(codec: Any, photos: list[Array]) -> None:
         "train must feed crops in [0, 1]: divide the pixels by 255.",
     )
     require(not torch.equal(batches[0], batches[1]), "train feeds the same crops at every step.")
+    moved = [bool((crop[0] > crop[1]).any() or (crop[1] > crop[2]).any()) for batch in batches for crop in batch]
+    require(
+        0 < sum(moved) < 0.9 * len(moved),
+        f"train puts the colors of {sum(moved)} in {len(moved)} crops in another order. Do so with every second crop.",
+    )
+    again = codec.train(twin, photos, 3, 0)
+    require(
+        np.allclose([float(each) for each in losses], [float(each) for each in again], rtol=1e-4),
+        "train gives other losses with the same seed. Seed the crops, and pass a seeded generator to the codec.",
+    )
 
 
 def check_loss(net: Any, codec: Any, x: torch.Tensor) -> None:

@@ -91,6 +91,17 @@ def _check_tails(prior: Any) -> None:
     k = torch.arange(-400.0, 401.0)[None, None, :, None].expand(1, 4, -1, 1)
     total = array(prior.likelihood(k), "prior.likelihood").sum(2).ravel()
     require(close(total, np.ones(4), 1e-4), f"The masses of all integers must sum to 1, got {total.round(4).tolist()}.")
+    for side in (-1, 1):
+        y = side * np.linspace(0, 100, 401)[None, None, :, None].repeat(4, 1)
+        got, expected = array(prior.likelihood(torch.tensor(y).float()), "prior.likelihood"), masses(prior, y)
+        small = (expected > 1e-8) & (expected < 1e-6)
+        worst = np.argmax(np.where(small, abs(got / expected - 1), 0))
+        require(
+            abs(got.flat[worst] / expected.flat[worst] - 1) < 0.05,
+            f"{'Above' if side > 0 else 'Below'} the means, a likelihood is {got.flat[worst]:.1e} instead of "
+            f"{expected.flat[worst]:.1e}: float32 loses the difference of two numbers near 1. Use d = |y − mean|, as "
+            "in the text.",
+        )
     far = torch.tensor([-1e4, -60.0, 60.0, 1e4])[None, None, :, None].repeat(1, 4, 1, 1).requires_grad_()
     likelihood = prior.likelihood(far)
     value = likelihood.detach().numpy()

@@ -14,11 +14,11 @@ DRAWS = 20_000
 Z = 5.0  # standard errors; with fewer than 100 comparisons, a right answer fails in less than one of 10,000 cases
 
 
-def relaxed_law(y: Array, tau: float) -> tuple[Array, Array]:
-    """Return mean and variance of ⌊y⌋ + clip((r − ½)/τ + u + ½, 0, 1), by midpoints over u."""
+def relaxed_law(y: Array, tau: float, center: float = 0.5) -> tuple[Array, Array]:
+    """Return mean and variance of ⌊y⌋ + clip((r − ½)/τ + u + center, 0, 1), by midpoints over u."""
     u = (np.arange(4000) + 0.5) / 4000 - 0.5
     low = np.floor(y)
-    values = low[:, None] + np.clip((y - low - 0.5)[:, None] / tau + u + 0.5, 0, 1)
+    values = low[:, None] + np.clip((y - low - 0.5)[:, None] / tau + u + center, 0, 1)
     return values.mean(1), values.var(1)
 
 
@@ -113,6 +113,8 @@ def _check_relaxed(relaxed: Any, tau: float) -> None:
             )
         if (abs(drawn.mean(0) - relaxed_law(PLACES, 1 / tau)[0]) < 0.02).all():
             raise Wrong("relaxed multiplies by τ where it should divide: small τ must make the ramp steep.")
+        if (abs(drawn.mean(0) - relaxed_law(PLACES, tau, 0)[0]) < 0.02).all():
+            raise Wrong("relaxed lacks the ½ after u: at r = ½, the ramp must lie in the middle between 0 and 1.")
         place = int(np.argmax(abs(drawn.mean(0) - mean)))
         raise Wrong(
             f"relaxed at y = {PLACES[place]:g}, τ = {tau:g} has mean {drawn.mean(0)[place]:.3f} and variance "

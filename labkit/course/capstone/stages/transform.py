@@ -104,6 +104,12 @@ def _wrong_latents(got: Array, y: Array, x: Array, lmbda: float, keep: Array) ->
             "g_a does not subtract ½: a gray image must have the latent 0. Put −½ times the sum of each row in "
             "the bias."
         )
+    offset = got - y
+    if close(offset, np.broadcast_to(offset[:1, :, :1, :1], y.shape), 1e-3):
+        return (
+            "The bias of g_a is wrong, and its weights are right: a gray image (x = ½) must have the latent 0. The "
+            "bias is −½ times the sum of each row of the weights."
+        )
     if close(got, ratio * y, 1e-3 * max(1.0, abs(ratio))):
         return (
             f"The latents of g_a are {ratio:.4g} times as large as they should be at λ = {lmbda:g}. The gain is "

@@ -123,7 +123,7 @@ def outputs(codec: Any, x: torch.Tensor) -> tuple[Array, list[Array]]:
     with torch.no_grad():
         answer = codec(x)
     require(
-        isinstance(answer, tuple) and len(answer) == 2,
+        isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], list | tuple),
         "The codec must return a pair: the reconstruction and the list of likelihoods.",
     )
     return array(answer[0], "the reconstruction", tuple(x.shape)), [array(each, "a likelihood") for each in answer[1]]
