@@ -240,6 +240,17 @@ def test_a_mistake_in_a_file_gets_the_message_meant_for_it(test_photos):
         assert fragment in message, (fragment, message)
 
 
+def test_training_that_starts_anew_after_rescaling_gets_the_message_meant_for_it():
+    photos = list(np.random.default_rng(0).integers(0, 256, (4, 128, 160, 3), dtype=np.uint8))
+    codec = module(REFERENCE)
+    torch.manual_seed(0)
+    net = codec.Hyperprior(0.0067, 12, 8, 24)
+    codec.train(net, photos, 2, 0)
+    curve.check_goes_on(codec, net, photos)
+    with pytest.raises(Wrong, match="starts anew"):
+        curve.check_goes_on(mutated("    other.started = True\n", ""), net, photos)
+
+
 def test_the_best_toy_loss_agrees_with_a_simulation():
     rng = np.random.default_rng(0)
     x = rng.laplace(size=400_000)

@@ -20,6 +20,7 @@ def check(codec: Any, work: Any) -> Result:
     verdict = check_ablation(codec)
     base = work.load(codec.Hyperprior(LMBDA), "hyperprior", 6)
     check_rescale(codec, base, work.test_photos[0][:128, :160])
+    check_goes_on(codec, base, work.train_photos)
     points, shown = [], None
     for lmbda in (LOW, LMBDA, HIGH):
         net = base
@@ -121,7 +122,8 @@ def check_ablation(codec: Any) -> str:
             )
         if losses.max() > 1.15 * best:
             raise Wrong(
-                f"With {name} the toy ends at {losses.max():.3f}; the best quantizer has {best:.3f}. Train longer."
+                f"With {name} the toy ends at {losses.max():.3f}; the best quantizer has {best:.3f}. Compare "
+                "source (its variance is 2), loss, steps and learning rate with the text."
             )
         require(np.ptp(losses) > 0, f"With {name} all seeds give the same loss. Does the seed reach the generator?")
     for name, losses, seed in (("noise", with_noise, 1), ("straight_through", with_rounding, 3)):
@@ -159,9 +161,27 @@ def check_rescale(codec: Any, base: Any, photo: Array) -> None:
     ]
     for advice, expected, got in pairs:
         a, b = array(expected, "the codec"), array(got, "the rescaled codec")
-        require(np.abs(a - b).max() < 1e-3 * max(1.0, np.abs(a).max()), f"After rescale, {advice}.")
+        largest = np.abs(a - b).max()
+        require(
+            largest < 1e-3 * max(1.0, np.abs(a).max()),
+            f"After rescale, {advice}. The largest difference is {largest:.3g}.",
+        )
     above = array(sigma, "σ") > 0.12
     require(
         np.allclose(array(other_sigma, "σ")[above], scale * array(sigma, "σ")[above], rtol=1e-2),
         "After rescale, σ must be √(λ′/λ) times as large: add log √(λ′/λ) to the bias of log σ.",
+    )
+
+
+def check_goes_on(codec: Any, base: Any, photos: list[Array]) -> None:
+    """Check that training a rescaled codec does not start anew: one step of Adam moves no weight far."""
+    net = codec.rescale(base, HIGH)
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    codec.train(net, photos, 1, 0)
+    with torch.no_grad():
+        moved = max(float((value - before[name]).abs().max()) for name, value in net.named_parameters())
+    require(
+        moved < 0.05,
+        f"In the first step after rescale, a weight moves by {moved:.2f}; Adam moves it by at most 0.004. `train` "
+        "starts anew: rescale must return a codec that counts as started.",
     )
