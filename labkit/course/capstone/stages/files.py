@@ -80,7 +80,8 @@ def check_fixed_point(codec: Any, net: Any, photo: Array) -> None:
     require(
         abs(difference).max() <= 2 and np.mean(difference == 0) > 0.9,
         "Levels of fixed_point differ from ⌊(log σ − log 0.11)/Δ⌉, clipped to 0 … 63, in "
-        f"{100 * np.mean(difference != 0):.0f}% of the latents.",
+        f"{100 * np.mean(difference != 0):.0f}% of the latents. Are they clipped, and do a and b count rows and "
+        "columns?",
     )
     part = codec.fixed_point(net, np.ascontiguousarray(whole[:, 1:3, 2:4]))
     for values, of_part in zip(answer, part, strict=True):
