@@ -137,8 +137,8 @@ def test_a_stack_gives_the_results_of_single_toys(run):
 
 @pytest.mark.slow
 def test_killed_runs_resume_to_identical_results():
-    result = CliRunner().invoke(kills.main, ["--kills", "6", "--steps", "150", "--seed", "1"], catch_exceptions=False)
-    assert "6 kills" in result.output
+    result = CliRunner().invoke(kills.main, ["--kills", "4", "--steps", "100", "--seed", "1"], catch_exceptions=False)
+    assert "4 kills" in result.output
 
 
 class Wave(PlotPanel):

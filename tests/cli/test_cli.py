@@ -201,10 +201,11 @@ def test_refine_has_the_same_defaults_in_python_and_on_the_command_line():
 
 
 @pytest.mark.slow
-def test_bench_train_prints_ratios_and_writes_them(tmp_path):
+def test_bench_train_prints_ratios_and_writes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.training.bench.WARM_UP", 4)
     settings = ["--size", "tiny", "--batch-size", 1, "--crop", 64, "--rounds", 2, "--steps", 1, "--seeds", 1]
     result = labkit("bench", "train", *settings, "--json", tmp_path / "figures.json")
-    assert result.exit_code == 0 and "cores, load" in result.output and "loss after 26 steps" in result.output
+    assert result.exit_code == 0 and "cores, load" in result.output and "loss after 6 steps" in result.output
     variants = json.loads((tmp_path / "figures.json").read_text())["variants"]
     assert list(variants) == ["CompressAI", "labkit", "labkit float32"]
     assert variants["CompressAI"]["speedups"] == [1, 1]
