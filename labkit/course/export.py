@@ -36,6 +36,7 @@ _TIMEOUT = 600  # seconds per cell
 _PLOT = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _FILES = Path(__file__).parent / "pages"
+_LOG_2, _THIN = "<msub><mi>log</mi><mn>2</mn></msub>", '<mspace width="0.17em"/>'
 
 
 @dataclass(frozen=True)
@@ -260,13 +261,14 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
                 cell.source = with_mathml(cell.source)
         text, _ = exporter.from_notebook_node(page.notebook, around)
         texts.append(_relinked(text, pages))
-    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("xcode", "github-dark"))
     style = (_FILES / "style.css").read_text(encoding="utf-8")
     style = f"{style}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
     style += ".highlight, .highlight pre { background: var(--soft); }\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "style.css", style.encode())  # first, since it identifies the folder as an export
-    write_whole(folder / "plots.js", (_FILES / "plots.js").read_bytes())
+    for name in ("plots.js", "scroll.js"):
+        write_whole(folder / name, (_FILES / name).read_bytes())
     write_whole(folder / "plotly.min.js", get_plotlyjs().encode())
     written = [folder / f"{page.name}.html" for page in pages]
     for file, text in zip(written, texts, strict=True):
@@ -289,6 +291,8 @@ def with_mathml(markdown: str) -> str:
         latex = (block or found["inline"]).strip().replace("{aligned}", "{align*}")  # which the converter knows
         html: str = convert(latex, display="block" if block else "inline")
         html = re.sub(r"&#x0*(?!3[CcEe];|26;)([0-9A-Fa-f]+);", lambda code: chr(int(code[1], 16)), html)
+        html = html.replace("\\_", "_")
+        html = re.sub(rf"({_LOG_2}|(?<!<msub>)<mi>(?:exp|ln|log|max|min)</mi>)(?=<m[in]|<mtext)", rf"\1{_THIN}", html)
         return f'\n\n<div class="math">{html}</div>\n\n' if block else html
 
     pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$"
@@ -302,7 +306,8 @@ def _plots(notebook: NotebookNode) -> bool:
 
 
 def _relinked(text: str, pages: list[Page]) -> str:
-    """Turn links between notebooks into links between pages, and remove the anchors that only notebooks need."""
+    """Turn links between notebooks into links between pages. Remove anchors and table headers without content."""
     text = re.sub(r'<a class="anchor-link"[^>]*></a>|<span id="[^"]*"></span>', "", text)
+    text = re.sub(r"<th[^>]*>(?:&nbsp;)?</th>", "<td></td>", text)
     names = "|".join(re.escape(page.name) for page in pages)
     return re.sub(rf'href="({names})\.ipynb(?=["#])', r'href="\1.html', text)

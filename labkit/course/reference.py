@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -55,13 +56,16 @@ def write_reference(folder: str | Path) -> list[Path]:
         for name in public_names(module):  # pdoc reads the dictionary of a module, which may fill on first use
             setattr(module, name, getattr(module, name))
     pdoc.render.configure(docformat="google", search=False, show_source=False, template_directory=_TEMPLATES)
-    dark_code = HtmlFormatter(style="github-dark").get_style_defs(".pdoc-code")
-    pdoc.render.env.globals["dark_code"] = dark_code  # custom.css contains it
+    for name, style in (("light_code", "xcode"), ("dark_code", "github-dark")):  # custom.css contains them
+        pdoc.render.env.globals[name] = HtmlFormatter(style=style).get_style_defs(".pdoc-code")
     documents = {module.__name__: pdoc.doc.Module(module) for module in modules}
     pages = []
     for name, document in documents.items():
         page = Path(folder) / f"{name.replace('.', '/')}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(page, pdoc.render.html_module(document, documents).encode())
+        text = pdoc.render.html_module(document, documents)
+        text = text.replace('<a class="headerlink"', '<a class="headerlink" aria-label="Link to this place"')
+        text = re.sub(r"<h6[^>]*>(.*?)</h6>", r'<p class="part">\1</p>', text)  # no headings are between h1 and h6
+        write_whole(page, text.encode())
         pages.append(page)
     return pages

@@ -27,7 +27,7 @@ def table(frame: pd.DataFrame, caption: str) -> Styler:
     import pandas as pd
     from pandas.io.formats.style import Styler
 
-    if frame.index.name:  # pandas would give the name a row of its own
+    if any(frame.index.names):  # pandas would give the names a row of their own
         frame = frame.reset_index()
     styler = Styler(frame, caption=escape(caption), cell_ids=False).format(_digits, escape="html")
     for axis in (0, 1):

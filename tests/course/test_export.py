@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import cli
+from labkit import cli, paths
 from labkit.course import export
 
 FIRST = [
@@ -31,7 +31,7 @@ FIRST = [
     "```\npanel = lk.live.ToyPanel(steps=20, temperature=0.04)\npanel",
     "```\nprint('Result:', panel.wait(60))",
     "```\nlk.course.reveal('codec.choice', 'the left')",
-    "```\nlk.course.table(pd.DataFrame({'rate': [0.52061]}), 'Rate in bits')",
+    "```\nlk.course.table(pd.DataFrame({'rate': [0.52061]}, index=['z']), 'Rate in bits')",
     "```check\nraise ValueError('a page needs no check')",
     "```\nlk.course.exercise('codec.bpp')",
     "```\nlk.course.progress()",
@@ -99,6 +99,7 @@ def site(course, tmp_path_factory):
     assert {file.name for file in folder.iterdir()} == {file.name for file in written} | {
         "style.css",
         "plots.js",
+        "scroll.js",
         "plotly.min.js",
         "codec.html",
         "codec",
@@ -122,7 +123,7 @@ def check_sources(site: Path) -> None:
         for source in sources:
             assert source.startswith("data:") or (site / source).is_file(), f"{file.name}: {source[:80]}"
         assert not page.select("iframe, object, embed, base, [srcset], meta[http-equiv=refresh i]")
-    shared = (site / "style.css").read_text() + (site / "plots.js").read_text()
+    shared = "".join((site / name).read_text() for name in ("style.css", "plots.js", "scroll.js"))
     assert not re.search(r"https?://|url\(|@import|import\(|fetch\(", shared)
 
 
@@ -150,7 +151,7 @@ def test_pages_load_nothing_from_outside_the_site(site):
 def test_the_check_finds_sources_outside_the_site(site, tmp_path):
     for bad in ('<script src="https://cdn.example/x.js"></script>', '<link href="x.css">', "<style>@import x</style>"):
         (tmp_path / "page.html").write_text(bad)
-        for name in ("style.css", "plots.js"):
+        for name in ("style.css", "plots.js", "scroll.js"):
             (tmp_path / name).write_bytes((site / name).read_bytes())
         with pytest.raises(AssertionError):
             check_sources(tmp_path)
@@ -212,8 +213,8 @@ def test_a_plot_has_its_data_and_a_description(site):
     description = plot["aria-label"]
     assert description == "Figure 1. A line that rises from three to five, and says so in more than a few words."
     assert len((site / "plotly.min.js").read_bytes()) > 1e6
-    # The page with a figure has three scripts: the data of the figure, Plotly, and the script that calls Plotly
-    for name, scripts in (("00_one", 3), ("01_two", 0), ("index", 0)):
+    # Besides scroll.js, the page with a figure has the data of the figure, Plotly, and the script that calls Plotly
+    for name, scripts in (("00_one", 4), ("01_two", 1), ("index", 1)):
         assert len(soup(site, name).select("script")) == scripts
 
 
@@ -239,10 +240,19 @@ def test_aligned_equations_become_a_table_of_rows():
     assert page.count("<mtr") == 2 and "<mi>&" not in page
 
 
+def test_every_equation_of_the_lessons_becomes_mathml():
+    for file in paths.lessons().glob("*.ipynb"):
+        for cell in nbformat.read(file, as_version=4).cells:
+            if cell.cell_type == "markdown" and "$" in cell.source:
+                for equation in BeautifulSoup(export.with_mathml(cell.source), "html.parser").select("math"):
+                    assert not re.search(r"[\\&]", equation.text), equation.text
+
+
 def test_pages_show_tables_but_no_check_cells(site):
     page = soup(site, "00_one")
     (rates,) = [element for element in page.select(".output table") if element.caption]
-    assert rates.caption.text == "Rate in bits" and rates.td.text == "0.521"
+    assert rates.caption.text == "Rate in bits" and rates.select("td")[-1].text == "0.521"
+    assert all(header.text.strip() for header in rates.select("th")) and not rates.td.text
     assert "needs no check" not in page.text
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from labkit import course, paths
 from labkit.course import export
+from tests.browser import accessibility
 from tests.browser.chromium import chromium
 from tests.course.lesson_runs import FOLDER, ROOT, Run, offline
 from tests.course.test_export import check_links, check_sources
@@ -119,4 +120,5 @@ def test_a_browser_shows_the_exported_course_without_a_network(exported):
             assert bool(drawn) == file.stem[:2].isdigit()  # every lesson has plots, the other pages have none
             assert page.locator("img").evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), file.name
+            assert accessibility.problems(page) == [], file.name
     assert problems == []
