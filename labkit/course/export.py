@@ -308,6 +308,6 @@ def _plots(notebook: NotebookNode) -> bool:
 def _relinked(text: str, pages: list[Page]) -> str:
     """Turn links between notebooks into links between pages. Remove anchors and table headers without content."""
     text = re.sub(r'<a class="anchor-link"[^>]*></a>|<span id="[^"]*"></span>', "", text)
-    text = re.sub(r"<th[^>]*>(?:&nbsp;)?</th>", "<td></td>", text)
+    text = re.sub(r"<th\b[^>]*>(?:\s|&nbsp;)*</th>", "<td></td>", text)
     names = "|".join(re.escape(page.name) for page in pages)
     return re.sub(rf'href="({names})\.ipynb(?=["#])', r'href="\1.html', text)

@@ -95,7 +95,7 @@ def reveal(key: str, truth: Any, note: str = "", unit: str = "") -> Card:
         note: Sentence to show after the answer.
         unit: Unit of a number.
     """
-    unit = f" {unit}" if unit else ""
+    unit = f" {unit}" if unit and unit != "%" else unit
     guess = record.read()["guesses"].get(first_edition.present_key("guesses", key))
     if guess is None:
         verdict, accent = "You made no guess.", "plain"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def table(frame: pd.DataFrame, caption: str) -> Styler:
     """Return a table with a caption, for the last line of a cell.
 
-    Numbers other than integers have three significant digits, also as labels. A row index that only counts is hidden.
+    Integers have all digits, and other numbers three significant ones, also as labels. An index that only counts is
+    hidden.
 
     Args:
         frame: The table.
@@ -40,6 +41,8 @@ def _digits(value: Any) -> str:
     """Return a number with three significant digits, and any other value as text."""
     import numpy as np
 
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
     if not isinstance(value, float | np.floating):
         return str(value)
     value = float(value)
