@@ -124,7 +124,7 @@ def test_a_table_has_a_caption_and_three_significant_digits():
     frame = pd.DataFrame({"name": ["a<b", "b"], "count": [12345, 7], "rate": [0.123456, 1234.56], "gap": [-0.0, 41.99]})
     html = course.table(frame, "Rate (bits) & <gap>").to_html()
     assert "<caption>Rate (bits) &amp; &lt;gap&gt;</caption>" in html
-    for cell in ("a&lt;b", "12345", "0.123", "1,235", ">0.00<", "42.0"):
+    for cell in ("a&lt;b", "12,345", "0.123", "1,235", ">0.00<", "42.0"):
         assert cell in html, cell
     assert ">1<" not in html and "nan" not in course.table(frame.assign(rate=float("nan")), "Rate").to_html()
 
