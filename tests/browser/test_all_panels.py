@@ -102,7 +102,7 @@ def test_a_key_press_quickly_changes_the_plot(panel: PanelPage, busy_core, measu
 def test_the_last_of_five_quick_moves_counts(panel: PanelPage):
     handle = panel.page.locator(".labkit-panel .noUi-handle").first
     handle.focus()
-    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowLeft"):
+    for key in ("ArrowRight", "ArrowLeft", "ArrowRight", "ArrowRight", "ArrowRight"):  # a value not shown before
         panel.page.keyboard.press(key)
     panel.page.wait_for_timeout(1000)
     run = int(panel.page.locator(".labkit-status").get_attribute("data-run"))
