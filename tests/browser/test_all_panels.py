@@ -119,7 +119,7 @@ def test_the_last_of_five_quick_moves_counts(panel: PanelPage):
 
 def test_cancel_ends_a_run(panel: PanelPage):
     stop_run(panel)
-    key = panel.press("ArrowRight")
+    key = panel.press("ArrowLeft")
     panel.first(what="state", run=key["run"] + 1)
     stop_run(panel)
     assert panel.state() in ("canceled", "done")  # short runs may finish before the cancel
