@@ -183,17 +183,31 @@ def table_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> float:
         symbols: Integers to code.
         indexes: Index of the table for each symbol, of the same shape.
     """
-    symbols, indexes = symbols.reshape(-1).long(), indexes.reshape(-1).long()
+    return float(symbol_bits(model, symbols, indexes).sum())
+
+
+def symbol_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Tensor:
+    """Return the bits of each symbol under the model's integer tables, including escapes.
+
+    Args:
+        model: Entropy model with tables.
+        symbols: Integers to code.
+        indexes: Index of the table for each symbol, of the same shape.
+
+    Returns:
+        The bits, float64 of the shape of the symbols.
+    """
+    shape, symbols, indexes = symbols.shape, symbols.reshape(-1).long(), indexes.reshape(-1).long()
     value = symbols - model._offset[indexes]
     escape = model._cdf_length[indexes].long() - 2  # the last entry of a table stands for all values outside
     outside = outside_tables(model, symbols, indexes)
     table, position = model._quantized_cdf.reshape(-1), indexes * model._quantized_cdf.size(1)
     position += torch.where(outside, escape, value)
-    count = (table[position + 1] - table[position]).double()
-    bits = float((model.entropy_coder_precision - torch.log2(count)).sum())
+    bits: Tensor = model.entropy_coder_precision - torch.log2((table[position + 1] - table[position]).double())
     escaped = torch.where(value < 0, -2 * value - 1, 2 * (value - escape))[outside]
-    digits: int = sum(math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist())
-    return bits + _DIGIT * (len(escaped) + digits)
+    digits = [1 + math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist()]  # after their number
+    bits[outside] += _DIGIT * torch.tensor(digits, dtype=bits.dtype, device=bits.device)
+    return bits.view(shape)
 
 
 def outside_tables(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Tensor:

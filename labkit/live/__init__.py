@@ -15,13 +15,19 @@ PANELS = {  # module name of each panel: its class
     "training": "TrainingPanel",
     "coder": "CoderPanel",
 }
-_MODULES = {"Engine": "engine", "Panel": "panel", **{panel: module for module, panel in PANELS.items()}}
+_MODULES = {
+    "Engine": "engine",
+    "Panel": "panel",
+    "FileView": "fileview",
+    **{panel: module for module, panel in PANELS.items()},
+}
 
 if TYPE_CHECKING:
     from labkit.live.annealing import AnnealingPanel
     from labkit.live.bound import BoundPanel
     from labkit.live.coder import CoderPanel
     from labkit.live.engine import Engine
+    from labkit.live.fileview import FileView
     from labkit.live.means import MeansPanel
     from labkit.live.mismatch import MismatchPanel
     from labkit.live.panel import Panel
@@ -42,6 +48,7 @@ __all__ = [
     "BoundPanel",
     "CoderPanel",
     "Engine",
+    "FileView",
     "MeansPanel",
     "MismatchPanel",
     "Panel",

@@ -774,7 +774,8 @@ const partOf = (progress, from, to) => (fraction) => progress(from + (to - from)
  *   latentsOk: true, or null if the file was not verified when it was written.
  *   imageOk: the same for the image. It may be false without an error, because the synthesis may round a few values by
  *   one step differently here.
- *   maps: rows, columns, M, and for each latent y mu, sigma (empty for patch_linear), bits and symbols.
+ *   maps: rows, columns, M, and for each latent y mu, sigma (not below its lower bound; empty for patch_linear), bits
+ *     and symbols.
  *   zBits: the number of bits of z.
  * @throws {Error} With one line, also if the latents differ from the verified ones.
  */
@@ -808,7 +809,8 @@ function decodedLatents(net, strings, grid, progress) {
   const z = decodeSymbols(strings[1], net.medians.length * positions / 4, byChannel(net, positions / 4));
   const { sigma, mu } = predicted(net, z.symbols, grid, partOf(progress, 0, 0.8));
   const y = decodeSymbols(strings[0], sigma.length, bySigma(net, sigma), partOf(progress, 0.8, 1));
-  return { ...y, mu, sigma, zBits: z.bits.reduce((sum, value) => sum + value, 0) };
+  const bounded = sigma.map((value) => Math.max(value, net.scales[0])); // as the tables take it
+  return { ...y, mu, sigma: bounded, zBits: z.bits.reduce((sum, value) => sum + value, 0) };
 }
 
 function medianMap(net, positions) {

@@ -154,22 +154,15 @@ function show({ step, progress, decoded, jpeg }) {
   }
 }
 
-function showDecoded({ width, height, image, small, original, file, psnr, latentsOk, ledger, maps }) {
-  const alone = !original;
-  size = { width, height };
+function showDecoded(decoded) {
+  const { original, file, psnr, latentsOk } = decoded;
   figures = { bytes: file.length, psnr, latentsOk };
   get("results").hidden = false;
   get("results").classList.remove("stale");
-  get("pairs").hidden = alone;
+  get("pairs").hidden = !original;
   if (document.querySelector("[name=pair]:checked").value.includes("jpeg")) document.querySelector("[name=pair]").checked = true;
   for (const radio of document.querySelectorAll("[value*=jpeg]")) radio.disabled = true;
-  showBitmap(canvases.labkit, image);
-  if (original) showBitmap(canvases.original, original);
-  showPair();
-  showSize();
-  showFigures(file.length, psnr);
-  showLedger(ledger);
-  showMaps(maps, small);
+  showFile({ bytes: file.length, ...decoded });
   get("credit").textContent = source.credit ?? "";
   offer(file);
 }

@@ -74,8 +74,9 @@ def write_page(folder: Path, links: Sequence[tuple[str, str]]) -> Path:
     beside.mkdir(exist_ok=True)
     photos = [_photo(name, label, beside) for name, label in _PHOTOS.items()]
     weights.write(beside, _NETWORK)
-    for name in ("page.css", "view.js", "page.js"):
+    for name in ("view.css", "page.css", "page.js"):
         write_whole(beside / name, (_FILES / name).read_bytes())
+    write_whole(beside / "view.js", b"const root = document;\n" + (_FILES / "view.js").read_bytes())
     lmbdas = networks.pretrained_lmbdas(_NETWORK)
     facts = {
         "hashes": {f"{each:g}": _hash(each) for each in lmbdas},

@@ -1,6 +1,7 @@
-// What the page shows of a result: two images with a divider, tables of figures and bytes, and maps of the bits.
+// What is shown of a coded file: two images with a divider, tables of figures and bytes, and maps of the bits. The
+// elements are those of view.html in `root`: the document of the page, or the shadow root of a widget in a notebook.
 
-const get = (id) => document.getElementById(id);
+const get = (id) => root.getElementById(id);
 const bytesText = (count) => count.toLocaleString("en-US");
 const decibels = (value) => (value === Infinity ? "no error" : `${value.toFixed(2)} dB`);
 const NAMES = { original: "Original", labkit: "labkit", jpeg: "JPEG" };
@@ -17,8 +18,22 @@ const GRADIENTS = { mu: DIVERGING };
 
 // Images
 
-const canvases = Object.fromEntries([...document.querySelectorAll("[data-image]")].map((each) => [each.dataset.image, each]));
+const canvases = Object.fromEntries([...root.querySelectorAll("[data-image]")].map((each) => [each.dataset.image, each]));
 let size = { width: 1, height: 1 };
+let alone = true; // whether there is only the decoded image
+
+// Show a decoded file. `bytes` is its length; `small` is a copy of the image that may be smaller.
+function showFile({ width, height, image, small, original, bytes, psnr, ledger, maps }) {
+  size = { width, height };
+  alone = !original;
+  showBitmap(canvases.labkit, image);
+  if (original) showBitmap(canvases.original, original);
+  showPair();
+  showSize();
+  showFigures(bytes, psnr);
+  showLedger(ledger);
+  showMaps(maps, small);
+}
 
 function showBitmap(canvas, image) {
   canvas.width = image.width;
@@ -27,8 +42,7 @@ function showBitmap(canvas, image) {
 }
 
 function showPair() {
-  const alone = get("pairs").hidden;
-  const [left, right] = alone ? ["labkit", "labkit"] : document.querySelector("[name=pair]:checked").value.split(" ");
+  const [left, right] = alone ? ["labkit", "labkit"] : root.querySelector("[name=pair]:checked").value.split(" ");
   for (const [name, canvas] of Object.entries(canvases)) {
     canvas.hidden = name !== left && name !== right;
     canvas.classList.toggle("right", name === right && !alone);
@@ -73,7 +87,7 @@ get("window").addEventListener("scroll", moveDivider);
 get("divider").addEventListener("input", moveDivider);
 get("pairs").addEventListener("change", showPair);
 get("actual").addEventListener("change", showSize);
-addEventListener("resize", showSize);
+new ResizeObserver(showSize).observe(get("window"));
 
 // Tables
 
@@ -141,7 +155,7 @@ function showMaps(decodedMaps, small) {
   get("channels").textContent = maps.M;
   get("channel").max = maps.M - 1;
   showBitmap(get("base"), small);
-  for (const view of document.querySelectorAll(".view")) {
+  for (const view of root.querySelectorAll(".view")) {
     view.style.aspectRatio = `${size.width} / ${size.height}`;
     view.style.maxWidth = `${(60 * size.width) / size.height}vh`;
   }
@@ -192,7 +206,7 @@ function paint(canvas, columns, rows, colors, fractionOf) {
 }
 
 function markPlace() {
-  for (const mark of document.querySelectorAll(".mark")) {
+  for (const mark of root.querySelectorAll(".mark")) {
     putAt(mark, 16 * place.column - offset().x, 16 * place.row - offset().y, 16, 16);
   }
   const area = maps.rows * maps.columns;
@@ -229,7 +243,7 @@ get("map").addEventListener("keydown", (event) => {
   event.preventDefault();
   moveTo(place.row + step[0], place.column + step[1]);
 });
-for (const view of document.querySelectorAll(".view")) {
+for (const view of root.querySelectorAll(".view")) {
   view.addEventListener("pointermove", pointAt);
   view.addEventListener("pointerdown", pointAt);
 }
