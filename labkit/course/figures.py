@@ -103,37 +103,6 @@ def _dots(points: Any, marker: dict[str, Any]) -> Any:
     return go.Scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=marker)
 
 
-def maps(named_maps: Mapping[str, Any], columns: int = 3) -> Any:
-    """Draw maps side by side, each with its own scale. Maps with negative values are red and blue, white at zero.
-
-    Args:
-        named_maps: Arrays of shape (height, width), by their titles.
-        columns: Number of maps per row.
-
-    Returns:
-        A plotly figure.
-    """
-    import numpy as np
-    from plotly.subplots import make_subplots
-
-    rows = -(-len(named_maps) // columns)
-    figure = make_subplots(
-        rows, columns, subplot_titles=list(named_maps), horizontal_spacing=0.12, vertical_spacing=0.14
-    )
-    for place, values in enumerate(named_maps.values()):
-        row, column = divmod(place, columns)
-        axis = figure.get_subplot(row + 1, column + 1)
-        x, y = axis.xaxis.domain, axis.yaxis.domain
-        bar = {"thickness": 8, "len": y[1] - y[0], "x": x[1] + 0.005, "y": sum(y) / 2, "xanchor": "left"}
-        colors: dict[str, Any] = (
-            {"colorscale": "RdBu", "zmid": 0} if float(values.min()) < 0 else {"colorscale": "Viridis"}
-        )
-        figure.add_heatmap(z=np.asarray(values), colorbar=bar, row=row + 1, col=column + 1, **colors)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, autorange="reversed")
-    return figure.update_layout(width=80 + 280 * columns, height=60 + 190 * rows, margin={"l": 10, "r": 50, "b": 10})
-
-
 def codec_diagram() -> Card:
     """Draw the parts of a codec with a hyperprior, from the image x to its reconstruction x̂."""
     from labkit.live.drawing import Drawing

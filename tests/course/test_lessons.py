@@ -22,7 +22,8 @@ WORDS = {
     "annealing": (1500, 2850), "method": (1500, 2670), "model": (1500, 2600),
 }  # fmt: skip
 MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS = 12, 125, 6, 2
-FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plots\.")
+FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plots\.|live\.FileView\(")
+PANEL = re.compile(r"lk\.live\.\w+Panel\(")
 
 
 @pytest.fixture(params=LESSONS, ids=str)
@@ -185,13 +186,13 @@ def following_check(notebook, source):
 def test_the_cell_after_each_panel_waits_for_it_and_its_result_is_checked(lesson):
     key, notebook = lesson
     sources = code(notebook)
-    assert (key != "model") <= sum("lk.live." in source for source in sources) <= MAX_PANELS
+    assert (key != "model") <= sum(bool(PANEL.search(source)) for source in sources) <= MAX_PANELS
 
     def checked(source):
         return "course.expect(" in following_check(notebook, source) if key in SECOND_EDITION else "assert" in source
 
     for position, source in enumerate(sources):
-        if "lk.live." in source:
+        if PANEL.search(source):
             assert ".wait(" in sources[position + 1] and checked(sources[position + 1])
         if re.search(r"(?<!sweeps)\.run\(", source):
             assert re.search(r"\.run\(\d+", source) and checked(source)  # with a timeout
