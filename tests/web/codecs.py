@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +15,9 @@ import torch
 from torch import Tensor
 
 from labkit.web import weights
+from tests.fixed_point.machines import OLDEST
 
+ROOT = Path(__file__).resolve().parents[2]
 HARNESS = """
 async (source) => {
     globalThis.codec = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
@@ -102,6 +109,21 @@ def steps(pixels: np.ndarray[Any, Any], image: Tensor) -> tuple[int, float]:
     """Return the largest difference of two images in 8-bit steps, and the part of the values that differ."""
     difference = np.abs(pixels.astype(int) - image.permute(1, 2, 0).numpy())
     return int(difference.max()), float((difference > 0).mean())
+
+
+def decoded_elsewhere(folder: Path) -> list[tuple[bool, int, float]]:
+    """Decode the `.lkc` files of a folder with an old processor's instructions.
+
+    Returns:
+        For each file, in the order of the names, whether the latents are the verified ones, and what `steps` says about
+        the image and the `.npy` file of the same name.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "tests.web.decode", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **OLDEST}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results: list[tuple[bool, int, float]] = json.loads(done.stdout)
+    return results
 
 
 def photograph(image: Tensor, height: int, width: int) -> Tensor:

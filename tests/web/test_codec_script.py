@@ -2,13 +2,9 @@
 
 import base64
 import json
-import os
 import random
 import struct
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +15,11 @@ from labkit.files import codec
 from labkit.files.container import Container
 from labkit.networks.patch import PatchLinear
 from labkit.web import weights
-from tests.bench.hostile import DAMAGE
 from tests.browser.chromium import chromium
-from tests.fixed_point.machines import OLDEST
-from tests.web.codecs import Page, photograph, steps
+from tests.web.codecs import Page, decoded_elsewhere, photograph, steps
+from tests.web.damage import damaged, with_checksums
 
 LMBDAS = lk.networks.pretrained_lmbdas("patch_hyperprior")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -136,69 +130,42 @@ def test_photographs_at_every_lmbda_decode_both_ways(page, nets, photos, number)
         check_both_ways(page, name, net, photos[number] if whole else photograph(photos[number], 70, 100))
 
 
+MAPS = """
+([name, text]) => {
+    const { maps } = codec.decode(nets[name], bytesOf(text));
+    const names = ["mu", "sigma", "bits", "symbols"];
+    return Object.fromEntries(names.map((name) => [name, textOf(new Uint8Array(maps[name].buffer))]));
+}
+"""
+
+
+@pytest.mark.slow
+def test_python_gives_a_notebook_the_maps_of_the_page(page, nets, photos):
+    (name, net), *_ = nets.items()
+    view = lk.live.FileView(codec.compress(photograph(photos[0], 70, 100), net), net=net)
+    texts = page.page.evaluate(MAPS, [name, base64.b64encode(view.container.pack()).decode()])
+    maps = {key: np.frombuffer(base64.b64decode(text), view.maps[key].dtype) for key, text in texts.items()}
+    for key in ("mu", "sigma", "symbols"):
+        assert np.array_equal(maps[key], view.maps[key].reshape(-1)), key
+    assert maps["bits"] == pytest.approx(view.maps["bits"].reshape(-1), abs=1e-5)
+    ledger = page.page.evaluate(
+        "(text) => codec.inspect(bytesOf(text)).ledger", base64.b64encode(view.container.pack()).decode()
+    )
+    assert {each["part"]: each["bytes"] for each in ledger} == view.ledger
+
+
 @pytest.mark.slow
 def test_files_of_the_page_decode_with_another_instruction_set(page, nets, photos, tmp_path):
     for name, photo in zip(nets, photos, strict=False):
         file, _ = page.encode(name, photograph(photo, 128, 192))
         (tmp_path / f"{name}.lkc").write_bytes(file)
         np.save(tmp_path / f"{name}.npy", page.decode(name, file)["pixels"])
-    command = [sys.executable, "-W", "ignore", "-m", "tests.web.decode", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **OLDEST}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    results = json.loads(done.stdout)
+    results = decoded_elsewhere(tmp_path)
     assert len(results) == 4
     assert all(same and most <= 1 and part < 0.001 for same, most, part in results), results
 
 
 # Files that are not what they claim to be -----------------------------------------------------------------------------
-
-
-def with_checksums(data):
-    """Return the bytes of a file with correct checksums of its header and sections."""
-    data = bytearray(data)
-    checksum = zlib.crc32(data[:38])
-    struct.pack_into("<I", data, 38, checksum)
-    end = 42
-    while end + 8 <= len(data):
-        (length,) = struct.unpack_from("<I", data, end)
-        string = data[end + 8 : end + 8 + length]
-        checksum = zlib.crc32(string, zlib.crc32(data[end : end + 4], checksum))
-        struct.pack_into("<I", data, end + 4, checksum)
-        end += 8 + length
-    return bytes(data)
-
-
-def with_strings(file, strings):
-    """Return a file with other strings and correct checksums."""
-    sections = b"".join(struct.pack("<II", len(string), 0) + string for string in strings)
-    return with_checksums(file[:42] + sections)
-
-
-def damaged(file, other, draw):
-    """Return a file that is damaged anywhere, or behind correct checksums in its strings, sizes or header."""
-    way = draw.choice(("anywhere", "strings", "strings", "sizes", "header", "other"))
-    if way == "anywhere":
-        return (
-            DAMAGE[draw.choice(("flip", "zeros", "noise", "extend"))](file, draw)
-            if draw.random() < 0.7
-            else (file[: draw.randrange(len(file))])
-        )
-    if way == "sizes":
-        changed = bytearray(file)
-        struct.pack_into("<H", changed, draw.choice((23, 25)), draw.choice((1, 33, 200, 4000, 65535)))
-        return with_checksums(changed)
-    if way == "header":
-        changed = bytearray(file)
-        changed[draw.choice((*range(9, 23), 27, 28, *range(33, 38)))] ^= 1 << draw.randrange(8)
-        return with_checksums(changed)
-    strings = list(Container.unpack(file).strings)
-    place = draw.randrange(len(strings))
-    if way == "other":
-        strings = draw.choice(([*reversed(strings)], [*Container.unpack(other).strings]))
-    else:
-        strings[place] = DAMAGE[draw.choice(tuple(DAMAGE))](strings[place], draw)
-    return with_strings(file, strings)
 
 
 @pytest.mark.slow
