@@ -142,6 +142,12 @@ def test_no_modules_import_each_other_in_a_circle(graph):
     assert groups == []
 
 
+def test_test_files_have_different_names():
+    """pytest takes two files of one name in folders without `__init__.py` for one module, and collects one of them."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_no_file_has_too_many_lines():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     longest = [(count, str(path.relative_to(PACKAGE))) for path, count in lines.items() if count >= MOST_LINES]

@@ -163,10 +163,12 @@ class Container:
         verified = f"verified, checksum{'s' * bool(latents)}{checksums}" if image else "not verified"
         machines = "similar processors" if self.version == 1 else "every machine"
         return (
-            f"version {self.version}, all checksums are correct\ndecodes  on {machines} ({self.arithmetic} "
-            f"arithmetic)\nnetwork  {self.codec}, weights {self.weights}\nimage    {self.width}×{self.height} pixels, "
-            f"{verified}\nbytes    {self.file_bytes:,}: {strings}, {self.file_bytes - sum(lengths)} for headers and "
-            f"checksums\nrate     {self.bpp:.4f} bpp"
+            f"version {self.version}, all checksums are correct\n"
+            f"decodes  on {machines} ({self.arithmetic} arithmetic)\n"
+            f"network  {self.codec}, weights {self.weights}\n"
+            f"image    {self.width}×{self.height} pixels, {verified}\n"
+            f"bytes    {self.file_bytes:,}: {strings}, {self.file_bytes - sum(lengths)} for headers and checksums\n"
+            f"rate     {self.bpp:.4f} bpp"
         )
 
     def pack(self) -> bytes:
