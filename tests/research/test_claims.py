@@ -114,6 +114,18 @@ def test_mismatch_is_compared_with_the_prediction_on_forks_and_on_trunks():
     parts[-1]["value"] *= -1
     table = pd.concat([forks, *parts], ignore_index=True)
     assert report_on("mismatch", table).verdict == NOT_SUPPORTED
+    trained = pd.concat(
+        [forks.assign(part="scratch", scheme="mixed"), *parts[:-1], parts[-1].assign(value=-parts[-1]["value"])]
+    )
+    report = report_on("trained_mismatch", trained.reset_index(drop=True))
+    assert report.verdict == SUPPORTED and not any("after training" in text for text in values_of(report))
+
+
+def test_trained_codecs_are_measured_with_the_schemes_of_the_claim_about_mismatch():
+    compared = CLAIMS["trained_mismatch"].compared(None)
+    assert list(compared) == declaration("mismatch")["grid"]["scheme"]
+    assert compared["annealed"] == schemes.annealed(temperature=0.5, relaxed=False)
+    assert compared["mixed"] == schemes.mixed()
 
 
 def test_gradients_are_compared_by_variance_and_by_promised_change_over_all_seeds():
@@ -368,7 +380,7 @@ def test_claims_from_scratch_compare_equal_batches_and_share_runs(tmp_path):
     }
     assert {name: len({run.name for _, run in each}) for name, each in runs.items()} == {
         "temperature": 4 * 5 * 3, "tricks": 5 * 3 * 3, "comparison": 3 * 5 * 3 + 3 * 3 * 3 + 4 * 3,
-        "prediction": 4 * 2 * 3 + 4 * 5 * 3,
+        "prediction": 4 * 2 * 3 + 4 * 5 * 3, "trained_mismatch": 4 * 3, "trained_gradients": 4 * 3,
     }  # fmt: skip
     for part, run in [one for each in runs.values() for one in each]:
         settings = {name: run.settings[name] for name in ("batch_size", "crop", "permute_colors", "start", "steps")}
@@ -377,6 +389,7 @@ def test_claims_from_scratch_compare_equal_batches_and_share_runs(tmp_path):
     names = {name: {run.name for _, run in each} for name, each in runs.items()}
     assert len(names["comparison"] & names["tricks"]) == 3  # the method at the bound 0.11 is trained once
     assert names["prediction"] < names["comparison"] | names["temperature"]
+    assert names["trained_mismatch"] == names["trained_gradients"] < names["comparison"]
 
 
 def test_structure_and_tradeoff_share_runs(tmp_path):

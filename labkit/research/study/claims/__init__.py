@@ -7,9 +7,9 @@ from labkit.research.study.claim import Claim
 from labkit.research.study.claims.bound import Bound
 from labkit.research.study.claims.comparison import Comparison
 from labkit.research.study.claims.elsewhere import Elsewhere
-from labkit.research.study.claims.gradients import Gradients
+from labkit.research.study.claims.gradients import Gradients, TrainedGradients
 from labkit.research.study.claims.method import Method
-from labkit.research.study.claims.mismatch import Mismatch
+from labkit.research.study.claims.mismatch import Mismatch, TrainedMismatch
 from labkit.research.study.claims.prediction import Prediction
 from labkit.research.study.claims.structure import Structure
 from labkit.research.study.claims.temperature import Temperature
@@ -34,6 +34,8 @@ CLAIMS: dict[str, Claim] = {
         Tricks(),
         Comparison(),
         Prediction(),
+        TrainedMismatch(),
+        TrainedGradients(),
     )
 }
 

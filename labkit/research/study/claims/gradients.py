@@ -1,4 +1,4 @@
-"""Claim 2: variance and bias of the gradient that each surrogate gives the analysis transform of a trained network."""
+"""Variance and bias of the gradient that each surrogate gives the analysis transform of a trained network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit.research.study.claim import Claim, Row, Trunk
+from labkit.research.study.claim import Claim, Parts, Row, RunSweep, Trunk
+from labkit.research.study.declarations import Study
 from labkit.research.study.findings import Finding, crossed, finding, order_findings
-from labkit.research.study.tables import LABORATORY, MEASURED
+from labkit.research.study.tables import LABORATORY, MEASURED, SCRATCH
 from labkit.statistics import Array, estimates
 
 if TYPE_CHECKING:
@@ -76,6 +77,18 @@ class Gradients(Claim):
                 predicted["promise"].loc[labels].to_numpy(), agreed, changes,
             )  # fmt: skip
         return findings
+
+
+class TrainedGradients(Gradients):
+    """The same measurements on patch codecs that were trained from scratch with `mixed`."""
+
+    name = "trained_gradients"
+    summary = "gradients on trained patch codecs, in the predicted order"
+    measured_scheme = "mixed"
+
+    def parts(self, study: Study, run_sweep: RunSweep) -> Parts:
+        """Return the runs whose checkpoints are measured."""
+        return [(SCRATCH, study.sweep())]
 
 
 def gradient_risk_rows(trunk: Trunk, every: int, compared: dict[str, Any], temperatures: Any) -> Iterator[Row]:

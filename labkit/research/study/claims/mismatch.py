@@ -1,4 +1,4 @@
-"""Claim 1: mismatch of networks that were trained with each scheme, and of the trunk that they fork from."""
+"""Mismatch of networks that were trained with each scheme, of the trunk that they fork from, and of patch codecs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.claim import Claim, Row, Trunk
+from labkit.research.study.claim import Claim, Parts, Row, RunSweep, Trunk
+from labkit.research.study.declarations import Study
 from labkit.research.study.findings import Finding, crossed, finding, order_findings
-from labkit.research.study.tables import FORKS, LABORATORY, MEASURED
+from labkit.research.study.tables import FORKS, LABORATORY, MEASURED, SCRATCH
 from labkit.statistics import Array, estimates
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.schemes import Scheme
 
 COLUMNS = {"rate": ("train_bpp", "estimated_bpp"), "distortion": ("train_mse255", "mse255")}
 DRAWS = 2  # noise samples per image
@@ -26,14 +29,18 @@ class Mismatch(Claim):
     summary = "train–test mismatch, in the predicted order"
     measures_trunks = True
 
+    def compared(self, trunk: Trunk) -> dict[str, Scheme]:
+        """Return the schemes whose mismatch is measured on a checkpoint, by name."""
+        return trunk.schemes
+
     def measure(self, trunk: Trunk) -> Iterator[Row]:
         """Yield the relative mismatch of each scheme on each image, and the predictions of a scalar code."""
         from labkit import entropy, evaluation
         from labkit.research.study import predictions
         from labkit.schemes import last_stage
 
-        net, photos = trunk.net, trunk.photos
-        for label, scheme in trunk.schemes.items():
+        net, photos, compared = trunk.net, trunk.photos, self.compared(trunk)
+        for label, scheme in compared.items():
             stage = last_stage(scheme)
             entropy.set_scheme(net, stage)
             entropy.set_temperature(net, stage.temperature.end)
@@ -43,7 +50,7 @@ class Mismatch(Claim):
                 for quantity, gap in zip(COLUMNS, gaps, strict=True):
                     yield {"name": name, "label": label, "quantity": quantity, "value": float(gap)}
         shares = predictions.scale_shares(net, photos)
-        for label, predicted in predictions.mismatch(trunk.schemes, shares).items():
+        for label, predicted in predictions.mismatch(compared, shares).items():
             for quantity, gap in zip(COLUMNS, predicted, strict=True):
                 yield {"part": LABORATORY, "name": "", "label": label, "quantity": quantity, "value": float(gap)}
 
@@ -67,6 +74,25 @@ class Mismatch(Claim):
                     text = f"{network}: {quantity} mismatch {place}"
                     findings += order_findings(text, labels, _mean, predicted, values)
         return findings
+
+
+class TrainedMismatch(Mismatch):
+    """The mismatch of the same schemes on patch codecs that were trained from scratch with `mixed`."""
+
+    name = "trained_mismatch"
+    summary = "mismatch of trained patch codecs, in the predicted order"
+    measured_scheme = "mixed"
+
+    def parts(self, study: Study, run_sweep: RunSweep) -> Parts:
+        """Return the runs whose checkpoints are measured."""
+        return [(SCRATCH, study.sweep())]
+
+    def compared(self, trunk: Trunk) -> dict[str, Scheme]:
+        """Return the schemes that `mismatch` declares."""
+        from labkit import schemes
+
+        runs = Study(Mismatch.name, ".", ".").sweep().runs()
+        return {run.settings["scheme"]: schemes.from_dict(run.scheme) for run in runs if run.scheme}
 
 
 def _mean(values: Array) -> Array:
