@@ -117,15 +117,18 @@ def study_example(samples: int, seed: int) -> None:
 
 @study.command("report")
 @click.option("--results", type=click.Path(path_type=Path), help="Folder of the tables.  [default: bundled results]")
-@click.option("--readme", type=click.Path(path_type=Path), help="File whose block between the study's marks to update.")
+@click.option(
+    "--readme", "readmes", multiple=True, type=click.Path(path_type=Path),
+    help="Markdown file with the study's marks, whose tables and figures to update; may be repeated.",
+)  # fmt: skip
 @click.option("--figures", is_flag=True, help="Draw the figure of every claim, next to its table.")
-def study_report(results: Path | None, readme: Path | None, figures: bool) -> None:
+def study_report(results: Path | None, readmes: tuple[Path, ...], figures: bool) -> None:
     """Report the verdict on every claim from the tables, without any training."""
     from labkit.research import study
 
     reports = study.claim_reports(results)
     if figures:
         study.draw_figures(reports, results)
-    if readme:
+    for readme in readmes:
         study.rewrite(readme, reports)
     click.echo("\n\n".join(map(str, reports)))

@@ -13,7 +13,7 @@ from labkit.research.study.claims import comparison, gradients, method, tradeoff
 from labkit.research.study.declarations import SCALES, declaration
 from labkit.research.study.engine import named_runs
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, verdict
-from labkit.research.study.report import markdown
+from labkit.research.study.markdown import table as markdown
 from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, fork_rows, measured_rows, parabola
 
 NETWORKS = ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"]

@@ -12,7 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 from labkit import cli, datasets, first_edition, networks, paths, schemes, surrogates, training
-from labkit.research.study import CLAIMS, ClaimReport, Finding, Study, declarations, engine, predictions, report, tables
+from labkit.research.study import (
+    CLAIMS,
+    ClaimReport,
+    Finding,
+    Study,
+    declarations,
+    engine,
+    markdown,
+    predictions,
+    report,
+    tables,
+)
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from labkit.research.sweeps import Sweep, cluster
 from labkit.research.sweeps.results import ResultsFolder
@@ -151,23 +162,35 @@ def test_a_saved_table_is_small_and_exact_to_16_binary_digits(tmp_path):
         tables.read("bound", tmp_path)
 
 
-def test_the_report_covers_all_claims_and_writes_its_block_in_the_readme(tmp_path):
+def test_the_report_covers_all_claims_and_updates_the_tables_and_figures_of_the_readme(tmp_path):
     tables.save(curve_rows(RATE_FACTORS), tables.table_path("method", tmp_path))
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    figure = "<!-- finding method: one, test: BD-rate against noise -->"
+    marks = f"<!-- study beginning -->\nold\n<!-- /study --> {figure}old<!-- /finding -->"
+    readme.write_text(f"before\n{marks}\nafter\n")
     arguments = ["study", "report", "--results", str(tmp_path), "--readme", str(readme), "--figures"]
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.output
     assert result.output.count("no table yet") == len(CLAIMS) - 1 and "method: The whole method" in result.output
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert text == report.with_block(text, report.claim_reports(tmp_path))
-    assert text.count("| **no table yet** |") == len(CLAIMS) - 1 and "| **supported** |" in text
-    figure = (tmp_path / "study-method.svg").read_bytes()
+    reports = report.claim_reports(tmp_path)
+    (number,) = (one.numbers for one in reports[6].findings if one.comparison == "one, test: BD-rate against noise")
+    assert f"{figure}{number}<!-- /finding -->" in text and number.startswith("-5.0")
+    beginning = sum(not one.trained for one in reports)
+    assert text.count("| **no table yet** |") == beginning - 1 and "| **supported** |" in text
+    assert [one.name for one in reports if one.trained][:2] == ["temperature", "tricks"]
+    drawn = (tmp_path / "study-method.svg").read_bytes()
     CliRunner().invoke(cli.main, arguments)
-    assert (tmp_path / "study-method.svg").read_bytes() == figure and b"<svg" in figure
-    readme.write_text("no marks")
-    assert "README.md: the text must contain <!-- study -->" in CliRunner().invoke(cli.main, arguments).output
+    assert (tmp_path / "study-method.svg").read_bytes() == drawn and b"<svg" in drawn
+    for text, message in {
+        "no marks": "README.md: the text must contain <!-- study trained -->",
+        "<!-- study all --><!-- /study -->": "<!-- study all -->: the group must be one of trained, beginning",
+        f"{figure.replace('noise', 'nose')}<!-- /finding -->": "nose -->: the report on method has no such finding",
+    }.items():
+        readme.write_text(text)
+        assert message in CliRunner().invoke(cli.main, arguments).output
+        assert readme.read_text() == text
 
 
 def test_an_inconclusive_report_gives_the_number_of_seeds_that_would_decide_it():
@@ -184,7 +207,7 @@ def test_the_short_table_shows_the_inconclusive_finding_closest_to_a_decision():
         Finding(name, 0.0, -1.0, 1.0, INCONCLUSIVE, further_seeds=seeds, main=True)
         for name, seeds in (("far", None), ("near", 3))
     )
-    assert "2 inconclusive, e.g. near:" in report.markdown([ClaimReport("x", "", findings, INCONCLUSIVE)])
+    assert "2 inconclusive, e.g. near:" in markdown.table([ClaimReport("x", "", findings, INCONCLUSIVE)])
 
 
 def test_a_stopped_study_is_reported_on_its_complete_seeds():
@@ -212,9 +235,12 @@ def bundled_reports():
     return report.claim_reports()
 
 
-def test_the_block_in_the_readme_agrees_with_the_bundled_tables(bundled_reports):
-    text = (paths.data().parent / "README.md").read_text(encoding="utf-8")
-    assert text == report.with_block(text, bundled_reports)
+@pytest.mark.parametrize("path", ["README.md", "data/results/README.md"])
+def test_the_tables_and_figures_in_markdown_agree_with_the_bundled_tables(path, bundled_reports):
+    file = paths.data().parent / path
+    text = file.read_text(encoding="utf-8")
+    folder = "data/results" if file.parent == paths.data().parent else ""
+    assert text == markdown.rewritten(text, bundled_reports, folder)
 
 
 def test_the_bundled_tables_give_the_verdicts_of_the_first_edition(bundled_reports):

@@ -5,7 +5,7 @@
     print(lk.research.study.claim_report("bound"))        # the verdict from the bundled table
 
 The files, from the declarations to the verdicts: claims/NAME.toml → declarations → engine (runs and measurements) →
-tables → claims/NAME.py → findings → report and figures.
+tables → claims/NAME.py → findings → report, figures and Markdown.
 """
 
 from labkit.research.study.claims import CLAIMS
@@ -13,7 +13,8 @@ from labkit.research.study.declarations import Study
 from labkit.research.study.engine import StudyResult, preview, run
 from labkit.research.study.figures import draw_figures
 from labkit.research.study.findings import Finding
-from labkit.research.study.report import ClaimReport, claim_report, claim_reports, rewrite
+from labkit.research.study.markdown import rewrite
+from labkit.research.study.report import ClaimReport, claim_report, claim_reports
 from labkit.research.study.tables import read, table_path
 
 __all__ = [

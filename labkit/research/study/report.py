@@ -1,22 +1,18 @@
-"""What the study's tables decide: a report per claim, and the README's block of all claims."""
+"""What the study's tables decide: a report per claim."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.disk import write_whole
 from labkit.research.study import claims, declarations, tables
-from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Finding, Rule, verdict
+from labkit.research.study.findings import INCONCLUSIVE, Finding, Rule, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BEGIN, END = "<!-- study -->", "<!-- /study -->"
-FIGURES = "data/results/study-{name}.svg"  # relative to the README
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +36,11 @@ class ClaimReport:
     seeds: int = 0
     hours: float = 0.0
     rule: Rule = "all"
+
+    @property
+    def trained(self) -> bool:
+        """True if the claim is about codecs that were trained from scratch, not about the beginning of training."""
+        return declarations.declaration(self.name).get("protocol") == "scratch"
 
     @property
     def conclusion(self) -> str:
@@ -109,49 +110,3 @@ def claim_reports(folder: str | Path | None = None) -> list[ClaimReport]:
         else ClaimReport(name, declarations.declaration(name)["claim"])
         for name in claims.CLAIMS
     ]
-
-
-def markdown(reports: Sequence[ClaimReport]) -> str:
-    """Return a table of the claims as Markdown.
-
-    For each claim the table counts the main findings by verdict and gives one example of each verdict: the first
-    finding, or among inconclusive ones that which needs the fewest further seeds.
-    """
-    lines = ["| claim | verdict | main findings |", "| --- | --- | --- |"]
-    for number, report in enumerate(reports, start=1):
-        mains = [finding for finding in report.findings if finding.main]
-        mains.sort(key=lambda main: main.further_seeds or math.inf)
-        cells = []
-        for word in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE):
-            if same := [main for main in mains if main.verdict == word]:
-                cells.append(f"{len(same)} {word}, e.g. {same[0].comparison}: {same[0].numbers}")
-        cells += [f"[figure of all]({FIGURES.format(name=report.name)})"] if mains else []
-        word, _, rest = report.conclusion.partition(":")
-        lines.append(f"| {number}. {report.text} | **{word}**{':' * bool(rest)}{rest} | {'<br>'.join(cells)} |")
-    return "\n".join(lines)
-
-
-def with_block(text: str, reports: Sequence[ClaimReport]) -> str:
-    """Return a text with the block between the study's two marks replaced.
-
-    Raises:
-        ValueError: If the text lacks the marks.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the text must contain {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n{markdown(reports)}\n{END}{after}"
-
-
-def rewrite(path: Path, reports: Sequence[ClaimReport]) -> None:
-    """Replace the block between the study's two marks in a file.
-
-    Raises:
-        ValueError: If the file cannot be read or written, or lacks the marks. The message names the file.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        write_whole(path, with_block(text, reports).encode())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,7 +92,7 @@ class TrainedMismatch(Mismatch):
         """Return the schemes that `mismatch` declares."""
         from labkit import schemes
 
-        runs = Study(Mismatch.name, ".", ".").sweep().runs()
+        runs = Study(Mismatch.name, Path(), Path()).sweep().runs()
         return {run.settings["scheme"]: schemes.from_dict(run.scheme) for run in runs if run.scheme}
 
 
