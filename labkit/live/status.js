@@ -1,11 +1,13 @@
 // The status line: the state of the newest run, its present work, its progress, a note if the screens are out of date,
 // and the results. The style sheet and the browser tests read `data-state` and `data-run` of the root.
 
-// Jupyter's sliders have no name, and tell a screen reader the index of an option instead of its value.
+// Jupyter's sliders have no name, and tell a screen reader the index of an option instead of its value. The arrow keys
+// select another cell, or nothing in Notebook 7, unless the focused element itself asks to suppress shortcuts.
 function labelSliders(panel) {
   for (const handle of panel?.querySelectorAll(".noUi-handle") ?? []) {
     const slider = handle.closest(".widget-slider");
     handle.setAttribute("aria-label", slider.querySelector(".widget-label").textContent);
+    handle.setAttribute("data-lm-suppress-shortcuts", "true");
     handle.setAttribute("aria-valuetext", slider.querySelector(".widget-readout").textContent);
   }
 }
