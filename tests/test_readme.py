@@ -70,5 +70,7 @@ def test_the_readme_contains_the_two_commands_that_ci_runs():
 def test_every_image_and_linked_file_exists():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
     assert len(links) >= 5
-    for path in [*links, "data/photographs/sources.csv", "data/weights"]:
+    for link in [*links, "data/photographs/sources.csv", "data/weights"]:
+        path, _, anchor = link.partition("#")
         assert (ROOT / path).exists(), path
+        assert not anchor or f"# {anchor.replace('-', ' ')}\n" in (ROOT / path).read_text(encoding="utf-8").lower(), link
