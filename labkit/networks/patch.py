@@ -168,7 +168,7 @@ class PatchCodec(ImageCodec):
         self.started.fill_(1)
 
     def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:
-        """Fit the entropy model to latents of shape (batch, M, height, width) with these deviations, (M,)."""
+        """Fit the entropy model to latents of shape (batch, M, height, width) with deviations of shape (M,)."""
         return fit_bottleneck(self.entropy_bottleneck, y)
 
 
