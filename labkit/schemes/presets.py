@@ -136,8 +136,8 @@ def annealed(
     `stochastic_rounding`; with a temperature from 0.5 to 0.05, it is as good as `mixed`.
 
     Args:
-        temperature: Temperature τ as a number or a schedule, from 1 (stochastic rounding) to 0 (rounding). The default
-            is `schedules.exponential(0.5, 0.1)`.
+        temperature: Temperature τ as a number or a schedule: 1 gives stochastic rounding, values near 0 give rounding.
+            The default is `schedules.exponential(0.5, 0.1)`.
         gradient: Derivative of the rounding, "identity" or "expected". It has no effect if `relaxed` is True.
         relaxed: Use a ramp with its exact derivative instead of rounding. The default is True unless another gradient
             is chosen.
