@@ -97,7 +97,7 @@ def evaluate(
     default=defaults.REFINE_SURROGATE,
     help="Surrogate for rounding: sga, ssl (SGA+), sua or another one.",
 )
-@click.option("--steps", type=int, default=defaults.REFINE_STEPS, help="Largest number of steps of Adam per image.")
+@click.option("--steps", type=int, default=defaults.REFINE_STEPS, help="Largest number of Adam steps per image.")
 @click.option("--lr", type=float, default=defaults.REFINE_LR, help="Initial learning rate.")
 @click.option(
     "--temperature",
