@@ -184,7 +184,7 @@ def test_a_mistake_in_the_distribution_gets_the_message_meant_for_it(old, new, f
 
 CROPS = [
     ("crop[..., rng.permutation(3)] if i % 2 else crop", "crop", "the colors of 0 in 24 crops"),
-    ("x_hat, likelihoods = codec(x, generator)", "x_hat, likelihoods = codec(x)", "other losses with the same seed"),
+    ("x_hat, likelihoods = codec(x, generator)", "x_hat, likelihoods = codec(x)", "different losses with the same"),
 ]
 
 
@@ -247,7 +247,7 @@ def test_training_that_starts_anew_after_rescaling_gets_the_message_meant_for_it
     net = codec.Hyperprior(0.0067, 12, 8, 24)
     codec.train(net, photos, 2, 0)
     curve.check_goes_on(codec, net, photos)
-    with pytest.raises(Wrong, match="starts anew"):
+    with pytest.raises(Wrong, match="starts over"):
         curve.check_goes_on(mutated("    other.started = True\n", ""), net, photos)
 
 
