@@ -79,9 +79,7 @@ def stale_tables(model: nn.Module, passes: list[ImagePass]) -> list[Finding]:
             own += bitstream.table_bits(call.model, call.symbols, call.indexes)
             other += bitstream.table_bits(fresh[call.model], call.symbols, call.indexes)
     figure = 100 * (own / other - 1) if other else 0.0
-    message = (
-        f"The tables of {' and '.join(names)} do not match the current weights and cost {figure:.1f}% more bits."
-    )
+    message = f"The tables of {' and '.join(names)} do not match the current weights and cost {figure:.1f}% more bits."
     return judged("stale_tables", max(figure, 0.0), message, _UPDATE)
 
 
