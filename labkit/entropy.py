@@ -96,7 +96,7 @@ class EntropyBottleneck(SchemeCarrier, rans.BottleneckCoding, _EntropyBottleneck
             training: Overrides the module's own training flag.
 
         Returns:
-            The output of the distortion path and the likelihood of the rate path, both of the shape of x.
+            The output of the distortion path and the likelihood of the rate path, both with the shape of x.
         """
         if not (self.training if training is None else training):
             evaluated: tuple[Tensor, Tensor] = super().forward(x, training=False)
@@ -165,7 +165,7 @@ class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianCondition
             noise: Result of `draw`, or None for a new draw.
 
         Returns:
-            The latent of the distortion path and the likelihood of the rate path, both of the shape of y.
+            The latent of the distortion path and the likelihood of the rate path, both with the shape of y.
         """
         if not (self.training if training is None else training):
             evaluated: tuple[Tensor, Tensor] = super().forward(inputs, scales, means, training=False)

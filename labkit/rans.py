@@ -175,7 +175,7 @@ def decode(model: Any, strings: Any, indexes: Tensor) -> Tensor:
         indexes: Index of each symbol's table, of shape (batch, …).
 
     Returns:
-        The symbols, int32 of the shape of the indexes.
+        The symbols, int32 with the same shape as the indexes.
 
     Raises:
         ValueError: If a string is damaged.

@@ -122,7 +122,7 @@ def cosine(start: float, end: float) -> Schedule:
 
 
 def between(shape: str, start: float, end: float) -> Schedule:
-    """Return a schedule by the name of its shape.
+    """Return a schedule, given the name of its shape.
 
     Args:
         shape: One of `SHAPES`.

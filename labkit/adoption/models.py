@@ -272,7 +272,7 @@ def _before(module: nn.Module) -> type | None:
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """Make pickle and deepcopy recreate a class made by adoption from the user's class."""
+    """Make pickle and deepcopy recreate an adopted class from the user's own class."""
     state = super(type(module), module).__reduce_ex__(protocol)[2:]
     return (_remake, (type(module).__bases__[0],), *state)
 

@@ -39,7 +39,7 @@ Finding = tuple[str, str]  # path of a module, and a description of what its for
 
 
 class _Facts(NamedTuple):
-    """What the values in a storage depend on."""
+    """The inputs, weights and quantization that the values in a storage depend on."""
 
     origins: int = 0
     rounded: frozenset[Finding] = frozenset()

@@ -103,7 +103,7 @@ def draw_nodes(
     """Return quadrature nodes of E f(v) for each latent, where v is uniform on [0, 1).
 
     A piece on which a feature changes by more than 0.1 is cut at the point where the feature crosses the mean of its
-    two ends. Bisection finds a jump to the last bit of v, and the middle of a steep slope. Pieces are therefore short
+    two ends. Bisection locates a jump to the last bit of v, and the middle of a steep slope. Pieces are therefore short
     only where the law is steep, and a piece on which nothing changes gets one node.
 
     Args:

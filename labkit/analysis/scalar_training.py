@@ -61,7 +61,7 @@ def rounded_loss(codes: Codes, lmbda: float) -> Tensor:
         lmbda: Weight λ of the distortion.
 
     Returns:
-        Losses in float64, of the shape of the parameters.
+        Losses in float64, with the same shape as the parameters.
     """
     gain, step, scale = (parameter.detach().double()[..., None] for parameter in codes)
     edges = torch.cat([_SYMBOLS - 0.5, _SYMBOLS[-1:] + 0.5]) / gain

@@ -69,7 +69,7 @@ def evaluate(
     images = datasets.folder(data) if data else datasets.photos("test")
     curves: dict[str, list[evaluation.Report]] = {}
     if network and not checkpoints:
-        raise ValueError("--network names the network of checkpoints: also name a checkpoint")
+        raise ValueError("--network applies only to checkpoints: also name a checkpoint")
     nets = [load_network(file, network) for file in checkpoints]
     for net in nets or [networks.pretrained(lmbda=lmbda) for lmbda in networks.pretrained_lmbdas()]:
         net = net.to(training.processes.device(device))

@@ -75,7 +75,7 @@ def load_network(weights: Path | None, network: str | None = None, lmbda: float 
             click.echo(f"labkit: {warning.message}", err=True)
         return net
     if network:
-        raise ValueError("--network names the network of a checkpoint: also name the checkpoint")
+        raise ValueError("--network applies only to a checkpoint: also name the checkpoint")
     return networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
 
 

@@ -187,7 +187,7 @@ class Experiment:
         record.write("experiments", self.claim, self._entry | {"verdict": verdict})
         found = f"{self.claim} Difference: {_interval(self.result.differences)}. Rule: {self.rule}."
         agreed = verdict == decided
-        answer = f"Your verdict, {verdict}, is that of your rule."
+        answer = f"Your verdict, {verdict}, agrees with your rule."
         if not agreed:
             answer = f"Your verdict is {verdict}. Your rule says {decided}: compare both ends of the interval with it."
         return Card(f"{found} <b>{answer}</b>", f"{found} {answer}", "good" if agreed else "bad")
@@ -251,7 +251,7 @@ def experiment(
     for name in (first, second):
         check_name("scheme", name, schemes.names())
     if first == second:
-        raise ValueError(f"second must be another scheme than first, got {second!r} for both")
+        raise ValueError(f"second must be a different scheme than first, got {second!r} for both")
     check_name("source", source, SOURCES)
     check_positive(lmbda=lmbda)
     check_at_least(1, steps=steps)

@@ -95,7 +95,7 @@ class Question:
         entry = record.read()["questions"].get(self.key)
         status = "No answer yet."
         if entry:
-            place = "at the first try" if entry.get("first") else "after more than one try"
+            place = "on the first try" if entry.get("first") else "after more than one try"
             solved = entry.get("solved")
             status = f"Answered right {place} (recorded)." if solved else "Not answered right yet (recorded)."
         self._status.value = f"<small>{status}</small>"

@@ -60,7 +60,7 @@ class _ImageSet(Sequence[Tensor]):
         permute_colors: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> Tensor:
-        """Draw the crops of `crops` as uint8, which needs a quarter of the memory.
+        """Draw the same crops as `crops`, but as uint8, which needs a quarter of the memory.
 
         Args:
             n: Number of crops in all parts together.
@@ -242,8 +242,7 @@ def training_images(path: str | Path, memory: int = 2**30) -> PhotoSet | ImageFi
         memory: Largest size of the decoded images in bytes, with 3 bytes per pixel.
 
     Returns:
-        The images in memory, or the files if the images are larger. Only as many headers are read as the decision
-        needs.
+        The images in memory, or the files if the images are larger. Headers are read only until this is decided.
 
     Raises:
         ValueError: If the folder is missing or has no images, or if a file that was read is damaged.

@@ -50,7 +50,7 @@ class Diagnosis:
         return f"Diagnosis({self.network}: {counts})"
 
     def count(self, severity: str) -> int:
-        """Return the number of findings with a severity."""
+        """Return the number of findings with a given severity."""
         return sum(each.severity == severity for each in self.findings)
 
     def of(self, kind: str) -> Finding | None:

@@ -57,7 +57,7 @@ class Symbols(NamedTuple):
 
     Attributes:
         model: The entropy model.
-        symbols: Integers, of the shape of the latent.
+        symbols: Integers with the same shape as the latent.
         indexes: Index of the coder's table for each symbol.
         bits: Bits of each symbol according to the model's likelihoods, float64.
         scales: Scales σ of the symbols of a Gaussian model, or None.
@@ -195,7 +195,7 @@ def symbol_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Tensor
         indexes: Index of the table for each symbol, of the same shape.
 
     Returns:
-        The bits, float64 of the shape of the symbols.
+        The bits, float64 with the same shape as the symbols.
     """
     shape, symbols, indexes = symbols.shape, symbols.reshape(-1).long(), indexes.reshape(-1).long()
     value = symbols - model._offset[indexes]

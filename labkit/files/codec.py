@@ -140,8 +140,8 @@ def check_verified(container: Container, decoded: Decoded) -> None:
         )
     if decoded.same_latents is False:
         raise ValueError(
-            "the decoded latents differ from the verified ones, which no processor causes: its strings were replaced, "
-            "or this machine computes wrongly"
+            "the decoded latents differ from the verified ones, which no difference between processors can cause: its "
+            "strings were replaced, or this machine computes wrongly"
         )
 
 

@@ -111,7 +111,7 @@ class Container:
         if (self.latents_checksum is None) != (self.image_checksum is None or self.version == 1):
             raise ValueError(
                 "latents_checksum must be set if and only if image_checksum is, and never in version 1, got "
-                f"{self.latents_checksum} beside {self.image_checksum} in version {self.version}"
+                f"{self.latents_checksum} with image_checksum {self.image_checksum} in version {self.version}"
             )
         if not 1 <= len(self.strings) <= 255:
             raise ValueError(f"the number of strings must be 1 to 255, got {len(self.strings)}")

@@ -108,7 +108,7 @@ def check_symbols(symbols: Tensor) -> None:
         raise NotCodable("the latents hold values that are not finite")
     if max(-low, high) > LIMIT:
         outside = symbols[symbols.abs() > LIMIT]
-        raise NotCodable(f"a latent of {outside[0].item():.4g} steps lies outside ±{LIMIT:.0f}, what can be coded")
+        raise NotCodable(f"a latent of {outside[0].item():.4g} steps is outside ±{LIMIT:.0f}, the range of the coder")
 
 
 class Checking(TorchDispatchMode):

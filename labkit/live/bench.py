@@ -80,7 +80,8 @@ def measure(panel: TrainedPanel, rounds: int) -> list[dict[str, Any]]:
     Returns:
         One row per quantity: its name, the median and the worst over the rounds, the same quantity for plain steps, and
         the ratio of the median to the plain quantity. A time is compared with the duration of one step, because the
-        engine reacts between steps. A rate is compared with the rate of plain steps, limited for frames by the engine.
+        engine reacts between steps. A rate is compared with the rate of plain steps; for frames, that is capped at the
+        engine's limit.
     """
     frames: Frames = []
 

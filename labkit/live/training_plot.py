@@ -133,7 +133,7 @@ def goal(known: Mapping[str, list[Decoded]], reference: str, lmbda: float) -> tu
 
 
 def described(scheme: schemes.Scheme) -> str:
-    """Return what training computes instead of rounding, in one line."""
+    """Describe in one line what training computes instead of rounding."""
     rate, distortion = schemes.first_stage(scheme).pair()
     return f"training sees {rate.forward} for the bits and {distortion.forward} for the reconstruction"
 

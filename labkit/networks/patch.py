@@ -50,7 +50,7 @@ class Residual(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum, of the shape of x: (batch, channels, height, width)."""
+        """Return the sum, with the same shape as x: (batch, channels, height, width)."""
         y: Tensor = x + self.outer(functional.gelu(self.inner(x)))
         return y
 

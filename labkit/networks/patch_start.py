@@ -123,4 +123,4 @@ def _set_logistic(bottleneck: entropy.EntropyBottleneck, center: Tensor, scale: 
     bottleneck.biases[0] -= center / scale
     bottleneck.biases[-1].zero_()
     for factor in bottleneck.factors:
-            factor.fill_(0.3)  # the tails of latents are heavier than those of a logistic distribution
+        factor.fill_(0.3)  # the tails of latents are heavier than those of a logistic distribution

@@ -189,7 +189,7 @@ def table() -> pd.DataFrame:
 
 @functools.cache
 def _cost(name: str, size: str) -> dict[str, float]:
-    """Return the number of parameters, and the multiply–adds and latents per pixel, which no image changes."""
+    """Return the number of parameters, and multiply–adds and latents per pixel, which are equal for all images."""
     net = get(name, size).eval()
     x = torch.zeros(1, 3, 64, 64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

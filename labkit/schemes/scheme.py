@@ -172,7 +172,7 @@ class QuantizationScheme:
             hyper: Use the hyper paths.
 
         Returns:
-            ỹ for the rate and ỹ for the distortion, both of the shape of y. They are the same tensor if both paths
+            ỹ for the rate and ỹ for the distortion, both with the shape of y. They are the same tensor if both paths
             have the same surrogate, noise and center.
         """
         noise = self.draw(y, generator, hyper) if noise is None else noise

@@ -1,4 +1,4 @@
-"""Surrogates for rounding: what training uses in place of the quantized latent."""
+"""Surrogates for rounding, which training uses in place of the quantized latent."""
 
 from __future__ import annotations
 

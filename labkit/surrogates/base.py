@@ -154,7 +154,7 @@ def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
     Args:
         value: New tensor that does not require a gradient.
         y: Tensor that receives the gradient.
-        slope: Number, or tensor of the shape of y. It is treated as a constant, so there are no second derivatives.
+        slope: Number, or tensor with the shape of y. It is treated as a constant, so there are no second derivatives.
     """
     if torch.compiler.is_compiling():  # the compiler fuses these operations, and y − y is exactly zero
         return value.detach() + slope * (y - y.detach())

@@ -70,7 +70,7 @@ def train_stack(  # noqa: D417 - Settings describes the other arguments
     threads: int | None = defaults.THREADS,
     progress: bool | None = None,
 ) -> list[StackRun]:
-    """Train several networks in place, as many as possible in one pass. Each gets the weights that `train` would give.
+    """Train several networks in place, as many as possible in one pass. The weights end as after `train`.
 
     If the loss or the gradient of a network is no longer finite, that network stops and its run carries the error,
     while the others continue. A stack holds the activations of all its members in memory at the same time.

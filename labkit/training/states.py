@@ -74,7 +74,7 @@ class Files:
         if names:
             differences = [texts.get(name, f"{name} {found.get(name)}, not {self.identity[name]}") for name in names]
             raise ValueError(
-                f"{path} is another run's ({', '.join(differences)}): choose another output file, "
+                f"{path} belongs to another run ({', '.join(differences)}): choose another output file, "
                 "or start afresh (fresh=True, --fresh), which overwrites it"
             )
         return found
@@ -119,7 +119,7 @@ class Files:
 
 
 def part(out: Path) -> Path:
-    """Return the path of the unfinished run's state for a checkpoint."""
+    """Return the path of the state file that belongs to a checkpoint."""
     return out.with_name(f"{out.name}.part")
 
 

@@ -85,7 +85,7 @@ def bisect(
         atol: Absolute tolerance.
 
     Returns:
-        The solutions, of the shape of `low`.
+        The solutions, with the same shape as `low`.
     """
     low = torch.where(target <= f(high), low, high)
     high = torch.where(f(low) <= target, high, low)

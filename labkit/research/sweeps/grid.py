@@ -64,7 +64,7 @@ class SweepRun:
 
     @property
     def cost_class(self) -> str:
-        """A key that runs of similar cost share."""
+        """Key that is the same for all runs of similar cost."""
         return json.dumps({name: value for name, value in self.settings.items() if name not in _WITHOUT_COST})
 
     def row(self, status: str, error: str | None = None, **results: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, x):
-        """Return the sum, of the shape of x."""
+        """Return the sum, with the shape of x."""
         return x + self.outer(F.gelu(self.inner(x)))
 
 

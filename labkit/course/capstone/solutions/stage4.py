@@ -35,7 +35,7 @@ class Factorized(nn.Module):
 
 
 def fit_prior(prior, y):
-    """Give the components the mean of each channel and three scales around its standard deviation."""
+    """Start the components at the mean of each channel, with three scales around its standard deviation."""
     mean, deviation = y.mean((0, 2, 3)), y.std((0, 2, 3)).clamp_min(0.1)
     prior.means.copy_(mean[:, None].expand(-1, 3))
     prior.log_scales.copy_((deviation[:, None] * torch.tensor([0.1, 0.3, 0.8])).clamp_min(0.05).log())

@@ -54,7 +54,7 @@ class Hyperprior(Factorized):
         fit_prior(self.prior, self.h_a(y))
 
     def distribution(self, z):
-        """Return μ and σ, each of the shape of y."""
+        """Return μ and σ, each with the shape of y."""
         mu, log_sigma = self.h_s(z).chunk(2, 1)
         return mu, lower_bound(log_sigma.exp(), BOUND)
 

@@ -174,7 +174,7 @@ def check_rescale(codec: Any, base: Any, photo: Array) -> None:
 
 
 def check_goes_on(codec: Any, base: Any, photos: list[Array]) -> None:
-    """Check that training a rescaled codec does not start over: one step of Adam moves no weight far."""
+    """Check that training a rescaled codec does not start over: one Adam step must not move a weight far."""
     net = codec.rescale(base, HIGH)
     before = {name: value.clone() for name, value in net.named_parameters()}
     codec.train(net, photos, 1, 0)
