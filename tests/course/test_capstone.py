@@ -184,7 +184,11 @@ def test_a_mistake_in_the_distribution_gets_the_message_meant_for_it(old, new, f
 
 CROPS = [
     ("crop[..., rng.permutation(3)] if i % 2 else crop", "crop", "the colors of 0 in 24 crops"),
-    ("x_hat, likelihoods = codec(x, generator)", "x_hat, likelihoods = codec(x)", "different losses with the same"),
+    (
+        "x_hat, likelihoods = codec(x, generator)",
+        "x_hat, likelihoods = codec(x)",
+        "different losses with the same seed",
+    ),
 ]
 
 
