@@ -285,7 +285,7 @@ def test_the_reference_passes_every_stage_in_a_process_of_its_own(tmp_path, caps
     assert seeded in REFERENCE
     file.write_text(REFERENCE.replace(seeded, "torch.default_generator\n\n    def samples"))
     run = grading.run(file, catalog.stage(8), {}, shortened=40)
-    assert not run.passed and "seed alone" in run.message
+    assert not run.passed and "only on its seed" in run.message
 
 
 # The process of the learner's file
