@@ -23,7 +23,7 @@ def check_positive(**values: Any) -> None:
 
 
 def check_at_least(least: int, **values: Any) -> None:
-    """Check that every value is an integer of at least `least`.
+    """Check that every value is an integer that is at least `least`.
 
     Args:
         least: Smallest allowed value.

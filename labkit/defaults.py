@@ -1,4 +1,4 @@
-"""The default of every setting of training and refinement, written down once.
+"""The default of every training and refinement setting, defined in one place.
 
 Python, the command line and sweep files read these values. This module does not import torch, so the command line's
 help and the process that drives a sweep can read it quickly. `labkit.training.Settings` gives the reasons.

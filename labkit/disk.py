@@ -24,10 +24,10 @@ def whole(path: str | Path) -> Iterator[Path]:
         path: File to write.
 
     Raises:
-        ValueError: If the file cannot be written, or is a device or a pipe. An OSError of the block is reported in this
-            way too, so a block should only write the file.
+        ValueError: If the file cannot be written, or is a device or a pipe. An OSError raised inside the block is
+            reported in the same way, so the block should do nothing but write the file.
     """
-    if _special(path):  # as root, renaming would replace /dev/null by a file
+    if _special(path):  # as root, renaming would replace /dev/null with a file
         raise ValueError(f"{path} cannot be written: it is a device or a pipe")
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -41,7 +41,7 @@ def whole(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         finally:
-            with suppress(OSError):  # after an error, that error matters more
+            with suppress(OSError):  # the error that ended the block matters more than this one
                 temporary.unlink()
 
 

@@ -7,7 +7,8 @@ and what it returns (the distortion path):
     inputs ─┬─ rate surrogate ───────► likelihood
             └─ distortion surrogate ─► output
 
-A rate surrogate with `expected_rate_gradient` decides the likelihood's derivative with respect to the latent, too.
+A rate surrogate with `expected_rate_gradient` also determines the derivative of the likelihood with respect to the
+latent.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class SchemeCarrier:
     Attributes:
         scheme: Quantization scheme of the training forward pass.
         temperature: Current temperature, a 0-d tensor.
-        generator: Source of the training noise. None stands for PyTorch's default generator.
+        generator: Source of the training noise. None means PyTorch's default generator.
         part: (k, m) if the inputs are the k-th of m equal parts of a batch.
     """
 
@@ -48,23 +49,23 @@ class SchemeCarrier:
     generator: torch.Generator | None
     part: tuple[int, int]
     _offset: Tensor
-    register_buffer: Callable[..., None]  # of nn.Module, with which this class is combined
+    register_buffer: Callable[..., None]  # inherited from nn.Module in the subclasses
 
     def attach_scheme(self, scheme: QuantizationScheme) -> None:
-        """Give a module that carries no scheme yet its scheme and the scheme's first temperature."""
+        """Attach a scheme to a module that has none yet, and set the temperature to the scheme's first value."""
         self.scheme = scheme
         self.generator, self.part = None, (0, 1)
-        # A buffer moves with the model and never causes recompilation. It is not persistent, so that state dicts keep
+        # A buffer moves with the model and never causes recompilation. It is not persistent, so state dicts keep
         # CompressAI's keys.
         temperature = torch.tensor(float(scheme.temperature.start), device=self._offset.device)
         self.register_buffer("temperature", temperature, persistent=False)
 
     def _noise_of_part(self, y: Tensor, draw: Callable[[Tensor], Noise]) -> Noise:
-        """Draw noise for the whole batch and return the share of this part."""
+        """Draw noise for the whole batch and return the share that belongs to this part."""
         k, m = self.part
         if m == 1:
             return draw(y)
-        noise = draw(y[:1].expand(m * len(y), *y.shape[1:]))  # a draw depends on the shape and the type only
+        noise = draw(y[:1].expand(m * len(y), *y.shape[1:]))  # a draw depends only on the shape and the dtype
         rate, distortion = (None if v is None else v.narrow(v.dim() - y.dim(), k * len(y), len(y)) for v in noise)
         return (rate, rate) if noise[0] is noise[1] else (rate, distortion)
 
@@ -95,7 +96,7 @@ class EntropyBottleneck(SchemeCarrier, rans.BottleneckCoding, _EntropyBottleneck
             training: Overrides the module's own training flag.
 
         Returns:
-            The output of the distortion path and the likelihood of the rate path, both of the shape of x.
+            The output of the distortion path and the likelihood of the rate path, both with the shape of x.
         """
         if not (self.training if training is None else training):
             evaluated: tuple[Tensor, Tensor] = super().forward(x, training=False)
@@ -130,9 +131,9 @@ class EntropyBottleneck(SchemeCarrier, rans.BottleneckCoding, _EntropyBottleneck
 class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianConditional):
     """CompressAI's Gaussian entropy model with a scheme and its lower bound on σ.
 
-    The model is that of Minnen et al., 2018, https://arxiv.org/abs/1809.02736. The scheme's bound also applies to the
-    coder, whose tables start at it (see `scale_table`). It replaces the bound of a loaded state dict, with a warning if
-    the two differ.
+    This is the model of Minnen et al., 2018, https://arxiv.org/abs/1809.02736. The scheme's bound also applies to the
+    coder: its tables start at the bound (see `scale_table`). The bound overrides the one in a loaded state dict, with a
+    warning if the two differ.
 
     Args:
         scale_table: Scales for which the coder has tables, or None if `update` builds them later.
@@ -164,7 +165,7 @@ class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianCondition
             noise: Result of `draw`, or None for a new draw.
 
         Returns:
-            The latent of the distortion path and the likelihood of the rate path, both of the shape of y.
+            The latent of the distortion path and the likelihood of the rate path, both with the shape of y.
         """
         if not (self.training if training is None else training):
             evaluated: tuple[Tensor, Tensor] = super().forward(inputs, scales, means, training=False)
@@ -202,9 +203,9 @@ class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianCondition
         return signed
 
     def draw(self, y: Tensor) -> Noise:
-        """Draw the noise of both paths for a latent that a context model reads as well.
+        """Draw the noise of both paths for a latent that also feeds a context model.
 
-        If each path has its own noise, the noise of the distortion path is drawn first. CompressAI also quantizes for
+        If the paths use separate noise, the noise of the distortion path is drawn first. CompressAI, too, quantizes for
         the context model before it scores the latent, so the same seed gives the same numbers.
 
         Args:
@@ -244,7 +245,7 @@ class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianCondition
         return bool(super().update_scale_table(table, force=force))
 
     def set_scale_bound(self, bound: float) -> None:
-        """Set the lower bound on σ and drop coder tables that start elsewhere; `update` builds them again.
+        """Set the lower bound on σ, and drop coder tables that start at another scale; `update` builds them again.
 
         Args:
             bound: New lower bound, positive.
@@ -264,11 +265,11 @@ class GaussianConditional(SchemeCarrier, rans.GaussianCoding, _GaussianCondition
                 f"the scheme's scale bound {bound:g} replaces the bound {float(loaded):g} of the state dict",
                 stacklevel=2,
             )
-        for key in (f"{prefix}scale_bound", f"{prefix}lower_bound_scale.bound"):  # the second belongs to a child
+        for key in (f"{prefix}scale_bound", f"{prefix}lower_bound_scale.bound"):  # the second is in a child module
             if key in state_dict:
                 state_dict[key] = torch.full_like(state_dict[key], bound)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self.set_scale_bound(bound)  # drops loaded tables that start elsewhere
+        self.set_scale_bound(bound)  # drops loaded tables that start at another scale
 
 
 def _log_one_minus_exp(low: Tensor, high: Tensor) -> Tensor:
@@ -324,7 +325,7 @@ def carriers(model: nn.Module) -> list[SchemeCarrier]:
 
 
 def set_scheme(model: nn.Module, scheme: QuantizationScheme) -> None:
-    """Give every module that carries a scheme a new scheme, its first temperature and its scale bound.
+    """Set the scheme of every module that carries one, together with its first temperature and its scale bound.
 
     Args:
         model: Network or adopted model.
@@ -342,7 +343,7 @@ def set_temperature(model: nn.Module, temperature: float | Schedule) -> None:
 
     Args:
         model: Network or adopted model.
-        temperature: Positive number, or a schedule, of which the first value is used.
+        temperature: Positive number, or a schedule whose first value is used.
 
     Raises:
         ValueError: If the temperature is not a positive finite number.
@@ -357,7 +358,7 @@ def set_generator(model: nn.Module, generator: torch.Generator | None, part: tup
 
     Args:
         model: Network or adopted model.
-        generator: Source of the noise on the model's device. None stands for PyTorch's default generator.
+        generator: Source of the noise on the model's device. None means PyTorch's default generator.
         part: (k, m) if the model receives the k-th of m equal parts of each batch. It then draws the noise of the whole
             batch and uses its own part.
     """
@@ -366,7 +367,7 @@ def set_generator(model: nn.Module, generator: torch.Generator | None, part: tup
 
 
 def drop_tables(model: nn.Module) -> None:
-    """Drop the coder tables of all entropy bottlenecks, which training invalidates; `model.update()` builds them again.
+    """Drop the coder tables of all entropy bottlenecks, because training invalidates them; `update` builds them again.
 
     Args:
         model: Network or adopted model.

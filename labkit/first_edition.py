@@ -1,4 +1,4 @@
-"""Names of settings and claims in files that the first edition of labkit wrote, and their present names."""
+"""Names of settings and claims in files from labkit's first edition, and the current names."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ SCHEMES = {f"{name} uncentred": f"{name} uncentered" for name in ("soft", "gumbe
 
 
 def modern(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings under their present names."""
+    """Return the settings under their current names."""
     return {SETTINGS.get(name, name): value for name, value in settings.items()}
 
 
 def original(value: Any, names: Mapping[str, str] = SETTINGS) -> Any:
-    """Return a value whose names are those of the first edition, which digests of runs and measurements contain.
+    """Translate names back to those of the first edition, which digests of runs and measurements contain.
 
     Args:
-        value: A name, or dicts and lists that contain names as keys or as values.
-        names: Old names and the present names that replaced them.
+        value: A name, or nested dicts and lists that contain names as keys or as values.
+        names: Old names, each with the current name that replaced it.
     """
     if isinstance(value, Mapping):
         return {original(name, names): original(entry, names) for name, entry in value.items()}

@@ -1,20 +1,21 @@
 """CompressAI's rANS decoder, for strings that may be damaged, truncated or forged.
 
-A string is the coder's state of 64 bits and then words of 32 bits. The encoder starts at the state 2³¹ and keeps it in
-[2³¹, 2⁶³). The decoder undoes each of its steps. After the last latent of a valid string, it is back at the state 2³¹
-and has read exactly the whole string. `Decoder.finish` checks this. It detects damage to a string, except in one of 2⁴⁸
-cases and in the digits of an escaped latent, which change nothing but this latent.
+A string consists of the coder's 64-bit state followed by 32-bit words. The encoder starts in the state 2³¹ and keeps
+the state in [2³¹, 2⁶³). The decoder undoes each of its steps. After the last latent of a valid string, the decoder is
+back in the state 2³¹ and has read exactly the whole string. `Decoder.finish` checks this. The check detects damage,
+except in one of 2⁴⁸ cases and in the digits of an escaped latent, which change only this latent.
 
-CompressAI's decoder does not know where a string ends. It reads beyond the end of a damaged one, and the interpreter
-may crash. `Decoder` appends as many zeros as CompressAI's decoder can read:
+CompressAI's decoder does not know where a string ends. It reads beyond the end of a damaged one, which can crash the
+interpreter. `Decoder` therefore appends as many zeros as CompressAI's decoder can read:
 
 - A state in [2³¹, 2⁶³) stays there. The decoder reads a word when fewer than 32 bits of the state are left.
-- A latent takes at most 16 bits. An escaped latent then takes digits of 4 bits: first their number, a sum of digits
-  that ends after the first digit other than 15, and then as many digits.
-- Beyond the end, the state looks random, and an escaped latent takes 1.2 words on average. Three words are reserved.
-  If the tables are known, half a word is reserved for each latent, and three words for twice the expected escapes.
-- Each digit of 15 announces 15 digits. There are at most 8 in the state, because the next digit after a word of zeros
-  is zero, and at most 31 at the end of the string, because `check_string` refuses longer runs. An escaped latent
+- A latent takes at most 16 bits. An escaped latent is followed by 4-bit digits: first the number of digits, coded as a
+  sum that ends after the first digit other than 15, and then the digits themselves.
+- Beyond the end, the state looks random, and an escaped latent takes 1.2 words on average. Three words are reserved for
+  each latent. If the tables are known, half a word is reserved for each latent, and three words for twice the expected
+  number of escapes.
+- Each digit of 15 announces 15 digits. The state holds at most 8 such digits, because the next digit after a word of
+  zeros is zero. The end of the string holds at most 31, because `check_string` refuses longer runs. An escaped latent
   therefore takes at most 81 words if it begins before the end, and 19 words after it. 2¹⁶ further words are reserved
   for such latents; 8 digits of 15 occur once in 2³² escapes.
 """
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 
 WORD = 4  # bytes
-BLOCK = 2**18  # symbols that are handed to CompressAI's coder at once
+BLOCK = 2**18  # number of symbols passed to CompressAI's coder in one call
 NEVER_CODED = b"\xff" * 4 * WORD  # an escaped latent has at most 8 digits, so a coder never writes such a run
 LONGEST_TAIL = 2**13  # steps from a median to the end of its table; latents are coded up to ±2¹³
 _FIRST_STATE = 2**31
@@ -39,11 +40,11 @@ _MARK = (0x6B61, 0x1C62)  # halves of a word that follows the string
 
 
 class Decoder:
-    """Decodes one string, and never reads beyond it.
+    """Decodes one string and never reads beyond its end.
 
     Args:
-        string: The string.
-        latents: Number of latents in it.
+        string: String to decode.
+        latents: Number of latents in the string.
         escape: Largest probability of an escape in the tables.
 
     Raises:
@@ -60,8 +61,8 @@ class Decoder:
         """Return the next symbols.
 
         Args:
-            indexes: The table of each symbol.
-            tables: Cumulative frequencies of the values from an offset on, and of an escape.
+            indexes: Index of each symbol's table.
+            tables: Cumulative frequencies of consecutive values that start at an offset, and of an escape.
             lengths: Number of entries of each table.
             offsets: Smallest value of each table.
         """
@@ -69,16 +70,16 @@ class Decoder:
         return symbols
 
     def finish(self) -> None:
-        """Check that the decoder is where the encoder began: at the end of the string, in its first state.
+        """Check that the decoder is where the encoder started: at the end of the string and in the initial state.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If the string has not been read exactly to its end, or the state is not the initial one.
         """
-        # The low halves of the first state, of the mark, and of the state that holds the mark's upper half
+        # The low halves of the initial state, of the mark, and of the state that holds the mark's upper half
         tables = [[0, 1, 65536], *([0, half, half + 1, 65536] for half in _MARK)]
         if self.decode([0, 1, 2], tables, [3, 4, 4], [0, 0, 0]) != [0, 1, 1]:
             raise ValueError(
-                "a string does not end with its last latent: it is damaged, or the encoder had other weights, or other "
+                "a string does not end with its last latent: it is damaged, or the encoder used other weights or other "
                 "floating-point sums"
             )
 
@@ -101,10 +102,10 @@ def check_string(string: Any) -> None:
 
 @contextmanager
 def decoding(strings: Any) -> Iterator[None]:
-    """Check the form of a model's strings, and turn every error within this context into a ValueError of one line.
+    """Check the form of a model's strings, and turn every error inside this context into a one-line ValueError.
 
     Args:
-        strings: What a model's `decompress` is given.
+        strings: Argument of the model's `decompress`.
 
     Raises:
         ValueError: If they do not have the form [[string of each image] of each latent], or if decoding fails.
@@ -128,10 +129,10 @@ def decoding(strings: Any) -> Iterator[None]:
 
 
 def padded(string: Any, latents: int, escape: float = 1.0) -> bytes:
-    """Return a checked string with as many bytes after it as CompressAI's decoder can read.
+    """Check a string and return it with as many bytes appended as CompressAI's decoder can read.
 
     Args:
-        string: The string.
+        string: String to check.
         latents: Number of latents that will be decoded.
         escape: Largest probability of an escape in the tables.
 
@@ -144,12 +145,12 @@ def padded(string: Any, latents: int, escape: float = 1.0) -> bytes:
 
 
 def encode(model: Any, symbols: Callable[[slice], Tensor], indexes: Tensor) -> list[bytes]:
-    """Code symbols as CompressAI does, in blocks, since its lists of Python numbers need much memory.
+    """Code symbols as CompressAI does, but in blocks, because its lists of Python numbers take much memory.
 
     Args:
         model: Entropy model of CompressAI with coder tables.
-        symbols: Returns the symbols of some channels, integers of shape (batch, channels, …).
-        indexes: The table of each symbol, of shape (batch, C, …).
+        symbols: Function that returns the symbols of some channels, integers of shape (batch, channels, …).
+        indexes: Index of each symbol's table, of shape (batch, C, …).
 
     Returns:
         One string for each item of the batch.
@@ -166,15 +167,15 @@ def encode(model: Any, symbols: Callable[[slice], Tensor], indexes: Tensor) -> l
 
 
 def decode(model: Any, strings: Any, indexes: Tensor) -> Tensor:
-    """Decode the strings of `encode`, in blocks.
+    """Decode strings from `encode`, in blocks.
 
     Args:
         model: Entropy model of CompressAI with coder tables.
         strings: One string for each item of the batch.
-        indexes: The table of each symbol, of shape (batch, …).
+        indexes: Index of each symbol's table, of shape (batch, …).
 
     Returns:
-        The symbols, int32 of the shape of the indexes.
+        The symbols, int32 with the same shape as the indexes.
 
     Raises:
         ValueError: If a string is damaged.
@@ -200,16 +201,16 @@ def decompress(model: Any, own: Callable[..., Any], strings: Any, *arguments: An
 
     Args:
         model: Entropy model of CompressAI with coder tables.
-        own: Its `decompress`.
+        own: The entropy model's own `decompress`.
         strings: One string for each image.
         *arguments: Further arguments of `own`.
         **options: Further keyword arguments of `own`.
 
     Returns:
-        What `own` returns.
+        The result of `own`.
 
     Raises:
-        ValueError: If a string is damaged, or too short for the latents that it is said to hold.
+        ValueError: If a string is damaged, or too short for its number of latents.
     """
     from compressai.entropy_models import EntropyBottleneck
 
@@ -225,7 +226,7 @@ def decompress(model: Any, own: Callable[..., Any], strings: Any, *arguments: An
 
 
 class _OneCall:
-    """Decodes a string as a whole, in the form of CompressAI's RansDecoder."""
+    """Decodes a whole string in one call, with the interface of CompressAI's RansDecoder."""
 
     def decode_with_indexes(self, string: bytes, indexes: list[int], *tables: Any) -> list[int]:
         decoder = Decoder(string, len(indexes))
@@ -235,15 +236,16 @@ class _OneCall:
 
 
 def check_capacity(strings: Any, tables: Any, latents_per_channel: int) -> None:
-    """Check that strings are long enough for the latents that they are said to hold.
+    """Check that strings are long enough for their number of latents.
 
-    A latent with frequency f of 2¹⁶ multiplies the state by 2¹⁶/f, to within one part in 2¹⁵ of the logarithm. So the
-    most frequent latents give a lower bound on the length of a valid string. It is checked before memory is allocated.
+    A latent whose frequency is f out of 2¹⁶ multiplies the state by 2¹⁶/f, to within one part in 2¹⁵ of the logarithm.
+    The most frequent latents therefore give a lower bound on the length of a valid string. The check runs before memory
+    is allocated.
 
     Args:
         strings: Strings that each hold all channels of an image.
         tables: Tensor of cumulative frequencies, of shape (channels, entries).
-        latents_per_channel: Number of latents of a channel of an image.
+        latents_per_channel: Number of latents in each channel of an image.
 
     Raises:
         ValueError: If a string is too short.
@@ -281,7 +283,7 @@ def check_quantiles(model: Any) -> None:
 
 
 class BottleneckCoding:
-    """Base that comes before CompressAI's EntropyBottleneck: the same tables and strings, with less memory."""
+    """Mixin placed before CompressAI's EntropyBottleneck: builds the same tables and strings with less memory."""
 
     def update(self: Any, force: bool = False, update_quantiles: bool = False) -> bool:
         """Build the coder's tables.
@@ -309,7 +311,7 @@ class BottleneckCoding:
         return encode(self, lambda channels: symbols[:, channels], self._build_indexes(x.size()))
 
     def decompress(self: Any, strings: list[bytes], size: Any) -> Tensor:
-        """Decode the strings of `compress`.
+        """Decode strings from `compress`.
 
         Args:
             strings: One string for each item of the batch.
@@ -334,10 +336,10 @@ class BottleneckCoding:
 
 
 class GaussianCoding:
-    """Base that comes before CompressAI's GaussianConditional: the same strings, with less memory."""
+    """Mixin placed before CompressAI's GaussianConditional: writes the same strings with less memory."""
 
     def build_indexes(self: Any, scales: Tensor) -> Tensor:
-        """Return the table of each scale as CompressAI does, but by bisection and as uint8."""
+        """Return the index of each scale's table, as CompressAI does, but by bisection and as uint8."""
         table, parts = self.scale_table[:-1], scales.reshape(-1).split(BLOCK)  # to save memory
         indexes = [torch.bucketize(self.lower_bound_scale(part), table, out_int32=True).byte() for part in parts]
         return torch.cat(indexes).view(scales.shape)
@@ -347,7 +349,7 @@ class GaussianCoding:
 
         Args:
             inputs: Latents of shape (batch, C, …).
-            indexes: The table of each latent.
+            indexes: Index of each latent's table.
             means: Means μ, or None.
         """
 
@@ -364,11 +366,11 @@ class GaussianCoding:
         dtype: torch.dtype = torch.float,
         means: Tensor | None = None,
     ) -> Tensor:
-        """Decode the strings of `compress`.
+        """Decode strings from `compress`.
 
         Args:
             strings: One string for each item of the batch.
-            indexes: The table of each latent, of shape (batch, C, …).
+            indexes: Index of each latent's table, of shape (batch, C, …).
             dtype: Type of the result if there are no means.
             means: Means μ, or None.
 

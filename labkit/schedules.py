@@ -16,7 +16,7 @@ KINDS = (*SHAPES, "delayed_exponential", "piecewise")
 class Schedule:
     """A value that changes from `start` at the first training step to `end` at the last.
 
-    Calling the schedule gives the value at a step. The functions of this module make schedules of each kind.
+    Calling the schedule gives the value at a step. Each function of this module makes one kind of schedule.
 
     Attributes:
         kind: One of `KINDS`.
@@ -122,7 +122,7 @@ def cosine(start: float, end: float) -> Schedule:
 
 
 def between(shape: str, start: float, end: float) -> Schedule:
-    """Return a schedule by the name of its shape.
+    """Return a schedule, given the name of its shape.
 
     Args:
         shape: One of `SHAPES`.

@@ -1,4 +1,4 @@
-"""Borrowing a network: its state is restored afterwards, and its noise depends on a seed alone."""
+"""Using a network temporarily: its state is restored afterwards, and its noise depends only on a seed."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def device_of(net: nn.Module) -> torch.device:
 def seed_noise(net: nn.Module, *numbers: int) -> None:
     """Seed the network's training noise and PyTorch's own generator.
 
-    Two surrogates that draw equally many numbers then see the same noise.
+    Two surrogates that draw the same number of values then see the same noise.
 
     Args:
         net: Network whose modules carry a scheme.
-        *numbers: Non-negative integers, such as a seed, a batch and a draw. The noise depends on them alone.
+        *numbers: Non-negative integers, such as a seed, a batch and a draw. They alone determine the noise.
     """
     seed = mix_seeds(*numbers)
     device = device_of(net)
     entropy.set_generator(net, torch.Generator(device).manual_seed(seed))
-    torch.default_generator.manual_seed(seed)  # an adopted model may draw elsewhere, for example in dropout
+    torch.default_generator.manual_seed(seed)  # an adopted model may draw from it, for example in dropout
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)

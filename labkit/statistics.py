@@ -81,8 +81,8 @@ def check_confidence(confidence: float) -> None:
 def percentile_ends(values: Array, confidence: float = CONFIDENCE) -> Array:
     """Return both ends of a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
 
-    The ends are resampled values themselves. `scipy.stats.bootstrap` interpolates between them, which gives NaN if one
-    of the two neighbors is infinite, as the PSNR of a lossless image is.
+    The ends are themselves resampled values. `scipy.stats.bootstrap` interpolates between such values, which gives NaN
+    if one of the two neighbors is infinite, as the PSNR of a lossless image is.
 
     Args:
         values: Statistic of each resample, of shape (resamples, …).
@@ -105,7 +105,7 @@ def percentile_ends(values: Array, confidence: float = CONFIDENCE) -> Array:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the variances that the choice of seeds and the choice of images leave in it; see `estimate`.
+    """A value and its variances due to the choice of seeds and of images; see `estimate`.
 
     Attributes:
         value: The statistic of all seeds and images.
@@ -164,7 +164,7 @@ def _half_width(variances: tuple[float, float], counts: tuple[int, int], confide
 
 @cache  # a study asks for the same few quantiles again and again
 def _t_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of Student's t with this many degrees of freedom."""
+    """Return a quantile of Student's t-distribution with `freedom` degrees of freedom."""
     from scipy import stats
 
     return float(stats.t.ppf(probability, freedom))
@@ -176,7 +176,7 @@ def estimate(statistic: Statistic, *arrays: Array) -> Estimate:
     There are two delete-one jackknives (Efron & Tibshirani 1993, chapter 11): one leaves out one seed at a time, the
     other one image. Each has the variance (n − 1)/n · Σ (θ₍ᵢ₎ − mean)². The interval uses the sum of both variances and
     Student's t with the degrees of freedom of such a sum (Satterthwaite 1946), rounded down. Both variances contain the
-    interaction of seed and image, which is found by leaving out one of each.
+    interaction of seed and image, which is estimated by leaving out one of each.
 
     The method assumes that seeds and images are independent random draws and that the statistic is smooth in both. In
     simulations with 4 seeds and 13 images, a 95% interval misses the true value in 2% of cases if images differ more
@@ -184,11 +184,11 @@ def estimate(statistic: Statistic, *arrays: Array) -> Estimate:
     or longer training.
 
     Args:
-        statistic: Function of as many arrays as are given; returns a number.
+        statistic: Function that takes as many arrays as are given and returns a number.
         arrays: Arrays of shape (seeds, images, …).
 
     Returns:
-        The value of the statistic with its variances.
+        The value of the statistic, with its variances.
 
     >>> import labkit as lk
     >>> import numpy as np
@@ -203,7 +203,7 @@ def estimates(statistic: Statistic, *arrays: Array) -> list[Estimate]:
     """Estimate a statistic that returns several numbers; see `estimate`.
 
     Args:
-        statistic: Function of as many arrays as are given; returns a sequence of numbers.
+        statistic: Function that takes as many arrays as are given and returns a sequence of numbers.
         arrays: Arrays of shape (seeds, images, …).
 
     Returns:

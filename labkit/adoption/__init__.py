@@ -1,4 +1,4 @@
-"""Give a CompressAI model a quantization scheme, in place, and take it out again."""
+"""Adding a quantization scheme to a CompressAI model in place, and removing it again."""
 
 import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.adoption.codecs import (

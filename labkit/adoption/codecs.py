@@ -1,14 +1,14 @@
-"""Modules of CompressAI that quantize beside their entropy models, as subclasses that follow a scheme in training.
+"""Subclasses of CompressAI modules that quantize outside their entropy models. In training, they follow a scheme.
 
 Each subclass runs CompressAI's own code in evaluation mode. In training, one draw of noise (or one for each path)
-serves all places where a latent y is quantized:
+is used in all places where a latent y is quantized:
 
     y ─┬─ rate path around μ ─────────────────────────────────────► likelihood, given μ and σ
        ├─ distortion path around μ ───────────────────────────────► ŷ, for the synthesis transform
        └─ distortion path, of y itself ──► context model ─► μ, σ        raster scan, checkerboard in one pass
           or around the anchors' own μ ──► context model ─► μ, σ        checkerboard in two passes
 
-In one pass, the context model cannot read a ŷ around μ, because it predicts μ.
+In one pass, the context model cannot read a ŷ that was quantized around μ, because it predicts μ.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AdoptedHyperLatentCodec(latent_codecs.HyperLatentCodec):
 
 
 class AdoptedGaussianConditionalLatentCodec(latent_codecs.GaussianConditionalLatentCodec):
-    """A Gaussian latent codec that returns the distortion path in training, whatever `quantizer` is."""
+    """A Gaussian latent codec that always returns the distortion path in training, regardless of `quantizer`."""
 
     def forward(self, y: Tensor, ctx_params: Tensor) -> dict[str, Any]:
         """Return the likelihoods of y and ŷ.
@@ -58,7 +58,7 @@ class AdoptedGaussianConditionalLatentCodec(latent_codecs.GaussianConditionalLat
 
 
 class AdoptedRasterScanLatentCodec(latent_codecs.RasterScanLatentCodec):
-    """A raster-scan codec that in training quantizes y for the context model and y − μ for the decoder."""
+    """A raster-scan codec that, in training, quantizes y for the context model and y − μ for the decoder."""
 
     def forward(self, y: Tensor, params: Tensor) -> dict[str, Any]:
         """Return the likelihoods of y and ŷ.
@@ -77,10 +77,10 @@ class AdoptedRasterScanLatentCodec(latent_codecs.RasterScanLatentCodec):
         return {"likelihoods": {"y": likelihood}, "y_hat": y_hat}
 
     def decompress(self, strings: Any, shape: Any, ctx_params: Tensor, **options: Any) -> dict[str, Any]:
-        """Return ŷ from CompressAI's own method, which reads no memory beyond the strings.
+        """Return ŷ from CompressAI's own method, but never read memory beyond the strings.
 
         Args:
-            strings: [one string for each image].
+            strings: List with one string for each image, inside a list.
             shape: Height and width of the latent.
             ctx_params: Output of the hyper-synthesis transform.
             **options: Passed to CompressAI's method.
@@ -91,7 +91,7 @@ class AdoptedRasterScanLatentCodec(latent_codecs.RasterScanLatentCodec):
 
 
 class AdoptedJointAutoregressive(JointAutoregressiveHierarchicalPriors):
-    """An autoregressive model that in training quantizes y for the context model and y − μ for the decoder.
+    """An autoregressive model that, in training, quantizes y for the context model and y − μ for the decoder.
 
     The models are those of Minnen et al., 2018, https://arxiv.org/abs/1809.02736, and of Cheng et al., 2020,
     https://arxiv.org/abs/2001.01568.
@@ -116,7 +116,7 @@ class AdoptedJointAutoregressive(JointAutoregressiveHierarchicalPriors):
         return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": y_likelihood, "z": z_likelihood}}
 
     def _decompress_ar(self, y_string: bytes, y_hat: Tensor, *rest: Any) -> None:
-        """Decode one image into `y_hat` with CompressAI's own method, which reads no memory beyond the string."""
+        """Decode one image into `y_hat` with CompressAI's own method, but never read memory beyond the string."""
         super()._decompress_ar(rans.padded(y_string, y_hat.numel()), y_hat, *rest)
 
 
@@ -131,11 +131,11 @@ def _raster_scan(
 
 
 class AdoptedCheckerboardLatentCodec(latent_codecs.CheckerboardLatentCodec):
-    """A checkerboard codec that in training draws noise once for y: anchors, non-anchors and rate share it.
+    """A checkerboard codec that, in training, draws noise for y once and uses it for anchors, non-anchors and rate.
 
-    The codec is that of He et al., 2021, https://arxiv.org/abs/2103.15306. Both two-pass methods are one computation
-    here, because CompressAI requires pointwise `entropy_parameters`: at the anchors, where the context is masked, the
-    second pass predicts the same as the first.
+    The codec is the one of He et al., 2021, https://arxiv.org/abs/2103.15306. CompressAI's two methods for two passes
+    are the same computation here, because CompressAI requires pointwise `entropy_parameters`: at the anchors, where the
+    context is masked, the second pass predicts the same as the first.
     """
 
     def _forward_onepass(self, y: Tensor, side_params: Tensor) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class AdoptedCheckerboardLatentCodec(latent_codecs.CheckerboardLatentCodec):
         return self._code_with_anchors(gaussian.quantize_distortion(y, means, noise), y, side_params, noise)
 
     def _code_with_anchors(self, anchors: Tensor, y: Tensor, side_params: Tensor, noise: Noise) -> dict[str, Any]:
-        """Score and quantize y; the context model reads the anchors only."""
+        """Score and quantize y. The context model reads only the anchors."""
         context = self.context_prediction(self._keep_only(anchors, "anchor"))
         scales, means = self._predict(self._keep_only(context, "non_anchor"), side_params)
         y_hat, likelihood = self.latent_codec["y"].gaussian_conditional(y, scales, means=means, noise=noise)

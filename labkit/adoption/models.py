@@ -1,8 +1,8 @@
-"""Give a CompressAI model a quantization scheme, in place, and take it out again.
+"""Adding a quantization scheme to a CompressAI model in place, and removing it again.
 
 A CompressAI model quantizes inside its entropy models. Codecs with a context model also round or add noise themselves,
-and ignore the output of the entropy model. Adoption gives every module that quantizes a subclass of its own class, by
-changing its `__class__`. Parameters, buffers, keys and references to the module stay the same, and in evaluation mode
+and ignore the output of the entropy model. Adoption changes the `__class__` of every module that quantizes to a
+subclass of its own class. Parameters, buffers, keys and references to the module stay the same, and in evaluation mode
 each subclass runs CompressAI's own code.
 """
 
@@ -27,7 +27,7 @@ from labkit.state_guard import preserved_state
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# The class of an adopted module, by the class that it had before or inherits from.
+# The class of an adopted module for each class that it had before or inherits from.
 _ENTROPY: dict[type, type] = {
     entropy_models.EntropyBottleneck: entropy.EntropyBottleneck,
     entropy_models.GaussianConditional: entropy.GaussianConditional,
@@ -45,23 +45,24 @@ _CODECS: dict[type, type] = {
 
 
 def adopt(model: nn.Module, scheme: Scheme, example: Tensor | None = None) -> nn.Module:
-    """Give every place where a CompressAI model quantizes in training a scheme, in place.
+    """Make a CompressAI model follow a scheme wherever it quantizes in training, in place.
 
-    The evaluation forward pass, `compress`, `decompress`, `update` and the state-dict keys stay CompressAI's. They give
-    the same results bit for bit if the scheme's scale bound is the model's own. Coder tables that start at another
-    bound are dropped, and `update` builds them again. A second adoption changes the scheme.
+    The forward pass in evaluation mode, `compress`, `decompress`, `update` and the state-dict keys remain CompressAI's.
+    They give the same results bit for bit if the scheme's scale bound is the model's own. Coder tables that start at a
+    different bound are dropped, and `update` builds them again. Adopting a model a second time changes the scheme.
 
-    Quantization outside the entropy models would escape the scheme. One forward pass in training mode looks for it; all
-    state of the model and of PyTorch's random generators is restored afterwards. The pass sees latents that are rounded
-    or get uniform noise, in any module and in any function that it calls. It does not see branches that are not taken
-    for the example, values that were converted to an integer type, and quantization by comparisons.
+    Quantization outside the entropy models would not follow the scheme. One forward pass in training mode looks for it;
+    the state of the model and of PyTorch's random generators is restored afterwards. The pass detects latents that are
+    rounded or get uniform noise, in any module and in any function that it calls. It does not detect branches that are
+    not taken for the example, values that were converted to an integer type, or quantization by comparisons.
 
     Args:
-        model: Any image model of `compressai.models` except for the variable-rate ones, or your own model that
-            quantizes only in CompressAI's entropy models and latent codecs. labkit's own networks take the new scheme.
-        scheme: Scheme, which `model.scheme` returns afterwards. If it has two stages, the first applies until a
+        model: Any image model of `compressai.models` except the variable-rate ones, or your own model that quantizes
+            only in CompressAI's entropy models and latent codecs. One of labkit's own networks just gets the new
+            scheme.
+        scheme: Scheme, which `model.scheme` returns afterwards. If it has two stages, the first one applies until a
             trainer starts the second.
-        example: Input for the forward pass. By default, random numbers of shape 1×3×64×64.
+        example: Input for the forward pass. The default is random numbers of shape 1×3×64×64.
 
     Returns:
         The model itself.
@@ -103,10 +104,10 @@ def adopt(model: nn.Module, scheme: Scheme, example: Tensor | None = None) -> nn
 
 
 def attach_scheme(model: nn.Module, scheme: QuantizationScheme) -> None:
-    """Give a model a scheme without any checks.
+    """Attach a scheme to a model without any checks.
 
     Args:
-        model: Model or latent codec that is known to quantize nowhere else.
+        model: Model or latent codec that is known not to quantize anywhere else.
         scheme: Scheme of one stage.
     """
     _change_classes(model, scheme)
@@ -140,11 +141,11 @@ def _restore_classes(modules: Iterable[nn.Module]) -> None:
 
 
 def release(model: nn.Module) -> nn.Module:
-    """Turn an adopted model back into CompressAI's, in place. A model that was never adopted stays unchanged.
+    """Turn an adopted model back into a plain CompressAI model, in place. Other models do not change.
 
-    Weights, coder tables and the scale bound belong to the trained model and stay, so its evaluation outputs and bytes
-    do not change. A later `model.update(force=True)` builds tables that start at 0.11, though. If the scheme had
-    another bound, pass `scale_table=labkit.entropy.scale_table(bound)` to it.
+    The weights, the coder tables and the scale bound belong to the trained model and are kept, so its evaluation
+    outputs and its bytes do not change. However, a later `model.update(force=True)` builds tables that start at 0.11.
+    If the scheme had another bound, pass `scale_table=labkit.entropy.scale_table(bound)` to it.
 
     Args:
         model: Adopted model.
@@ -170,7 +171,7 @@ def set_temperature(model: nn.Module, temperature: float | Schedule) -> None:
 
     Args:
         model: Adopted model, or one of labkit's networks.
-        temperature: Positive number, or a schedule, of which the first value is used.
+        temperature: Positive number, or a schedule whose first value is used.
 
     Raises:
         ValueError: If the temperature is not a positive finite number, or the model carries no scheme.
@@ -186,7 +187,7 @@ def summary(model: nn.Module) -> DataFrame:
         model: Adopted model.
 
     Returns:
-        A pandas table with a row for each changed module: `module` (its path), `class` (its class before adoption) and
+        A pandas table with one row per changed module: `module` (its path), `class` (its class before adoption) and
         `role` (the paths of the scheme that it uses).
 
     Raises:
@@ -217,7 +218,7 @@ def check_adopted(model: nn.Module) -> None:
 
 
 def _own_networks(model: nn.Module) -> list[Any]:
-    """Return labkit's own networks, also inside a wrapper: they change their scheme themselves."""
+    """Return labkit's own networks, also if they are inside a wrapper. They change their scheme themselves."""
     return [module for module in model.modules() if hasattr(module, "set_scheme")]
 
 
@@ -248,10 +249,10 @@ def _where(model: nn.Module, path: str) -> str:
 
 @functools.cache
 def _adopted(cls: Any) -> type:
-    """Return the class that adoption gives to modules of class `cls`, or `cls` itself.
+    """Return the class that adoption assigns to modules of class `cls`, or `cls` itself.
 
-    For a user's subclass this makes a class. It inherits from the user's class first and from labkit's second, so that
-    `super().forward` in the user's class calls labkit's.
+    For a user's subclass, this creates a class. It inherits from the user's class first and from labkit's second, so
+    `super().forward` in the user's class calls labkit's method.
     """
     if cls in _ENTROPY:
         return _ENTROPY[cls]
@@ -271,7 +272,7 @@ def _before(module: nn.Module) -> type | None:
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """Let pickle and deepcopy make a class that adoption made again, from the user's class."""
+    """Make pickle and deepcopy recreate an adopted class from the user's own class."""
     state = super(type(module), module).__reduce_ex__(protocol)[2:]
     return (_remake, (type(module).__bases__[0],), *state)
 
@@ -292,7 +293,7 @@ _UNSUPPORTED = {
 
 
 def _obstacle(module: nn.Module) -> str | None:
-    """Return why the class of a module prevents adoption, as the end of a sentence."""
+    """Return the reason why the class of a module prevents adoption, as the end of a sentence."""
     cls = type(module)
     for ancestor in cls.__mro__:
         for prefix, reason in _UNSUPPORTED.items():

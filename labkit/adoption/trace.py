@@ -1,16 +1,16 @@
-"""One training forward pass that looks for quantization outside the entropy models.
+"""A training forward pass that looks for quantization outside the entropy models.
 
 The pass watches every operation on tensors. A latent is a floating-point tensor whose values depend on both the input
-and the weights. The pass finds
+and the weights. The pass reports
 
 - latents that are rounded, if the reconstruction or a likelihood depends on the result;
 - latents to which uniform noise with the width of a quantization step is added, under the same condition;
 - latents that `floor`, `ceil` or `trunc` turns into integers, if the integers enter a layer or an entropy model. Other
   uses of these functions, such as the coordinates of a warp, are not quantization.
 
-It therefore accepts rounded image sizes, weights and inputs, dropout and other random numbers, and figures that are
-computed on the side. It cannot see branches that are not taken, values that were converted to an integer type, and
-quantization by comparisons.
+It therefore accepts rounded image sizes, weights and inputs, dropout and other random numbers, and values that are only
+computed for information. It does not detect branches that are not taken, values that were converted to an integer type,
+or quantization by comparisons.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from labkit import entropy
 
 _INPUT, _WEIGHTS = 1, 2
 _LATENT = _INPUT | _WEIGHTS
-_ROUND = ("round", "fake_quantize", "quantize_per")  # the names of these operations start so
+_ROUND = ("round", "fake_quantize", "quantize_per")  # prefixes of the names of these operations
 _FLOOR = ("floor", "ceil", "trunc", "fix")
 _UNIFORM = ("rand", "rand_like", "uniform")
 _SUM = ("add", "sub", "rsub")
 _LAYERS = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear")
 
-Finding = tuple[str, str]  # path of a module, and what its forward does
+Finding = tuple[str, str]  # path of a module, and a description of what its forward method does
 
 
 class _Facts(NamedTuple):
-    """What the values in a storage depend on."""
+    """The inputs, weights and quantization that the values in a storage depend on."""
 
     origins: int = 0
     rounded: frozenset[Finding] = frozenset()
@@ -52,7 +52,7 @@ class _Facts(NamedTuple):
 class QuantizationTracer(TorchDispatchMode):
     """Follows latents through a forward pass and finds those that are quantized.
 
-    Facts belong to storages, since views and in-place operations share them.
+    Facts belong to storages, because views and in-place operations share them.
 
     Args:
         model: Model whose weights the latents depend on.
@@ -61,10 +61,10 @@ class QuantizationTracer(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, example: Tensor):
         super().__init__()
-        self.running = [""]  # paths of the modules whose forward is running
-        self.findings: dict[Finding, None] = {}  # in order of time
+        self.running = [""]  # paths of the modules whose forward method is running
+        self.findings: dict[Finding, None] = {}  # in chronological order
         self._allowed = False
-        self._storages: dict[int, torch.UntypedStorage] = {}  # kept alive, since addresses are used again
+        self._storages: dict[int, torch.UntypedStorage] = {}  # kept alive, because addresses are reused
         self._facts = {self._key(weight): _Facts(_WEIGHTS) for weight in model.parameters()}
         self._facts[self._key(example)] = _Facts(_INPUT)
         self._noise: dict[int, Finding] = {}
@@ -72,13 +72,13 @@ class QuantizationTracer(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation and derive the facts about its output from those about its inputs."""
+        """Run an operation and derive the facts about its output from the facts about its inputs."""
         name = func.overloadpacket.__name__.removesuffix("_")
         inputs = _floating((args, kwargs))
         if name in _LAYERS:
             self.check_integers(inputs)
         facts, noise = _Facts(), None
-        if not name.endswith("_like") and not name.startswith("new_"):  # those look at shapes only
+        if not name.endswith("_like") and not name.startswith("new_"):  # these operations only use shapes
             for tensor in inputs:
                 facts |= self._facts_of(tensor)
                 noise = noise or self._noise.get(self._key(tensor))
@@ -98,7 +98,7 @@ class QuantizationTracer(TorchDispatchMode):
         return output
 
     def _quantization(self, name: str, inputs: list[Tensor], facts: _Facts, noise: Finding | None) -> _Facts:
-        """Return what an operation adds to the facts."""
+        """Return the facts that an operation adds."""
         finding = (self.running[-1], f"rounds a latent with torch.{name}")
         if inputs and self._facts_of(inputs[0]).origins == _LATENT:
             if name.startswith(_ROUND):
@@ -112,14 +112,14 @@ class QuantizationTracer(TorchDispatchMode):
         return _Facts()
 
     def check_integers(self, values: Any) -> None:
-        """Note the tensors among the inputs of a layer that `floor`, `ceil` or `trunc` turned into integers."""
+        """Record the inputs of a layer that `floor`, `ceil` or `trunc` turned into integers."""
         for tensor in _floating(values):
             floored = self._facts_of(tensor).floored
             if floored and (tensor - tensor.round()).abs().max().item() < 1e-3:
                 self.findings |= dict.fromkeys(sorted(floored))
 
     def check_output(self, output: Any) -> None:
-        """Note the quantization that the reconstruction and the likelihoods depend on."""
+        """Record the quantization that affects the reconstruction and the likelihoods."""
         self.check_integers(output)
         if isinstance(output, dict):
             output = [output.get("x_hat"), output.get("likelihoods")]
@@ -157,7 +157,7 @@ def find_quantization(model: nn.Module, example: Tensor) -> list[Finding]:
         example: Input of the model.
 
     Returns:
-        Pairs of the path of a module and a description of what its forward does.
+        Pairs of the path of a module and a description of what its forward method does.
     """
     tracer = QuantizationTracer(model, example)
     with _watched_by(tracer, model), torch.enable_grad(), tracer:
@@ -168,7 +168,7 @@ def find_quantization(model: nn.Module, example: Tensor) -> list[Finding]:
 
 @contextmanager
 def _watched_by(tracer: QuantizationTracer, model: nn.Module) -> Iterator[None]:
-    """Let the tracer know which module runs, and which calls may quantize."""
+    """Tell the tracer which module is running and which calls may quantize."""
     carriers: list[Any] = entropy.carriers(model)
     methods = [(carrier, name) for carrier in carriers for name in ("forward", "draw", "quantize_distortion")]
     methods = [(carrier, name) for carrier, name in methods if hasattr(carrier, name)]

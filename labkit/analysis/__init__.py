@@ -1,11 +1,11 @@
-"""Train–test mismatch and gradient risk: exact for one latent, measured in trained networks.
+"""Train–test mismatch and gradient risk: exact for one latent, and measured in trained networks.
 
 sources ─► code ─► risk ─► worked_example            one latent: test loss, exact gradient, mismatch and risk
 sources ─► latent_laws ─► scale_bound                a lower bound on σ, in training and at test
-sources ─► reference_codes                           the least known loss of any quantizer with ideal entropy coding
-code ─► scalar_training, mean_training               many small codes that train at once
+sources ─► reference_codes                           the lowest known loss of a quantizer with ideal entropy coding
+code ─► scalar_training, mean_training               many small codes that are trained at once
 trained                                              the same measures on networks and images
-range_coder                                          an entropy coder in Python's integers
+range_coder                                          an entropy coder in Python integers
 """
 
 import labkit.entropy  # noqa: F401  # hides a warning of a dependency of CompressAI

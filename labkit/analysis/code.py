@@ -21,7 +21,7 @@ PARAMETERS = ("gain", "mean", "scale", "step")
 
 
 def gaussian_bits(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Return the bits of latents under a Gaussian that is integrated over one bin.
+    """Return the number of bits of each latent under a Gaussian that is integrated over one bin.
 
     The formula is −log₂[Φ((y − μ + ½)/σ) − Φ((y − μ − ½)/σ)]. The result is finite at every distance from the mean
     (Ballé et al., 2018, eq. 11, https://arxiv.org/abs/1802.01436).
@@ -37,7 +37,7 @@ def gaussian_bits(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         >>> gaussian_bits(torch.tensor([0.0, 1.0]), torch.tensor(0.0), torch.tensor(0.5))
         tensor([0.5507, 2.6684])
     """
-    distance = (y - mean).abs()  # differences of Φ keep their digits in the lower tail
+    distance = (y - mean).abs()  # differences of Φ are more accurate in the lower tail
     near = torch.special.log_ndtr((0.5 - distance) / scale)
     far = torch.special.log_ndtr((-0.5 - distance) / scale)
     bits: Tensor = -(near + torch.log1p(-torch.exp(far - near))) / math.log(2)
@@ -57,8 +57,8 @@ class ScalarCode:
                                     └─ distortion path ─► x̂ = step · ỹ
         ℓ = rate + λ · distortion
 
-    A scale or step that is not given fits the gain: gain · std of the source, and 1/gain. Both then stay fixed when
-    the gain changes (`dataclasses.replace`), as the gradient of an encoder needs.
+    By default, the scale and the step are derived from the gain: gain · std of the source, and 1/gain. They then stay
+    fixed if the gain changes (`dataclasses.replace`), which the gradient of an encoder requires.
 
     Attributes:
         source: Distribution of x; see `labkit.analysis.sources`.
@@ -68,9 +68,10 @@ class ScalarCode:
         scale: Scale σ of the entropy model, greater than 0.
         step: Step of the decoder, greater than 0.
         zero_center: Test-time rounding. True rounds around μ, ŷ = ⌊y − μ⌉ + μ, as coding does. False rounds y itself,
-            which no coder does and gives an estimate.
+            which no coder does, so the result is only an estimate.
         rate: Function of (y, mean, scale) that returns one value per sample, in bits. It takes and returns float64
-            tensors and is smooth in y. Additive noise with expected gradients takes it as a function of y − mean.
+            tensors and is smooth in y. With the expected gradients of additive noise, it must depend on y and mean only
+            through y − mean.
         distortion: Function of (x_hat, x) that returns one value per sample. It takes and returns float64 tensors and
             is smooth in x̂.
 
@@ -118,7 +119,7 @@ class ScalarCode:
 
     @property
     def center(self) -> float:
-        """Center c of test-time rounding, ŷ = ⌊y − c⌉ + c: μ, or 0 without `zero_center`."""
+        """Center c of test-time rounding, ŷ = ⌊y − c⌉ + c: the mean μ, or 0 without `zero_center`."""
         return self.mean if self.zero_center else 0.0
 
     def training_losses(
@@ -131,17 +132,17 @@ class ScalarCode:
         paths: tuple[str, ...] = PATHS[:2],
         shift: float | Array = 0.0,
     ) -> tuple[Array, Array, Array]:
-        """Return the losses of samples in training and the gradient that back-propagation returns.
+        """Return the losses of samples in training, and the gradient from back-propagation.
 
         Args:
             scheme: Scheme of the training.
-            x: (n,) samples of the source.
-            noise: Noise of the rate path and of the distortion path, as `scheme.draw` returns it.
+            x: Samples of the source, of shape (n,).
+            noise: Noise of the rate path and of the distortion path, as returned by `scheme.draw`.
             temperature: Temperature τ of the surrogates.
             parameter: Parameter of the gradient: one of `PARAMETERS`, or "shift" for the derivative with respect to
                 the latent itself. None gives a gradient of 0.
             paths: Paths that contribute to the loss; the other path contributes 0.
-            shift: Number or (n,) values that are added to the latents but not to the data.
+            shift: Number, or values of shape (n,), that is added to the latents but not to the data.
 
         Returns:
             Rate in bits, distortion, and ∂ℓ/∂parameter, each of shape (n,).
@@ -173,11 +174,11 @@ class ScalarCode:
     def test_losses(
         self, x: Array, symbols: Array | None = None, parameter: str | None = None
     ) -> tuple[Array, Array, Array]:
-        """Return the losses of samples with real rounding, and their gradient at fixed symbols.
+        """Return the losses of samples with real rounding, and the gradient of the losses at fixed symbols.
 
         Args:
-            x: (n,) samples of the source.
-            symbols: (n,) integers k in ŷ = k + c; the symbols of x by default.
+            x: Samples of the source, of shape (n,).
+            symbols: Integers k in ŷ = k + c, of shape (n,). By default, the symbols of x.
             parameter: Parameter of the gradient, one of `PARAMETERS`. None gives a gradient of 0.
 
         Returns:
@@ -193,7 +194,7 @@ class ScalarCode:
         return rate.detach().numpy(), distortion.detach().numpy(), gradient
 
     def symbols(self, x: Array) -> Array:
-        """Return the integers that are coded for samples x, ⌊gain · x − c⌉, as floats of the same shape."""
+        """Return the integers ⌊gain · x − c⌉ that are coded for samples x, as floats of the same shape."""
         return np.round(self.gain * np.asarray(x) - self.center)
 
     def boundaries(self) -> tuple[Array, Array]:
@@ -217,7 +218,7 @@ class ScalarCode:
     def nodes(self, temperature: float, centers: tuple[float, ...] = ()) -> tuple[Array, Array]:
         """Return quadrature nodes and weights for expectations over the source.
 
-        No piece crosses a point at which rounding or a surrogate changes its law.
+        Each piece of the quadrature lies between the points where rounding or a surrogate changes its formula.
 
         Args:
             temperature: Temperature τ of the surrogates.
@@ -235,7 +236,7 @@ class ScalarCode:
         return quadrature.source_nodes(self.source, np.concatenate(cuts))
 
     def _parameters(self, like: Tensor, parameter: str | None) -> dict[str, Tensor]:
-        """Return one copy of each parameter per sample, so that one backward pass gives every sample's gradient."""
+        """Return a copy of each parameter per sample, so that a single backward pass gives every sample's gradient."""
         theta = {name: torch.full_like(like, getattr(self, name)) for name in PARAMETERS}
         if parameter in theta:
             theta[parameter].requires_grad_()
@@ -250,7 +251,7 @@ class ScalarCode:
 
 
 def check_parameter(parameter: str) -> str:
-    """Return the name of a parameter after checking it.
+    """Check the name of a parameter and return it.
 
     Raises:
         ValueError: If the name is not one of `PARAMETERS`.
@@ -286,14 +287,14 @@ def test_loss(code: ScalarCode) -> CodeLoss:
 
 
 def exact_gradient(code: ScalarCode, parameter: str = "gain") -> float:
-    """Return the gradient of the test loss, which rounding hides from back-propagation.
+    """Return the gradient of the test loss, which back-propagation cannot see because of the rounding.
 
-    With f(x) = gain · x − c, the roots x_k of f = k + ½, the density p of the source, and the loss ℓ(k, x) of symbol
-    k, the gradient is
+    Let x_k be the roots of f = k + ½ with f(x) = gain · x − c, let p be the density of the source, and let ℓ(k, x) be
+    the loss of symbol k. The gradient is
 
         Σ_k p(x_k)/|f′(x_k)| · (ℓ(k + 1, x_k) − ℓ(k, x_k)) · ∂f/∂θ(x_k)  +  E[∂ℓ/∂θ at fixed symbol].
 
-    The samples that cross a decision boundary carry the first part. In the second part, ŷ = k + c moves with μ. The
+    The first part comes from samples that cross a decision boundary. In the second part, ŷ = k + c moves with μ. The
     formula is labkit's own application of Leibniz's rule for an integral with moving limits. If the density jumps
     exactly at a boundary, the gradient is undefined.
 
@@ -309,7 +310,7 @@ def exact_gradient(code: ScalarCode, parameter: str = "gain") -> float:
     within = weight @ code.test_losses(x, parameter=parameter)[2]
     moved = {"gain": lambda x: x, "mean": lambda x: -float(code.zero_center) * np.ones_like(x)}.get(parameter)
     if moved is None:
-        return float(within)  # the scale and the decoder's step move no boundary
+        return float(within)  # the scale and the decoder's step do not move any boundary
     roots, k = code.boundaries()
     below, above = (
         rate + code.lmbda * d for rate, d, _ in (code.test_losses(roots, k), code.test_losses(roots, k + 1))

@@ -1,8 +1,8 @@
-"""Laws of one latent around its mean, ỹ − μ in training and ŷ − μ at test, and the rate and error under them.
+"""Distributions ("laws") of one latent around its mean, in training and at test, and the rate and error under them.
 
-One latent has y − μ = s · z, where z is a source of mean 0 and standard deviation 1 and s is the latent's scale. A
-surrogate does the same in every bin, so its law within one bin (`BinLaw`) is found once. The source then weights it in
-all bins, for any scale:
+One latent has y − μ = s · z, where z is a source with mean 0 and standard deviation 1, and s is the latent's scale. A
+surrogate acts in the same way in every bin, so its law within one bin (`BinLaw`) is computed only once. The source then
+weights this law in all bins, for any scale:
 
     surrogate, τ ─► BinLaw: ỹ at each phase of the bin ─┐
     source, s ────► probability of each bin and phase ──┴─► Law: ỹ − μ as points and weights ─► rate at any σ
@@ -29,13 +29,13 @@ from labkit.statistics import Array
 from labkit.surrogates import Surrogate
 
 LIKELIHOOD_BOUND = 1e-9  # CompressAI's lower bound on likelihoods
-_CELLS = 256  # a law is condensed to this many cells per bin
-_RANDOM, _DETERMINISTIC = (512, 256), (1024, 1)  # phases and draws per phase of the lattice
+_CELLS = 256  # number of cells per bin to which a law is condensed
+_RANDOM, _DETERMINISTIC = (512, 256), (1024, 1)  # numbers of phases, and of draws per phase, in the lattice
 
 
 @dataclass(frozen=True, repr=False)
 class Law:
-    """Distribution of ỹ − μ as points and weights: E f(ỹ − μ) = Σ weights · f(values).
+    """Distribution of ỹ − μ as points and weights, such that E f(ỹ − μ) = Σ weights · f(values).
 
     Attributes:
         values: (n,) points.
@@ -49,7 +49,7 @@ class Law:
         return f"Law({len(self.values)} points from {self.values.min():.3g} to {self.values.max():.3g})"
 
     def rate(self, scale: Tensor, likelihood_bound: float = LIKELIHOOD_BOUND, scale_bound: float = 0.0) -> Tensor:
-        """Return the mean bits under a Gaussian entropy model, differentiable by the rules of CompressAI's bounds.
+        """Return the mean bits under a Gaussian entropy model, with the gradients that CompressAI's bounds define.
 
         Args:
             scale: (S,) scales σ of the entropy model, float64.
@@ -62,7 +62,8 @@ class Law:
         values, weights = torch.as_tensor(self.values), torch.as_tensor(self.weights)
         rates = []
         for part in scale.split(max(1, 4_000_000 // len(values))):
-            # one scale per latent, as in a codec: the bound passes or stops each latent's own gradient before the mean
+            # one scale per latent, as in a codec: the bound passes or blocks each latent's own gradient before
+            # averaging
             latents = part[:, None].expand(-1, len(values))
             if scale_bound:
                 latents = LowerBound(scale_bound).double()(latents)
@@ -92,14 +93,14 @@ class LatentLosses:
 
 @dataclass(frozen=True, repr=False)
 class BinLaw:
-    """Law of a surrogate's output ỹ for latents in the bin [0, 1); it repeats from bin to bin.
+    """Law of a surrogate's output ỹ for latents in the bin [0, 1). All other bins have the same law.
 
     Attributes:
         phases: (P,) latents within the bin.
         shares: (P,) quadrature weights over the bin, ∫ f = Σ shares · f(phases).
-        index: (M,) index of the phase that each output belongs to.
+        index: (M,) index of each output's phase.
         outputs: (M,) outputs ỹ.
-        weights: (M,) probability of each output given its phase.
+        weights: (M,) probability of each output, given its phase.
     """
 
     phases: Array
@@ -114,12 +115,12 @@ class BinLaw:
 
     @classmethod
     def by_quadrature(cls, surrogate: str | Surrogate, temperature: float = 1.0, marks: Iterable[float] = ()) -> BinLaw:
-        """Find the law by quadrature over the bin and over the draw, exact to about eight digits.
+        """Compute the law by quadrature over the bin and over the draw, to about eight digits.
 
         Args:
             surrogate: Surrogate or its name.
             temperature: Temperature τ of the surrogate.
-            marks: Further phases in [0, 1) at which the source has a kink or changes its order of magnitude.
+            marks: Further phases in [0, 1) where the source has a kink or changes by orders of magnitude.
 
         Raises:
             ValueError: If the surrogate draws several numbers per latent.
@@ -140,10 +141,10 @@ class BinLaw:
 
     @classmethod
     def on_lattice(cls, surrogate: str | Surrogate, temperature: float = 1.0) -> BinLaw:
-        """Find the law on evenly spaced phases and, for a random surrogate, evenly spaced draws.
+        """Compute the law on evenly spaced phases and, for a random surrogate, evenly spaced draws.
 
-        There are 512 phases with 256 draws each, or 1024 phases for a deterministic surrogate. This takes about 20 ms
-        for every surrogate. Rates under the law are accurate to about 0.3%.
+        The lattice has 512 phases with 256 draws each, or 1024 phases for a deterministic surrogate. This takes about
+        20 ms for any surrogate. Rates under the law are accurate to about 0.3%.
 
         Args:
             surrogate: Surrogate or its name.
@@ -157,7 +158,7 @@ class BinLaw:
         phases = (np.arange(count) + 0.5) / count
         index = np.repeat(np.arange(count), draws)
         y, noise = phases[index], None
-        if surrogate.random:  # shift the draws of each phase against those of its neighbors
+        if surrogate.random:  # offset the draws of each phase from those of its neighbors
             shift = np.modf(np.arange(count) * (math.sqrt(5) - 1) / 2)[0]
             noise = torch.from_numpy(((np.arange(draws) + shift[:, None]) / draws).ravel())
         outputs = surrogate(torch.from_numpy(y), temperature, noise=noise).numpy()
@@ -168,7 +169,7 @@ class BinLaw:
 
         Args:
             scale: Scale s of the latent, greater than 0.
-            source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
+            source: Shape of y − μ, scaled to mean 0 and standard deviation s; Gaussian by default.
 
         Raises:
             ValueError: If the latent spans more than 4096 bins.
@@ -176,7 +177,7 @@ class BinLaw:
         return self._law(scale, *self._masses(scale, source))
 
     def losses(self, scale: float) -> LatentLosses:
-        """Return rate and distortion of a Gaussian latent, in training and at test, under the model of the same scale.
+        """Return the rate and distortion of a Gaussian latent in training and at test; the model has the same scale.
 
         Args:
             scale: Scale s of the latent, which is also the σ of the entropy model.
@@ -224,17 +225,17 @@ def training_law(
     source: Source | None = None,
     zero_center: bool = True,
 ) -> Law:
-    """Return the law of ỹ − μ, which training scores, by quadrature.
+    """Return the law of ỹ − μ that is scored in training, by quadrature.
 
-    Without zero-center the surrogate quantizes y itself and μ may be anywhere. The law is then the mean over μ mod 1,
-    which is uniform. There, ỹ − μ = (y − μ) + e, and the surrogate's error e depends only on y mod 1, which is
-    uniform whatever the value of y − μ.
+    Without zero-center, the surrogate quantizes y itself, and μ may be anywhere. The law is then the mean over a
+    uniform μ mod 1. In this case, ỹ − μ = (y − μ) + e, and the surrogate's error e depends only on y mod 1, which is
+    uniform for every value of y − μ.
 
     Args:
         scale: True scale s of the latent, greater than 0.
         surrogate: Surrogate or its name.
         temperature: Temperature τ of the surrogate.
-        source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
+        source: Shape of y − μ, scaled to mean 0 and standard deviation s; Gaussian by default.
         zero_center: Whether the surrogate quantizes y − μ (True) or y itself (False).
 
     Raises:
@@ -257,9 +258,9 @@ def test_law(scale: float, *, source: Source | None = None, zero_center: bool = 
 
     Args:
         scale: True scale s of the latent.
-        source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
-        zero_center: True rounds as coding does, ŷ = ⌊y − μ⌉ + μ. False rounds y itself, ŷ = ⌊y⌉, which no coder does
-            and gives an estimate.
+        source: Shape of y − μ, scaled to mean 0 and standard deviation s; Gaussian by default.
+        zero_center: True rounds as coding does, ŷ = ⌊y − μ⌉ + μ. False rounds y itself, ŷ = ⌊y⌉, which no coder does,
+            so the result is only an estimate.
     """
     if not zero_center:
         return _add(Law(*quadrature.gauss_legendre(np.linspace(-0.5, 0.5, 33))), source, scale)
@@ -271,10 +272,10 @@ def test_law(scale: float, *, source: Source | None = None, zero_center: bool = 
 
 
 def positive_list(name: str, values: float | Iterable[float]) -> list[float]:
-    """Return one positive number or several as a list.
+    """Return a positive number, or several of them, as a list.
 
     Raises:
-        ValueError: If there is none, or if one is not positive and finite.
+        ValueError: If the list is empty, or if a number is not positive and finite.
     """
     numbers = [float(v) for v in (values if isinstance(values, Iterable) else [values])]
     if not numbers or not all(v > 0 and math.isfinite(v) for v in numbers):
@@ -293,7 +294,7 @@ class _Shape(NamedTuple):
 
     @classmethod
     def of(cls, source: Source | None) -> _Shape:
-        """None is the standard normal distribution."""
+        """Return the shape of a source. None means the standard normal distribution."""
         return _standard_normal() if source is None else cls._measured(source)
 
     @classmethod
@@ -303,7 +304,7 @@ class _Shape(NamedTuple):
         return cls(source, mean, math.sqrt(weight @ (x - mean) ** 2), *quadrature.support(source))
 
     def ends(self, scale: float) -> tuple[float, float]:
-        """Ends of the support of y − μ at this scale."""
+        """Return the ends of the support of y − μ at this scale."""
         return scale * (self.low - self.mean) / self.std, scale * (self.high - self.mean) / self.std
 
 
@@ -314,7 +315,7 @@ def _standard_normal() -> _Shape:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Weight, first and second moment of values in each cell, for each phase: the law with two points per cell."""
+    """Weight, first and second moment of the values in each cell, for each phase. A law has two points per cell."""
 
     width: float
     cells: Array  # (C,) numbers of the cells
@@ -326,7 +327,7 @@ class _Cells:
         place = (nearest - nearest.min()).astype(np.int64)
         occupied = np.bincount(place) > 0
         cells, where = nearest.min() + np.flatnonzero(occupied), (np.cumsum(occupied) - 1)[place]
-        offset = values - width * nearest  # small numbers, whose squares keep their digits
+        offset = values - width * nearest  # the squares of small numbers keep their accuracy
         shape = (phases, len(cells))
         flat = index * shape[1] + where
         return cls(
@@ -336,7 +337,7 @@ class _Cells:
         )
 
     def law(self, bins: Array | None = None, masses: Array | None = None) -> Law:
-        """Law of bins[b] + values, weighted by masses of shape (bins, phases); two points have a cell's moments."""
+        """Return the law of bins[b] + values under masses (bins, phases); two points have the moments of a cell."""
         bins, masses = (np.zeros(1), np.ones((1, 1))) if bins is None or masses is None else (bins, masses)
         weight, first, second = (masses @ moment for moment in self.moments)
         occupied = weight > 0
@@ -349,7 +350,7 @@ class _Cells:
 
 
 def _cell_width(scale: float) -> float:
-    """Width of a cell: a power of two, so that several scales share it and histograms with such bins are smooth."""
+    """Return the width of a cell: a power of two, so several scales share it and histograms with it are smooth."""
     return 2.0 ** math.floor(math.log2(min(max(scale, 1), 8))) / _CELLS
 
 

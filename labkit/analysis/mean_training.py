@@ -1,7 +1,7 @@
-"""Codes that learn their mean μ from side information, and the gradient that reaches μ in a fixed code.
+"""Codes that learn their mean μ from side information, and the gradient with respect to μ in a fixed code.
 
 The distortion path uses the surrogate under study, and the rate path uses additive noise. There are three ways to
-quantize: y itself, y − μ, and y − μ with the partial stop of the gradient (`WAYS`).
+quantize (`WAYS`): y itself, y − μ, and y − μ with the partial stop-gradient.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from labkit.surrogates import Surrogate
 
 WAYS = {"y": (False, False), "y − μ": (True, False), "y − μ, stop": (True, True)}  # zero_center, stop_gradient
 PATHS = ("rate", "λ · distortion", "both")
-CODE = ScalarCode(sources.gaussian(), gain=0.5, mean=0.25)  # λ = 6; μ is a quarter of a bin off
+CODE = ScalarCode(sources.gaussian(), gain=0.5, mean=0.25)  # λ = 6; μ is a quarter of a bin away from the optimum
 
 _DRAWS = 16384  # samples for the moments of the gradient
 _TEST_SAMPLES, _TEST_EVERY = 1000, 10  # test latents per seed, and training steps between two tests
-_BATCH_SIZE, _LEARNING_RATE = 128, 1e-2  # of training; the learning rate decays by a cosine
-_QUIET_STD, _QUIET_SHARE = 0.1, 0.7  # most samples spread this little around the value that c gives; the others by 1
+_BATCH_SIZE, _LEARNING_RATE = 128, 1e-2  # for training; the learning rate decays along a cosine
+_QUIET_STD, _QUIET_SHARE = 0.1, 0.7  # spread of most samples around the value that c determines; the others spread by 1
 
 
 def schemes_of_ways(surrogate: Surrogate) -> list[QuantizationScheme]:
@@ -54,7 +54,7 @@ def gradient_moments(schemes: Sequence[QuantizationScheme], temperature: float, 
     """Return the mean and variance of one latent's gradient with respect to μ in `CODE`, over samples and noise.
 
     Args:
-        schemes: Schemes of the training; all see the same samples and noise.
+        schemes: Training schemes; all of them see the same samples and noise.
         temperature: Temperature τ of the surrogates.
         seed: Seed of the samples and the noise.
 
@@ -79,10 +79,10 @@ class Curves:
     """Loss curves of codes in training.
 
     Attributes:
-        step: Present training step, counted from 1.
+        step: Current training step, counted from 1.
         steps: (tests,) steps at which the codes were tested.
         test: (schemes, seeds, tests) test losses with real rounding.
-        mismatch: (schemes, seeds, tests) λ times the distortion in training minus that at test.
+        mismatch: (schemes, seeds, tests) λ times the difference of the distortions in training and at test.
     """
 
     step: int
@@ -100,7 +100,7 @@ def train_codes(
 ) -> Iterator[Curves]:
     """Train codes whose μ and σ are the outputs of a small network, one per scheme and seed, all at once.
 
-        x = 2 sin(1.5 c₀) + c₁ + noise whose scale c₂ tells ─► y = gain · x ─► ỹ ─► x̂ = step · ỹ
+        x = 2 sin(1.5 c₀) + c₁ + noise of a scale given by c₂ ─► y = gain · x ─► ỹ ─► x̂ = step · ỹ
                                                  c ─► 16 tanh units ─► μ, log σ
 
     All schemes have the same initial weights, samples and noise.
@@ -142,7 +142,7 @@ def train_codes(
 
 
 def _initial_weights(schemes: int, seeds: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights of shape (scheme, seed, …), the same for every scheme."""
+    """Return weights of shape (scheme, seed, …), which are the same for every scheme."""
 
     def normal(scale: float, *shape: int) -> Tensor:
         return scale * torch.randn(1, seeds, *shape, generator=generator)
@@ -159,7 +159,7 @@ def _initial_weights(schemes: int, seeds: int, generator: torch.Generator) -> di
 
 
 def _samples(seeds: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Side information c, (seed, n, 3), and samples x, (seed, n, 1)."""
+    """Return side information c of shape (seed, n, 3) and samples x of shape (seed, n, 1)."""
     c = torch.randn(seeds, n, 3, generator=generator)
     quiet = torch.rand(seeds, n, generator=generator) < _QUIET_SHARE
     c[..., 2] = torch.where(quiet, -1.0, 1.0)
@@ -177,7 +177,7 @@ def _losses(
     temperature: float = 1.0,
     noise: Noise = (None, None),
 ) -> tuple[Tensor, Tensor]:
-    """Rate and squared error, (scheme, seed): in training by each scheme, or with real rounding without schemes."""
+    """Return rate and squared error, (scheme, seed): in training with each scheme, or with real rounding if None."""
     out = torch.tanh(c @ weights["in"] + weights["in_bias"]) @ weights["out"] + weights["out_bias"]
     mean, scale = out[..., :1], bound(out[..., 1:].exp())
     y = weights["log_gain"].exp() * x

@@ -1,4 +1,4 @@
-"""A plotly figure of bounds on σ. It reads on a white page and on a black one, and without color."""
+"""A plotly figure of bounds on σ. It is readable on white and black pages and without color."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def bound_tradeoff(table: DataFrame, column: str = "rms_mismatch") -> Figure:
-    """Plot the effect of bounds against their cost, with one line per label; hovering shows the bound.
+    """Plot the effect of bounds against their cost, with one line per label. Hovering shows the bound.
 
     Args:
         table: Table from `labkit.analysis.scale_bound.bound_table`.

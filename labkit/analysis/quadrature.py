@@ -1,7 +1,7 @@
 """Gauss–Legendre quadrature over a source and over a surrogate's uniform draw, between the points where they jump.
 
-Quantization is piecewise smooth, and Gauss–Legendre quadrature is exact to rounding on each smooth piece. Over the
-source, the cuts are known: they are the points at which rounding and the surrogates change their law. In the draw v,
+Quantization is piecewise smooth, and Gauss–Legendre quadrature is exact up to rounding on each smooth piece. For the
+source, the cuts are known: they are the points where rounding and the surrogates change their formula. For the draw v,
 the cuts depend on the latent, and `draw_nodes` searches for them.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 from labkit.analysis.sources import Source
 from labkit.statistics import Array
 
-TAIL = 1e-13  # probability that is left out at each end of a source
-MAX_BINS = 4096  # a source that spans more quantization bins needs Monte Carlo
+TAIL = 1e-13  # probability that is omitted at each end of a source
+MAX_BINS = 4096  # a source that spans more quantization bins requires Monte Carlo
 _ORDER_SOURCE, _ORDER_DRAW = 10, 8
-_CHANGE = 0.1  # pieces of the draw are cut until ỹ and its slope change by less than this over each piece
+_CHANGE = 0.1  # pieces of the draw are cut until ỹ and its slope change by less than this on each piece
 _BELOW_ONE = 1 - 2.0**-53
 _QUANTILES = np.array([1e-10, 1e-7, 1e-5, 1e-3, 1e-2, 0.05, 0.15, 0.3])
 
@@ -38,13 +38,13 @@ def gauss_legendre(edges: Array, order: int = _ORDER_SOURCE) -> tuple[Array, Arr
 
 
 def source_nodes(source: Source, cuts: Sequence[float] | Array = ()) -> tuple[Array, Array]:
-    """Return nodes x and weights such that E f(x) = Σ weights · f(nodes) for f that is smooth between the cuts.
+    """Return nodes x and weights such that E f(x) = Σ weights · f(nodes), if f is smooth between the cuts.
 
     The weights contain the density of the source.
 
     Args:
         source: Distribution of x.
-        cuts: Points at which f jumps or bends.
+        cuts: Points where f has a jump or a kink.
 
     Raises:
         ValueError: If the density does not integrate to 1 on the nodes, to within 10⁻⁶.
@@ -59,7 +59,7 @@ def source_nodes(source: Source, cuts: Sequence[float] | Array = ()) -> tuple[Ar
 
 
 def marks(source: Source) -> Array:
-    """Return both ends of a source, then points between which its density is smooth and of one order of magnitude."""
+    """Return both ends of a source, and points between which its density is smooth and of one order of magnitude."""
     low, high = support(source)
     median, spread = source.ppf(0.5), source.ppf(0.75) - source.ppf(0.25)
     graded = spread * np.concatenate([-(0.1 ** np.arange(1, 7)), [0], 0.1 ** np.arange(1, 7)])  # around a cusp
@@ -71,7 +71,7 @@ def marks(source: Source) -> Array:
 def distance_to_ends(x: Array) -> Array:
     """Return the distance of each node of `source_nodes` to the nearer end of its piece.
 
-    A finite difference at a node may reach this far without leaving the piece.
+    A finite difference at a node can use steps up to this distance without leaving the piece.
     """
     unit, _ = _rule(_ORDER_SOURCE)
     length = np.diff(x.reshape(-1, _ORDER_SOURCE)[:, [0, -1]]) / (unit[-1] - unit[0])
@@ -80,16 +80,16 @@ def distance_to_ends(x: Array) -> Array:
 
 
 def support(source: Source) -> tuple[float, float]:
-    """Return the interval that contains all of the source except for a probability of 10⁻¹³ at each end."""
+    """Return the interval that contains the source except for a probability of 10⁻¹³ at each end."""
     return float(source.ppf(TAIL)), float(source.ppf(1 - TAIL))
 
 
 def bin_cuts(temperature: float) -> Array:
-    """Return the points within one bin [0, 1) at which surrogates change their law at this temperature.
+    """Return the points within one bin [0, 1) where surrogates change their formula at this temperature.
 
-    The points are 0, ½, and ½ ± multiples of τ, where uniform noise begins and ends and where soft rounding bends.
-    Further points approach the integers, because laws with logarithms have a singular slope there, down to a distance
-    of 10⁻⁵.
+    The points are 0, ½, and ½ ± multiples of τ, where uniform noise begins and ends and where soft rounding has kinks.
+    Further points approach the integers, down to a distance of 10⁻⁵, because surrogates with logarithms have a singular
+    slope there.
     """
     steps = temperature * 2.0 ** np.arange(-1, 5)
     graded = 0.1 ** np.arange(1, 8)
@@ -102,9 +102,9 @@ def draw_nodes(
 ) -> tuple[Array, Array, Array]:
     """Return quadrature nodes of E f(v) for each latent, where v is uniform on [0, 1).
 
-    A piece over which a feature changes by more than 0.1 is cut where the feature crosses the mean of its two ends.
-    Bisection finds a jump to the last bit of v, and the middle of a steep flank. So pieces are short only where the
-    law is steep, and a piece on which nothing changes gets one node.
+    A piece on which a feature changes by more than 0.1 is cut at the point where the feature crosses the mean of its
+    two ends. Bisection locates a jump to the last bit of v, and the middle of a steep slope. Pieces are therefore short
+    only where the law is steep, and a piece on which nothing changes gets one node.
 
     Args:
         law: Function of (index, v) that returns features of shape (len(v), number of features). Each feature must be
@@ -152,7 +152,7 @@ def _bisect(
     at_low: Array,
     at_high: Array,
 ) -> tuple[Array, Array]:
-    """Return neighboring numbers between which the feature that changes most crosses the mean of its ends."""
+    """Return neighboring numbers between which the feature with the largest change crosses the mean of its ends."""
     rows = np.arange(len(index))
     feature = np.abs(at_high - at_low).argmax(1)
     rising = at_high[rows, feature] > at_low[rows, feature]

@@ -1,14 +1,14 @@
-"""A range coder in Python's integers, short enough to read. It needs as many bits as the coder of `.lkc` files.
+"""A range coder in Python integers, short enough to read. It needs as many bits as the coder of `.lkc` files.
 
-A message is an interval of numbers between 0 and 1. The coder starts with the whole interval. Each symbol keeps a part
-of it, as wide as the symbol is probable:
+A message is an interval of numbers between 0 and 1. The coder starts with the whole interval. For each symbol, it keeps
+a part of the interval whose share is the probability of the symbol:
 
     E          N      O    T      E          N      O    T
-    ├──────────┼──────┼────┼───┤  ├──────────┼──────┼────┼───┤   the same parts of the part that N kept
+    ├──────────┼──────┼────┼───┤  ├──────────┼──────┼────┼───┤   the part of N is divided in the same way
                   N ─────────────►
 
-A binary fraction inside the last part is the code of the message. The decoder has the same model. It finds at each step
-the part that contains the code.
+A binary fraction inside the last part is the code of the message. The decoder has the same model. In each step, it
+finds the part that contains the code.
 
 A table is a list of cumulative frequencies, such as [0, 7, 11, 14, 16] for four symbols of 16 parts.
 """
@@ -18,20 +18,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-MOST_TOTAL = 2**16  # of a table
-_BITS, _WORD = 64, 32  # of a whole interval, and of the digits that are added when an interval is narrow
+MOST_TOTAL = 2**16  # largest total of a table
+_BITS, _WORD = 64, 32  # bits of a whole interval, and bits that are appended when an interval becomes narrow
 _NARROW = 2 ** (_BITS - _WORD)
 
 
 class Encoder:
-    """Codes symbols one by one.
+    """Codes symbols one at a time.
 
     The interval is [low, low + width) in units of 2^(−places).
 
     Attributes:
-        low: Start of the interval. It may have any number of digits, so that a carry needs no special care.
+        low: Start of the interval. It may have any number of digits, so carries need no special treatment.
         width: Width of the interval, at least 2³².
-        places: Number of binary digits behind the point.
+        places: Number of binary digits after the point.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Encoder:
         """Keep the part of one symbol.
 
         Args:
-            start: Cumulative frequency of the symbols before it.
+            start: Sum of the frequencies of all earlier symbols.
             size: Frequency of the symbol.
             total: Sum of all frequencies, at most 2¹⁶.
 
@@ -61,9 +61,9 @@ class Encoder:
             self.low, self.width, self.places = self.low << _WORD, self.width << _WORD, self.places + _WORD
 
     def digits(self) -> str:
-        """Return the fewest binary digits such that every number that begins with them is in the interval.
+        """Return the shortest binary digits such that every number that begins with them is in the interval.
 
-        They are at most two more than −log₂ of the width of the interval.
+        There are at most two digits more than −log₂ of the width of the interval.
         """
         count = self.places - self.width.bit_length() + 1
         while count:
@@ -72,20 +72,20 @@ class Encoder:
             if (number + 1) * unit <= self.low + self.width:
                 return f"{number:0{count}b}"
             count += 1
-        return ""  # of the whole interval
+        return ""  # if the interval is the whole interval
 
     def finish(self) -> bytes:
-        """Return the digits as bytes, filled up with zeros."""
+        """Return the digits as bytes, padded with zeros."""
         digits = self.digits()
         size = -(-len(digits) // 8)
         return int(digits.ljust(8 * size, "0") or "0", 2).to_bytes(size, "big")
 
 
 class Decoder:
-    """Decodes symbols one by one.
+    """Decodes symbols one at a time.
 
     Args:
-        data: What `Encoder.finish` returned.
+        data: Result of `Encoder.finish`.
 
     Attributes:
         offset: Distance of the code from the start of the interval.
@@ -98,7 +98,7 @@ class Decoder:
         self.offset = self._read(_BITS // 8)
 
     def position(self, total: int) -> int:
-        """Return which of `total` equal parts of the interval contains the code, from 0 to total − 1.
+        """Return the index of the part that contains the code if the interval is divided into `total` equal parts.
 
         Args:
             total: Sum of all frequencies of the next symbol.
@@ -115,7 +115,7 @@ class Decoder:
             self.offset = (self.offset << _WORD) + self._read(_WORD // 8)
 
     def _read(self, count: int) -> int:
-        """Return the next bytes as a number. Zeros follow the last byte."""
+        """Return the next bytes as a number. Zeros follow after the last byte."""
         start, self._next = self._next, self._next + count
         return int.from_bytes(self._data[start : self._next].ljust(count, b"\0"), "big")
 
@@ -124,11 +124,11 @@ def encode(symbols: Iterable[int], tables: Iterable[Sequence[int]]) -> bytes:
     """Code a message.
 
     Args:
-        symbols: Symbols from 0.
+        symbols: Symbols, numbered from 0.
         tables: Cumulative frequencies of each symbol, from 0 to a total of at most 65,536.
 
     Returns:
-        The code. It has at most −Σ log₂ p bits, and 64 more, where p is the share of each symbol in its table.
+        The code. It has at most −Σ log₂ p + 64 bits, where p is the share of each symbol in its table.
 
     Raises:
         ValueError: If a symbol has no frequency.
@@ -149,8 +149,8 @@ def decode(data: bytes, tables: Iterable[Sequence[int]]) -> list[int]:
     """Decode a message.
 
     Args:
-        data: What `encode` returned.
-        tables: The tables that the message was coded with, as many as it has symbols.
+        data: Result of `encode`.
+        tables: The tables with which the message was coded, one for each symbol.
     """
     decoder, symbols = Decoder(data), []
     for table in tables:

@@ -1,4 +1,4 @@
-"""Reference codes: the least loss that quantization with ideal entropy coding is known to reach for a source.
+"""Reference codes: the lowest loss that quantization with ideal entropy coding is known to reach for a source.
 
     source ─► scalar_quantizer    the best scalar quantizer, by dynamic programming
     points ─► vector_quantizer    entropy-coded vector quantization (ECVQ), a local optimum
@@ -26,11 +26,11 @@ from labkit.statistics import Array
 
 STORED = "toy-ecvq.json"  # in data/results, written by tests/bench/ecvq.py
 
-_GRID = 4096  # pieces of the source, from which dynamic programming forms cells
-_REACHES, _STEPS = (2.0, 0.25), 16  # the search repeats around the boundaries, this many pieces far, on finer pieces
-_NEVER = 1e-12  # cells of lower probability have no codeword
-_FEW, _BEST = 1 << 14, 3  # points for the choice among starts; the best starts then see all points
-_ENOUGH, _MOST = 3e-6, 300  # an iteration that gains less, in bits, is the last; number of iterations
+_GRID = 4096  # number of pieces of the source, from which dynamic programming forms cells
+_REACHES, _STEPS = (2.0, 0.25), 16  # the search is repeated this close to the boundaries, on finer pieces
+_NEVER = 1e-12  # cells with a lower probability have no codeword
+_FEW, _BEST = 1 << 14, 3  # number of points for comparing the starts, and number of starts that then see all points
+_ENOUGH, _MOST = 3e-6, 300  # smallest gain in bits at which the iteration continues, and largest number of iterations
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +40,7 @@ class Quantizer:
     Attributes:
         lmbda: Weight λ of the squared distance.
         codewords: (k, d) codewords.
-        probabilities: (k,) probability of each codeword, which decides its bits −log₂ p.
+        probabilities: (k,) probability p of each codeword, which costs −log₂ p bits.
         loss: Loss on the source or the points that the quantizer was designed for.
     """
 
@@ -53,7 +53,7 @@ class Quantizer:
         return f"Quantizer({len(self.codewords)} codewords, λ={self.lmbda:g}, loss={self.loss.total:.4g})"
 
     def encode(self, points: Array) -> Array:
-        """Return the index of the codeword with the least loss for each of (n, d) points."""
+        """Return the index of the codeword with the lowest loss for each of (n, d) points."""
         return _nearest(points, self.codewords, -np.log2(self.probabilities), self.lmbda)[0]
 
     def loss_on(self, points: Array) -> CodeLoss:
@@ -65,10 +65,10 @@ class Quantizer:
 
 
 def scalar_quantizer(source: Source, lmbda: float) -> Quantizer:
-    """Return the entropy-coded scalar quantizer with the least loss, to within 10⁻⁵ for λ up to 200.
+    """Return the entropy-coded scalar quantizer with the lowest loss, to within 10⁻⁵ for λ up to 200.
 
-    The search covers all cells that are intervals, of any length and number. The loss is a sum over cells, so dynamic
-    programming over fine pieces of the source finds the global optimum. Sources: Chou, Lookabaugh & Gray, 1989,
+    The search considers all cells that are intervals, of any length and number. The loss is a sum over cells, so
+    dynamic programming over fine pieces of the source finds the global optimum. Sources: Chou, Lookabaugh & Gray, 1989,
     https://doi.org/10.1109/29.17498, for the loss; Bruce, 1965, for dynamic programming.
 
     Args:
@@ -96,7 +96,7 @@ def scalar_quantizer(source: Source, lmbda: float) -> Quantizer:
 
 
 def _best_intervals(source: Source, edges: Array, lmbda: float) -> tuple[Array, Array, Array, Array]:
-    """Return the boundaries of the best cells, both ends included, and three moments of the source in each cell."""
+    """Return the boundaries of the best cells, including both ends, and three moments of the source in each cell."""
     x, weight = quadrature.gauss_legendre(edges)
     weight = weight * source.pdf(x)
     weight /= weight.sum()
@@ -121,18 +121,18 @@ def _best_intervals(source: Source, edges: Array, lmbda: float) -> tuple[Array, 
 def vector_quantizer(
     points: Array, lmbda: float, *, codewords: int = 256, starts: int = 24, seed: int = 0
 ) -> Quantizer:
-    """Return a vector quantizer by entropy-coded vector quantization (ECVQ), for points in few dimensions.
+    """Design a vector quantizer by entropy-coded vector quantization (ECVQ), for points in few dimensions.
 
-    The algorithm alternates between the best codeword for each point, and the best codewords and bits for these
-    choices. Codewords that no point uses are dropped. The loss never rises, and it ends in a local optimum: the best of
-    many starts bounds the least possible loss from above. Starts differ in their number of codewords too, because a
-    start with too many of them seldom loses enough. Source: Chou, Lookabaugh & Gray, 1989,
-    https://doi.org/10.1109/29.17498.
+    The algorithm alternates between choosing the best codeword for each point, and choosing the best codewords and bits
+    for this assignment. Codewords that no point uses are dropped. The loss never rises and ends in a local optimum, so
+    the best of many starts is an upper bound on the lowest possible loss. The starts also differ in their number of
+    codewords, because a start with too many codewords seldom loses enough of them. Source: Chou, Lookabaugh & Gray,
+    1989, https://doi.org/10.1109/29.17498.
 
     Args:
         points: (n, d) samples of the source. A codeword costs about (d + 1)/(2 n ln 2) bits on held-out points.
         lmbda: Weight λ of the squared distance.
-        codewords: Largest number of codewords of a start; all are points drawn at random.
+        codewords: Largest number of codewords at the start, which are points drawn at random.
         starts: Number of starts.
         seed: Seed of the starts.
     """
@@ -150,11 +150,11 @@ def vector_quantizer(
 
 
 def toy_reference(source: str, lmbda: float) -> Quantizer:
-    """Return the stored vector quantizer of a toy source; its loss is that of points outside the design.
+    """Return the stored vector quantizer of a toy source. Its loss is measured on points outside the design set.
 
     Args:
         source: "banana" or "ring", with its default options.
-        lmbda: Weight λ of the squared distance, one of those of `labkit.live.ToyPanel`.
+        lmbda: Weight λ of the squared distance, one of the values in `labkit.live.ToyPanel`.
 
     Raises:
         ValueError: If no quantizer is stored for this source and λ.
@@ -195,9 +195,9 @@ def _lloyd(points: Array, codewords: Array, bits: Array, lmbda: float) -> Quanti
 
 
 def _nearest(points: Array, codewords: Array, bits: Array, lmbda: float) -> tuple[Array, Array]:
-    """Return the codeword with the least bits + λ · squared distance for each point, and this loss.
+    """Return the codeword with the lowest bits + λ · squared distance for each point, and this loss.
 
-    The bits become a further coordinate, in which all points are 0, so that a search tree finds the codeword.
+    The bits become a further coordinate, which is 0 for all points, so that a search tree can find the codeword.
     """
     least = bits.min()
     tree = cKDTree(np.column_stack([codewords, np.sqrt((bits - least) / lmbda)]))

@@ -1,8 +1,8 @@
 """Train–test mismatch, gradient risk and pointwise risk of surrogates and schemes, for a code of one latent.
 
-There are two methods. "quadrature" takes surrogates that draw one uniform number per latent, and is exact to about
-eight digits. The variance of soft rounding with noise at τ = 0.1 is an exception with three digits, because its slope
-has a very narrow peak. "monte_carlo" takes every surrogate and returns standard errors.
+There are two methods. "quadrature" supports surrogates that draw one uniform number per latent, and is exact to about
+eight digits. An exception is the variance of soft rounding with noise at τ = 0.1, which has three digits, because the
+slope has a very narrow peak. "monte_carlo" supports every surrogate and returns standard errors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 METHODS = ("quadrature", "monte_carlo")
-_SLICE = 2000  # latents per pass, which bounds the memory
+_SLICE = 2000  # number of latents per pass, which limits the memory
 
 Row = dict[str, float]
 
@@ -40,12 +40,12 @@ def mismatch(
     samples: int = 1_000_000,
     seed: int = 0,
 ) -> DataFrame:
-    """Return the train–test mismatch E[E_u ℓ(ỹ, x) − ℓ(ŷ, x)] with its sign, as a table.
+    """Return the train–test mismatch E[E_u ℓ(ỹ, x) − ℓ(ŷ, x)], including its sign, as a table.
 
     Args:
         code: Code of one latent.
-        schemes: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. A
-            surrogate alone is used on both paths, with one draw for both, and is centered like the code.
+        schemes: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. A bare
+            surrogate is used on both paths, with one draw for both, and is centered like the code.
         temperatures: One temperature or several.
         method: "quadrature" or "monte_carlo".
         samples: Number of samples for Monte Carlo.
@@ -83,9 +83,9 @@ def gradient_risk(
 ) -> DataFrame:
     """Return the gradient estimation risk, bias² + variance/n for batches of n samples, as a table.
 
-    The estimate is the gradient ∂ℓ/∂parameter that back-propagation returns. Its bias is measured against the gradient
-    of the test loss (`exact_gradient`). The slopes of sga and ssl grow like 1/r toward the integers, down to a distance
-    of r = 10⁻⁵. Few samples land there, so Monte Carlo misses much of the variance of these surrogates.
+    The estimate is the gradient ∂ℓ/∂parameter from back-propagation. Its bias is measured against the gradient of the
+    test loss (`exact_gradient`). The slopes of sga and ssl grow like 1/r toward the integers, down to a distance of
+    r = 10⁻⁵. Few samples are that close, so Monte Carlo misses much of the variance of these surrogates.
 
     Args:
         code: Code of one latent.
@@ -130,8 +130,8 @@ def pointwise_risk(code: ScalarCode, schemes: SchemesLike, temperatures: Tempera
     With the expected loss J(y) = E_u ℓ(ỹ) and the returned gradient G, the bias is B(y) = E_u[G] − J′(y) and the
     variance is V(y) = Var_u[G]. The data x stay fixed in J′. This risk says nothing about the test loss: a surrogate
     that is far from rounding can have a risk of 0. J must be continuous, so hard rounding is not accepted. For sra at
-    τ ≥ 1, E[B²] is infinite, because J′ grows like r^(1/(2τ) − 1) next to an integer; the returned number then depends
-    on the quadrature nodes.
+    τ ≥ 1, E[B²] is infinite, because J′ grows like r^(1/(2τ) − 1) near an integer. The returned number then depends on
+    the quadrature nodes.
 
     Args:
         code: Code of one latent.
@@ -151,9 +151,9 @@ def pointwise_risk(code: ScalarCode, schemes: SchemesLike, temperatures: Tempera
 def gradient_given(
     code: ScalarCode, scheme: QuantizationScheme, x: Array, parameter: str = "gain", temperature: float = 1.0
 ) -> tuple[Array, Array]:
-    """Return the mean and variance over the draw of the returned gradient at given samples, by quadrature.
+    """Return the mean and variance, over the draw, of the returned gradient at given samples, by quadrature.
 
-    `gradient_risk` weights these with the density of the source at the nodes of `ScalarCode.nodes`. Call this function
+    `gradient_risk` weights these with the density of the source at the nodes of `ScalarCode.nodes`. Use this function
     to compute the risk in parts.
 
     Args:
@@ -239,7 +239,7 @@ def _by_monte_carlo(
     variance = gradient.var(ddof=1)
     errors = {name: gap.std(ddof=1) / samples**0.5 for name, gap in gaps.items()}
     errors["gradient"] = (variance / samples) ** 0.5
-    # the delta method: Var(s²) ≈ (m₄ − s⁴)/n and s = √s²
+    # by the delta method, Var(s²) ≈ (m₄ − s⁴)/n with s = √s²
     fourth = np.mean((gradient - gradient.mean()) ** 4)
     errors["std"] = (max(fourth - variance**2, 0) / samples) ** 0.5 / max(2 * variance**0.5, 1e-300)
     means = {name: float(gap.mean()) for name, gap in gaps.items()}
@@ -247,7 +247,7 @@ def _by_monte_carlo(
 
 
 def _by_quadrature(code: ScalarCode, scheme: QuantizationScheme, temperature: float, parameter: str | None) -> _Moments:
-    """The variance is that of the mean given x, plus the mean of the variance given x."""
+    """The variance is the variance of the mean given x plus the mean of the variance given x."""
     x, weight = code.nodes(temperature, _centers(code, scheme))
     test_rate, test_distortion, _ = code.test_losses(x)
     rate, distortion, given_x, noise_variance = _given(code, scheme, x, temperature, parameter)
@@ -257,11 +257,11 @@ def _by_quadrature(code: ScalarCode, scheme: QuantizationScheme, temperature: fl
     return _Moments(rate_gap, distortion_gap, rate_gap + code.lmbda * distortion_gap, gradient, variance)
 
 
-Given = tuple[Array, Array, Array, Array]  # mean rate, distortion, gradient; its variance
+Given = tuple[Array, Array, Array, Array]  # mean rate, distortion and gradient, and the variance of the gradient
 
 
 def _given(code: ScalarCode, scheme: QuantizationScheme, x: Array, temperature: float, parameter: str | None) -> Given:
-    """Sum `_given_on` over the draws of the paths, which are independent."""
+    """Sum `_given_on` over the draws of the paths, which are independent of each other."""
     parts = [_given_on(paths, code, scheme, x, temperature, parameter) for paths in _draws(scheme)]
     rate, distortion, gradient, variance = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
     return rate, distortion, gradient, variance
@@ -276,7 +276,7 @@ def _given_on(
     parameter: str | None,
     shift: float | Array = 0.0,
 ) -> Given:
-    """Given x: mean rate, distortion and gradient of ℓ on these paths, and the gradient's variance, each (n,)."""
+    """Return the mean rate, distortion and gradient of ℓ on these paths given x, and the gradient's variance, (n,)."""
     parts = []
     shift = np.broadcast_to(shift, x.shape)
     for start in range(0, len(x), _SLICE):
@@ -294,14 +294,14 @@ def _given_on(
 def _noise_nodes(
     code: ScalarCode, scheme: QuantizationScheme, latents: Array, temperature: float, paths: tuple[str, ...]
 ) -> tuple[Array, Noise, Array]:
-    """Quadrature nodes over the draw that these paths read, for each latent: index, noise for the scheme, weights."""
+    """Return quadrature nodes over the draw of these paths for each latent: index, noise for the scheme, weights."""
     if not any(getattr(scheme, path).random for path in paths):
         return np.arange(len(latents)), (None, None), np.ones(len(latents))
     mean = torch.tensor(code.mean, dtype=torch.float64)
     distinct = paths[:1] if scheme.rate == scheme.distortion else paths
 
     def law(index: Array, v: Array) -> Array:
-        """Return ỹ and its slope, compressed into (−1, 1), on every path with its own surrogate."""
+        """Return ỹ and its slope, compressed into (−1, 1), for every path with its own surrogate."""
         y = torch.as_tensor(latents[index]).requires_grad_()
         noise = (torch.as_tensor(v),) * 2
         features: list[Tensor] = []
@@ -317,7 +317,7 @@ def _noise_nodes(
 
 
 def _draws(scheme: QuantizationScheme) -> list[tuple[str, ...]]:
-    """Group the paths by the draw that they read."""
+    """Group the paths by the draw that they use."""
     latents = torch.zeros(2, dtype=torch.float64)
     for path in PATHS[:2]:
         surrogate = getattr(scheme, path)
@@ -353,7 +353,7 @@ def _pointwise(code: ScalarCode, scheme: QuantizationScheme, temperature: float)
 def _slope_of_mean(
     code: ScalarCode, scheme: QuantizationScheme, x: Array, temperature: float, paths: tuple[str, ...]
 ) -> Array:
-    """Return J′ by a difference of fourth order that stays within the quadrature pieces, where J is smooth."""
+    """Return J′ by a fourth-order difference that stays within the quadrature pieces, where J is smooth."""
     h = np.minimum(1e-3, code.gain * distance_to_ends(x) / 3)
 
     def loss(steps: int) -> Array:

@@ -1,12 +1,12 @@
-"""Scalar codes of a Laplacian source that train at once, each as if alone.
+"""Scalar codes of a Laplacian source that are trained at once, each as if it were alone.
 
 The code is the smallest one with a rate–distortion loss. It has one latent and three parameters:
 
     x ~ Laplace(0, 1) ─► y = gain · x ─► ỹ ─┬─ bits under N(0, scale²), integrated over a bin
                                             └─ x̂ = step · ỹ ─► λ (x̂ − x)²
 
-A row of codes has one surrogate, one temperature schedule, and several seeds. All rows and seeds are one tensor and
-see the same samples and the same noise, so that chance does not make two rows differ.
+A row of codes has one surrogate, one temperature schedule, and several seeds. All rows and seeds are one tensor and see
+the same samples and the same noise, so differences between two rows are not due to chance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from labkit.surrogates import SoftRounding, Surrogate
 BATCH_SIZE = 64
 _LEARNING_RATE = schedules.cosine(2e-2, 4e-4)
 _SYMBOLS = torch.arange(-40, 41, dtype=torch.float64)  # all symbols of a code whose gain is below 4
-_POINTS = 1 << 15  # points of the lattice over source and noise
+_POINTS = 1 << 15  # number of points in the lattice over source and noise
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 Row = tuple[Surrogate, Schedule]
@@ -54,14 +54,14 @@ class Codes(NamedTuple):
 def rounded_loss(codes: Codes, lmbda: float) -> Tensor:
     """Return the exact loss E[bits + λ (x̂ − x)²] with real rounding.
 
-    The loss is a sum over integers of the moments of the source in each quantization cell.
+    The loss is a sum over integers of the source's moments in each quantization cell.
 
     Args:
         codes: Parameters of the codes.
         lmbda: Weight λ of the distortion.
 
     Returns:
-        Losses in float64, of the shape of the parameters.
+        Losses in float64, with the same shape as the parameters.
     """
     gain, step, scale = (parameter.detach().double()[..., None] for parameter in codes)
     edges = torch.cat([_SYMBOLS - 0.5, _SYMBOLS[-1:] + 0.5]) / gain
@@ -76,7 +76,7 @@ def rounded_loss(codes: Codes, lmbda: float) -> Tensor:
 
 
 def best_code(lmbda: float) -> tuple[Codes, float]:
-    """Return the code with the lowest rounded loss, and this loss, by a grid search that narrows step by step.
+    """Return the code with the lowest rounded loss, and this loss, by a grid search on ever finer grids.
 
     Args:
         lmbda: Weight λ of the distortion.
@@ -109,8 +109,8 @@ def train_codes(
 ) -> Iterator[Codes]:
     """Train all rows of codes at once with Adam.
 
-    Every code starts with a gain, a step and a σ of 1. The loss is a sum over codes and Adam treats each parameter
-    separately, so each code trains as if alone.
+    Every code starts with a gain, a step and a σ of 1. The loss is a sum over codes, and Adam treats each parameter
+    separately, so each code is trained as if it were alone.
 
     Args:
         rows: Surrogate and temperature schedule of each row.
@@ -123,7 +123,7 @@ def train_codes(
     Yields:
         The codes after each step, of shape (rows, seeds).
     """
-    order = sorted(range(len(rows)), key=lambda i: str(rows[i][0]))  # rows of one surrogate side by side
+    order = sorted(range(len(rows)), key=lambda i: str(rows[i][0]))  # rows with the same surrogate become neighbors
     back = torch.tensor(order).argsort()
     groups = [[i for i in order if rows[i][0] == surrogate] for surrogate in dict.fromkeys(rows[i][0] for i in order)]
     theta = torch.zeros(3, len(rows), seeds, 1, requires_grad=True)
@@ -152,8 +152,8 @@ def mismatch_and_risk(
 ) -> tuple[float, float]:
     """Return the mismatch of the loss and the gradient risk for the gain, for one code.
 
-    Both come from a lattice of 32,768 points over source and noise and are accurate to a few percent. Rarer samples
-    carry the variance of soft rounding below τ = 0.1; training never sees them, and the risk is NaN there.
+    Both are computed on a lattice of 32,768 points over source and noise and are accurate to a few percent. Below
+    τ = 0.1, the variance of soft rounding comes from rarer samples, which training never sees; the risk is NaN there.
 
     Args:
         surrogate: Surrogate on both paths.

@@ -1,9 +1,9 @@
 """The scale-lower-bound laboratory: the effect of a lower bound on σ on the rate, in training and at test.
 
-The entropy model scores one latent at the scale max(σ, bound). The latent's true scale is s, and the entropy
-parameters predict σ. The bound is CompressAI's `LowerBound`: below it, a latent's gradient with respect to σ passes
-only where it would raise σ. CompressAI's floor of 10⁻⁹ under likelihoods is a `LowerBound` too. It limits the bits of a
-latent to 29.9, and every gradient that would raise a likelihood passes.
+The entropy model scores one latent with the scale max(σ, bound). The latent's true scale is s, and σ is predicted by
+the entropy parameters. The bound is CompressAI's `LowerBound`: below it, a latent's gradient with respect to σ passes
+only if it would raise σ. CompressAI's floor of 10⁻⁹ under likelihoods is a `LowerBound`, too. It limits a latent to
+29.9 bits, and every gradient that would raise a likelihood passes.
 
 All results follow from the law of ỹ − μ, which does not depend on σ; see `labkit.analysis.latent_laws`.
 """
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 OBJECTIVES = ("rms_mismatch", "rms_slope", "test_rate")
-_LEARNED = np.geomspace(1e-3, 1e2, 101)  # search grid of the scale that training learns
-_FLAT = 1e-9  # in bits: training cannot tell rates apart that differ by less
-_GROUPS = 32  # number of groups that a population of scales is gathered into
-_STEP = 0.02  # step of ln s, for finite differences
+_LEARNED = np.geomspace(1e-3, 1e2, 101)  # search grid for the scale that training learns
+_FLAT = 1e-9  # in bits: training cannot distinguish rates that differ by less
+_GROUPS = 32  # number of groups into which a population of scales is divided
+_STEP = 0.02  # step of ln s for finite differences
 
 
 def rate_table(
@@ -55,18 +55,18 @@ def rate_table(
 ) -> DataFrame:
     """Return the rates in training and at test and their gradients with respect to σ, over grids of σ and the bound.
 
-    `LowerBound` judges each latent's own gradient. Below the bound, the mean gradient is therefore
-    E[min(gradient, 0)], which is never positive: σ drifts up to the bound even where a lower σ would suit the mean.
+    `LowerBound` tests each latent's own gradient. Below the bound, the mean gradient is therefore E[min(gradient, 0)],
+    which is never positive: σ drifts up to the bound even if a lower σ would be better on average.
 
     Args:
-        schemes: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. Of a
-            scheme, only the rate path and `zero_center` count.
+        schemes: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. Only
+            the rate path and `zero_center` of a scheme are used.
         scales: Predicted scales σ.
         bounds: Lower bounds on σ.
         source_scale: True scale s; equal to σ by default.
-        source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
+        source: Shape of y − μ, scaled to mean 0 and standard deviation s; Gaussian by default.
         temperatures: One temperature or several.
-        zero_center: Whether a surrogate that comes alone quantizes y − μ (True) or y itself (False) in training.
+        zero_center: Whether a bare surrogate quantizes y − μ (True) or y itself (False) in training.
         test_zero_center: Whether the test rounds y − μ (True) or y itself (False), which no coder does.
         likelihood_bound: Lower bound on likelihoods; 0 for none.
 
@@ -104,8 +104,8 @@ def rate_table(
 def learned_scale(law: Law) -> float:
     """Return the scale σ that minimizes the rate of a law, which training reaches without a bound.
 
-    Where the rate is flat, this is the largest such scale. With a bound b, training reaches max(b, this scale), because
-    below b a latent's gradient passes only where it raises σ.
+    If the rate is flat, this is the largest such scale. With a bound b, training reaches max(b, this scale), because
+    below b a latent's gradient passes only if it raises σ.
 
     Args:
         law: Law of ỹ − μ in training.
@@ -129,16 +129,16 @@ def bound_table(
     source: Source | None = None,
     temperatures: Temperatures = 1.0,
 ) -> DataFrame:
-    """Return the effect of a bound on a population of latents after training has learned the scales under the bound.
+    """Return the effect of a bound on a population of latents whose scales were learned in training with the bound.
 
-    The entropy model's scale of a latent is σ*(b) = max(b, scale of the lowest training rate); see `learned_scale`.
+    A latent has the scale σ*(b) = max(b, scale of the lowest training rate) in the entropy model; see `learned_scale`.
 
     Args:
         schemes: Surrogates, presets or schemes, as in `rate_table`.
-        population: True scales s, one or many, such as the σ of a codec's latents. They are gathered into 32 groups.
+        population: True scales s, one or many, such as the σ of a codec's latents. They are divided into 32 groups.
         bounds: Lower bounds b on σ.
         weights: Weight of each scale; equal by default.
-        source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
+        source: Shape of y − μ, scaled to mean 0 and standard deviation s; Gaussian by default.
         temperatures: One temperature or several.
 
     Returns:
@@ -166,7 +166,7 @@ def bound_table(
 
 @dataclass(frozen=True)
 class BestBound:
-    """Answer of `best_bound`.
+    """Result of `best_bound`.
 
     Attributes:
         bound: The best bound on σ.
@@ -200,10 +200,10 @@ def best_bound(
 ) -> BestBound:
     """Return the bound in an interval that minimizes an objective and costs at most `max_cost` bits per latent.
 
-    The mismatch alone has no best bound: a bound that grows without limit drives the mismatch to 0 and wastes rate. The
-    search therefore needs an interval and a limit on the cost, and the answer says where the minimum lies. A minimum at
+    The mismatch alone has no best bound: as the bound grows, the mismatch tends to 0 and the wasted rate grows. The
+    search therefore needs an interval and a limit on the cost, and the result states where the minimum is. A minimum at
     an end of the interval is a property of the interval, not of the source. The sum of test rate and mismatch is the
-    training rate, which every bound raises, so that sum would favor no bound at all. Among bounds whose objectives are
+    training rate, which every bound raises, so this sum would favor having no bound. Among bounds whose objectives are
     equal to within 10⁻⁹, the lowest is returned.
 
     Args:
@@ -214,7 +214,7 @@ def best_bound(
         max_cost: Highest cost in test rate, in bits per latent.
         temperature: Temperature τ of the surrogate.
         weights: Weight of each scale; equal by default.
-        source: Shape of y − μ, brought to mean 0 and standard deviation s; Gaussian by default.
+        source: Shape of y − μ, scaled to mean 0 and standard deviation s; Gaussian by default.
 
     Raises:
         ValueError: If the objective is unknown, if the interval is invalid, or if every bound in it costs more than
@@ -243,7 +243,7 @@ def best_bound(
         return at, limited, means
 
     bounds = np.geomspace(low, high, 49)
-    for _ in range(2):  # the second search is between the neighbors of the first answer
+    for _ in range(2):  # the second search is between the neighbors of the first result
         at, limited, means = best(bounds)
         bound = bounds[at]
         bounds = np.geomspace(bounds[max(at - 1, 0)], bounds[min(at + 1, len(bounds) - 1)], 49)
@@ -292,7 +292,7 @@ class _Population:
         return {name: values[1:] for name, values in columns.items()}
 
     def _rates(self, laws: list[tuple[Law, Law]], learned: float, bounds: Array) -> Array:
-        """Training rate, test rate, and ∂(train − test)/∂ ln s at fixed scale, for each bound: (3, bounds)."""
+        """Return the training rate, test rate, and ∂(train − test)/∂ ln s at fixed scale, of shape (3, bounds)."""
         scale, where = np.unique(np.maximum(bounds, learned), return_inverse=True)
         (train, test), *beside = [
             tuple(law.rate(torch.as_tensor(scale)).numpy()[where] for law in pair) for pair in laws
@@ -302,7 +302,7 @@ class _Population:
 
 
 def _gather(population: float | Iterable[float], weights: Iterable[float] | None) -> tuple[Array, Array]:
-    """Gather scales into at most 32 equal steps of ln s: their geometric means, and their shares."""
+    """Group scales into at most 32 equal steps of ln s; return the groups' geometric means and shares."""
     scales = np.atleast_1d(np.asarray(population, dtype=np.float64)).ravel()
     shares = np.ones_like(scales) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
     if not (scales.size and (scales > 0).all() and np.isfinite(scales).all()):

@@ -1,4 +1,4 @@
-"""Turn the `schemes` argument of the measures into labeled schemes, and their `temperatures` into a list.
+"""Turning the `schemes` argument of the measures into labeled schemes, and `temperatures` into a list.
 
 A measure accepts surrogates, presets and schemes, as objects or by name, one or several:
 
@@ -28,16 +28,16 @@ def labeled_schemes(
 ) -> dict[str, QuantizationScheme]:
     """Return schemes by label.
 
-    A mapping brings its own labels. Otherwise the label is the name, or the surrogate with its options.
+    A mapping provides its own labels. Otherwise the label is the name, or the surrogate with its options.
 
     Args:
         schemes: Surrogates, presets or schemes, one or several, as objects or by name.
-        of_surrogate: Builds the scheme for a surrogate that comes alone.
+        of_surrogate: Function that builds the scheme for a bare surrogate.
         **fields: Fields of the scheme for presets that are given by name.
 
     Raises:
         ValueError: If an entry is neither a surrogate, a preset nor a scheme, if a name is unknown, if two entries
-            have the same label, or if a scheme has two stages and so two laws.
+            have the same label, or if a scheme has two stages and therefore two laws.
     """
     if isinstance(schemes, Mapping):
         pairs = [(str(label), scheme) for label, scheme in schemes.items()]
@@ -54,14 +54,14 @@ def labeled_schemes(
 
 
 def scalar_schemes(schemes: SchemesLike, zero_center: bool) -> dict[str, QuantizationScheme]:
-    """Return schemes by label for one latent; a surrogate alone is used on both paths.
+    """Return schemes for one latent by label; a bare surrogate is used on both paths.
 
     Args:
         schemes: Surrogates, presets or schemes, one or several, as objects or by name.
-        zero_center: Whether a surrogate that comes alone quantizes y − μ (True) or y itself (False).
+        zero_center: Whether a bare surrogate quantizes y − μ (True) or y itself (False).
 
     Raises:
-        ValueError: As `labeled_schemes` does.
+        ValueError: As for `labeled_schemes`.
     """
     return labeled_schemes(
         schemes, lambda surrogate: QuantizationScheme(rate=surrogate, distortion=surrogate, zero_center=zero_center)
@@ -88,7 +88,7 @@ def _label(scheme: Any) -> str:
 
 
 def as_temperatures(temperatures: Temperatures) -> list[float]:
-    """Return one temperature or several as a list.
+    """Return a temperature, or several of them, as a list.
 
     Raises:
         ValueError: If a temperature is not a positive number.

@@ -15,8 +15,8 @@ from labkit.statistics import Array
 class Source(Protocol):
     """The methods that a source needs. Every frozen continuous distribution of `scipy.stats` has them.
 
-    A source may also have an attribute `edges`: the points at which its density jumps or bends. Quadrature then never
-    integrates across one of them.
+    A source may also have an attribute `edges`: the points where its density has a jump or a kink. Quadrature then
+    never integrates across one of them.
     """
 
     def pdf(self, x: Any, /) -> Any:
@@ -105,7 +105,7 @@ def empirical(samples: Any, bins: int | str = "auto") -> Source:
 
     Args:
         samples: Array or tensor of any shape, which is flattened.
-        bins: Number of bins, or the name of one of NumPy's rules for this number.
+        bins: Number of bins, or the name of one of NumPy's rules for choosing it.
 
     Raises:
         ValueError: If a sample is not finite, or if the first 1,000 samples are all equal.

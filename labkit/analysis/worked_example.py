@@ -1,4 +1,4 @@
-"""The worked example of the course: a lower temperature has less mismatch, but more bias or more variance.
+"""The worked example of the course: a lower temperature gives less mismatch, but more bias or more variance.
 
 The code is x ~ N(0, 1), y = g x, x̂ = ỹ/g, with the loss ℓ = bits + 6 (x̂ − x)². The gradient is with respect to the
 gain g, with the decoder's step 1/g and the entropy model's scale g held fixed.
@@ -35,7 +35,7 @@ _SURROGATES = {
 }
 _COLUMNS = ["gain", "method", "label", "temperature", "mismatch", "mismatch_se", "bias", "bias_se", "std", "std_se"]
 _SAMPLES = 20_000  # samples per step of `batch_gradients`
-_NODES = 1000  # quadrature nodes per step of `partial_moments`; smaller steps take almost as long
+_NODES = 1000  # number of quadrature nodes per step of `partial_moments`; smaller steps take almost as long
 
 
 class Tables(NamedTuple):
@@ -65,8 +65,8 @@ def batch_gradients(
 ) -> Iterator[Array]:
     """Simulate gradient estimates with respect to the gain, each the mean over one batch.
 
-    All surrogates see the same samples x. Rare samples carry much of the variance of soft rounding at a small τ and of
-    sga, so a simulation of these usually spreads less than `partial_moments` says.
+    All surrogates see the same samples x. Much of the variance of sga, and of soft rounding at a small τ, comes from
+    rare samples. A simulation of these surrogates therefore usually has a smaller spread than `partial_moments` gives.
 
     Args:
         code: Code of one latent.
@@ -76,7 +76,7 @@ def batch_gradients(
         batches: Number of estimates.
 
     Yields:
-        The estimates so far, one per batch. The last array has all of them.
+        All estimates so far, one per batch.
     """
     scheme = QuantizationScheme(rate=surrogate, distortion=surrogate)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
@@ -93,8 +93,8 @@ def batch_gradients(
 def partial_moments(code: ScalarCode, surrogate: Surrogate, temperature: float) -> Iterator[tuple[float, float]]:
     """Integrate the mean and the mean square of one sample's gradient with respect to the gain, step by step.
 
-    The source, the laws and the loss of the example are even functions, so the integral over |x| is enough and takes
-    half the time.
+    The source, the laws and the loss of the example are even functions, so integrating over |x| suffices and takes half
+    the time.
 
     Args:
         code: Code of the example, with a standard normal source and a mean of 0.
@@ -102,7 +102,7 @@ def partial_moments(code: ScalarCode, surrogate: Surrogate, temperature: float) 
         temperature: Temperature τ of the surrogate.
 
     Yields:
-        Mean and mean square over the part of the source that is integrated so far. The last pair is complete.
+        Mean and mean square over the part of the source that has been integrated. The last pair is complete.
     """
     half = replace(code, source=stats.halfnorm())
     scheme = QuantizationScheme(rate=surrogate, distortion=surrogate)
@@ -122,7 +122,7 @@ def tables(samples: int = 1_000_000, seed: int = 0) -> Tables:
     std_se. The standard errors of quadrature are 0.
 
     Args:
-        samples: Number of Monte Carlo samples per row; 0 leaves Monte Carlo out.
+        samples: Number of Monte Carlo samples per row; 0 skips Monte Carlo.
         seed: Seed for Monte Carlo.
     """
     import pandas as pd
@@ -141,10 +141,10 @@ def tables(samples: int = 1_000_000, seed: int = 0) -> Tables:
 
 
 def print_tables(samples: int = 1_000_000, seed: int = 0) -> None:
-    """Print the tables of the example: quadrature, and below it Monte Carlo's mean ± standard error.
+    """Print the tables of the example: the quadrature, and below it the mean ± standard error of Monte Carlo.
 
     Args:
-        samples: Number of Monte Carlo samples per row; 0 leaves Monte Carlo out.
+        samples: Number of Monte Carlo samples per row; 0 skips Monte Carlo.
         seed: Seed for Monte Carlo.
     """
     test, training = tables(samples, seed)

@@ -1,4 +1,4 @@
-"""The `labkit` command. Each subcommand imports torch when it runs, so that `labkit --help` is instant."""
+"""The `labkit` command. Each subcommand imports torch only when it runs, so `labkit --help` is instant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.cli import bench, doctor, evaluate, files, lessons, research, train
 
 
 class _Group(click.Group):
-    """A group of commands in which an error of the user ends with one line and exit status 2, without a traceback."""
+    """A group of commands in which a user error prints one line and exits with status 2, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

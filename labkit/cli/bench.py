@@ -12,7 +12,7 @@ from labkit.defaults import NETWORK
 
 @click.group()
 def bench() -> None:
-    """Measure the speed of this machine, with the number of threads and the load."""
+    """Measure the speed of this machine, and report its load and the number of threads."""
 
 
 @bench.command("train")
@@ -24,7 +24,7 @@ def bench() -> None:
 @click.option("--rounds", type=click.IntRange(1), default=4, help="Number of rounds; each one times every variant.")
 @click.option("--steps", type=click.IntRange(1), default=8, help="Number of steps of each variant per round.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Number of seeds; each one starts all variants again.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the figures.  [default: none]")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the results.  [default: none]")
 def bench_train(rounds: int, steps: int, seeds: int, out: Path | None, **fields: Any) -> None:
     """Compare the speed of labkit's training with the training loop in CompressAI's documentation.
 
@@ -40,9 +40,9 @@ def bench_train(rounds: int, steps: int, seeds: int, out: Path | None, **fields:
 @bench.command("live")
 @click.option("--rounds", type=click.IntRange(1), default=10, help="Number of rounds per measurement.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Number of CPU threads.")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the figures.  [default: none]")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="JSON file for the results.  [default: none]")
 def bench_live(rounds: int, threads: int, out: Path | None) -> None:
-    """Time how fast the live panels react, and measure how much of a core their training gets."""
+    """Measure how fast the live panels react, and how much of a core their training gets."""
     from labkit.live import bench as benchmark
 
     benchmark.print_table(rounds, threads, out)

@@ -14,11 +14,11 @@ from labkit.cli.options import load_network, network_option
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @network_option
 @click.option("--data", help="Folder of images.  [default: the bundled test photographs]")
-@click.option("--scheme", help="Scheme whose training is judged.  [default: the network's own]")
+@click.option("--scheme", help="Training scheme to examine.  [default: the network's own]")
 @click.option(
     "--lmbda", type=float, help="Weight λ of the distortion, to print losses.  [default: that of the weights]"
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for everything, as JSON.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="JSON file for the whole report.")
 @click.option("--html", "page", type=click.Path(path_type=Path), help="File for a page with figures.")
 @click.option("--threads", type=int, help="Number of CPU threads.  [default: torch's default]")
 @click.pass_context
@@ -33,10 +33,10 @@ def doctor(
     page: Path | None,
     threads: int | None,
 ) -> None:
-    """Say why the real bits of a codec differ from its estimate, and where the bits are.
+    """Explain why the real bits of a codec differ from its estimate, and where the bits are.
 
-    The command runs the network of CHECKPOINT on images in training mode, in evaluation mode and in the coder. A
-    process with the instruction set of an old processor decodes the strings, too. Each finding has a figure, its cause
+    The command runs the network of CHECKPOINT on images in training mode, in evaluation mode and in the coder. It also
+    decodes the strings in a process with the instruction set of an old processor. Each finding has a figure, a cause
     and a remedy. Without CHECKPOINT, it examines the bundled weights of patch_hyperprior. The exit status is 0 if no
     finding is an error, 1 if one is, and 2 if the command could not run.
     """

@@ -69,7 +69,7 @@ def evaluate(
     images = datasets.folder(data) if data else datasets.photos("test")
     curves: dict[str, list[evaluation.Report]] = {}
     if network and not checkpoints:
-        raise ValueError("--network names the network of checkpoints: also name a checkpoint")
+        raise ValueError("--network applies only to checkpoints: also name a checkpoint")
     nets = [load_network(file, network) for file in checkpoints]
     for net in nets or [networks.pretrained(lmbda=lmbda) for lmbda in networks.pretrained_lmbdas()]:
         net = net.to(training.processes.device(device))
@@ -97,7 +97,7 @@ def evaluate(
     default=defaults.REFINE_SURROGATE,
     help="Surrogate for rounding: sga, ssl (SGA+), sua or another one.",
 )
-@click.option("--steps", type=int, default=defaults.REFINE_STEPS, help="Largest number of steps of Adam per image.")
+@click.option("--steps", type=int, default=defaults.REFINE_STEPS, help="Largest number of Adam steps per image.")
 @click.option("--lr", type=float, default=defaults.REFINE_LR, help="Initial learning rate.")
 @click.option(
     "--temperature",

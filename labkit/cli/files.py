@@ -21,7 +21,7 @@ from labkit.cli.options import load_network, network_option, weights_option
 @click.option(
     "--refine", "steps", type=click.IntRange(0), default=0, help="Number of steps that search for better latents."
 )
-@click.option("--verify/--no-verify", default=True, help="Decode the result and store checksums of it.")
+@click.option("--verify/--no-verify", default=True, help="Decode the result and store its checksums.")
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def compress(
     image: Path,
@@ -33,7 +33,7 @@ def compress(
     verify: bool,
     force: bool,
 ) -> None:
-    """Compress an image into a .lkc file with a trained network.
+    """Compress an image to a .lkc file with a trained network.
 
     The network runs on the CPU. Every CPU can decode the file. Transparent pixels are blended with white.
     """
@@ -52,7 +52,7 @@ def compress(
     from labkit.fixed_point import check_tables
 
     net = load_network(weights, network, lmbda)
-    check_tables(net)  # a decoder needs the same ones
+    check_tables(net)  # a decoder needs the same tables
     click.echo(compress_file(image, output, net, refinement_steps=steps, verify=verify))
 
 
@@ -72,7 +72,7 @@ def compress(
 def decompress(
     coded: Path, output: Path | None, weights: Path | None, network: str | None, ignore_checksum: bool, force: bool
 ) -> None:
-    """Decompress a .lkc file into an image of a lossless format: .png, .webp, .ppm, .bmp, .tif or .tiff."""
+    """Decompress a .lkc file to an image in a lossless format: .png, .webp, .ppm, .bmp, .tif or .tiff."""
     from labkit.files.container import Container
     from labkit.files.formats import check_lossless
 
@@ -91,7 +91,7 @@ def decompress(
 @click.argument("coded", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(coded: Path, as_json: bool) -> None:
-    """Check a .lkc file and print its contents, without decoding it."""
+    """Check a .lkc file and print its contents without decoding the image."""
     from labkit.files.container import Container
 
     container = Container.read(coded)
@@ -107,10 +107,10 @@ def info(coded: Path, as_json: bool) -> None:
 @network_option
 @click.option("--force", is_flag=True, help="Overwrite the output file.")
 def convert(checkpoint: Path, output: Path, network: str | None, force: bool) -> None:
-    """Convert a checkpoint of another program into labkit's form, OUTPUT.safetensors.
+    """Convert a checkpoint from another program to labkit's format, OUTPUT.safetensors.
 
-    CHECKPOINT is a state dict that torch.save wrote, as a whole or in a dict, or one in a safetensors file. Nothing in
-    it is executed. The command builds coder tables if CHECKPOINT has none.
+    CHECKPOINT is a state dict saved by torch.save, either as the whole file or inside a dict, or a state dict in a
+    safetensors file. Code in the file is never executed. The command builds coder tables if CHECKPOINT has none.
     """
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: the file name must end in .safetensors")

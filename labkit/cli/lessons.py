@@ -44,12 +44,12 @@ def lessons(
     """Open the lessons in JupyterLab.
 
     In a checkout of the repository, the lessons open in place. An installed labkit first copies them to
-    ./labkit-lessons. It never overwrites a notebook that exists. With --export, labkit runs copies of the lessons and
+    ./labkit-lessons, but never overwrites an existing notebook. With --export, labkit runs copies of the lessons and
     writes pages that need neither a kernel nor a network connection.
 
     For teachers: --release writes what a class needs, and --grade runs submissions, which are a folder per student or
-    files such as ada_03_train_test_mismatch.ipynb. The students' code can do whatever you can do on this machine, so
-    grade in a container or as another user. Solutions are readable in labkit: this is practice, not an examination.
+    files such as ada_03_train_test_mismatch.ipynb. The students' code can do anything that you can do on this machine,
+    so grade in a container or as another user. Solutions are readable in labkit: this is practice, not an examination.
     """
     from labkit import paths
 

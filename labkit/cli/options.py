@@ -52,12 +52,12 @@ network_option = click.option(
 
 
 def load_network(weights: Path | None, network: str | None = None, lmbda: float | None = None) -> Codec:
-    """Load the network that a command works with, and print what was renamed or left out in its checkpoint.
+    """Load the network that a command uses, and print the keys of its checkpoint that were renamed or left out.
 
     Args:
         weights: Checkpoint, or None for the bundled weights of `defaults.PRETRAINED`.
         network: Name of the checkpoint's network, or None if the checkpoint names it.
-        lmbda: Select the bundled weights that were trained for the closest λ.
+        lmbda: λ that selects the bundled weights: those trained for the closest value are loaded.
 
     Returns:
         The network with its weights.
@@ -75,7 +75,7 @@ def load_network(weights: Path | None, network: str | None = None, lmbda: float 
             click.echo(f"labkit: {warning.message}", err=True)
         return net
     if network:
-        raise ValueError("--network names the network of a checkpoint: also name the checkpoint")
+        raise ValueError("--network applies only to a checkpoint: also name the checkpoint")
     return networks.pretrained() if lmbda is None else networks.pretrained(lmbda=lmbda)
 
 
@@ -143,7 +143,7 @@ def sweep_options(command: Command) -> Command:
 
 
 def report_failures(table: pd.DataFrame) -> int:
-    """Print the errors of the first five runs that failed.
+    """Print the errors of the first five failed runs.
 
     Args:
         table: The table of a sweep.

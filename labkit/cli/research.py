@@ -17,14 +17,14 @@ from labkit.cli.options import report_failures, sweep_options
 @click.argument("file", type=click.Path(path_type=Path))
 @sweep_options
 def sweep(file: Path, **options: Any) -> None:
-    """Train and measure every combination of a grid, once each, on this machine or on a Dask cluster.
+    """Train and measure every combination of a grid once, on this machine or on a Dask cluster.
 
     FILE is TOML. `out` is the folder for results, and other settings are the options of `labkit train`. [grid] holds
     lists of values for further settings. [schemes.NAME] is a preset with changed fields. [trunk] holds overrides for
     the shared checkpoints that runs start from: one checkpoint for each combination of the grid without the settings in
     [trunk].
 
-    The results are in OUT/table.parquet. A run that fails is recorded with its error and makes the exit status 1. Give
+    The results are in OUT/table.parquet. A failed run is recorded with its error, and the exit status is then 1. Give
     the same command again to resume a sweep that was stopped or killed.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in `labkit train`; workers inherit it
@@ -54,7 +54,7 @@ class _Study(click.Group):
 
 @click.group(cls=_Study)
 def study() -> None:
-    """Test the claims of the study, or report what the bundled tables decide."""
+    """Test the claims of the study, or report the verdicts that follow from the bundled tables."""
 
 
 def _claim_command(name: str, summary: str) -> click.Command:
@@ -67,7 +67,7 @@ def _claim_command(name: str, summary: str) -> click.Command:
     @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
     @click.option("--test", multiple=True, help="Folder of further images to code, for claims that use them.")
     @click.option("--scale", type=click.Choice(["laptop", "gpu"]), default="laptop", help="Size of the study.")
-    @click.option("--as-is", is_flag=True, help="Train nothing, and make the table of the runs that exist.")
+    @click.option("--as-is", is_flag=True, help="Train nothing, and make the table from the existing runs.")
     @sweep_options
     def command(
         work: Path,
@@ -100,7 +100,7 @@ def _claim_command(name: str, summary: str) -> click.Command:
 _HELP = """Test a claim: train the missing runs, write the table and the figure, and print the verdict.
 
     labkit/research/study/claims/{name}.toml declares the runs. Claims with the same --work folder share runs. Runs that
-    a claim's table in OUT contains are not repeated, even if --work is a new folder. The table is
+    are already in a claim's table in OUT are not repeated, even if --work is a new folder. The table is
     OUT/study-{name}.parquet. Give the same command again to resume a study that was stopped or killed.
     """
 
@@ -119,7 +119,7 @@ def study_example(samples: int, seed: int) -> None:
 @click.option("--results", type=click.Path(path_type=Path), help="Folder of the tables.  [default: bundled results]")
 @click.option(
     "--readme", "readmes", multiple=True, type=click.Path(path_type=Path),
-    help="Markdown file with the study's marks, whose tables and figures to update; may be repeated.",
+    help="Markdown file in which to update the study's tables and figures; may be repeated.",
 )  # fmt: skip
 @click.option("--figures", is_flag=True, help="Draw the figure of every claim, next to its table.")
 def study_report(results: Path | None, readmes: tuple[Path, ...], figures: bool) -> None:

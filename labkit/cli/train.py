@@ -26,7 +26,7 @@ def _present_name(option: str) -> str:
 @click.option(
     "--temperature", help="Temperature of the surrogates: a number or KIND:START:END.  [default: from the scheme]"
 )
-@click.option("--scale-lower-bound", type=float, help="Lower bound of the scale σ.  [default: from the scheme, 0.11]")
+@click.option("--scale-lower-bound", type=float, help="Lower bound on the scale σ.  [default: from the scheme, 0.11]")
 @click.option("--data", help="Folder of training images.  [default: the bundled photographs]")
 @click.option("--lmbda", type=float, required=True, help="Weight λ of the distortion, on CompressAI's scale.")
 @click.option("--steps", type=int, required=True, help="Number of optimizer steps.")
@@ -36,7 +36,7 @@ def _present_name(option: str) -> str:
     "--permute-colors",
     is_flag=True,
     default=defaults.PERMUTE_COLORS,
-    help="Permute the color channels of half of the crops.",
+    help="Put the color channels of half of the crops into random order.",
 )
 @click.option("--lr", default=defaults.LR, help="Learning rate of Adam: a number or KIND:START:END.")
 @click.option("--clip", type=float, default=defaults.CLIP, help="Largest norm of the gradient.")
@@ -44,7 +44,7 @@ def _present_name(option: str) -> str:
     "--ema",
     type=float,
     default=defaults.EMA,
-    help="Decay of the moving average of the weights that the checkpoint gets.  [default: none]",
+    help="Decay of a moving average of the weights, which the checkpoint then contains.  [default: none]",
 )
 @click.option("--seed", type=int, default=defaults.SEED, help="Seed of the initial weights, the crops and the noise.")
 @click.option("--device", default=defaults.DEVICE, help="Device, such as cpu or cuda.  [default: cuda if available]")
@@ -74,7 +74,7 @@ def _present_name(option: str) -> str:
     "--save-every",
     type=float,
     default=defaults.SAVE_EVERY,
-    help="Seconds between the states that a run can resume from.",
+    help="Seconds between saves of the state from which a run can resume.",
 )
 @click.option("--fresh", is_flag=True, help="Start from step 0 and overwrite the files of an earlier run.")
 def train(
@@ -95,7 +95,7 @@ def train(
 
     CONFIG is a TOML file that sets options by name; command-line flags override the file. If a run is stopped or
     killed, the same command resumes it. `torchrun --nproc-per-node N --no-python labkit train …` trains one network
-    with N processes, which share each batch equally.
+    with N processes, which divide each batch equally.
     """
     # OpenMP reads this when torch loads. Threads that wait without spinning leave their cores to other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

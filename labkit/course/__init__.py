@@ -1,21 +1,21 @@
 """The course: functions that the cells of a lesson call.
 
     lk.course.start("scalar")                        # set-up: versions, device, data
-    lk.course.predict("scalar.gain", "…?", ["a", "b"])   # the learner guesses
-    lk.course.reveal("scalar.gain", truth)               # the guess beside the truth
+    lk.course.predict("scalar.gain", "…?", ["a", "b"])   # the learner makes a guess
+    lk.course.reveal("scalar.gain", truth)               # shows the guess next to the truth
     lk.course.question("scalar.law", "…?", {"a": None, "b": "Why not."})  # options with feedback
     lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
     lk.course.table(frame, "Rate in bits per latent")    # a table with a caption
     lk.course.expect("0.249 too low", value, 0.249, within=0.0005)   # compares a value with the text
-    lk.course.hypothesis("structure", "The best …")      # the learner expects a verdict on a claim of the paper
-    lk.course.open_hypotheses()                          # the hypotheses beside the verdicts of the study
-    lk.course.experiment("noise", "mixed")               # two schemes, paired seeds, and a rule registered first
+    lk.course.hypothesis("structure", "The best …")      # the learner predicts the verdict on a claim of the paper
+    lk.course.open_hypotheses()                          # shows the hypotheses next to the verdicts of the study
+    lk.course.experiment("noise", "mixed")               # two schemes, paired seeds, and a rule that comes first
     lk.course.progress()                             # a map of the course, from a local file
     lk.course.results.forks("method")                # tables of trained networks
-    lk.course.capstone.check("my_codec.py", stage=1)     # a stage of the codec that the learner writes
+    lk.course.capstone.check("my_codec.py", stage=1)     # checks a stage of the learner's own codec
 
-Lessons, predictions, questions and exercises have words as keys. `exercises/` has a module for the exercises of each
-lesson.
+The keys of lessons, predictions, questions and exercises are words. `exercises/` has one module for the exercises of
+each lesson.
 """
 
 from labkit.course import capstone, figures, results

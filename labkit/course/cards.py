@@ -1,11 +1,11 @@
-"""Messages of the course in a notebook: HTML in JupyterLab's own colors, or plain text without HTML."""
+"""Messages of the course in a notebook: HTML in JupyterLab's own colors, or plain text if there is no HTML."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
-# Colors of the page, so that cards are readable in the light and the dark theme. The accents are readable on both.
+# Colors of the page, so cards are readable in the light and the dark theme. The accents are readable in both.
 _INK = "var(--jp-content-font-color1, inherit)"
 _GROUND = "var(--jp-layout-color2, #f4f4f4)"
 ACCENTS = {"plain": "#808080", "good": "#2b9348", "bad": "#d9480f", "note": "#1c7ed6"}
@@ -44,7 +44,7 @@ def code(source: str) -> str:
 
 
 def fold(summary: str, html: str) -> str:
-    """Return HTML that opens when the reader selects its summary."""
+    """Return HTML that unfolds when the reader clicks its summary."""
     return f'<details><summary style="cursor:pointer">{escape(summary)}</summary>{html}</details>'
 
 

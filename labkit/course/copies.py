@@ -12,13 +12,13 @@ from labkit.course import first_edition
 
 @dataclass(frozen=True)
 class Copies:
-    """What `copy_notebooks` found and wrote.
+    """The notebooks that `copy_notebooks` found and wrote.
 
     Attributes:
         folder: The learner's folder.
         written: Notebooks that were copied.
-        kept: Notebooks that existed already and were not changed.
-        first_edition: Notebooks of the first edition in the folder, which were not changed either.
+        kept: Notebooks that already existed and were not changed.
+        first_edition: Notebooks of the first edition in the folder, which were not changed, either.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Copies:
             lines.append(f"From the first edition, left unchanged: {', '.join(self.first_edition)}")
         replaced = [name for name in self.first_edition if name in self.kept]
         if replaced:
-            lines.append(f"For the present {' and '.join(replaced)}, copy the notebooks to a new folder.")
+            lines.append(f"For the current {' and '.join(replaced)}, copy the notebooks to a new folder.")
         return "\n".join(lines)
 
 

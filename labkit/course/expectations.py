@@ -1,4 +1,4 @@
-"""Checks of a lesson: each compares a computed value with the words of the lesson that state it."""
+"""Checks of a lesson: each compares a computed value with the text of the lesson that states it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from labkit.course.cards import number
 
 
 def expect(words: str, value: Any, wanted: Any = True, within: Any = 0.0) -> None:
-    """Check that a value is what the text of the lesson says.
+    """Check that a value agrees with the text of the lesson.
 
-    The tests of the course run every lesson, and there a difference is an error. A learner who has changed a number
-    sees one line instead.
+    The course's tests run every lesson and treat a difference as an error. A learner who has changed a number only sees
+    one line.
 
     Args:
-        words: Words that occur exactly once in the text of the lesson, with the number that they state.
+        words: Words that occur exactly once in the text of the lesson, including the number that they state.
         value: The computed value: a number, an array of numbers, or a condition.
         wanted: The number or numbers that the words state. The default is for a condition, which must be True.
         within: Largest difference that still agrees with the words, in the unit of the value.

@@ -20,12 +20,12 @@ from labkit.statistics import Array, Interval
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-SOURCES = {"laplacian": "toy_1d", "gaussian": "toy_1d", "banana": "toy_2d", "ring": "toy_2d"}  # with their networks
+SOURCES = {"laplacian": "toy_1d", "gaussian": "toy_1d", "banana": "toy_2d", "ring": "toy_2d"}  # and their networks
 STEPS, BATCH_SIZE = 300, 256
-MOST_SEEDS = 30  # so that a run ends within a minute on one core
-FIRST_SEED = 100  # of a run; a pilot has the seeds from 0, so that no run repeats it
+MOST_SEEDS = 30  # limits a run to a minute on one core
+FIRST_SEED = 100  # first seed of a run; a pilot uses seeds from 0 on, so no run repeats it
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE)
-POINTS, POINTS_SEED = 2**14, 1_000_000  # on which all codes are tested
+POINTS, POINTS_SEED = 2**14, 1_000_000  # test points of all codes
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +46,7 @@ class Paired:
 
     @property
     def differences(self) -> Array:
-        """Loss of the second scheme relative to that of the first, for each seed, in percent.
+        """Loss of the second scheme relative to the first, for each seed, in percent.
 
         This is 100 times a difference of natural logarithms. For small differences, that is the relative change.
         """
@@ -116,7 +116,7 @@ class Experiment:
 
     @property
     def claim(self) -> str:
-        """The claim that the experiment tests."""
+        """Claim that the experiment tests."""
         first, second = self.names
         return f"On {self._source} at λ = {self._lmbda:g}, {second} has a lower test loss than {first}."
 
@@ -124,7 +124,7 @@ class Experiment:
         return f"Experiment({self.claim})"
 
     def pilot(self, seeds: int = 4) -> Paired:
-        """Train both schemes with a few seeds, to learn how much the differences vary.
+        """Train both schemes with a few seeds to find out how much the differences vary.
 
         Args:
             seeds: Number of seeds, from 2 to MOST_SEEDS.
@@ -133,7 +133,7 @@ class Experiment:
         return self._compare(range(seeds))
 
     def register(self, seeds: int, negligible: float) -> Card:
-        """Register the number of seeds and the decision rule, before the training.
+        """Register the number of seeds and the decision rule before the training.
 
         Args:
             seeds: Number of seeds, from 2 to MOST_SEEDS.
@@ -156,7 +156,7 @@ class Experiment:
         return Card(text, text, "note")
 
     def train(self) -> Paired:
-        """Train both schemes with the registered number of seeds, none of which the pilot had.
+        """Train both schemes with the registered number of seeds, none of which was used in the pilot.
 
         Raises:
             ValueError: If no rule is registered.
@@ -168,7 +168,7 @@ class Experiment:
         return self.result
 
     def conclude(self, verdict: str | None) -> Card:
-        """Record the learner's verdict and compare it with what the registered rule says about the result.
+        """Record the learner's verdict, and compare it with the verdict of the registered rule.
 
         Args:
             verdict: "supported", "not supported" or "inconclusive"; None for no verdict yet.
@@ -177,7 +177,7 @@ class Experiment:
             ValueError: If there is no such verdict, or no result.
         """
         if self.rule is None or self.result is None:
-            raise ValueError("result must be there before a verdict: call train() first")
+            raise ValueError("result must exist before a verdict: call train() first")
         if verdict is None:
             text = f"No verdict yet. Write one of: {', '.join(VERDICTS)}."
             return Card(text, text)
@@ -187,7 +187,7 @@ class Experiment:
         record.write("experiments", self.claim, self._entry | {"verdict": verdict})
         found = f"{self.claim} Difference: {_interval(self.result.differences)}. Rule: {self.rule}."
         agreed = verdict == decided
-        answer = f"Your verdict, {verdict}, is that of your rule."
+        answer = f"Your verdict, {verdict}, agrees with your rule."
         if not agreed:
             answer = f"Your verdict is {verdict}. Your rule says {decided}: compare both ends of the interval with it."
         return Card(f"{found} <b>{answer}</b>", f"{found} {answer}", "good" if agreed else "bad")
@@ -229,8 +229,8 @@ def experiment(
 ) -> Experiment:
     """Plan an experiment about the claim that one scheme has a lower test loss than another.
 
-    Both schemes train toy codes with the same seeds: equal first weights and equal batches. All codes of a scheme are
-    trained together.
+    Both schemes train toy codes with the same seeds, that is, with the same initial weights and the same batches. All
+    codes of a scheme are trained together.
 
     Args:
         first: Name of the scheme to compare with, one of `labkit.schemes.names()`.
@@ -251,7 +251,7 @@ def experiment(
     for name in (first, second):
         check_name("scheme", name, schemes.names())
     if first == second:
-        raise ValueError(f"second must be another scheme than first, got {second!r} for both")
+        raise ValueError(f"second must be a different scheme than first, got {second!r} for both")
     check_name("source", source, SOURCES)
     check_positive(lmbda=lmbda)
     check_at_least(1, steps=steps)

@@ -1,10 +1,10 @@
-"""The course as a folder of pages that need neither a kernel nor a network.
+"""The course as a folder of pages that need neither a kernel nor a network connection.
 
     labkit lessons --export site/
 
-The export runs a copy of every notebook with an empty record. The notebooks and the learner's record stay unchanged.
-Panels and predictions appear in their static form (`printed`). Plotly's script beside the pages draws the plots.
-Nothing is written until all notebooks have run.
+The export runs a copy of every notebook with an empty record. The notebooks and the learner's record do not change.
+Panels and predictions appear in their static form (`printed`). A copy of Plotly's script next to the pages draws the
+plots. Nothing is written until all notebooks have run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 MARK = "/* labkit lessons --export */"  # first line of style.css, which identifies an earlier export
-CHECK = "check"  # tag of the cells that only compare values with the text: pages do not show them
+CHECK = "check"  # tag of cells that only compare values with the text, which pages do not show
 _TIMEOUT = 600  # seconds per cell
 _PLOT = "application/vnd.plotly.v1+json"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -41,7 +41,7 @@ _LOG_2, _THIN = "<msub><mi>log</mi><mn>2</mn></msub>", '<mspace width="0.17em"/>
 
 @dataclass(frozen=True)
 class Page:
-    """One page.
+    """A page of the course.
 
     Attributes:
         name: Name of the file without suffix.
@@ -59,8 +59,8 @@ def export(folder: str | Path, notebooks: str | Path | None = None, progress: bo
 
     Args:
         folder: New folder, or the folder of an earlier export.
-        notebooks: Folder of the notebooks. The default is that of the course.
-        progress: Show a progress bar.
+        notebooks: Folder of the notebooks. The default is the folder of the course.
+        progress: Whether to show a progress bar.
 
     Returns:
         The pages of the course. The map, index.html, comes first.
@@ -94,7 +94,7 @@ def export(folder: str | Path, notebooks: str | Path | None = None, progress: bo
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ValueError if the folder contains anything but an earlier export."""
+    """Raise ValueError if the folder contains anything other than an earlier export."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -112,7 +112,7 @@ def _title(notebook: NotebookNode, otherwise: str) -> str:
 
 
 def _execute(notebook: NotebookNode, name: str, scratch: Path) -> None:
-    """Run a notebook in a new folder and keep its outputs. Raises ValueError with the name of a cell that fails."""
+    """Run a notebook in a new folder and keep its outputs. Raise ValueError that names the cell if one fails."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, DeadKernelError
@@ -127,7 +127,7 @@ def _execute(notebook: NotebookNode, name: str, scratch: Path) -> None:
         notebook, timeout=_TIMEOUT, kernel_name="python3", resources=resources, skip_cells_with_tag=CHECK
     )
     try:
-        client.execute(env=environment, stderr=subprocess.DEVNULL)  # hides messages of the kernel itself
+        client.execute(env=environment, stderr=subprocess.DEVNULL)  # hides messages from the kernel itself
     except (CellControlSignal, DeadKernelError) as error:
         raise ValueError(f"{name}, {_failed(notebook, error)}") from None
     del notebook.cells[0]
@@ -164,14 +164,14 @@ def _settle(notebook: NotebookNode) -> None:
 
 
 def _shows(output: Any) -> bool:
-    """Return False for progress bars and for warnings of this machine."""
+    """Return False for progress bars and for warnings about this machine."""
     if output.output_type == "stream":
         return bool(output.name == "stdout")
     return not (_WIDGET in output.data and re.match(r"\s*\d+%\|", output.data.get("text/plain", "")))
 
 
 def _joined(outputs: Iterable[Any]) -> list[Any]:
-    """Join successive pieces of printed text."""
+    """Join consecutive pieces of printed text."""
     joined: list[Any] = []
     for output in outputs:
         if joined and output.output_type == joined[-1].output_type == "stream":
@@ -205,7 +205,7 @@ def _plain(markdown: str) -> str:
 
 
 def _map(pages: list[Page]) -> NotebookNode:
-    """Return the first page: every lesson with its misconception and its objectives."""
+    """Return the first page: a list of all lessons, each with its misconception and its objectives."""
     import nbformat
 
     parts = [
@@ -229,7 +229,7 @@ def summary(notebook: NotebookNode) -> tuple[str, str, str]:
     """Return the misconception, the length ("About 50 minutes") and the objectives of a lesson, as Markdown.
 
     Args:
-        notebook: Notebook of a lesson. What it does not have is an empty string.
+        notebook: Notebook of a lesson. A part that it does not contain is returned as an empty string.
     """
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     wrong = re.search(r"^> .+$", text, flags=re.M)
@@ -239,7 +239,7 @@ def summary(notebook: NotebookNode) -> tuple[str, str, str]:
 
 
 def _write(pages: list[Page], folder: Path) -> list[Path]:
-    """Write the pages and their shared files, each as a whole."""
+    """Write the pages and their shared files, each atomically."""
     from jinja2 import FileSystemLoader
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
@@ -266,7 +266,7 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
     style = f"{style}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
     style += ".highlight, .highlight pre { background: var(--soft); }\n"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "style.css", style.encode())  # first, since it identifies the folder as an export
+    write_whole(folder / "style.css", style.encode())  # first, because it identifies the folder as an export
     for name in ("plots.js", "scroll.js"):
         write_whole(folder / name, (_FILES / name).read_bytes())
     write_whole(folder / "plotly.min.js", get_plotlyjs().encode())
@@ -277,7 +277,7 @@ def _write(pages: list[Page], folder: Path) -> list[Path]:
 
 
 def with_mathml(markdown: str) -> str:
-    """Return Markdown text with MathML in place of LaTeX between dollar signs, since a page has no script for LaTeX.
+    """Return Markdown text in which MathML replaces LaTeX between dollar signs, because pages have no LaTeX script.
 
     Args:
         markdown: Text with equations such as $x$, or $$x$$ for an equation on its own line.
@@ -288,7 +288,7 @@ def with_mathml(markdown: str) -> str:
         if found["code"]:
             return found["code"]
         block = found["block"]
-        latex = (block or found["inline"]).strip().replace("{aligned}", "{align*}")  # which the converter knows
+        latex = (block or found["inline"]).strip().replace("{aligned}", "{align*}")  # which the converter supports
         html: str = convert(latex, display="block" if block else "inline")
         html = re.sub(r"&#x0*(?!3[CcEe];|26;)([0-9A-Fa-f]+);", lambda code: chr(int(code[1], 16)), html)
         html = html.replace("\\_", "_")

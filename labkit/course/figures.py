@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from labkit.networks import ToyTransformCode
 
-EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1 of the plots of cells
+EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1 for the plots of cells
 
 
 def use_template() -> None:
@@ -32,7 +32,7 @@ def images(named_images: Mapping[str, Tensor], width: int = 300) -> Card:
     """Show images side by side, each above its caption.
 
     Args:
-        named_images: Images of shape (3, H, W) with values in [0, 1], by their captions.
+        named_images: Images of shape (3, H, W) with values in [0, 1], each under its caption.
         width: Width of an image on the page, in pixels.
     """
     from PIL import Image
@@ -57,10 +57,10 @@ class _Row(Card):
 def cells(codes: Mapping[str, ToyTransformCode], x: Tensor) -> Any:
     """Plot the quantization cells of two-dimensional transform codes side by side.
 
-    Gray lines separate the cells. Each disc is a codeword; its area is the share of samples in its cell.
+    Gray lines separate the cells. Each disc is a codeword, and its area is the share of the samples in its cell.
 
     Args:
-        codes: Transform codes by their titles.
+        codes: Transform codes, each under its title.
         x: Samples of shape (n, 2).
 
     Returns:
@@ -108,7 +108,7 @@ def codec_diagram() -> Card:
     from labkit.live.drawing import Drawing
 
     drawing = Drawing(760, 250)
-    top, below = 80, 190  # middles of the two rows
+    top, below = 80, 190  # vertical centers of the two rows
 
     def part(x: float, y: float, name: str, color: str) -> None:
         drawing.box(x - 36, y - 20, 72, 40, color)

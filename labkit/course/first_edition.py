@@ -1,14 +1,14 @@
-"""Names of the first edition of the course, where numbers identified lessons, predictions and exercises.
+"""Names in the first edition of the course, which identified lessons, predictions and exercises by numbers.
 
-Records of learners and copies of notebooks from the first edition still contain these numbers. Keys of the present
-edition are words, so that a new number never marks another exercise as solved.
+Records of learners and copies of notebooks from the first edition still contain these numbers. The keys of the current
+edition are words, so a new number never marks a different exercise as solved.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Words of the lessons, and of their predictions and exercises, in the order of the numbers of the first edition.
+# Words for the lessons, and for their predictions and exercises, in the order of the first edition's numbers.
 _LESSONS: dict[str, tuple[str, str]] = {
     "codec": ("size", "bpp psnr"),
     "scalar": ("derivative codewords", "loss straight_through gain"),
@@ -23,7 +23,7 @@ _LESSONS: dict[str, tuple[str, str]] = {
 
 
 def _numbered(place: int) -> dict[str, str]:
-    """Return the present keys of predictions (place 0) or of exercises (place 1) by their numbers, such as 02.1."""
+    """Return the current keys of predictions (place 0) or of exercises (place 1) by their numbers, such as 02.1."""
     return {
         f"{number:02}.{count}": f"{lesson}.{word}"
         for number, (lesson, words) in enumerate(_LESSONS.items())
@@ -31,14 +31,14 @@ def _numbered(place: int) -> dict[str, str]:
     }
 
 
-# Key in the first edition → present key, for each section of the learner's record.
+# Key in the first edition → current key, for each section of the learner's record.
 KEYS = {
     "lessons": {f"{number:02}": lesson for number, lesson in enumerate(_LESSONS)},
     "guesses": _numbered(0),
     "exercises": _numbered(1),
 }
 
-# Notebooks that have another name now. Notebooks that kept their names link to these.
+# Notebooks that now have another name. Notebooks that kept their names link to these.
 NOTEBOOKS = (
     "01_uniform_scalar_quantisation.ipynb",
     "02_train_test_mismatch.ipynb",
@@ -52,24 +52,24 @@ NOTEBOOKS = (
 
 
 def present_key(section: str, key: str) -> str:
-    """Return the present key for a key of either edition.
+    """Return the current key for a key of either edition.
 
     Args:
         section: "lessons", "guesses" or "exercises".
-        key: Key of the first edition or of the present one.
+        key: Key of the first edition or of the current one.
     """
     return KEYS[section].get(key, key)
 
 
 def has_old_keys(record: dict[str, dict[str, Any]]) -> bool:
-    """Return True if a record has an entry under a key of the first edition."""
+    """Return True if a record has an entry with a key of the first edition."""
     return any(key in names for section, names in KEYS.items() for key in record[section])
 
 
 def translate(record: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return a record with all entries under their present keys.
+    """Return a record with all entries under their current keys.
 
-    If a record has an entry under both keys, the one under the present key is kept.
+    If a record has an entry under both keys, the one under the current key is kept.
     """
     translated = {}
     for section, entries in record.items():

@@ -1,4 +1,4 @@
-"""Marks for the notebooks that students hand in.
+"""Marks for the notebooks that students submit.
 
     labkit lessons --grade submissions/
 
@@ -47,10 +47,10 @@ class Mark(NamedTuple):
 
     Attributes:
         student: Name of the student's folder, or the part of the file's name before the number of the lesson.
-        lesson: Key of the lesson. Empty if the notebook has none.
-        item: Key of the exercise or question. Empty in a line about a whole notebook.
+        lesson: Key of the lesson; empty if the notebook has none.
+        item: Key of the exercise or question; empty in a line about a whole notebook.
         marks: 1, 0.5 or 0.
-        message: What is wrong or missing. Empty for full marks.
+        message: What is wrong or missing; empty for full marks.
         file: Submitted file, relative to the folder of submissions.
     """
 
@@ -65,14 +65,14 @@ class Mark(NamedTuple):
 def grade(folder: str | Path, seconds: float = 900, progress: bool = True) -> list[Mark]:
     """Run submitted notebooks, and write the marks to grades.csv in their folder after each notebook.
 
-    A passed exercise has 1 mark, and one with a wrong answer that the check recognizes has 0.5. A question has 1 mark
-    if the first answer was right, and 0.5 if a later one was. Answers to questions are read from a progress.json beside
-    the notebook. A notebook that cannot be read or does not end has a line of its own.
+    A passed exercise gives 1 mark, and a wrong answer that the check recognizes gives 0.5. A question gives 1 mark if
+    the first answer was right, and 0.5 if a later one was. Answers to questions are read from a progress.json next to
+    the notebook. A notebook that cannot be read or does not finish gets a line of its own.
 
     Args:
         folder: Folder with a folder per student, or with files such as ada_03_train_test_mismatch.ipynb.
         seconds: Time limit per notebook.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         The lines of grades.csv.
@@ -99,7 +99,7 @@ def grade(folder: str | Path, seconds: float = 900, progress: bool = True) -> li
 
 
 def _submissions(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the name of a student and a file, or the folder of a student who handed in no notebook."""
+    """Yield the name of a student and a file, or the folder of a student who submitted no notebook."""
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.name == GRADES:
             continue
@@ -119,7 +119,7 @@ def _graded(file: Path, has_folder: bool, seconds: float) -> list[tuple[str, str
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             work, home = Path(scratch) / "work", Path(scratch) / "home"
             home.mkdir()
-            if has_folder:  # with its other files, such as my_codec.py
+            if has_folder:  # copies the other files, such as my_codec.py
                 shutil.copytree(file.parent, work, ignore=shutil.ignore_patterns(".*"), symlinks=True)
                 answers = (record.load(file.parent / RECORD) or {}).get("questions", {})
                 (home / RECORD).write_text(json.dumps({"questions": answers}), encoding="utf-8")
@@ -144,7 +144,7 @@ def _graded(file: Path, has_folder: bool, seconds: float) -> list[tuple[str, str
 
 
 def _task(task: Exercise | Stage, entry: dict[str, Any] | None) -> tuple[float, str]:
-    """Return the marks and the message for what the check recorded; no message if it recorded nothing."""
+    """Return the marks and the message for the result that the check recorded; no message if it recorded nothing."""
     state, message = (entry or {}).get("state", ""), str((entry or {}).get("message", ""))
     if state == PASSED:
         return 1, ""
@@ -163,7 +163,7 @@ def _question(entry: dict[str, Any] | None) -> tuple[float, str]:
 
 
 def _read(file: Path) -> NotebookNode:
-    """Return the notebook in a file. Raises ValueError in words of ours, whatever is wrong with the file."""
+    """Return the notebook in a file. Raise ValueError with a readable message if anything is wrong with the file."""
     import nbformat
 
     if file.is_dir():
@@ -188,27 +188,27 @@ def _run(notebook: NotebookNode, work: Path, home: Path, seconds: float) -> tupl
     """Run all cells in a new kernel.
 
     Returns:
-        The first error of a cell or the reason why the kernel stopped, in one line, and whether the last cell ended.
+        The first error of a cell or the reason why the kernel stopped, in one line, and whether the last cell finished.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     class Client(NotebookClient):
         def output(self, *_: Any) -> None:
-            """Keep no outputs, which might fill the memory."""
+            """Keep no outputs, because they might fill the memory."""
 
     end, errors, reached = math.inf, [], 0
 
     def start(cell: NotebookNode, cell_index: int) -> None:
         nonlocal end, reached
-        end, reached = min(end, time.monotonic() + seconds), cell_index + 1  # the start of the kernel does not count
+        end, reached = min(end, time.monotonic() + seconds), cell_index + 1  # the start of the kernel is not counted
 
     def fail(cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
         content = execute_reply["content"]
         errors.append(f"cell {cell_index + 1} raised {content.get('ename')}: {content.get('evalue')}")
 
     quiet = logging.Logger("labkit")
-    quiet.addHandler(logging.NullHandler())  # a time limit prints nothing
+    quiet.addHandler(logging.NullHandler())  # nothing is printed when a time limit is reached
     client = Client(
         notebook,
         allow_errors=True,
@@ -226,7 +226,7 @@ def _run(notebook: NotebookNode, work: Path, home: Path, seconds: float) -> tupl
         client.execute(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except CellTimeoutError:
         return f"stopped in cell {reached}: the notebook took more than {seconds:g} seconds", False
-    except AssertionError:  # after Ctrl-C, nbclient has ended the kernel and misses it
+    except AssertionError:  # raised after Ctrl-C, because nbclient has ended the kernel and no longer finds it
         raise KeyboardInterrupt from None
     except (DeadKernelError, RuntimeError) as error:
         return f"stopped in cell {reached}: {str(error) or type(error).__name__}", False
@@ -234,6 +234,6 @@ def _run(notebook: NotebookNode, work: Path, home: Path, seconds: float) -> tupl
 
 
 def _plain(text: str) -> str:
-    """Return text in one line that no spreadsheet takes for a formula."""
+    """Return text in one line that a spreadsheet does not interpret as a formula."""
     line = " ".join(text.split())
     return f"'{line}" if line[:1] in tuple("=+-@") else line

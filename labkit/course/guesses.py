@@ -1,4 +1,4 @@
-"""Predictions: the learner guesses before the lesson shows the answer."""
+"""Predictions: the learner makes a guess before the lesson shows the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.course.cards import Card, number
 
 
 class Prediction:
-    """A question with a control that records the learner's guess as soon as it is made.
+    """A question with a control that records the learner's guess immediately.
 
     Attributes:
         key: Key of the prediction, such as "mismatch.losses".
@@ -31,7 +31,7 @@ class Prediction:
 
     @property
     def guess(self) -> Any:
-        """The guess of this session or an earlier one, or None."""
+        """The guess from this session or an earlier one, or None."""
         return record.read()["guesses"].get(self.key)
 
     def _record_guess(self, change: dict[str, Any]) -> None:
@@ -66,8 +66,8 @@ def predict(
     Args:
         key: Key of the prediction, such as "mismatch.losses".
         question: The question.
-        choices: Possible answers. Without choices, the answer is a number.
-        low: Smallest possible number. If both limits are integers, so is the answer.
+        choices: Possible answers. If None, the answer is a number.
+        low: Smallest possible number. If both limits are integers, the answer is an integer, too.
         high: Largest possible number.
     """
     import ipywidgets
@@ -87,7 +87,7 @@ def predict(
 
 
 def reveal(key: str, truth: Any, note: str = "", unit: str = "") -> Card:
-    """Show the recorded guess beside the truth.
+    """Show the recorded guess next to the truth.
 
     Args:
         key: Key of the prediction.

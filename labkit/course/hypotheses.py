@@ -1,4 +1,4 @@
-"""Hypotheses about the claims of the paper: registered in the first lesson, opened beside the study's verdicts."""
+"""Hypotheses about the claims of the paper, which are registered first and later compared with the study's verdicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from labkit.course.guesses import Prediction
 from labkit.research import study
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
-# Claims of the paper's abstract, each with the claims of the study that test it: first on networks at the beginning of
-# training, then on patch codecs that were trained from scratch
+# Claims of the paper's abstract, each with the claims of the study that test it: first on networks in early training,
+# then on patch codecs that were trained from scratch
 CLAIMS = {
     "mismatch": ("mismatch",),
     "gradients": ("gradients",),
@@ -56,10 +56,10 @@ class Hypothesis(Prediction):
 def hypothesis(
     key: str, statement: str, options: Sequence[str] = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE)
 ) -> Hypothesis:
-    """Register what the learner expects the study to say about a claim of the paper.
+    """Register the verdict that the learner expects from the study on a claim of the paper.
 
     Args:
-        key: Claim of the study that tests it, one of `CLAIMS`.
+        key: Name of the study's claim that tests it, one of `CLAIMS`.
         statement: The claim, in the words of the lesson.
         options: Verdicts to choose from.
 
@@ -77,7 +77,7 @@ def hypothesis(
 
 
 def open_hypotheses() -> Card:
-    """Show the registered hypotheses beside the verdicts of the study, and close their registration."""
+    """Show the registered hypotheses next to the verdicts of the study, and close the registration."""
     entries = _registered()
     rows = []
     for key, tests in CLAIMS.items():

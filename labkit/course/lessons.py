@@ -1,4 +1,4 @@
-"""The lessons of the course, in their order."""
+"""The lessons of the course, in order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from labkit.checks import check_name
 
 @dataclass(frozen=True)
 class Lesson:
-    """One lesson.
+    """A lesson of the course.
 
     Attributes:
-        key: Word that the learner's record and the cells of the notebook name the lesson by.
-        number: Two digits that the name of the notebook starts with. Numbers may change between editions.
+        key: Word that identifies the lesson in the learner's record and in the cells of the notebook.
+        number: Two digits at the beginning of the notebook's name. Numbers may change between editions.
         title: Title of the notebook.
     """
 

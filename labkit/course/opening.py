@@ -19,8 +19,8 @@ def start(key: str) -> None:
     It sets plotly's default template and renderer, and the number of torch threads. It sets no seed.
 
     Args:
-        key: Key of the lesson, such as "mismatch". Notebooks of the first edition pass a number instead; a line then
-            says where the present notebook is.
+        key: Key of the lesson, such as "mismatch". Notebooks of the first edition pass a number instead; a printed line
+            then names the current notebook.
 
     Raises:
         ValueError: If no lesson has this key.
@@ -30,7 +30,7 @@ def start(key: str) -> None:
     if present.key != key:
         print(
             f"This notebook is from the first edition. Its lesson is now {present}: run `labkit lessons --to FOLDER` "
-            "with a new folder to get the present notebooks. Your progress is kept."
+            "with a new folder to get the current notebooks. Your progress is kept."
         )
     _load_slow_modules()
     figures.use_template()
@@ -40,7 +40,7 @@ def start(key: str) -> None:
     from labkit import networks
 
     cores = os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // 2))  # the browser needs the rest: two busy threads on two cores train slower
+    torch.set_num_threads(max(1, cores // 2))  # leaves the rest to the browser: with two cores, two threads are slower
     device = f"GPU {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "CPU"
     photographs = {split: len(list((paths.data() / "photographs" / split).glob("*.*"))) for split in ("train", "test")}
     trained = ", ".join(name for name in networks.names() if networks.pretrained_lmbdas(name)) or "none"
@@ -57,7 +57,7 @@ def start(key: str) -> None:
 def _load_slow_modules() -> None:
     """Import modules and build the first optimizer and chart now, so that the first slider responds quickly."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*")  # from an import in compressai
+        warnings.filterwarnings("ignore", message=".*torch.jit.*")  # caused by an import in compressai
         import compressai.models  # noqa: F401
     _import_nbformat()
     import plotly.graph_objects as go
@@ -73,7 +73,8 @@ def _load_slow_modules() -> None:
 def _import_nbformat() -> None:
     """Import nbformat, which plotly loads, without a grammar that jsonschema would compile for over two seconds.
 
-    JupyterLab installs the grammar, and no other package uses it here: it checks internationalized web addresses.
+    The grammar is installed by JupyterLab, and no other package uses it here: it checks internationalized web
+    addresses.
     """
     grammar = "rfc3987_syntax"
     if "nbformat" not in sys.modules and grammar not in sys.modules:

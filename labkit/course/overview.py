@@ -59,7 +59,7 @@ def progress() -> Card:
 
 
 def tasks(lesson: Lesson) -> dict[str, Exercise | Stage]:
-    """Return the exercises of a lesson, or the stages of the capstone, by their keys."""
+    """Return the exercises of a lesson, or the stages of the capstone, by key."""
     stages = {stage.key: stage for stage in STAGES if lesson.key == "capstone"}
     return {**exercises(lesson.key), **stages}
 

@@ -1,6 +1,7 @@
 """Static forms of the live objects in a notebook.
 
-A panel becomes its images after a run, a prediction its question, and a question its options with their feedback.
+A panel becomes its images after a run, a prediction becomes its question, and a question becomes its options with their
+feedback.
 
 The export calls `show_printed()` in a kernel before the first cell of a lesson. The kernel then shows these forms
 instead of widgets.
@@ -35,7 +36,7 @@ def show_printed() -> None:
     if shell is None:
         raise RuntimeError("show_printed must be called in IPython, such as in a notebook")
     bundles = shell.display_formatter.mimebundle_formatter
-    bundles.for_type_by_name("labkit.live.panel", "Panel", panel)  # by name, since no module is loaded yet
+    bundles.for_type_by_name("labkit.live.panel", "Panel", panel)  # by name, because no module is loaded yet
     bundles.for_type_by_name("labkit.course.guesses", "Prediction", prediction)
     bundles.for_type_by_name("labkit.course.questions", "Question", question)
 
@@ -49,7 +50,7 @@ def panel(live: Panel) -> dict[str, str]:
     from labkit.live.canvas import png
     from labkit.live.controls import format_value, value_of
 
-    with suppress(Exception):  # the status line shows an error, and the cell that waits for the run raises it
+    with suppress(Exception):  # the status line shows the error, and the cell that waits for the run raises it
         if live.state == "idle":
             live.run(_TIMEOUT)
         else:
@@ -87,7 +88,7 @@ def prediction(question: Prediction) -> dict[str, str]:
 
 
 def question(asked: Question) -> dict[str, str]:
-    """Return a question as HTML and as text: each option opens its feedback.
+    """Return a question as HTML and as text. Each option unfolds its feedback.
 
     Args:
         asked: The question.

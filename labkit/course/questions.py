@@ -1,4 +1,4 @@
-"""Questions with feedback: the learner chooses an option and reads at once why it is right or wrong."""
+"""Questions with feedback: the learner chooses an option and immediately reads why it is right or wrong."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from labkit.course.cards import Card
 from labkit.course.lessons import Lesson, lesson
 
 RIGHT = "Right"  # first word of a line that confirms the right option
-# Long options wrap instead of running into each other.
+# Long options wrap instead of overlapping.
 _STYLE = ".labkit-question .widget-radio-box label { height: auto; line-height: 1.5; white-space: normal }"
 
 
 class Question:
-    """A question with options. Each choice is recorded and shows its feedback at once; the learner may choose again.
+    """A question with options. Each choice is recorded and shows its feedback; the learner may choose again.
 
     Attributes:
         key: Key of the question, such as "mismatch.law".
@@ -40,7 +40,7 @@ class Question:
                 f'begins with "{RIGHT}", got {len(right)} right of {len(options)}'
             )
         self.key, self.text, self.options, self.right = key, text, dict(options), right[0]
-        # Without an index, no option is chosen at first.
+        # Without an index, no option is selected at first.
         self.control = ipywidgets.RadioButtons(
             options=list(options), index=None, description="", layout={"width": "auto"}
         )
@@ -52,7 +52,7 @@ class Question:
         self.widget.add_class("labkit-question")
 
     def answer(self, option: str) -> Card:
-        """Choose an option as a learner does, and return its feedback.
+        """Choose an option as a learner would, and return its feedback.
 
         Args:
             option: One of the options.
@@ -95,7 +95,7 @@ class Question:
         entry = record.read()["questions"].get(self.key)
         status = "No answer yet."
         if entry:
-            place = "at the first try" if entry.get("first") else "after more than one try"
+            place = "on the first try" if entry.get("first") else "after more than one try"
             solved = entry.get("solved")
             status = f"Answered right {place} (recorded)." if solved else "Not answered right yet (recorded)."
         self._status.value = f"<small>{status}</small>"
@@ -108,14 +108,14 @@ class Question:
 
 
 def question(key: str, text: str, options: Mapping[str, str | None]) -> Question:
-    """Ask a question and give feedback on each option. The record keeps whether the first answer was right.
+    """Ask a question and give feedback on each option. The record notes whether the first answer was right.
 
     Args:
-        key: Word of the lesson and word of the question, such as "mismatch.law".
+        key: A word for the lesson and a word for the question, such as "mismatch.law".
         text: The question.
         options: Options in the order in which they are shown, each with its feedback. The right option has None, or a
-            line that begins with "Right" and confirms it. The feedback on a wrong option says why it tempts and what
-            is wrong with it.
+            line that begins with "Right" and confirms it. The feedback on a wrong option says why it is tempting and
+            what is wrong with it.
 
     Raises:
         ValueError: If the key names no lesson, or if not exactly one option is right.
@@ -131,7 +131,7 @@ def questions_in(lesson: Lesson) -> dict[str, tuple[str, dict[str, str | None]]]
     """Return the text and the options of each question in the notebook of a lesson, by key, without running it.
 
     Args:
-        lesson: The lesson. Without a notebook it has no questions.
+        lesson: The lesson. If it has no notebook, it has no questions.
     """
     import nbformat
 

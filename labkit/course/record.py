@@ -1,7 +1,8 @@
 """The learner's record: one small JSON file on the learner's machine.
 
-The file is ~/.local/share/labkit/progress.json, or lies in $LABKIT_HOME or $XDG_DATA_HOME/labkit. It is replaced as a
-whole. A damaged file is renamed, never deleted. If the file cannot be written, the record lasts until the kernel stops.
+The file is progress.json in $LABKIT_HOME, in $XDG_DATA_HOME/labkit, or by default in ~/.local/share/labkit. It is
+always replaced as a whole. A damaged file is renamed, never deleted. If the file cannot be written, the record lasts
+until the kernel stops.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SECTIONS = ("lessons", "guesses", "questions", "exercises", "hypotheses", "exper
 Record = dict[str, dict[str, Any]]  # section → key → entry
 
 _lock = threading.RLock()
-_memory: Record | None = None  # the record, once the file could not be written
+_memory: Record | None = None  # the record, if the file could not be written
 
 
 def path() -> Path:
@@ -32,15 +33,15 @@ def path() -> Path:
 
 
 def is_saved() -> bool:
-    """Return False once the file could not be written."""
+    """Return False if the file could not be written."""
     return _memory is None
 
 
 def read() -> Record:
     """Return all entries, by section and key.
 
-    A file that is missing, unreadable or damaged gives an empty record. A record of the first edition is backed up as
-    progress.first-edition.json and rewritten with the present keys.
+    If the file is missing, unreadable or damaged, the record is empty. A record of the first edition is backed up as
+    progress.first-edition.json and rewritten with the current keys.
     """
     with _lock:
         if _memory is not None:
@@ -56,12 +57,12 @@ def read() -> Record:
 
 
 def write(section: str, key: str, entry: Any) -> None:
-    """Record one entry and keep all others.
+    """Record one entry and keep all other entries.
 
     Args:
         section: One of `SECTIONS`.
         key: Key of the entry.
-        entry: Value that JSON can represent.
+        entry: JSON-compatible value.
     """
     global _memory
     with _lock:
@@ -71,7 +72,7 @@ def write(section: str, key: str, entry: Any) -> None:
             return
         try:
             _save(path(), record)
-        except (OSError, ValueError):  # from creating the folder, from writing the file
+        except (OSError, ValueError):  # when creating the folder or writing the file
             _memory = record
 
 
@@ -103,7 +104,7 @@ def _save(file: Path, record: Record) -> None:
 
 
 def _back_up(file: Path) -> None:
-    """Copy a file of the first edition to a name that no other backup has."""
+    """Copy a file of the first edition to a name that no other backup uses."""
     backup, count = file.with_suffix(".first-edition.json"), 1
     while backup.exists() and backup.read_bytes() != file.read_bytes():
         count += 1

@@ -1,4 +1,4 @@
-"""The API reference: a page for each public module, written from its docstrings by pdoc."""
+"""The API reference: one page for each public module, generated from its docstrings by pdoc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEMPLATES = Path(__file__).parent / "pages" / "reference"
 
 
 def public_modules(name: str = "labkit") -> Iterator[ModuleType]:
-    """Yield a module and, recursively, the modules that its `__all__` names.
+    """Yield a module and, recursively, all modules in its `__all__`.
 
     Args:
         name: Dotted name of the module.
@@ -39,7 +39,7 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def write_reference(folder: str | Path) -> list[Path]:
-    """Write the API reference as HTML pages that load nothing from a network.
+    """Write the API reference as HTML pages that load nothing from the network.
 
     Args:
         folder: Folder for the pages. It is created if it does not exist.
@@ -53,7 +53,7 @@ def write_reference(folder: str | Path) -> list[Path]:
 
     modules = list(public_modules())
     for module in modules:
-        for name in public_names(module):  # pdoc reads the dictionary of a module, which may fill on first use
+        for name in public_names(module):  # pdoc reads the dictionary of a module, which may be filled on first use
             setattr(module, name, getattr(module, name))
     pdoc.render.configure(docformat="google", search=False, show_source=False, template_directory=_TEMPLATES)
     for name, style in (("light_code", "xcode"), ("dark_code", "github-dark")):  # custom.css contains them

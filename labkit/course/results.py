@@ -27,7 +27,7 @@ def forks(claim: str, images: str = "test") -> pd.DataFrame:
 
     Args:
         claim: Name of the claim, such as "method".
-        images: Set of images: "test" for the bundled photographs, or "kodak" if the table has it.
+        images: Set of images: "test" for the bundled photographs, or "kodak" if the table contains it.
 
     Returns:
         One row per run and image, with the columns loss and train_loss.
@@ -41,14 +41,14 @@ def forks(claim: str, images: str = "test") -> pd.DataFrame:
 
 
 def over_temperature() -> pd.DataFrame:
-    """Return the loss over a constant temperature for each network structure, with the relaxed surrogate.
+    """Return the loss against a constant temperature for each network structure, with the relaxed surrogate.
 
-    The structures are patch codecs that were trained from scratch (the claim "temperature"). Until labkit has their
-    table, they are the three networks of the claim "structure", at the beginning of training.
+    The structures are patch codecs that were trained from scratch (the claim "temperature"). As long as labkit does not
+    have their table, they are the three networks of the claim "structure" in early training.
 
     Returns:
         One row per structure, seed and temperature. The columns are claim, network, seed, temperature, and loss: the
-        mean log loss over the images, in percent above the least one of this structure and seed.
+        mean log loss over the images, in percent above the lowest one of this structure and seed.
     """
     import numpy as np
 
@@ -71,7 +71,7 @@ def findings(claim: str) -> dict[str, study.Finding]:
     return {finding.comparison: finding for finding in report(claim).findings}
 
 
-@cache  # some take seconds, and lessons ask for them more than once
+@cache  # some reports take seconds, and lessons ask for them more than once
 def report(claim: str) -> study.ClaimReport:
     """Return the report on a claim from its bundled table.
 
@@ -82,15 +82,15 @@ def report(claim: str) -> study.ClaimReport:
 
 
 def comparisons(claim: str, *words: str) -> pd.DataFrame:
-    """Return the findings of a claim that are in percent, as a table.
+    """Return the findings of a claim that are measured in percent, as a table.
 
     Args:
         claim: Name of the claim.
-        words: Words that a comparison must contain, all of them. By default every comparison is returned.
+        words: Words that a comparison must all contain. By default, every comparison is returned.
 
     Returns:
         One row per finding, with the columns comparison, change, low, high (the estimate and its 95% interval in
-        percent) and verdict. It is empty if labkit does not include the table of the claim yet.
+        percent) and verdict. The table is empty if labkit does not include the table of the claim yet.
 
     Raises:
         ValueError: If there is no such claim.
@@ -116,9 +116,9 @@ def method_against(images: str = "kodak") -> pd.DataFrame:
         images: "kodak", or "test" for the bundled photographs.
 
     Returns:
-        One row per network and other scheme, with those that were trained from scratch as networks of their own. The
-        columns are network, other, bd_rate (percent), low and high (95% interval over seeds and images) and verdict:
-        "fewer bits", "more bits", "inconclusive", or "none" if a curve does not rise and there is no BD-rate.
+        One row per network and other scheme, where networks trained from scratch are listed separately. The columns are
+        network, other, bd_rate (percent), low and high (95% interval over seeds and images) and verdict: "fewer bits",
+        "more bits", "inconclusive", or "none" if a curve does not rise and therefore has no BD-rate.
     """
     import pandas as pd
 

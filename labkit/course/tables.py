@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def table(frame: pd.DataFrame, caption: str) -> Styler:
     """Return a table with a caption, for the last line of a cell.
 
-    Integers have all digits, and other numbers three significant ones, also as labels. An index that only counts is
-    hidden.
+    Integers keep all their digits, and other numbers get three significant digits, also in labels. An index that only
+    counts rows is hidden.
 
     Args:
         frame: The table.
-        caption: What the table shows, and the units of its columns.
+        caption: Description of the table, including the units of its columns.
 
     >>> import pandas as pd, labkit as lk
     >>> "0.109" in lk.course.table(pd.DataFrame({"rate": [0.10903]}), "Rate in bits per latent").to_html()
@@ -28,7 +28,7 @@ def table(frame: pd.DataFrame, caption: str) -> Styler:
     import pandas as pd
     from pandas.io.formats.style import Styler
 
-    if any(frame.index.names):  # pandas would give the names a row of their own
+    if any(frame.index.names):  # pandas would put the names in a separate row
         frame = frame.reset_index()
     styler = Styler(frame, caption=escape(caption), cell_ids=False).format(_digits, escape="html")
     for axis in (0, 1):

@@ -2,8 +2,8 @@
 
     labkit lessons --release my-class/
 
-The pages for the instructor repeat what the lessons and exercises say. Students can read the solutions in labkit, so
-the course is for practice and not for an examination.
+The pages for the instructor repeat the texts of the lessons and exercises. Students can read the solutions in labkit,
+so the course is for practice and not for an examination.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def release(folder: str | Path) -> Path:
 
 
 def solved(notebook: NotebookNode, lesson: Lesson) -> NotebookNode:
-    """Return a copy of a lesson's notebook in which solutions replace the stubs of its exercises.
+    """Return a copy of a lesson's notebook with solutions in place of the stubs of its exercises.
 
     Args:
         notebook: Notebook of the lesson.
@@ -94,7 +94,7 @@ def solved(notebook: NotebookNode, lesson: Lesson) -> NotebookNode:
 
 
 def _replaced(source: str, name: str, exercise: Exercise) -> str:
-    """Return the source of a cell with the solution instead of the stub of this name, if the cell has this stub."""
+    """Return the source of a cell with the solution in place of the stub with this name, if the cell has this stub."""
     if name not in source:
         return source
     for node in ast.parse(source).body:

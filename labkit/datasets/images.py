@@ -16,7 +16,7 @@ from labkit.progress import progress_bar
 
 
 class _ImageSet(Sequence[Tensor]):
-    """Base of all image sets; crops are drawn alike, so that the same generator gives the same crops."""
+    """Base of all image sets. All sets draw crops in the same way, so the same generator gives the same crops."""
 
     names: list[str]
 
@@ -40,8 +40,8 @@ class _ImageSet(Sequence[Tensor]):
         Args:
             n: Number of crops.
             size: Side of a crop in pixels.
-            generator: Generator on the CPU. The same one draws the same crops from memory and from files.
-            permute_colors: Whether half of the crops get their color channels in a random order, so that few
+            generator: Generator on the CPU. The same generator state gives the same crops from memory and from files.
+            permute_colors: Whether half of the crops get their color channels in a random order, so that a few
                 photographs cover more colors.
 
         Returns:
@@ -60,10 +60,10 @@ class _ImageSet(Sequence[Tensor]):
         permute_colors: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> Tensor:
-        """Draw the crops of `crops` as uint8, which needs a quarter of the memory.
+        """Draw the same crops as `crops`, but as uint8, which needs a quarter of the memory.
 
         Args:
-            n: Number of crops of all parts together.
+            n: Number of crops in all parts together.
             size: Side of a crop in pixels.
             generator: Generator on the CPU.
             permute_colors: Whether half of the crops get their color channels in a random order.
@@ -78,7 +78,7 @@ class _ImageSet(Sequence[Tensor]):
         positions, batch = range(part[0] * n // part[1], (part[0] + 1) * n // part[1]), []
         for position, index in enumerate(torch.randint(len(self), (n,), generator=generator).tolist()):
             if position not in positions:
-                _draw_cut(size, size, size, generator, permute_colors)  # uses as many random numbers for every size
+                _draw_cut(size, size, size, generator, permute_colors)  # draws equally many numbers for every size
                 continue
             image = self._pixels(index)
             height, width = image.shape[1:]
@@ -107,7 +107,7 @@ class PhotoSet(_ImageSet):
         names: A name for each image.
 
     Raises:
-        ValueError: If there are not as many names as images.
+        ValueError: If the numbers of names and images differ.
     """
 
     def __init__(self, images: Sequence[Tensor], names: Sequence[str]):
@@ -138,10 +138,10 @@ class PhotoSet(_ImageSet):
 
 
 class ImageFiles(_ImageSet):
-    """Images that stay on disk because they need too much memory; `load_image` decodes each on access.
+    """Images that stay on disk because they need too much memory; `load_image` decodes each one on access.
 
-    `files[i]` is float32 in [0, 1] of shape (3, H, W), and a slice is a smaller set. Crops equal those of a PhotoSet of
-    the same images. Access raises ValueError if a file is damaged or missing.
+    `files[i]` is float32 in [0, 1] of shape (3, H, W), and a slice is a smaller set. Crops are the same as those of a
+    PhotoSet of the same images. Access raises ValueError if a file is damaged or missing.
 
     Args:
         paths: Image files.
@@ -226,7 +226,7 @@ def load_images(paths: Iterable[str | Path]) -> PhotoSet:
         paths: Image files and folders.
 
     Returns:
-        The images, in the given order; those of a folder are in the order of their names.
+        The images in the given order; the images of a folder are sorted by name.
 
     Raises:
         ValueError: If a file cannot be read or a folder has no images.
@@ -242,7 +242,7 @@ def training_images(path: str | Path, memory: int = 2**30) -> PhotoSet | ImageFi
         memory: Largest size of the decoded images in bytes, with 3 bytes per pixel.
 
     Returns:
-        The images in memory, or the files if the images are larger. The decision only reads as many headers as needed.
+        The images in memory, or the files if the images are larger. Headers are read only until this is decided.
 
     Raises:
         ValueError: If the folder is missing or has no images, or if a file that was read is damaged.

@@ -1,4 +1,4 @@
-"""Reading of image files as 8-bit RGB."""
+"""Reading image files as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def load_image(path: str | Path) -> Tensor:
     """Read an image file, rotated according to its EXIF orientation.
 
     Grayscale becomes three equal channels. Palettes and CMYK become RGB, and embedded color profiles are not applied.
-    Transparent pixels are blended with white. Of 16 bits per channel, the upper eight are used. Of an animation, the
-    first frame is used.
+    Transparent pixels are blended with white. If there are 16 bits per channel, the upper eight are used. For an
+    animation, the first frame is used.
 
     Args:
         path: Image file.
@@ -69,7 +69,7 @@ def transparent(path: str | Path) -> bool:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file, and turn all errors inside the block into a ValueError of one line."""
+    """Open an image file, and turn all errors inside the block into a one-line ValueError."""
     path = Path(path)
     try:
         with warnings.catch_warnings():
@@ -89,8 +89,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 def _quiet_libtiff(image: Image.Image) -> Iterator[None]:
     """Hide the messages that libtiff writes to file descriptor 2 inside the block.
 
-    Pillow has no option for this. The descriptor belongs to the whole process, so a lock lets one thread at a time
-    redirect it, and messages of other threads in the same moment are lost.
+    Pillow has no option for this. The descriptor belongs to the whole process, so a lock lets only one thread at a time
+    redirect it. Messages from other threads during this time are lost.
     """
     if image.format != "TIFF":
         yield
@@ -134,7 +134,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_gray(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grayscale, which Pillow would clip at 255, and replace its transparent value by white."""
+    """Convert 16-bit grayscale, which Pillow would clip at 255, and replace its transparent value with white."""
     deep = np.asarray(image)
     if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
         raise ValueError("its samples are floating-point or have more than 16 bits")

@@ -44,7 +44,7 @@ def banana(n: int, generator: torch.Generator | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian source of mean 0.
+    """A Gaussian source with mean 0.
 
     Attributes:
         variance: Variance of the numbers.
@@ -59,7 +59,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Laplacian:
-    """A Laplacian source of mean 0.
+    """A Laplacian source with mean 0.
 
     Attributes:
         variance: Variance of the numbers.
@@ -78,8 +78,8 @@ class Laplacian:
 class Ring:
     """A noisy circle in the plane, with a uniform angle and a Gaussian radius.
 
-    Two latents describe a point, as for the banana. But no continuous transform unrolls a ring, so a code either cuts
-    it somewhere or uses both latents to go around it.
+    Two latents describe a point, as for the banana. However, no continuous transform unrolls a ring, so a code either
+    cuts it somewhere or uses both latents to go around it.
 
     Attributes:
         radius: Mean radius.
@@ -105,7 +105,7 @@ class Sawbridge:
     an error of at least 2^(−H)/6. If 2^H is an integer, 2^H equal intervals of U reach this limit.
 
     Attributes:
-        points: Number of samples of a realization.
+        points: Number of samples per realization.
     """
 
     points: int = 256

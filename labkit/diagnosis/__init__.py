@@ -1,4 +1,4 @@
-"""Why the real bits of a codec differ from its estimate, and where they are."""
+"""The reasons why a codec's real bits differ from its estimate, and where the bits are."""
 
 import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.diagnosis import plots

@@ -1,4 +1,4 @@
-"""Diagnosis of a codec: run it on images in every way, and judge what differs."""
+"""Diagnosis of a codec: run it on images in every mode, and judge the differences."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def diagnose(
     old_processor: bool = False,
     progress: bool | None = None,
 ) -> Diagnosis:
-    """Say why the real bits of a codec differ from its estimate, and where the bits are.
+    """Explain why the real bits of a codec differ from its estimate, and where the bits are.
 
-    The model runs on every image in training mode, in evaluation mode, and in the coder. Nothing in it changes.
+    The model runs on every image in training mode, in evaluation mode, and in the coder. The model is not changed.
 
     Args:
         model: Any model with CompressAI's entropy models that returns "x_hat" and "likelihoods", adopted or not, with
-            or without coder tables. Without `compress` and `decompress`, nothing is coded.
+            or without coder tables. If it lacks `compress` or `decompress`, nothing is coded.
         images: A PhotoSet, or tensors of shape (C, H, W) in [0, 1] of any size. For a model of vectors, tensors of
             shape (n, d); rates are then bits per vector.
-        scheme: Scheme of the training that is judged, or the name of a preset; None judges the model's own training
-            forward pass.
-        lmbda: Weight of the distortion, to report losses too.
+        scheme: Training scheme to examine, or the name of a preset. None examines the model's own training forward
+            pass.
+        lmbda: Weight of the distortion. If it is given, losses are reported, too.
         draws: Number of noise draws per image.
         seed: Seed of the noise.
-        old_processor: Whether to decode in a process with the instruction set of an old processor, too. It takes some
-            seconds, and needs a network of labkit or CompressAI that can be rebuilt from its name.
-        progress: Whether to show a progress bar; by default only on a terminal.
+        old_processor: Whether to also decode in a process with the instruction set of an old processor. This takes a
+            few seconds, and needs a network of labkit or CompressAI that can be rebuilt from its name.
+        progress: Whether to show a progress bar; by default, only on a terminal.
 
     Returns:
-        The findings, each with a figure, its cause and a remedy, and the bits of each latent; `print` shows them.
+        The findings, each with a figure, a cause and a remedy, and the bits of each latent; `print` shows them.
 
     Raises:
-        ValueError: If an argument is invalid, or if the scheme cannot be given to the model.
+        ValueError: If an argument is invalid, or if the model cannot use the scheme.
 
     Example:
         >>> import labkit as lk
@@ -109,11 +109,11 @@ def diagnose(
     )
 
 
-_TRAIN = "Train again with a lower learning rate or with gradients clipped, from weights that are finite."
+_TRAIN = "Train again with a lower learning rate or with gradient clipping, starting from finite weights."
 
 
 def _trained(model: nn.Module, scheme: Scheme | str | None) -> nn.Module:
-    """Return a copy in training mode that carries the scheme."""
+    """Return a copy of the model in training mode that carries the scheme."""
     trained = copy.deepcopy(model)
     if isinstance(scheme, str):
         bounds: list[Any] = [module for module in model.modules() if hasattr(module, "lower_bound_scale")]
@@ -127,7 +127,7 @@ def _trained(model: nn.Module, scheme: Scheme | str | None) -> nn.Module:
 
 
 def _checkpoint_keys(model: nn.Module) -> list[Finding]:
-    """Report what `load_weights` says about the keys of the model's checkpoint."""
+    """Report the keys that `load_weights` could not match exactly in the model's checkpoint."""
     keys = getattr(model, "checkpoint_keys", None)
     if not isinstance(keys, CheckpointKeys):
         return []
@@ -138,7 +138,7 @@ def _checkpoint_keys(model: nn.Module) -> list[Finding]:
 
 @torch.no_grad()
 def _not_finite(model: nn.Module, x: Tensor) -> list[Finding]:
-    """Find weights and outputs of modules that are not finite, and name the first."""
+    """Find weights and module outputs that are not finite, and name the first."""
     weights = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     places = [f"the weights {name}" for name in weights]
     places += [f"the outputs of {name}" for name in fixed_point.modules_not_finite(model, lambda: model(x))]
@@ -146,7 +146,7 @@ def _not_finite(model: nn.Module, x: Tensor) -> list[Finding]:
 
 
 def _losses(passes: list[ImagePass], lmbda: float) -> dict[str, float]:
-    """Return the means of rate plus λ · distortion over the images."""
+    """Return the mean over images of rate + λ · distortion, in training and with rounding."""
     rounded = [each.rounded.rate / each.pixels + lmbda * each.rounded.mse for each in passes]
     training = [draw.rate / each.pixels + lmbda * draw.mse for each in passes for draw in each.training]
     return {"training": statistics.mean(training), "rounded": statistics.mean(rounded)}

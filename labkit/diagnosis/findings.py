@@ -1,4 +1,4 @@
-"""What a diagnosis can find, and when a figure counts as a note, a warning or an error."""
+"""The possible findings of a diagnosis, and the thresholds for notes, warnings and errors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ SEVERITIES = ("error", "warning", "note")
 
 
 class Kind(NamedTuple):
-    """One kind of finding, and the least figures of its severities; None if a severity does not occur.
+    """One kind of finding, with the smallest figure for each severity, or None if a severity does not occur.
 
     Attributes:
-        what: What is wrong, in a few words.
+        what: Description of the problem in a few words.
         unit: Unit of the figure.
-        note: Least figure of a note.
-        warning: Least figure of a warning.
-        error: Least figure of an error.
+        note: Smallest figure of a note.
+        warning: Smallest figure of a warning.
+        error: Smallest figure of an error.
     """
 
     what: str
@@ -34,9 +34,9 @@ KINDS = {
     "stale_tables": Kind("coder tables of other weights", _BITS, 0, 1, 10),
     "quantiles": Kind("quantiles that did not converge", "steps", 0.1, 1, 2**13),
     "overflow": Kind("symbols outside the tables", _BITS, 0.1, 2, 20),
-    "mismatch": Kind("training reports another rate than rounding gives", _BITS, 2, 150, None),
+    "mismatch": Kind("training reports a different rate than rounding gives", _BITS, 2, 150, None),
     "scale_bound": Kind("noise at the lower bound on σ", _BITS, 2, 100, None),
-    "center": Kind("the forward pass rounds other values than the coder", "%", 0.1, 5, None),
+    "center": Kind("the forward pass rounds different values than the coder", "%", 0.1, 5, None),
     "not_reproducible": Kind("decoding depends on the machine", "settings", 0, None, 1),
     "dead_channels": Kind("channels that carry no information", "% of the channels", 1, None, None),
     "dominant_channel": Kind("one channel that takes most bits", _BITS, 50, None, None),
@@ -54,7 +54,7 @@ class Finding:
         figure: The measured figure.
         unit: Unit of the figure.
         message: The cause, with the figure, in one sentence.
-        remedy: What to do about it.
+        remedy: What to do about the problem.
     """
 
     kind: str
@@ -78,7 +78,7 @@ def judged(kind: str, figure: float, message: str, remedy: str) -> list[Finding]
         kind: One of `KINDS`.
         figure: Measured figure, in the unit of the kind.
         message: The cause.
-        remedy: What to do about it.
+        remedy: What to do about the problem.
     """
     levels = KINDS[kind]
     for severity in SEVERITIES:

@@ -1,4 +1,4 @@
-"""What a codec does with one image: in training, with rounding, and in the coder."""
+"""The results of a codec for one image: in training, with rounding, and in the coder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from labkit import fixed_point
 from labkit.evaluation import bitstream
 
-Bits = dict[str, Tensor]  # bits of each element, by the name of the latent
+Bits = dict[str, Tensor]  # bits of each element, for each latent by name
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What a Gaussian entropy model scores in one call.
+    """The latents that a Gaussian entropy model scores in one call.
 
     Attributes:
         at_bound: Which latents have a σ of at most the lower bound.
@@ -52,11 +52,11 @@ class Forward:
 
 @dataclass(frozen=True)
 class Coding:
-    """An image that was coded to real bytes.
+    """An image coded to real bytes.
 
     Attributes:
-        coded: What `compress` returned.
-        symbols: What the entropy models coded.
+        coded: Result of `compress`.
+        symbols: Symbols that the entropy models coded.
         mse: Mean squared error of the decoded image, in units of 255²; NaN if it cannot be decoded.
         latents: Input of the synthesis transform when the image is decoded; None if it cannot be decoded.
     """
@@ -79,11 +79,11 @@ class Coding:
 
 @dataclass
 class ImagePass:
-    """What a codec does with one image.
+    """The results of a codec for one image.
 
     Attributes:
         name: Name of the image.
-        pixels: Number of pixels that the codec reads, or of vectors.
+        pixels: Number of pixels, or of vectors, that the codec reads.
         training: Forward passes in training mode, one for each draw of the noise.
         rounded: Forward pass in evaluation mode.
         coding: The image in real bytes, or None if the model cannot code.
@@ -127,11 +127,11 @@ def code(model: Any, x: Tensor) -> Coding:
 
 @torch.no_grad()
 def decode(model: Any, coded: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
-    """Decode what `compress` returned.
+    """Decode the result of `compress`.
 
     Args:
         model: A CompressAI model with coder tables.
-        coded: What `compress` returned.
+        coded: Result of `compress`.
 
     Returns:
         The image, and the input of the synthesis transform; None and None if the strings cannot be decoded.
@@ -141,7 +141,7 @@ def decode(model: Any, coded: dict[str, Any]) -> tuple[Tensor | None, Tensor | N
     hook = synthesis.register_forward_pre_hook(lambda _, x: given.append(x[0])) if synthesis is not None else None
     try:
         x_hat = fixed_point.decompress(model, coded)
-    except Exception:  # strings that do not fit the tables may raise anything; reproducibility reports it
+    except Exception:  # strings that do not match the tables may raise anything; `not_reproducible` reports it
         return None, None
     finally:
         if hook:
@@ -155,7 +155,7 @@ def _mse(x_hat: Tensor, x: Tensor) -> float:
 
 @contextmanager
 def _scales(model: nn.Module) -> Iterator[list[Scales]]:
-    """Collect what the Gaussian entropy models score inside the block."""
+    """Collect the calls of the Gaussian entropy models inside the block."""
     calls: list[Scales] = []
 
     def collect(module: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the pictures of a codec show: learned densities beside the latents, and maps of μ, σ and bits."""
+"""Data for a codec's pictures: learned densities next to the latents, and maps of μ, σ and bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Density:
 
     Attributes:
         name: Name of the entropy bottleneck.
-        channel: Number of the channel.
+        channel: Index of the channel.
         values: Rounded latents, in steps from the median.
         shares: Share of the latents with each value.
         probabilities: Probability of each value according to the learned density.
@@ -41,13 +41,13 @@ class Density:
 
 @dataclass(frozen=True, repr=False)
 class LatentMaps:
-    """What the Gaussian entropy model does with one image.
+    """Maps of one image in the Gaussian entropy model.
 
     Attributes:
         image: The image, of shape (C, H, W).
-        channel: The channel with the most bits, of which `mean` and `scale` are.
+        channel: Index of the channel with the most bits, which `mean` and `scale` show.
         mean: Map of μ, of shape (height, width).
-        scale: Map of σ, not below its lower bound.
+        scale: Map of σ, with its lower bound applied.
         bits: Map of the bits of all channels.
     """
 
@@ -68,7 +68,7 @@ def densities(model: nn.Module, images: PhotoSet | Sequence[Tensor], channels: i
     Args:
         model: Any model with an entropy bottleneck of CompressAI.
         images: Images or vectors, as for `diagnose`.
-        channels: Number of channels, those that need the most bits.
+        channels: Number of channels to return; those that need the most bits are chosen.
     """
     found = next(((n, m) for n, m in model.named_modules() if isinstance(m, EntropyBottleneck)), None)
     if found is None:
@@ -85,7 +85,7 @@ def densities(model: nn.Module, images: PhotoSet | Sequence[Tensor], channels: i
         low, high = (int(end) for end in symbols[channel].nan_to_num(0).clamp(-499, 499).aminmax())
         low, high = low - 1, high + 1
         values = torch.arange(low, high + 1, device=medians.device)
-        grid = (values + medians).unsqueeze(0)  # of all channels, as the model takes them
+        grid = (values + medians).unsqueeze(0)  # values of all channels, in the shape that the model expects
         _, probabilities = bottleneck(grid, training=False)
         shares = torch.stack([(symbols[channel] == value).double().mean() for value in values])
         arrays = (each.cpu().numpy() for each in (values, shares, probabilities[0, channel]))

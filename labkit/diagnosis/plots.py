@@ -1,4 +1,4 @@
-"""Plotly figures that explain a codec. They read on a white page and on a black one."""
+"""Plotly figures that explain a codec, readable on white and black pages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def channel_bits(channels: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw a histogram of the channels of each latent over their bits per position.
+    """Draw a histogram of bits per position over the channels of each latent.
 
     Args:
-        channels: Bits per position of each channel by the name of the latent, as `Diagnosis.channels` holds them.
+        channels: Bits per position of each channel, for each latent by name, as in `Diagnosis.channels`.
     """
     import plotly.graph_objects as go
 
@@ -27,10 +27,10 @@ def channel_bits(channels: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def densities(channels: Sequence[Density]) -> Figure:
-    """Draw the learned densities of some channels (points) beside the histograms of their rounded latents (bars).
+    """Draw the learned densities of some channels (points) on top of the histograms of their rounded latents (bars).
 
     Args:
-        channels: What `labkit.diagnosis.densities` returns.
+        channels: Result of `labkit.diagnosis.densities`.
     """
     from plotly.subplots import make_subplots
 
@@ -52,14 +52,14 @@ def latent_maps(maps: LatentMaps) -> Figure:
     """Draw an image, and the maps of the bits of all channels and of μ and σ of the channel with the most bits.
 
     Args:
-        maps: What `labkit.diagnosis.latent_maps` returns.
+        maps: Result of `labkit.diagnosis.latent_maps`.
     """
     from plotly.subplots import make_subplots
 
     titles = ["image", "bits, all channels", f"μ, channel {maps.channel}", f"σ, channel {maps.channel}"]
     figure = make_subplots(2, 2, subplot_titles=titles, horizontal_spacing=0.16, vertical_spacing=0.1)
     pixels = (255 * maps.image.clamp(0, 1)).round().byte().permute(1, 2, 0)
-    step = max(1, max(pixels.shape[:2]) // 256)  # as sharp as a small picture needs to be
+    step = max(1, max(pixels.shape[:2]) // 256)  # a small picture needs no more pixels
     figure.add_image(z=pixels[::step, ::step].expand(-1, -1, 3).numpy(), row=1, col=1)
     places = ((maps.bits, 1, 2, "Viridis"), (maps.mean, 2, 1, "RdBu"), (maps.scale, 2, 2, "Viridis"))
     for axis, (values, row, column, colors) in enumerate(places, 2):

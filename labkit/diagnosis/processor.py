@@ -1,6 +1,6 @@
-"""Decodes strings in a process that uses the instruction set of an old processor.
+"""Decoding strings in a process that uses the instruction set of an old processor.
 
-python -m labkit.diagnosis.processor FOLDER    # what `decode` starts
+python -m labkit.diagnosis.processor FOLDER    # the command that `decode` runs
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labkit import networks
 from labkit.diagnosis import passes
 from labkit.fixed_point import plain_class, portable
 
-# Kernels of PyTorch, oneDNN and MKL that run on every 64-bit processor of Intel and AMD since 2008
+# PyTorch, oneDNN and MKL kernels that run on every 64-bit Intel or AMD processor since 2008
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
 
 _KINDS = {
@@ -35,7 +35,7 @@ _KINDS = {
 
 
 def kind_of(model: Any) -> str | None:
-    """Return the name of the labkit network that has a model's architecture, or None.
+    """Return the name of the labkit network with the same architecture as a model, or None.
 
     Args:
         model: One of labkit's networks, or a model of CompressAI, adopted or not.
@@ -45,7 +45,7 @@ def kind_of(model: Any) -> str | None:
         return str(kind)
     cls = plain_class(type(model))
     if cls.__module__.startswith("labkit.adoption"):
-        cls = cls.__bases__[0]  # the class before the adoption
+        cls = cls.__bases__[0]  # the class before adoption
     return _KINDS.get(cls.__name__) if cls.__module__.startswith("compressai.models") else None
 
 
@@ -53,12 +53,12 @@ def decode(model: Any, codings: list[dict[str, Any]]) -> list[Tensor | None] | N
     """Decode strings in another process.
 
     Args:
-        model: The model that has coded them.
-        codings: What `compress` returned, for each image.
+        model: The model that coded the strings.
+        codings: Results of `compress`, one for each image.
 
     Returns:
-        The input of the synthesis transform for each image, None if it cannot be decoded. None if the model cannot be
-        rebuilt from the name of its network and its weights.
+        The input of the synthesis transform for each image, or None for an image that cannot be decoded. None instead
+        of the list if the model cannot be rebuilt from the name of its network and its weights.
     """
     kind = kind_of(model)
     if kind is None:
@@ -76,10 +76,10 @@ def decode(model: Any, codings: list[dict[str, Any]]) -> list[Tensor | None] | N
 
 
 def main(folder: Path) -> None:
-    """Decode the strings in a folder of `decode`."""
+    """Decode the strings in a folder that `decode` prepared."""
     task = torch.load(folder / "task.pth", weights_only=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about renamed keys
+        warnings.simplefilter("ignore")  # hides warnings about renamed keys
         net = networks.load_weights(task["kind"], folder / "weights.pth")
     portable(net, task["portable"])
     codings = [{**coded, "arithmetic": net.arithmetic} for coded in task["codings"]]

@@ -1,4 +1,4 @@
-"""Findings about rates: training against rounding, the lower bound on σ, the forward pass against the coder."""
+"""Findings about rates: training against rounding, the lower bound on σ, and the forward pass against the coder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEAD = 1e-3  # bits per position below which a channel carries no information
 
 
 def mismatch(passes: list[ImagePass]) -> list[Finding]:
-    """Find that training reports another rate than rounding gives."""
+    """Check whether training reports a different rate than rounding gives."""
     rounded = sum(each.rounded.rate for each in passes)
     training = sum(statistics.mean(draw.rate for draw in each.training) for each in passes)
     mse = sum(statistics.mean(draw.mse for draw in each.training) for each in passes)
@@ -33,7 +33,7 @@ def mismatch(passes: list[ImagePass]) -> list[Finding]:
 
 
 def scale_bound(passes: list[ImagePass]) -> list[Finding]:
-    """Find what noise costs at latents whose σ is at the lower bound."""
+    """Measure the cost of noise at latents whose σ is at the lower bound."""
     extra, count, latents, rate = 0.0, 0, 0, 0.0
     for each in passes:
         rate += each.rounded.rate
@@ -54,7 +54,7 @@ def scale_bound(passes: list[ImagePass]) -> list[Finding]:
 
 
 def center(passes: list[ImagePass]) -> list[Finding]:
-    """Find that the forward pass in evaluation mode rounds other values than the coder, in rate or in squared error."""
+    """Check whether the forward pass in evaluation mode rounds different values than the coder, by rate and error."""
     pairs = [(each.rounded, each.coding) for each in passes if each.coding]
     if not pairs:
         return []
@@ -79,7 +79,7 @@ def dead_channels(passes: list[ImagePass]) -> list[Finding]:
 
 
 def dominant_channel(passes: list[ImagePass]) -> list[Finding]:
-    """Find a channel, one of several, that takes most of the bits."""
+    """Find a channel that takes most of the bits, if there are several channels."""
     sums = {
         name: torch.stack([each.rounded.bits[name].transpose(0, 1).flatten(1).sum(1) for each in passes]).sum(0)
         for name in passes[0].rounded.bits
@@ -95,7 +95,7 @@ def bits_per_channel(passes: list[ImagePass]) -> dict[str, Tensor]:
     """Return the mean bits per position of each channel of each latent, with rounding.
 
     Returns:
-        A tensor of shape (C,) by the name of the latent.
+        Tensors of shape (C,), for each latent by name.
     """
     names = passes[0].rounded.bits
     result = {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What was found in a codec, and where its bits are. `print` shows both.
+    """The findings about a codec, and where its bits are. `print` shows both.
 
     Attributes:
         network: Name of the network or of its class.
@@ -29,10 +29,10 @@ class Diagnosis:
         bits: Bits per pixel of each latent in training, with rounding, and as coded; and of the real bytes ("all").
         channels: Bits per position of each channel of each latent, with rounding.
         images: Number of images.
-        lmbda: Weight of the distortion for the losses, or None.
+        lmbda: Weight of the distortion in the losses, or None.
         losses: Rate plus λ · distortion in training and with rounding; None without λ.
         codec: Copy of the codec with coder tables, for the pictures; None if it cannot run.
-        image: First image, for the pictures.
+        image: The first image, for the pictures.
     """
 
     network: str
@@ -50,11 +50,11 @@ class Diagnosis:
         return f"Diagnosis({self.network}: {counts})"
 
     def count(self, severity: str) -> int:
-        """Return the number of findings of a severity."""
+        """Return the number of findings with a given severity."""
         return sum(each.severity == severity for each in self.findings)
 
     def of(self, kind: str) -> Finding | None:
-        """Return the finding of a kind, or None.
+        """Return the finding of a kind, or None if there is none.
 
         Args:
             kind: One of `KINDS`.
@@ -74,7 +74,7 @@ class Diagnosis:
         return "\n".join([*lines, "", *textwrap.wrap(_thresholds(), 118)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the pictures as a dictionary that JSON can hold, with the thresholds of the findings."""
+        """Return everything except the pictures as a JSON-compatible dictionary, including the thresholds."""
         kinds = {name: kind._asdict() for name, kind in KINDS.items()}
         values = asdict(replace(self, codec=None, image=None))
         del values["codec"], values["image"]
@@ -92,7 +92,7 @@ class Diagnosis:
         return figures + ([plots.latent_maps(maps)] if maps else [])
 
     def to_html(self) -> str:
-        """Return a page with the findings, the bits and the figures, which needs no network."""
+        """Return a page with the findings, the bits and the figures, which works offline."""
         figures = (each.to_html(full_html=False, include_plotlyjs=not i) for i, each in enumerate(self.figures()))
         body = f"{self._repr_html_()}{''.join(figures)}"
         return f"<!doctype html><meta charset='utf-8'><title>{html.escape(self.network)}</title>{body}"
@@ -121,7 +121,7 @@ class Diagnosis:
 
 
 def _thresholds() -> str:
-    """Return the least figures of a note, a warning and an error of each kind."""
+    """Return the thresholds for a note, a warning and an error of each kind."""
     kinds = (
         f"{name} {'/'.join('–' if least is None else f'{least:g}' for least in kind[2:])} {kind.unit}"
         for name, kind in KINDS.items()
@@ -133,7 +133,7 @@ _COLUMNS = ("training", "rounded", "coded", "real")
 
 
 def bits_table(passes: list[ImagePass]) -> dict[str, dict[str, float]]:
-    """Return the bits per pixel of each latent and of all, as `Diagnosis.bits` holds them."""
+    """Return the bits per pixel of each latent and of all, in the form of `Diagnosis.bits`."""
     pixels = sum(each.pixels for each in passes)
     table: dict[str, dict[str, float]] = {}
     for name in passes[0].rounded.bits:

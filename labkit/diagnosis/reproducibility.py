@@ -1,4 +1,4 @@
-"""Findings about decoding: with other threads, in a batch, with other convolutions, on an old processor."""
+"""Findings about decoding: with other thread counts, in a batch, with other convolutions, and on an old processor."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NEAR = 1e-6  # relative distance by which two processors may round σ different
 
 @torch.no_grad()
 def not_reproducible(model: Any, passes: list[ImagePass], old_processor: bool = False) -> list[Finding]:
-    """Find strings that decode to other latents under other circumstances, or that may do so on another machine.
+    """Find strings that decode to different latents under different conditions, or may do so on another machine.
 
     Args:
-        model: The model that has coded the images.
+        model: The model that coded the images.
         passes: Images.
-        old_processor: Whether to decode in a process with the instruction set of an old processor, too.
+        old_processor: Whether to also decode in a process with the instruction set of an old processor.
     """
     codings = [each.coding for each in passes if each.coding]
     if not codings:
@@ -56,14 +56,14 @@ def not_reproducible(model: Any, passes: list[ImagePass], old_processor: bool = 
 
 
 def _differ(latents: Tensor | None, others: Tensor | None) -> bool:
-    """Return whether the latents of an image differ from others, whose first image counts, by a quantization step."""
+    """Return whether latents differ by a quantization step from the first image of another batch of latents."""
     if latents is None or others is None:
         return True
     return not (others[:1] - latents).abs().max() <= 0.5  # NaN differs, too
 
 
 def _near_boundaries(codings: list[Coding]) -> tuple[int, int]:
-    """Return how many σ lie so close to a boundary of the tables that rounding may cross it, and the number of σ."""
+    """Return the number of σ so close to a table boundary that rounding may cross it, and the number of all σ."""
     near = count = 0
     for coding in codings:
         for call in coding.symbols:
@@ -103,7 +103,7 @@ def _channels_last(model: Any) -> Iterator[Any]:
 @contextmanager
 def _without_onednn(model: Any) -> Iterator[Any]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TF32 acceleration")  # of Intel GPUs, which nobody asked for
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # about Intel GPUs, which are not used here
         with torch.backends.mkldnn.flags(enabled=False):
             yield model
 

@@ -1,4 +1,4 @@
-"""Findings about the coder's tables: missing or of other weights, quantiles, and symbols outside the tables."""
+"""Findings about the coder's tables: missing or outdated tables, wrong quantiles, and symbols outside the tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.diagnosis.passes import ImagePass
 from labkit.evaluation import bitstream
 
 _UPDATE = "Call model.update(force=True) after training, then save the model with its tables."
-_TAIL = 1e-3  # probability outside a table that is too much
+_TAIL = 1e-3  # largest acceptable probability outside a table
 _ROUNDING = 2  # counts by which tables of the same weights may differ, because another machine rounds differently
 
 
@@ -61,11 +61,11 @@ def _upper(text: str) -> str:
 
 
 def stale_tables(model: nn.Module, passes: list[ImagePass]) -> list[Finding]:
-    """Find coder tables that the present weights do not give, and what they cost.
+    """Find coder tables that do not match the current weights, and measure what they cost.
 
     Args:
         model: A model with tables.
-        passes: Images that this model has coded.
+        passes: Images that this model coded.
     """
     stored = {name: module for name, module in entropy_models(model) if module._quantized_cdf.numel()}
     rebuilt = {name: _rebuilt(module) for name, module in stored.items()}
@@ -79,9 +79,7 @@ def stale_tables(model: nn.Module, passes: list[ImagePass]) -> list[Finding]:
             own += bitstream.table_bits(call.model, call.symbols, call.indexes)
             other += bitstream.table_bits(fresh[call.model], call.symbols, call.indexes)
     figure = 100 * (own / other - 1) if other else 0.0
-    message = (
-        f"The tables of {' and '.join(names)} are not those of the present weights and cost {figure:.1f}% more bits."
-    )
+    message = f"The tables of {' and '.join(names)} do not match the current weights and cost {figure:.1f}% more bits."
     return judged("stale_tables", max(figure, 0.0), message, _UPDATE)
 
 
@@ -95,7 +93,7 @@ def _rebuilt(module: Any) -> Any:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Return whether two entropy models have different tables, beyond what another machine would round differently."""
+    """Return whether the tables of two entropy models differ by more than another machine's rounding could explain."""
     for name in ("_offset", "_cdf_length", "_quantized_cdf"):
         a, b = getattr(one, name), getattr(other, name)
         if a.shape != b.shape or (a - b).abs().max() > (_ROUNDING if name == "_quantized_cdf" else 0):
@@ -105,9 +103,9 @@ def _differ(one: Any, other: Any) -> bool:
 
 @torch.no_grad()
 def quantiles(model: nn.Module) -> list[Finding]:
-    """Find quantiles of entropy bottlenecks that are not those of the learned densities.
+    """Find quantiles of entropy bottlenecks that do not match the learned densities.
 
-    A median counts with its distance. A tail counts if its table ends before the density has only `_TAIL` left.
+    A median is judged by its distance. A tail is reported if its table ends before the density has only `_TAIL` left.
     """
     figure, what = 0.0, ""
     for name, module in entropy_models(model):
@@ -131,7 +129,7 @@ def quantiles(model: nn.Module) -> list[Finding]:
 
 
 def overflow(passes: list[ImagePass]) -> list[Finding]:
-    """Find what symbols outside the coder's tables cost beyond the model's estimate."""
+    """Measure what symbols outside the coder's tables cost beyond the model's estimate."""
     extra, real, count, symbols = 0.0, 0, 0, 0
     for coding in (each.coding for each in passes if each.coding):
         real += 8 * coding.bytes
@@ -144,8 +142,8 @@ def overflow(passes: list[ImagePass]) -> list[Finding]:
         return []
     figure = 100 * extra / real
     message = (
-        f"{count:,} of {symbols:,} symbols lie outside the coder's tables and cost {figure:.1f}% of the bits "
+        f"{count:,} of {symbols:,} symbols are outside the coder's tables and cost {figure:.1f}% of the bits "
         "more than estimated."
     )
-    remedy = "Train longer, on images like these; if the quantiles did not converge, solve them and update the tables."
+    remedy = "Train longer on similar images; if the quantiles did not converge, solve for them and update the tables."
     return judged("overflow", figure, message, remedy)

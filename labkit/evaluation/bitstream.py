@@ -1,11 +1,11 @@
-"""Where the bits of a bitstream go: the model's estimate, the tables, the coder, and its final state.
+"""Where the bits of a bitstream go: the model's estimate, the tables, the coder, and the coder's final state.
 
 A real entropy coder needs more bits than the model estimates, for three reasons:
 
-- table: It codes with 16-bit integer tables, with one of 64 scales for each latent, and with an escape for latents
-  outside the table.
-- coder: Its arithmetic has finite precision.
-- flush: It writes its whole state at the end of every string.
+- table: The coder uses 16-bit integer tables, one of 64 scales for each latent, and an escape for latents outside the
+  table.
+- coder: The coder's arithmetic has finite precision.
+- flush: The coder writes its whole state at the end of every string.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from labkit import entropy, rans
 
-_STATE, _LOWEST = 64, 31  # CompressAI's rANS coder: bits of its state, and log₂ of the state's smallest value
-_DIGIT = 4  # bits of one digit of an escaped value; one more such number before it counts the digits
+_STATE, _LOWEST = 64, 31  # CompressAI's rANS coder: bits of its state, and log₂ of the smallest state
+_DIGIT = 4  # bits per digit of an escaped value; one more such number before the digits gives their count
 
 
 class Split(NamedTuple):
@@ -57,7 +57,7 @@ class Symbols(NamedTuple):
 
     Attributes:
         model: The entropy model.
-        symbols: Integers, of the shape of the latent.
+        symbols: Integers with the same shape as the latent.
         indexes: Index of the coder's table for each symbol.
         bits: Bits of each symbol according to the model's likelihoods, float64.
         scales: Scales σ of the symbols of a Gaussian model, or None.
@@ -78,7 +78,7 @@ class Recording:
 
     @torch.no_grad()
     def calls(self) -> Iterator[Symbols]:
-        """Yield what each call of an entropy model has coded."""
+        """Yield the symbols that each call of an entropy model has coded."""
         for model, calls in self.coded.items():
             for symbols, scales, indexes in calls:
                 if scales is not None:
@@ -90,7 +90,7 @@ class Recording:
                 yield Symbols(model, symbols, indexes, -torch.log2(likelihood.double()), scales)
 
     def split(self, strings: Sequence[bytes]) -> Split:
-        """Return where the bits of the strings went.
+        """Return how the bits of the strings divide up.
 
         Args:
             strings: All strings of a single image, coded during the recording.
@@ -106,7 +106,7 @@ def build_missing_tables(model: nn.Module) -> None:
     """Build the coder tables that a model lacks.
 
     Args:
-        model: Any model with CompressAI's entropy models. It may lack `update`, or have one that forgets some of them.
+        model: Any model with CompressAI's entropy models. It may have no `update`, or one that misses some of them.
 
     Raises:
         ValueError: If the quantiles would make the tables too large.
@@ -129,7 +129,7 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
     """Record the symbols that the entropy models of a network code inside the block.
 
     Args:
-        net: Image codec, which is restored at the end of the block.
+        net: Image codec, whose state is restored at the end of the block.
 
     Yields:
         The recording, which fills when the network compresses.
@@ -148,7 +148,7 @@ def recorded(net: nn.Module) -> Iterator[Recording]:
 
 
 def _listen(model: Any, coded: list[_Coded]) -> None:
-    """Wrap two methods of a model; every architecture calls `build_indexes` before it quantizes to symbols."""
+    """Wrap two methods of a model. Every architecture calls `build_indexes` before it quantizes to symbols."""
     quantize = model.quantize
     latest: list[tuple[Tensor, ...]] = [()]  # scales and indexes
     blocks: list[Tensor] = []
@@ -157,7 +157,7 @@ def _listen(model: Any, coded: list[_Coded]) -> None:
         outputs: Tensor = quantize(inputs, mode, means)
         if mode == "symbols":
             blocks.append(outputs)
-            whole = torch.cat(blocks, 1)  # labkit's entropy models quantize some channels at a time
+            whole = torch.cat(blocks, 1)  # labkit's entropy models quantize a few channels at a time
             if not latest[0] or whole.numel() == latest[0][0].numel():
                 coded.append(_Coded(whole, *latest[0]))
                 blocks.clear()
@@ -195,23 +195,23 @@ def symbol_bits(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Tensor
         indexes: Index of the table for each symbol, of the same shape.
 
     Returns:
-        The bits, float64 of the shape of the symbols.
+        The bits, float64 with the same shape as the symbols.
     """
     shape, symbols, indexes = symbols.shape, symbols.reshape(-1).long(), indexes.reshape(-1).long()
     value = symbols - model._offset[indexes]
-    escape = model._cdf_length[indexes].long() - 2  # the last entry of a table stands for all values outside
+    escape = model._cdf_length[indexes].long() - 2  # the last entry of a table represents all values outside
     outside = outside_tables(model, symbols, indexes)
     table, position = model._quantized_cdf.reshape(-1), indexes * model._quantized_cdf.size(1)
     position += torch.where(outside, escape, value)
     bits: Tensor = model.entropy_coder_precision - torch.log2((table[position + 1] - table[position]).double())
     escaped = torch.where(value < 0, -2 * value - 1, 2 * (value - escape))[outside]
-    digits = [1 + math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist()]  # after their number
+    digits = [1 + math.ceil(number.bit_length() / _DIGIT) for number in escaped.tolist()]  # 1 for the number of digits
     bits[outside] += _DIGIT * torch.tensor(digits, dtype=bits.dtype, device=bits.device)
     return bits.view(shape)
 
 
 def outside_tables(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Tensor:
-    """Return which symbols lie outside their table, so that the coder escapes them.
+    """Return which symbols are outside their table, so that the coder escapes them.
 
     Args:
         model: Entropy model with tables.
@@ -224,7 +224,7 @@ def outside_tables(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> Ten
 
 
 def flush_bits(string: bytes) -> float:
-    """Return the bits wasted at the end of a string, where the coder writes its state whatever information it holds."""
+    """Return the bits wasted at the end of a string, where the coder writes its whole state regardless of content."""
     state = int.from_bytes(string[: _STATE // 8], "little")
     return _STATE - (math.log2(state) - _LOWEST)
 

@@ -1,4 +1,4 @@
-"""Classical codecs on the same images, through Pillow: JPEG, WebP, JPEG 2000 and AVIF."""
+"""Classical codecs on the same images, via Pillow: JPEG, WebP, JPEG 2000 and AVIF."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Codec:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# Color is coded at full resolution if the codec can, because every comparison here uses the PSNR of RGB.
+# Color is coded at full resolution if the codec supports it, because all comparisons here use the PSNR of RGB.
 _CODECS = {
     "jpeg": _Codec("JPEG", "jpg", "quality", (5, 10, 20, 35, 50, 65, 80, 90, 95), {"optimize": True, "subsampling": 0}),
     "webp": _Codec("WEBP", "webp", "quality", (0, 10, 25, 40, 55, 70, 80, 90, 95), {"method": 6}),
@@ -54,16 +54,15 @@ def classical(
 ) -> list[Report]:
     """Code all images with a classical codec at several qualities.
 
-    Color is coded at full resolution, except by WebP, which only has half resolution. The rows count the bytes of the
-    whole file including headers, because a decoder needs them. The estimated rate and the values derived from it are
-    NaN.
+    Color is coded at full resolution, except by WebP, which supports only half resolution. The byte counts include the
+    headers, because a decoder needs the whole file. The estimated rate and the values derived from it are NaN.
 
     Args:
         images: A PhotoSet, or images of shape (3, H, W) in [0, 1], which are rounded to 8 bits.
         codec: "jpeg", "webp", "jpeg2000" or "avif".
         qualities: Pillow's quality from 0 to 100 or, for jpeg2000, the PSNR to reach in dB. The default ranges from
             low to high rates.
-        progress: Whether to show a progress bar; by default only on a terminal.
+        progress: Whether to show a progress bar; by default, only on a terminal.
 
     Returns:
         One report for each quality.

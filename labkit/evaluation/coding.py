@@ -1,4 +1,4 @@
-"""One image, coded to real bytes and decoded again: by a network in training, and by JPEG."""
+"""One image, coded to real bytes and decoded again, by a network or by JPEG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.state_guard import device_of
 
 
 class Decoded(NamedTuple):
-    """A decoded image and what its bitstream cost.
+    """A decoded image and the cost of its bitstream.
 
     Attributes:
         image: Decoded 8-bit image of shape (3, H, W) with values in [0, 1].
@@ -43,8 +43,7 @@ def _decoded(image: Tensor, x_hat: Tensor, n_bytes: int) -> Decoded:
 def ready_copy(net: Codec) -> Codec:
     """Return a copy of a network in training that is ready to code: in evaluation mode, with new coder tables.
 
-    The network itself does not change. So this can be called between two training steps, and the training gives the
-    same numbers.
+    The network itself does not change, so a call between two training steps does not affect the training.
 
     Args:
         net: A network of labkit.
@@ -72,9 +71,9 @@ def code(net: Codec, image: Tensor) -> Decoded:
 
 
 class JpegLadder:
-    """One image as JPEG, coded at the qualities that are asked for, each of them only once.
+    """One image as JPEG at any quality. Each quality is coded only once.
 
-    The files are those of `classical`: with optimized Huffman tables, and with color at full resolution.
+    The files are the same as those of `classical`: they have optimized Huffman tables and color at full resolution.
 
     Args:
         image: Image of shape (3, H, W) in [0, 1], which is rounded to 8 bits.

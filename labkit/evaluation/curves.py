@@ -3,13 +3,13 @@
 A curve consists of the reports of one codec at several operating points, all on the same images: reports of `evaluate`
 at several λ, or of `classical` at several qualities. Several curves form a dictionary from names to curves.
 
-Rates are averaged in bits per pixel and qualities in their own unit, and every image counts the same, as usual in the
-field. MS-SSIM in dB is the mean MS-SSIM converted to dB, not the mean of the images' dB values. Published curves are
-drawn like this, CompressAI's too, and one lossless image would make the other mean infinite.
+Rates are averaged in bits per pixel and qualities in their own unit, and every image has the same weight, as is usual
+in the field. MS-SSIM in dB is the mean MS-SSIM converted to dB, not the mean of the images' dB values. Published
+curves, including CompressAI's, are drawn like this, and a single lossless image would make the other mean infinite.
 
-Intervals are percentile bootstrap intervals over images (Efron & Tibshirani 1993, chapter 13). They tell how much a
+Intervals are percentile bootstrap intervals over images (Efron & Tibshirani 1993, chapter 13). They show how much a
 value would change for other photographs of the same kind. They do not cover other training seeds, other kinds of images
-or other machines. On few images they are slightly too narrow.
+or other machines. With few images they are slightly too narrow.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 # The monotone piecewise cubic interpolation (Fritsch & Butland 1984) of JCT-VC's common test conditions. It rises
 # between rising points, and two points give a straight line. Akima interpolation is closer to densely measured curves
-# (Herglotz et al. 2022), but it may fall between rising points, above all between few and resampled ones.
+# (Herglotz et al. 2022), but it may fall between rising points, especially if they are few or resampled.
 METHOD = "pchip"
-# Least common qualities: a share of the shorter range, else an error; a share of both ranges together, else a warning.
+# Smallest overlap of the qualities: a fraction of the shorter range, else an error; of their union, else a warning.
 MIN_OVERLAP, MIN_UNWARNED_OVERLAP = 0.25, 0.75
 
 Curve = Sequence[Report] | tuple[Sequence[float], Sequence[float]]
@@ -44,7 +44,7 @@ def curve(
 ) -> pd.DataFrame:
     """Return a curve as a table with one row for each operating point, sorted by rate.
 
-    Images too small for MS-SSIM do not count in its curve. A lossless image makes the mean PSNR infinite.
+    Images that are too small for MS-SSIM are left out of its curve. A lossless image makes the mean PSNR infinite.
 
     Args:
         reports: Reports of the same images.
@@ -54,11 +54,11 @@ def curve(
         seed: Seed of the resamples.
 
     Returns:
-        A pandas table with the columns codec, setting and images, then bpp and quality. Each of the last two has its
-        interval in columns ending in _low and _high.
+        A pandas table with the columns codec, setting and images, then bpp and quality. The last two each have an
+        interval, in columns ending in _low and _high.
 
     Raises:
-        ValueError: If the reports are about different images, or if no image has the metric.
+        ValueError: If the reports are for different images, or if no image has the metric.
     """
     import pandas as pd
 
@@ -88,19 +88,19 @@ def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr") -> float:
 
     The value is negative if test needs fewer bits. It averages the difference of the logarithmic rates over the
     qualities that both curves reach (Bjøntegaard 2001, VCEG-M33), computed by the bjontegaard package with piecewise
-    cubic interpolation. It warns if the common qualities cover less than 75% of the range from the lowest to the
-    highest quality of both curves, since the result is about the common ones only.
+    cubic interpolation. A warning is issued if the common qualities cover less than 75% of the range from the lowest to
+    the highest quality of both curves, because the result applies only to the common qualities.
 
     Args:
         anchor: Reports of the same images as test, or a pair (rates, qualities). A curve needs at least two points;
             four are better.
         test: Curve to compare with the anchor.
-        metric: "psnr", "ms_ssim" or "ms_ssim_db" for reports. The field compares MS-SSIM in dB; the scale decides how
-            much each quality counts.
+        metric: "psnr", "ms_ssim" or "ms_ssim_db" for reports. The usual choice for MS-SSIM is dB; the scale determines
+            the weight of each quality.
 
     Raises:
         ValueError: If the common qualities cover less than 25% of the shorter curve's range, a rate is not positive, a
-            value is not finite, a curve does not rise, or the reports are about different images.
+            value is not finite, a curve does not rise, or the reports are for different images.
 
     >>> import labkit as lk
     >>> rates, qualities = [0.1, 0.2, 0.4], [30.0, 33.0, 36.0]
@@ -118,7 +118,7 @@ def bd_psnr(anchor: Curve, test: Curve) -> float:
         test: Curve to compare with the anchor.
 
     Raises:
-        ValueError: As for `bd_rate`, where the overlap is that of the logarithmic rates.
+        ValueError: As for `bd_rate`, but the overlap is the overlap of the logarithmic rates.
     """
     return _bd(anchor, test, "psnr", "bd_psnr")
 
@@ -133,8 +133,8 @@ def bd_rate_interval(
 ) -> Interval:
     """Return the BD-rate in percent with its bootstrap interval over images.
 
-    The bootstrap is paired. Each resample uses the same images for all points of both curves, so that the effect of
-    images that are hard for both codecs cancels.
+    The bootstrap is paired: each resample uses the same images for all points of both curves, so the effect of images
+    that are hard for both codecs cancels.
 
     Args:
         anchor: Reports of the same images as test.
@@ -145,7 +145,7 @@ def bd_rate_interval(
         seed: Seed of the resamples.
 
     Raises:
-        ValueError: As for `bd_rate`, and if a resample has no BD-rate because there are too few images.
+        ValueError: As for `bd_rate`, or if a resample has no BD-rate because there are too few images.
     """
     check_confidence(confidence)
     estimate = bd_rate(anchor, test, metric)
@@ -164,7 +164,7 @@ def bd_rate_interval(
 
 
 def describe(curves: Mapping[str, Sequence[Report]], metric: str = "psnr", anchor: str | None = None) -> str:
-    """Return the points of several curves and the BD-rate of each curve against the anchor, as text.
+    """Return the points of several curves, and the BD-rate of each curve against the anchor, as text.
 
     All values have 95% intervals. If a BD-rate does not exist or comes with a warning, the text gives the reason.
 
@@ -174,7 +174,7 @@ def describe(curves: Mapping[str, Sequence[Report]], metric: str = "psnr", ancho
         anchor: Name of the anchor; the first curve by default.
 
     Raises:
-        ValueError: If the anchor is not one of the curves, or as for `curve`.
+        ValueError: If the anchor is not one of the curves, or for the reasons given in `curve`.
     """
     metric = "ms_ssim_db" if metric == "ms_ssim" else metric
     column_of(metric)
@@ -266,7 +266,7 @@ def _bd(anchor: Curve, test: Curve, metric: str, function: str) -> float:
 
 
 def _bjontegaard(function: str, *curves: Array) -> float:
-    import bjontegaard  # it imports Matplotlib
+    import bjontegaard  # imported here because it imports Matplotlib
 
     call = getattr(bjontegaard, function)
     return float(call(*curves, METHOD, require_matching_points=False, min_overlap=0))
@@ -293,7 +293,7 @@ def _rising(rates: Array, qualities: Array, labels: list[str], role: str) -> tup
 
 
 def _check_overlap(anchor: Array, test: Array, scale: Callable[[Any], Any], quantity: str) -> None:
-    """Raise ValueError or warn if two curves have too little in common."""
+    """Raise ValueError or warn if two curves overlap too little."""
     (a, b), (c, d) = ((float(scale(values[0])), float(scale(values[-1]))) for values in (anchor, test))
     common = max(min(b, d) - max(a, c), 0)
     ranges = f"those of anchor are {anchor[0]:.4g} to {anchor[-1]:.4g}, those of test {test[0]:.4g} to {test[-1]:.4g}"
@@ -311,7 +311,7 @@ def _resampled_bd_rate(rates: Array, qualities: Array, test_rates: Array, test_q
     """Return the BD-rate of one resample, with its points sorted by quality; NaN if it does not exist."""
     order, test_order = np.argsort(qualities), np.argsort(test_qualities)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about curves that do not overlap, whose BD-rate is NaN
+        warnings.simplefilter("ignore")  # curves that do not overlap cause warnings and a BD-rate of NaN
         try:
             points = rates[order], qualities[order], test_rates[test_order], test_qualities[test_order]
             return _bjontegaard("bd_rate", *points)

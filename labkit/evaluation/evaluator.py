@@ -1,4 +1,4 @@
-"""Evaluation of networks with real bitstreams, or with rounded latents alone."""
+"""Evaluation of networks with real bitstreams, or only with rounded latents."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def pad(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int, int, int]]:
 def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | None = None) -> Report:
     """Compress all images to real bitstreams, decompress them, and measure bits and quality.
 
-    Sides are padded to the multiple that the network needs. All bits of the padded image count, divided by the pixels
-    of the original image. The estimated rate is that of the coded latents; for autoregressive networks, these differ
-    from the latents of the evaluation forward. PSNR and MS-SSIM are those of the decoded 8-bit image. `info` of the
-    report says in which arithmetic the network coded (see `labkit.portable`).
+    Images are padded to the multiple that the network needs. The rate counts all bits of the padded image, divided by
+    the number of pixels of the original image. The estimated rate is for the coded latents. In autoregressive networks,
+    these differ from the latents of a forward pass in evaluation mode. PSNR and MS-SSIM are measured on the decoded
+    8-bit image. The report's `info` names the arithmetic in which the network coded (see `labkit.portable`).
 
-    Under torchrun every process must call this function. Each process codes its share of the images, and all processes
+    Under torchrun, every process must call this function. Each process codes its share of the images, and all processes
     get the whole report.
 
     Args:
         net: A network of labkit or any image model of CompressAI. Its mode, training or evaluation, is restored.
         images: A PhotoSet, or images of shape (3, H, W) in [0, 1] of any size, which are rounded to 8 bits.
-        progress: Whether to show a progress bar; by default only on a terminal.
+        progress: Whether to show a progress bar; by default, only on a terminal.
 
     Returns:
         A report with one row for each image; `print` shows it as a table.
 
     Raises:
-        ValueError: If the latents of an image, or σ or μ, are not finite, or if a latent lies outside ±2¹³.
+        ValueError: If the latents of an image, or σ or μ, are not finite, or if a latent is outside ±2¹³.
     """
     training = net.training
     names = images.names if isinstance(images, PhotoSet) else [str(i) for i in range(len(images))]
@@ -79,7 +79,7 @@ def evaluate(net: Codec, images: PhotoSet | Sequence[Tensor], progress: bool | N
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Make convolutions on a GPU repeatable, because a decoder with different scales reads different symbols."""
+    """Make convolutions on a GPU repeatable, because a decoder that gets different scales reads different symbols."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark, cudnn.deterministic = False, True
@@ -145,7 +145,7 @@ def rounded_losses(net: Codec, images: PhotoSet) -> list[tuple[float, float]]:
     The test loss at any λ is rate + λ · distortion. This is faster than `evaluate`.
 
     Args:
-        net: Image codec, which is left in evaluation mode.
+        net: Image codec. It is in evaluation mode afterwards.
         images: Photographs of any size.
 
     Returns:
@@ -157,10 +157,10 @@ def rounded_losses(net: Codec, images: PhotoSet) -> list[tuple[float, float]]:
 
 @torch.no_grad()
 def surrogate_losses(net: Codec, images: PhotoSet, seed: int = 0) -> list[tuple[float, float]]:
-    """Return rate and distortion of each image as training sees them, with the surrogates of the scheme.
+    """Return rate and distortion of each image as in training, with the surrogates of the scheme.
 
     Args:
-        net: Image codec, which is left in evaluation mode. Its current temperature is used.
+        net: Image codec, with the temperature to use. It is in evaluation mode afterwards.
         images: Photographs of any size.
         seed: Seed of the noise; each image gets one draw.
 

@@ -1,4 +1,4 @@
-"""Replace the latents of a network by others."""
+"""Replacing the latents of a network with given ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Latents = tuple[Tensor, Tensor | None]  # y, and z if the network has a hyperpri
 def replaced_latents(net: nn.Module, y: Tensor, z: Tensor | None = None) -> Iterator[None]:
     """Replace the latents of a network inside the block: g_a outputs y, and h_a outputs z, for every input.
 
-    Neither transform runs. Training and evaluation forwards use the given latents, including their gradients, and
-    `with replaced_latents(net, y, z): coded = net.compress(x)` codes them.
+    Neither transform runs. Forward passes in training and in evaluation mode use the given latents and send gradients
+    to them. `with replaced_latents(net, y, z): coded = net.compress(x)` codes the given latents.
 
     Args:
         net: Network with one analysis transform g_a and at most one hyper-analysis transform h_a.
-        y: Output of g_a, of the shape that it has for the inputs of the network.
-        z: Output of h_a. With None, h_a works on y as usual.
+        y: Output of g_a, with the shape that g_a returns for the network's inputs.
+        z: Output of h_a. If None, h_a processes y as usual.
 
     Raises:
         ValueError: If the network has no g_a, or if z is given and it has no h_a.
@@ -51,10 +51,10 @@ def replaced_output(module: nn.Module, function: Callable[[Tensor], Tensor]) -> 
 def transforms_of(net: nn.Module) -> tuple[nn.Module, nn.Module | None]:
     """Return the analysis transform g_a of a network, and its hyper-analysis transform h_a or None.
 
-    In CompressAI's latent codecs, h_a lies in a submodule.
+    In CompressAI's latent codecs, h_a is in a submodule.
 
     Raises:
-        ValueError: If the network has no g_a, or several modules of one of these names.
+        ValueError: If the network has no g_a, or several modules named g_a or h_a.
     """
     transforms: dict[str, list[nn.Module]] = {"g_a": [], "h_a": []}
     for path, module in net.named_modules():

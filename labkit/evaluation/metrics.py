@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.statistics import Array
 
 MS_SSIM_MIN_SIDE = 161  # five scales with an 11×11 window need more than (11 − 1) · 2⁴ pixels
-STRIP = 2**20  # pixels whose errors are in memory at once
+STRIP = 2**20  # number of pixels whose errors are held in memory at once
 LABELS = {"psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM", "ms_ssim_db": "MS-SSIM (dB)"}
 
 
@@ -43,7 +43,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
     >>> round(lk.evaluation.psnr(torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.1)), 3)
     20.0
     """
-    rows = max(1, STRIP // a.size(-1))  # float64 needs much memory for a large image
+    rows = max(1, STRIP // a.size(-1))  # float64 takes much memory for a large image
     strips = zip(a.split(rows, -2), b.split(rows, -2), strict=True)
     error = sum(torch.sum((x.double() - y.double()) ** 2).item() for x, y in strips) / a.numel()
     if a.dtype == torch.uint8:
@@ -68,7 +68,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> float:
 
 
 def decibels(similarity: float) -> float:
-    """Return an MS-SSIM s in dB, as the field plots it: −10 log₁₀(1 − s)."""
+    """Return an MS-SSIM s in dB, as it is usually plotted: −10 log₁₀(1 − s)."""
     return math.inf if similarity >= 1 else -10 * math.log10(1 - similarity)
 
 

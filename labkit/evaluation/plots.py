@@ -58,7 +58,7 @@ def plot(curves: Report | Sequence[Report] | Mapping[str, Sequence[Report]], met
                     hovertemplate=_HOVER,
                 )
         points.sort()
-        # After the last color the dashes shift, so that no two curves look the same.
+        # After the last color the dashes shift, so no two curves look the same.
         color, turn = number % len(theme.COLORS), number + number // len(theme.COLORS)
         figure.add_scatter(
             x=[bpp for bpp, _, _ in points],

@@ -1,14 +1,14 @@
-"""Refinement of latents for one image after training: the encoder searches, and the decoder stays as it is.
+"""Refinement of latents for one image after training: the encoder searches, and the decoder does not change.
 
 A trained encoder maps an image to latents in one pass, and these are seldom the best ones for the image. Refinement
-keeps all weights fixed and lets the latents descend the rate–distortion loss, through a surrogate whose temperature
-anneals to rounding (Yang, Bamler & Mandt 2020, https://arxiv.org/abs/2006.04240):
+keeps all weights fixed and optimizes the latents by gradient descent on the rate–distortion loss, through a surrogate
+that is annealed to rounding (Yang, Bamler & Mandt 2020, https://arxiv.org/abs/2006.04240):
 
     image ─► g_a ─► y ─► h_a ─► z      once, then      y, z ─► surrogate ─┬─► entropy model ─► bits ─┬─► loss
                                                         ▲                 └─► g_s ─► distortion ─────┘    │
                                                         └───────────────────── Adam ◄─────────────────────┘
 
-The network's own `compress` writes the stream with the refined latents, and every decoder reads it.
+The network's own `compress` writes the bitstream with the refined latents, and every decoder can read it.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ CHECK_EVERY = 10  # number of steps between measurements of the rounded loss
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Coding:
-    """A coded image: the stream, the decoded image, and their rate and distortion.
+    """A coded image: the bitstream, the decoded image, and their rate and distortion.
 
     Attributes:
-        coded: The stream as `net.compress` returns it, for `net.decompress`.
+        coded: The bitstream as returned by `net.compress`, for `net.decompress`.
         image: Decoded image without padding, uint8 of shape (3, H, W).
         bytes: Total length of the strings.
         bpp: Bits per pixel of the original image.
@@ -68,7 +68,7 @@ class Coding:
 
     @property
     def strings(self) -> Any:
-        """The strings of the stream, a list of lists."""
+        """The strings of the bitstream, a list of lists."""
         return self.coded["strings"]
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class Coding:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Refined:
-    """Result of a refinement, in real bytes.
+    """Result of a refinement, measured in real bytes.
 
     Attributes:
         before: The image coded with the latents of the encoder.
@@ -88,7 +88,7 @@ class Refined:
         y: Latent y of `after`.
         z: Latent z of `after`, or None if the network has no hyperprior.
         history: Table with the columns step, temperature, surrogate_loss and rounded_loss. Step 0 is the result of the
-            encoder. rounded_loss is NaN at steps that did not measure it.
+            encoder. rounded_loss is NaN at steps where it was not measured.
         steps: Number of steps.
         stopped: Reason for the end of the search: "steps", "patience" or "interrupted".
         surrogate: Name of the surrogate.
@@ -112,7 +112,7 @@ class Refined:
 
     @property
     def coded(self) -> dict[str, Any]:
-        """The stream as `net.compress` returns it: "strings", "shape" and "arithmetic"."""
+        """The bitstream as returned by `net.compress`: "strings", "shape" and "arithmetic"."""
         return self.after.coded
 
     def __repr__(self) -> str:
@@ -148,32 +148,34 @@ def refine(
 ) -> Refined:
     """Search for better latents of one image without changing the network, and code them in real bytes.
 
-    The search keeps the latents with the least rounded loss, starting from those of the encoder, and codes them at the
-    end. If they are not better in real bytes, the latents of the encoder are used. The rounded loss is that of the
-    evaluation forward. Autoregressive models round y there and y − μ in coding, so their rounded loss is an estimate,
-    and the real bytes decide. Ctrl-C ends the search but not the call: the best latents so far are coded.
+    The search keeps the latents with the lowest rounded loss, starting with those of the encoder, and codes them at the
+    end. If they are not better in real bytes, the latents of the encoder are used. The rounded loss is the loss of a
+    forward pass in evaluation mode. Autoregressive models round y in that pass but y − μ in coding, so their rounded
+    loss is an estimate, and the real bytes decide. Ctrl-C ends the search but not the call: the best latents so far are
+    coded.
 
     The default temperatures follow Yang, Bamler & Mandt (2020, https://arxiv.org/abs/2006.04240), who use
     min(½, exp(−0.001 t)) over 2,000 steps. This is ½ for 35% of the steps and then falls exponentially, here to 0.1
-    instead of 0.14. Their learning rate is constant at 0.005. A tenth of their steps needs a larger learning rate, and
-    it must fall, because surrogates with integer outputs would otherwise jump around the best latents until the end.
+    instead of 0.14. Their learning rate is constant at 0.005. With a tenth of their steps, a higher learning rate is
+    needed. It must also fall, because surrogates with integer outputs would otherwise jump around the best latents
+    until the end.
 
     Args:
         net: An image codec of labkit or an adopted CompressAI model; it is restored afterwards. Its transforms must be
             named g_a and, if it has a hyperprior, h_a.
-        image: Image of shape (3, H, W) in [0, 1] of any size. Sides are padded to the multiple that the network needs.
-            The distortion counts the original pixels, the rate all bits.
-        lmbda: Weight of the distortion in bits per pixel + λ · 255² · MSE; by default the λ in `net.info`.
-        surrogate: Surrogate or its name, used on both paths of y and z around the centers of coding, with one draw for
-            both paths. "sga" is stochastic Gumbel annealing (Yang, Bamler & Mandt 2020), "ssl" is SGA+
+        image: Image of shape (3, H, W) in [0, 1] of any size. It is padded to the multiple that the network needs. The
+            distortion counts only the original pixels, and the rate counts all bits.
+        lmbda: Weight of the distortion in bits per pixel + λ · 255² · MSE. The default is the λ in `net.info`.
+        surrogate: Surrogate or its name, used on both paths of y and z around the same centers as in coding, with one
+            draw for both paths. "sga" is stochastic Gumbel annealing (Yang, Bamler & Mandt 2020), "ssl" is SGA+
             (Perugachi-Diaz et al. 2024, https://arxiv.org/abs/2401.17789).
-        steps: Number of steps of Adam on y and z.
+        steps: Number of Adam steps on y and z.
         lr: Initial learning rate, which falls to zero along a cosine.
         temperature: A number, or a schedule over the steps.
         patience: Number of measurements without improvement after which the search stops. The rounded loss is measured
             every ten steps.
         seed: Seed of the noise.
-        progress: Whether to show a progress bar; by default only on a terminal.
+        progress: Whether to show a progress bar; by default, only on a terminal.
 
     Returns:
         The image coded before and after the search, the latents, and the history of the search.
@@ -236,18 +238,18 @@ def refine(
 def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None, **settings: Any) -> pd.DataFrame:
     """Refine every image of a set.
 
-    Ctrl-C ends the search for the current image, and then the call.
+    Ctrl-C ends the search for the current image and then the call.
 
     Args:
         net: An image codec of labkit or an adopted CompressAI model.
         images: Photographs of any size.
-        table: File to rewrite after each image, .csv or .parquet.
+        table: File that is rewritten after each image, .csv or .parquet.
         **settings: Further arguments of `refine`.
 
     Returns:
-        A table with one row for each image: name, height and width; bytes, bpp, psnr and loss before and after (see
-        `Coding`); saving, the share of the loss that was saved; steps, stopped, seconds, surrogate, lmbda, seed, and
-        the hash of the weights.
+        A table with one row per image: name, height and width; bytes, bpp, psnr and loss before and after (see
+        `Coding`); saving, the fraction by which the loss fell; steps, stopped, seconds, surrogate, lmbda, seed, and the
+        hash of the weights.
     """
     import pandas as pd
 
@@ -273,7 +275,7 @@ def refine_all(net: nn.Module, images: PhotoSet, table: str | Path | None = None
 
 
 def _put_everywhere(net: nn.Module, surrogate: Surrogate) -> None:
-    """Use one surrogate on all paths, around the centers of coding; bounds on σ and coder tables stay."""
+    """Use one surrogate on all paths, around the same centers as in coding; keep bounds on σ and coder tables."""
     paths: dict[str, Any] = dict.fromkeys(schemes.PATHS, surrogate)
     for carrier in entropy.carriers(net):
         carrier.scheme = dataclasses.replace(
@@ -303,17 +305,17 @@ class _Problem:
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def surrogate_loss(self, latents: Latents) -> Tensor:
-        """Return the loss of the training forward, a 0-d tensor with gradients for the latents."""
+        """Return the loss of a forward pass in training mode, a 0-d tensor with gradients for the latents."""
         self.net.train()
         for module in self.net.modules():
-            # The decoder uses the evaluation mode of all layers, so only quantization may be in training mode.
+            # The decoder runs all layers in evaluation mode, so only quantization may be in training mode.
             if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
                 module.eval()
         return self._loss(latents)
 
     @torch.no_grad()
     def rounded_loss(self, latents: Latents) -> float:
-        """Return the loss of the evaluation forward."""
+        """Return the loss of a forward pass in evaluation mode."""
         self.net.eval()
         return self._loss(latents).item()
 
@@ -342,9 +344,9 @@ class _Problem:
 def _descend(
     problem: _Problem, start: Latents, steps: int, lr: float, schedule: Schedule, patience: int, bar: Any
 ) -> tuple[Latents, list[tuple[int, float, float, float]], str]:
-    """Return the latents with the least rounded loss, the history, and the reason for the end.
+    """Return the latents with the lowest rounded loss, the history, and the reason for the end.
 
-    If no latents are better, the result is the same object as `start`.
+    If no better latents were found, the result is the same object as `start`.
     """
     y, z = (None if latent is None else latent.clone().requires_grad_() for latent in start)
     assert y is not None

@@ -33,13 +33,13 @@ _COLUMNS = (
 class Report:
     """Bits and quality of each image, with the information needed to repeat the measurement.
 
-    `print` shows a table with a row for each image and the means.
+    `print` shows a table with one row per image and the means.
 
     Attributes:
-        rows: One dictionary for each image. name, height and width describe the image. bytes and strings count the
+        rows: One dictionary per image. name, height and width describe the image. bytes and strings count the
             bitstream. bpp is the sum of estimated_bpp, table_bpp, coder_bpp and flush_bpp (see
-            `labkit.evaluation.bitstream`). psnr in dB, ms_ssim and ms_ssim_db are those of the decoded 8-bit image.
-            encode_seconds and decode_seconds are times.
+            `labkit.evaluation.bitstream`). psnr in dB, ms_ssim and ms_ssim_db are measured on the decoded 8-bit image.
+            encode_seconds and decode_seconds are durations.
         info: Description of the network or codec, software versions, hash of the weights, arithmetic of the coder,
             device and threads.
     """
@@ -51,7 +51,7 @@ class Report:
     def mean(self) -> dict[str, float]:
         """Means over the images.
 
-        Images below 161 pixels on a side have no MS-SSIM and do not count in its mean. ms_ssim_db is the mean MS-SSIM
+        Images with a side below 161 pixels have no MS-SSIM and are left out of its mean. ms_ssim_db is the mean MS-SSIM
         in dB.
         """
         means = {}
@@ -73,7 +73,7 @@ class Report:
         return f"quality {self.info['quality']:g}" if "quality" in self.info else ""
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row for each image; see `evaluation.to_frame`."""
+        """Return a table with one row per image; see `evaluation.to_frame`."""
         return to_frame(self)
 
     def save(self, path: str | Path) -> None:
@@ -143,17 +143,17 @@ def group_by_name(curves: Report | Sequence[Report] | Mapping[str, Sequence[Repo
 
 
 def to_frame(reports: Report | Sequence[Report] | Mapping[str, Sequence[Report]]) -> pd.DataFrame:
-    """Return all measurements as one tidy table with a row for each image and operating point.
+    """Return all measurements as one tidy table with one row per image and operating point.
 
-    Further columns hold the info of the reports, with nested values as JSON text. A key of info that the rows have too
-    gets the prefix info_.
+    Further columns hold the info of the reports, with nested values as JSON text. A key of info that is also a key of
+    the rows gets the prefix info_.
 
     Args:
         reports: A report, the reports of one curve, or a dictionary of curves. The names of a dictionary become the
             first column, curve.
 
     Returns:
-        A pandas table whose columns have one type each.
+        A pandas table in which each column has one type.
 
     Raises:
         ValueError: If there is no report.

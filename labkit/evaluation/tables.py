@@ -1,7 +1,7 @@
 """Tables on disk: Parquet, and CSV files whose columns keep their types.
 
-In these CSV files, all text and all booleans are in quotes, and numbers are not. So "007" is text, 7 an integer and 7.0
-a floating-point number. Missing values are written as nan.
+In these CSV files, all text and all booleans are in quotes, and numbers are not. For example, "007" is text, 7 is an
+integer and 7.0 is a floating-point number. Missing values are written as nan.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table that `save_table` wrote, with the original types of its columns.
 
     Args:
-        path: File name that ends in .csv or .parquet. A .csv file of another program is read by `pandas.read_csv`.
+        path: File name that ends in .csv or .parquet. A .csv file from another program is read by `pandas.read_csv`.
 
     Raises:
         ValueError: If the file is missing or is not a table.
@@ -61,7 +61,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         try:
             return _read_csv(path)
-        except ValueError:  # it has text without quotes
+        except ValueError:  # there is text without quotes
             return pd.read_csv(path)
     except (ValueError, OSError, NotImplementedError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from None
@@ -83,7 +83,7 @@ def _cell(value: Any) -> Any:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Read all cells twice, as text and as typed values, because only the text tells integers from floats."""
+    """Read all cells twice, as text and as typed values, because only the text distinguishes integers from floats."""
     import pandas as pd
 
     tables = []

@@ -1,12 +1,12 @@
 """Compression of 8-bit RGB images into containers, and decompression of the same images.
 
-A portable network, as all of labkit's networks are by default, writes files of version 2. It predicts σ and μ in fixed
-point, so every CPU decodes the same latents with any number of threads. The synthesis transform g_s stays in floating
-point: another processor or thread count may round a few values of the image differently, by 1 of 255.
+A portable network, which all of labkit's networks are by default, writes files of version 2. It predicts σ and μ in
+fixed point, so every CPU decodes the same latents with any number of threads. The synthesis transform g_s uses floating
+point: with another processor or thread count, a few values of the image may be rounded differently, by 1 of 255.
 
-After `labkit.portable(net, False)` a network writes files of version 1. Their decoder repeats the floating-point sums
-of the encoder, which depend on the processor and on the number of threads. If they change a predicted scale, the
-decoder loses its position in the string. Version 1 is therefore coded and decoded in one thread.
+After `labkit.portable(net, False)`, a network writes files of version 1. Their decoder repeats the floating-point sums
+of the encoder, which depend on the processor and on the number of threads. If a sum changes a predicted scale, the
+decoder loses its position in the string. Files of version 1 are therefore coded and decoded in one thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from labkit.files.container import HASH_DIGITS, Container
 from labkit.networks import Codec, weights_hash
 from labkit.state_guard import device_of
 
-STRIP = 2**20  # pixels of a large image that g_a and g_s of a patch codec transform together
+STRIP = 2**20  # number of pixels of a large image that g_a and g_s of a patch codec transform together
 
 
 def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | None = None) -> Container:
@@ -36,9 +36,9 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
 
     Args:
         image: uint8 image of shape (3, H, W), of any size from 1×1.
-        net: Image codec of labkit; it gets its coder tables if it has none.
-        verify: Whether to decode the result again and store the checksums of the latents and of the image, so that a
-            decoder can check them.
+        net: Image codec of labkit. Coder tables are built if it has none.
+        verify: Whether to decode the result and store the checksums of the latents and of the image, so that a decoder
+            can check them.
         latents: y and z to code instead of those of the encoder, such as `Refined.y` and `Refined.z`.
 
     Raises:
@@ -71,13 +71,13 @@ def compress(image: Tensor, net: Codec, verify: bool = True, latents: Latents | 
 
 
 class Decoded(NamedTuple):
-    """A decoded image, compared with what was verified when the file was written.
+    """A decoded image, compared with the one that was verified when the file was written.
 
     Attributes:
         image: uint8 image of shape (3, H, W).
-        latents: ŷ of shape (1, M, height / 16, width / 16) of the padded image, which g_s was given.
-        same_image: Whether the image has the checksum in the file, or None if the file has none.
-        same_latents: The same for the latents; also None in version 1.
+        latents: ŷ of the padded image, of shape (1, M, height / 16, width / 16), the input of g_s.
+        same_image: Whether the image matches the checksum in the file; None if the file has none.
+        same_latents: Whether the latents match theirs; None if the file has none, as in version 1.
     """
 
     image: Tensor
@@ -110,11 +110,12 @@ def decompress(container: Container, net: Codec, ignore_checksum: bool = False) 
     Args:
         container: Coded image.
         net: Network with the same weights and coder tables.
-        ignore_checksum: Whether to return the image even if it is not the verified one, see below.
+        ignore_checksum: Whether to return the image even if its latents (in version 1: the image itself) differ from
+            the verified ones.
 
     Returns:
-        uint8 image of shape (3, H, W). In version 2 it may differ from the verified image although the latents are the
-        same: g_s rounds differently on this processor, which is no error.
+        uint8 image of shape (3, H, W). In version 2, it may differ from the verified image even if the latents are the
+        same: g_s may round differently on this processor, which is not an error.
 
     Raises:
         ValueError: As for `decode`, or if the latents (in version 1: the image) differ from those that were verified
@@ -127,7 +128,7 @@ def decompress(container: Container, net: Codec, ignore_checksum: bool = False) 
 
 
 def check_verified(container: Container, decoded: Decoded) -> None:
-    """Check that the decoded latents, or in version 1 the image, are those that were verified.
+    """Check that the decoded latents, or in version 1 the image, are the verified ones.
 
     Raises:
         ValueError: If they are not. The message has one line.
@@ -139,13 +140,13 @@ def check_verified(container: Container, decoded: Decoded) -> None:
         )
     if decoded.same_latents is False:
         raise ValueError(
-            "the decoded latents differ from the verified ones, which no processor causes: its strings were replaced, "
-            "or this machine computes wrongly"
+            "the decoded latents differ from the verified ones, which no difference between processors can cause: its "
+            "strings were replaced, or this machine computes wrongly"
         )
 
 
 def verified(container: Container, net: Codec) -> tuple[Container, Tensor]:
-    """Decode a container and store the checksums of the latents and of the image in it.
+    """Decode a container and store the checksums of its latents and its image in it.
 
     Returns:
         The container with the checksums, and the uint8 image of shape (3, H, W).
@@ -159,10 +160,11 @@ def verified(container: Container, net: Codec) -> tuple[Container, Tensor]:
 
 
 def latents_checksum(latents: Tensor) -> int:
-    """Return the CRC-32 of the decoded latents ŷ, which g_s is given.
+    """Return the CRC-32 of the decoded latents ŷ, the input of g_s.
 
     Args:
-        latents: Tensor of shape (…, M, height / 16, width / 16), of which little-endian float32 in C order counts.
+        latents: Tensor of shape (…, M, height / 16, width / 16). The checksum is that of little-endian float32 values
+            in C order.
     """
     return zlib.crc32(np.ascontiguousarray(latents.cpu().numpy(), dtype="<f4").data)
 
@@ -195,9 +197,9 @@ def bundled_network(container: Container) -> Codec:
 
 @contextmanager
 def _coding(net: Codec, portable: bool) -> Iterator[None]:
-    """Use evaluation mode, no gradients and one arithmetic; floating point also takes one thread and one memory format.
+    """Use evaluation mode, no gradients and one arithmetic; in floating point, also one thread and one memory format.
 
-    Mode, arithmetic and threads are restored afterwards.
+    Mode, arithmetic and number of threads are restored afterwards.
     """
     device = device_of(net)
     if device.type != "cpu":
@@ -207,7 +209,7 @@ def _coding(net: Codec, portable: bool) -> Iterator[None]:
         fixed_point.portable(net.eval(), portable)
         if not portable:
             torch.set_num_threads(1)
-            net.to(memory_format=torch.contiguous_format)  # another format gives other sums
+            net.to(memory_format=torch.contiguous_format)  # other formats give different sums
         with torch.no_grad():
             yield
     finally:
@@ -216,7 +218,7 @@ def _coding(net: Codec, portable: bool) -> Iterator[None]:
 
 
 def _decode(container: Container, net: Codec) -> tuple[Tensor, Tensor]:
-    """Return the uint8 image and the latents that g_s was given."""
+    """Return the uint8 image, and the latents from which g_s synthesized it."""
     given: list[Tensor] = []
     with _coding(net, container.version > 1):
         _check_weights(container, net)
@@ -228,7 +230,7 @@ def _decode(container: Container, net: Codec) -> tuple[Tensor, Tensor]:
         strings = [[string] for string in container.strings]
         hook = net.g_s.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
         try:
-            with replaced_output(net.g_s, lambda _: torch.empty(0)):  # g_s runs below
+            with replaced_output(net.g_s, lambda _: torch.empty(0)):  # g_s runs separately below
                 net.decompress(strings, shape, container.arithmetic)
         except Exception as error:  # forged strings may cause any exception
             raise ValueError(f"its strings cannot be decoded: {' '.join(str(error).split())[:200]}") from error
@@ -238,15 +240,15 @@ def _decode(container: Container, net: Codec) -> tuple[Tensor, Tensor]:
 
 
 def _padding(height: int, width: int, net: Codec) -> tuple[int, int, int, int]:
-    """Return how many columns are added at the left and right, and how many rows at the top and bottom."""
-    from compressai.ops import compute_padding  # at the top it would print a warning that labkit hides elsewhere
+    """Return the numbers of columns added at the left and right, and of rows added at the top and bottom."""
+    from compressai.ops import compute_padding  # at the top, this would print a warning that labkit hides elsewhere
 
     padding: tuple[int, int, int, int] = compute_padding(height, width, min_div=net.downsampling_factor)[0]
     return padding
 
 
 def _strips(height: int, width: int, net: Codec) -> list[slice]:
-    """Return the rows of a padded image that are transformed together: all of them, or whole patches."""
+    """Return the rows of a padded image that are transformed together: all of them, or rows of whole patches."""
     unit = net.downsampling_factor
     rows = unit * max(1, STRIP // (unit * width)) if net.patchwise else height
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
@@ -263,7 +265,7 @@ def _padded(image: Tensor, net: Codec) -> Iterator[Tensor]:
 
 
 def _synthesized(latents: Tensor, height: int, width: int, net: Codec) -> Tensor:
-    """Return the uint8 image of shape (3, height, width) that latents decode to."""
+    """Decode latents to a uint8 image of shape (3, height, width)."""
     left, right, top, bottom = _padding(height, width, net)
     patch = (height + top + bottom) // latents.size(2)  # pixels per latent
     image = torch.empty(3, height, width, dtype=torch.uint8)

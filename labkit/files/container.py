@@ -1,17 +1,17 @@
-"""The `.lkc` file: a coded image with all that decoding needs, and checksums against damage.
+"""The `.lkc` file: a coded image with everything that decoding needs, and checksums against damage.
 
-FORMAT.md beside this module specifies the file: a header of 42 bytes and a section for each string, with a CRC-32 of
-the header, of each section, of the decoded latents and of the decoded image. The checksum of a section continues the
-checksum before it, so sections cannot change places or move to other files. The arithmetic in the header says how σ and
-μ are predicted from decoded symbols; 1 is "fixed-1", see `labkit.fixed_point.arithmetic`.
+FORMAT.md in this folder specifies the file: a header of 42 bytes and a section for each string, with a CRC-32 of the
+header, of each section, of the decoded latents and of the decoded image. The checksum of a section continues the
+previous checksum, so sections cannot be reordered or moved to other files. The header names the arithmetic in which σ
+and μ are predicted from decoded symbols; 1 is "fixed-1", see `labkit.fixed_point.arithmetic`.
 
-Version 1 has no arithmetic and no checksum of the latents: its header has 37 bytes, 0 to 32 of version 2 and their
-checksum. Its σ and μ are predicted in floating point, so it decodes only on processors like the encoder's.
+Version 1 has no arithmetic and no checksum of the latents: its header has 37 bytes, which are bytes 0 to 32 of version
+2 and their checksum. Its σ and μ are predicted in floating point, so it decodes only on processors like the encoder's.
 
-Eight bytes of the hash identify the weights; two different weights agree by accident once in 10¹⁹ cases. The format
-does not resist forgery, because a forger can compute checksums.
+Eight bytes of the hash identify the weights; two different weights have the same eight bytes by accident once in 10¹⁹
+cases. The format does not resist forgery, because a forger can compute checksums.
 
-This module needs only the standard library, so that a bad file is refused before torch loads.
+This module needs only the standard library, so a bad file is refused before torch loads.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 
 from labkit.disk import write_whole
 
-MAGIC = b"\x89LKC\r\n\x1a\n"  # like PNG's: transfers that strip the eighth bit or translate line ends change it
-VERSION = 2  # of the files that labkit writes; it reads version 1 too
+MAGIC = b"\x89LKC\r\n\x1a\n"  # like PNG's: changed by transfers that strip the eighth bit or translate line ends
+VERSION = 2  # version that labkit writes; it also reads version 1
 SUFFIX = ".lkc"
 
-# The index of a name is its number in the file, so new names are appended and no name ever moves.
+# The index of a name is its number in the file. Append new names, and never move a name.
 NETWORKS = (
     "factorized_prior",
     "scale_hyperprior",
@@ -45,18 +45,18 @@ NETWORKS = (
     "patch_context",
 )
 SIZES = ("custom", "tiny", "small", "paper")
-ARITHMETIC_NAMES = ("floating-point", "fixed-1")  # the first is that of version 1, which does not state it
+ARITHMETIC_NAMES = ("floating-point", "fixed-1")  # the first is that of version 1, which does not store it
 
-HASH_DIGITS = 16  # number of first hexadecimal digits of `networks.weights_hash` in the file
+HASH_DIGITS = 16  # number of leading hexadecimal digits of `networks.weights_hash` in the file
 MAX_SIDE = 2**16 - 1
 MAX_PIXELS = 100_000_000  # equal to that of labkit.datasets, which this module does not import because it needs torch
 MAX_BYTES = 2**26  # size of a file: 5 bits for each pixel of the largest image
 
-_HEADER = struct.Struct("<8s3B2H8s2H2BI")  # of version 1; that of version 2 continues with _SINCE_VERSION_2
+_HEADER = struct.Struct("<8s3B2H8s2H2BI")  # of version 1; the header of version 2 continues with _SINCE_VERSION_2
 _SINCE_VERSION_2 = struct.Struct("<BI")
 _CHECKSUM = struct.Struct("<I")
 _SECTION = struct.Struct("<II")
-_WORD = 4  # bytes of a word of the entropy coder, which writes its state of two words first
+_WORD = 4  # bytes per word of the entropy coder, which first writes its state of two words
 _NEVER_CODED = b"\xff" * 4 * _WORD
 
 
@@ -75,7 +75,7 @@ class Container:
         strings: Strings of the codec, in its order.
         image_checksum: CRC-32 of the decoded image, or None if the image was not decoded for verification.
         latents_checksum: CRC-32 of the decoded latents; None if they were not decoded, and in version 1.
-        arithmetic: How (σ, μ) are predicted from decoded symbols, "fixed-1" or, in version 1, "floating-point".
+        arithmetic: Arithmetic that predicts (σ, μ) from decoded symbols, "fixed-1" or, in version 1, "floating-point".
 
     Raises:
         ValueError: If a field is out of range.
@@ -111,14 +111,14 @@ class Container:
         if (self.latents_checksum is None) != (self.image_checksum is None or self.version == 1):
             raise ValueError(
                 "latents_checksum must be set if and only if image_checksum is, and never in version 1, got "
-                f"{self.latents_checksum} beside {self.image_checksum} in version {self.version}"
+                f"{self.latents_checksum} with image_checksum {self.image_checksum} in version {self.version}"
             )
         if not 1 <= len(self.strings) <= 255:
             raise ValueError(f"the number of strings must be 1 to 255, got {len(self.strings)}")
         for number, string in enumerate(self.strings, 1):
             if len(string) % _WORD or len(string) < 2 * _WORD:
                 raise ValueError(f"string {number} must have 8, 12, 16, … bytes, got {len(string)}")
-            if _NEVER_CODED in string:  # the decoder would read a number of over a thousand digits
+            if _NEVER_CODED in string:  # the decoder would read a number with more than a thousand digits
                 raise ValueError(f"string {number} has 16 consecutive bytes of 255, which no coder writes")
         if self.file_bytes > MAX_BYTES:
             raise ValueError(f"the file must have at most {MAX_BYTES:,} bytes, got {self.file_bytes:,} with its header")
@@ -144,7 +144,7 @@ class Container:
         return 8 * self.file_bytes / (self.width * self.height)
 
     def summary(self) -> dict[str, Any]:
-        """Return the contents without the coded strings, as values that JSON can hold."""
+        """Return the contents without the coded strings, as JSON-compatible values."""
         values = {name: getattr(self, name) for name in ("network", "size", "N", "M", "weights", "width", "height")}
         values |= {"version": self.version, "arithmetic": self.arithmetic}
         values |= {"bytes": self.file_bytes, "strings": [len(string) for string in self.strings], "bpp": self.bpp}
@@ -198,7 +198,7 @@ class Container:
 
     @staticmethod
     def unpack(data: bytes) -> Container:
-        """Return the container that `pack` turned into bytes.
+        """Return the container from the bytes of a file.
 
         Args:
             data: Contents of a file.

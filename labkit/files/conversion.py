@@ -1,4 +1,4 @@
-"""Conversion of image files into `.lkc` files and back."""
+"""Conversion of image files to `.lkc` files and back."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class DecompressedFile:
     Attributes:
         path: The image file.
         container: The contents of the `.lkc` file.
-        verified: True if the image has the checksum in the `.lkc` file, False if it has another checksum, or None if
-            the `.lkc` file has no checksum of the image.
-        same_latents: The same for the latents, which are None in a `.lkc` file of version 1.
+        verified: True if the image matches the checksum in the `.lkc` file, False if it does not, or None if the
+            `.lkc` file has no checksum of the image.
+        same_latents: The same for the latents; None for a `.lkc` file of version 1.
     """
 
     path: Path
@@ -90,15 +90,15 @@ def compress_file(
     refinement_steps: int = 0,
     verify: bool = True,
 ) -> CompressedFile:
-    """Compress an image file into a `.lkc` file, on the CPU.
+    """Compress an image file to a `.lkc` file, on the CPU.
 
     Args:
         source: Image file. Transparent pixels are blended with white.
         output: The `.lkc` file to write.
         net: The network that compresses the image.
-        refinement_steps: Number of steps in which `labkit.refine` searches for better latents; 0 keeps the latents of
-            the encoder.
-        verify: Whether to decode the image again, so that the file holds checksums of its latents and of the image.
+        refinement_steps: Number of steps that `labkit.refine` takes to find better latents. 0 keeps the latents of the
+            encoder.
+        verify: Whether to decode the file again and store checksums of its latents and its image in it.
 
     Returns:
         The contents of the file and its quality.
@@ -123,17 +123,17 @@ def compress_file(
 def decompress_file(
     source: str | Path, output: str | Path, net: Codec | None = None, *, ignore_checksum: bool = False
 ) -> DecompressedFile:
-    """Decompress a `.lkc` file into an image file of a lossless format, on the CPU.
+    """Decompress a `.lkc` file to an image file of a lossless format, on the CPU.
 
     Args:
         source: The `.lkc` file.
-        output: Image file to write. Its suffix selects the format, as in `labkit.files.formats.LOSSLESS`.
+        output: Image file to write. Its suffix selects the format; see `labkit.files.formats.LOSSLESS`.
         net: The network that compressed the image, or None for the bundled network that the file names.
-        ignore_checksum: Whether to write the image even if its latents (in version 1: if it) differ from those verified
-            during compression.
+        ignore_checksum: Whether to write the image even if its latents (in version 1: the image itself) differ from
+            those verified during compression.
 
     Returns:
-        The contents of the `.lkc` file and whether latents and image are the verified ones.
+        The contents of the `.lkc` file, and whether its latents and its image are the verified ones.
 
     Raises:
         ValueError: If the file is damaged, if it was written with another network, if the latents (in version 1: the

@@ -1,4 +1,4 @@
-"""Image files of lossless formats. This module loads without torch, so that a wrong file name is refused at once."""
+"""Image files of lossless formats. This module loads without torch, so a wrong file name is refused at once."""
 
 from __future__ import annotations
 

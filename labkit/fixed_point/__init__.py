@@ -1,4 +1,4 @@
-"""Strings that decode on every machine: (σ, μ) in exact arithmetic when a model codes."""
+"""Strings that decode on every machine, because the model predicts (σ, μ) in exact arithmetic when it codes."""
 
 import labkit.entropy  # noqa: F401  # imports CompressAI without the warning of one of its dependencies
 from labkit.fixed_point.arithmetic import ARITHMETIC, FLOATING_POINT, FixedPoint, NotCodable

@@ -1,18 +1,18 @@
-"""Exact evaluation of what lies between decoded symbols and (σ, μ), so that strings decode on every machine.
+"""Exact evaluation of everything between decoded symbols and (σ, μ), so that strings decode on every machine.
 
-A decoder reads y with tables that σ selects. If one σ differs between two machines, everything after it is garbage, and
-floating-point sums do differ: they depend on the order of addition. Here every convolution between the symbols and
-(σ, μ) is evaluated in integers that float64 carries without error:
+A decoder reads y with tables that are selected by σ. If a single σ differs between two machines, everything after it is
+garbage. Floating-point sums do differ, because they depend on the order of addition. Here, every convolution between
+the symbols and (σ, μ) is evaluated in integers that float64 represents without error:
 
     input ─► clamp to ±2¹³ ─► ⌊x · 2¹⁴ + ½⌋ ─► convolution of integers ─► ⌊sum · 2⁻¹⁴ + ½⌋ ─► · 2⁻¹⁴, in float32
 
-A weight is ⌊w · 2¹⁴ + ½⌋ and a bias ⌊b · 2²⁸ + ½⌋. Each sum stays below 2⁵², where float64 holds every integer and
-every half, so the order of addition, the instruction set, the number of threads and the batch size have no effect.
-Everything else on the path either moves data or is elementwise IEEE arithmetic, which is rounded in one way only. tanh
-comes from a table. Any other operation is refused by name.
+A weight is ⌊w · 2¹⁴ + ½⌋ and a bias is ⌊b · 2²⁸ + ½⌋. Each sum stays below 2⁵², where float64 represents every integer
+and every half. The order of addition, the instruction set, the number of threads and the batch size therefore have no
+effect. All other operations on the path either move data or are elementwise IEEE arithmetic, which is rounded in only
+one way. tanh is read from a table. Any other operation is refused by name.
 
 The transforms g_a and g_s and the hyper-analysis h_a stay in floating point: the encoder is free to choose its symbols,
-and g_s changes pixels but never symbols.
+and g_s affects pixels but never symbols.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.fixed_point.convolution import convolve
 
-ARITHMETIC = "fixed-1"  # names the rules above; a change of any of them gets another name
+ARITHMETIC = "fixed-1"  # name of the rules above; changing any of them requires a new name
 FLOATING_POINT = "floating-point"  # CompressAI's own arithmetic, which depends on the machine
-FRACTION = 14  # binary digits after the point, of activations and weights
+FRACTION = 14  # binary digits after the point in activations and weights
 UNIT = 2.0**FRACTION
 LIMIT = 2.0**13  # activations are clamped to ±LIMIT before they are multiplied
-LARGEST_SUM = 2.0**52  # no partial sum may reach it, in units of 2⁻²⁸
+LARGEST_SUM = 2.0**52  # upper limit of every partial sum, in units of 2⁻²⁸
 
 _MOVES = """
 _reshape_alias _unsafe_view _to_copy alias arange as_strided cat clone constant_pad_nd contiguous copy copy_ detach
@@ -53,10 +53,10 @@ _ALLOWED = frozenset((_MOVES + _EXACT).split())
 
 
 def on_grid(x: Tensor) -> Tensor:
-    """Round to the nearest multiples of 2⁻¹⁴, halves upward.
+    """Round to the nearest multiples of 2⁻¹⁴; halves are rounded upward.
 
     Args:
-        x: Any shape and floating dtype. Values are clamped to ±2¹³ first.
+        x: Tensor of any shape and floating dtype. Values are first clamped to ±2¹³.
 
     Returns:
         The multiples of 2⁻¹⁴ as integers, in float64.
@@ -66,16 +66,16 @@ def on_grid(x: Tensor) -> Tensor:
 
 @functools.cache
 def tanh_table() -> np.ndarray[Any, Any]:
-    """Return round(tanh(k · 2⁻¹⁴) · 2¹⁴) for k from 0 to 6 · 2¹⁴, as int16; beyond that tanh rounds to 1."""
+    """Return round(tanh(k · 2⁻¹⁴) · 2¹⁴) for k from 0 to 6 · 2¹⁴, as int16; beyond that, tanh rounds to 1."""
     table: np.ndarray[Any, Any] = np.floor(np.tanh(np.arange(6 * 2**FRACTION + 1) / UNIT) * UNIT + 0.5)
     return table.astype(np.int16)
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Look tanh up, to 14 binary digits.
+    """Return tanh from a table, with 14 binary digits after the point.
 
     Args:
-        x: Any shape and floating dtype.
+        x: Tensor of any shape and floating dtype.
 
     Returns:
         Multiples of 2⁻¹⁴ in [-1, 1], of x's shape and dtype.
@@ -87,19 +87,19 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def _from_sums(sums: Tensor) -> Tensor:
-    """Round sums in units of 2⁻²⁸ to multiples of 2⁻¹⁴, halves upward."""
+    """Round sums in units of 2⁻²⁸ to multiples of 2⁻¹⁴; halves are rounded upward."""
     return sums.div_(UNIT).add_(0.5).floor_().div_(UNIT)
 
 
 class NotCodable(ValueError):
-    """Raised before a latent is coded for which the coder has no symbol, and on which it would hang."""
+    """Raised before coding a latent for which the coder has no symbol and on which it would hang."""
 
 
 def check_symbols(symbols: Tensor) -> None:
     """Check rounded latents before they are coded.
 
     Raises:
-        NotCodable: If one is not finite, or lies outside ±2¹³.
+        NotCodable: If a latent is not finite or is outside ±2¹³.
     """
     if not symbols.numel():
         return
@@ -108,38 +108,38 @@ def check_symbols(symbols: Tensor) -> None:
         raise NotCodable("the latents hold values that are not finite")
     if max(-low, high) > LIMIT:
         outside = symbols[symbols.abs() > LIMIT]
-        raise NotCodable(f"a latent of {outside[0].item():.4g} steps lies outside ±{LIMIT:.0f}, what can be coded")
+        raise NotCodable(f"a latent of {outside[0].item():.4g} steps is outside ±{LIMIT:.0f}, the range of the coder")
 
 
 class Checking(TorchDispatchMode):
-    """Within this mode, latents and scales that cannot be coded are refused; results do not change."""
+    """Refuses latents and scales that cannot be coded while this mode is active. Results do not change."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name == "round":
             check_symbols(result)
-        # CompressAI compares σ with its scale table, and labkit looks it up there
+        # CompressAI uses `le` to compare σ with its scale table, and labkit uses `bucketize` to look it up
         if name in ("le", "bucketize") and not torch.isfinite(args[0]).all():
             raise NotCodable("the scales σ hold values that are not finite")
         return result
 
 
 class FixedPoint(TorchDispatchMode):
-    """Within this mode, convolutions are exact, and what cannot be exact is refused.
+    """Makes convolutions exact while this mode is active, and refuses operations that cannot be exact.
 
     Args:
-        names: The name of each weight, by its `id`, for error messages.
+        names: Name of each weight, indexed by the weight's `id`, for error messages.
     """
 
     def __init__(self, names: Mapping[int, str] | None = None):
         super().__init__()
         self.names = names or {}
-        self.latents: Tensor | None = None  # that the synthesis transform was given last
-        self.strings = 0  # how many were decoded
-        self.free = 0  # how many modules that stay in floating point are being evaluated
-        self._integers: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of weights, by their id and version
-        self._alive: list[Tensor] = []  # these weights: an id belongs to another tensor once its own is gone
+        self.latents: Tensor | None = None  # the latest input of the synthesis transform
+        self.strings = 0  # number of decoded strings
+        self.free = 0  # number of modules being evaluated that stay in floating point
+        self._integers: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by id and version of the weights
+        self._alive: list[Tensor] = []  # keeps these weights alive, so that no other tensor gets the same id
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -153,7 +153,7 @@ class FixedPoint(TorchDispatchMode):
         if name in ("add", "add_", "sub", "sub_", "rsub"):
             allowed = (
                 kwargs.get("alpha", args[2] if len(args) > 2 else 1) == 1
-            )  # else a product may be fused with the sum
+            )  # otherwise a product may be fused with the sum
         else:
             allowed = name in _ALLOWED or not _holds_floats((args, kwargs))
         if not allowed:
@@ -170,7 +170,7 @@ class FixedPoint(TorchDispatchMode):
         integers = self._weights(weight, bias, transposed=geometry[3])
         if not torch.isfinite(x).all():
             raise NotCodable(f"{self.names.get(id(weight), 'a convolution')} is given values that are not finite")
-        # A GPU's libraries may transform a convolution into one that is not exact
+        # A GPU's libraries may replace a convolution with an algorithm that is not exact
         kernel, start = (tensor.cpu() for tensor in integers)
         stride, padding, dilation, transposed, extra, groups = geometry
         square = all(len({*numbers}) == 1 for numbers in (stride, padding, extra, weight.shape[2:]))
@@ -195,13 +195,13 @@ def integer_weights(
     """Round a convolution's weights to multiples of 2⁻¹⁴ and its bias to multiples of 2⁻²⁸.
 
     Args:
-        weight: (out, in, …), or (in, out, …) for a transposed convolution.
-        bias: (out,), or None.
-        transposed: Whether the convolution is a transposed one.
-        name: What an error message calls the layer.
+        weight: Weights of shape (out, in, …), or (in, out, …) for a transposed convolution.
+        bias: Biases of shape (out,), or None.
+        transposed: Whether the convolution is transposed.
+        name: Name of the layer in error messages.
 
     Returns:
-        Both as integers in float64.
+        The integer weights and biases, in float64.
 
     Raises:
         ValueError: If a weight is not finite, or a sum of products could reach 2⁵².

@@ -1,4 +1,4 @@
-"""A model that codes with exact (σ, μ), within a context."""
+"""A context within which a model codes with exact (σ, μ)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from labkit.entropy import SchemeCarrier
 from labkit.fixed_point.arithmetic import Checking, FixedPoint
 from labkit.fixed_point.raster_scan import RasterScan
 
-FREE = ("g_a", "g_s", "h_a")  # modules by these names are evaluated in floating point, unless others contain them
+FREE = ("g_a", "g_s", "h_a")  # modules that use floating point, unless they are inside a module of another kind
 
 
 @contextmanager
 def coding(model: nn.Module) -> Iterator[FixedPoint]:
     """Within this context, `model.compress` and `model.decompress` predict (σ, μ) in fixed point.
 
-    Modules named g_a, g_s and h_a, of the model or of its latent codecs, are evaluated in floating point. The mode
-    belongs to the calling thread, the model to one coding at a time.
+    Modules of the model or of its latent codecs that are named g_a, g_s or h_a are evaluated in floating point. The
+    mode applies to the calling thread, and a model can only be in one such context at a time.
 
     Args:
         model: A CompressAI model with coder tables.
@@ -65,7 +65,7 @@ def coding(model: nn.Module) -> Iterator[FixedPoint]:
 
 
 def _is_free(model: nn.Module, name: str) -> bool:
-    """Return whether a module has a name in `FREE` and belongs to the model itself or to a latent codec in it."""
+    """Return whether a module has a name in `FREE` and belongs to the model itself or to one of its latent codecs."""
     *parents, last = name.split(".")
     containers = (model.get_submodule(".".join(parents[:i])) for i in range(1, len(parents) + 1))
     return last in FREE and all(isinstance(container, LatentCodec | nn.ModuleDict) for container in containers)
@@ -73,7 +73,7 @@ def _is_free(model: nn.Module, name: str) -> bool:
 
 @contextmanager
 def checking(model: nn.Module) -> Iterator[None]:
-    """Within this context, `model.compress` stays in floating point and refuses latents that cannot be coded.
+    """Within this context, `model.compress` uses floating point and refuses latents that cannot be coded.
 
     Args:
         model: A CompressAI model with coder tables.
@@ -83,14 +83,14 @@ def checking(model: nn.Module) -> Iterator[None]:
 
 
 def _decompress(module: Any, own: Callable[..., Tensor], mode: FixedPoint, strings: Any, *rest: Any, **kw: Any) -> Any:
-    """What replaces the `decompress` of an entropy model while its model codes."""
+    """Replaces the `decompress` of an entropy model while its model codes."""
     mode.strings += len(strings)
-    carrier = isinstance(module, SchemeCarrier)  # which never reads beyond a string
+    carrier = isinstance(module, SchemeCarrier)  # carriers never read beyond a string
     return own(strings, *rest, **kw) if carrier else rans.decompress(module, own, strings, *rest, **kw)
 
 
 def _raster_scan(module: Any, mode: FixedPoint) -> dict[str, Any]:
-    """What replaces the loops over pixels in a model or latent codec while it codes."""
+    """Return replacements for the pixel loops of a model or latent codec, used while it codes."""
     scan = RasterScan(module.gaussian_conditional, module.context_prediction, module.entropy_parameters)
 
     def compress_one(y_hat: Tensor, params: Tensor, height: int, width: int, side: int, pad: int) -> bytes:

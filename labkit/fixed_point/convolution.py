@@ -1,7 +1,7 @@
-"""Convolutions of integers in float64, as matrix products that hold little in memory.
+"""Convolutions of integers in float64, as matrix products that need little memory.
 
-Exact sums may be added in any order. So a convolution is one matrix product for each position of its kernel, whose
-right side is a part of the padded input where it lies. PyTorch's convolution of float64 copies each part first.
+Exact sums may be added in any order. A convolution is therefore one matrix product per kernel position, whose right
+factor is a view of the padded input. PyTorch's float64 convolution copies each part first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 from torch.nn.functional import pad
 
-VALUES = 2**20  # of an output that are computed at once
+VALUES = 2**20  # number of output values that are computed at once
 
 
 def convolve(
@@ -24,21 +24,21 @@ def convolve(
     before: Callable[[Tensor], Tensor],
     after: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Convolve some rows after the others, to save memory.
+    """Convolve a block of rows at a time, to save memory.
 
     Args:
-        x: (B, in, H, W).
-        weight: (out, in, k, k), or (in, out, k, k) for a transposed convolution; float64. It is fastest if a matrix of
-            one position lies together in memory.
-        bias: (out,), float64.
-        stride: Of both directions; 1 unless the convolution is transposed.
-        padding: Of all sides.
-        extra: The output padding of a transposed convolution, or None if the convolution is not transposed.
+        x: Input of shape (B, in, H, W).
+        weight: Weights of shape (out, in, k, k), or (in, out, k, k) for a transposed convolution, in float64. The
+            convolution is fastest if the matrix of each kernel position is contiguous in memory.
+        bias: Biases of shape (out,), in float64.
+        stride: Stride in both directions; 1 unless the convolution is transposed.
+        padding: Padding on all sides.
+        extra: Output padding of a transposed convolution, or None if the convolution is not transposed.
         before: Function that turns rows of `x` into integers in float64.
-        after: Function that turns sums into values of the output.
+        after: Function that turns sums into output values.
 
     Returns:
-        (B, out, H', W'), of x's dtype.
+        Output of shape (B, out, H', W') with x's dtype.
     """
     size, height, width = weight.size(2), x.size(2), x.size(3)
     if extra is None:
@@ -51,7 +51,7 @@ def convolve(
     phases = [_offsets(size, stride, padding, phase, extra is not None) for phase in range(stride)]
     offsets = [offset for phase in phases for _, offset in phase]
     low, high = min(offsets, default=0), max(offsets, default=0)
-    columns = -(-sides[1] // stride) + high - low  # of the padded input
+    columns = -(-sides[1] // stride) + high - low  # number of columns of the padded input
     for start, rows in _blocks(-(-sides[0] // stride), max(1, VALUES // (len(bias) * columns))):
         needed = rows + high - low
         first, last = (min(height, max(0, row)) for row in (start + low, start + rows + high))
@@ -76,10 +76,10 @@ def convolve(
 
 
 def _offsets(size: int, stride: int, padding: int, phase: int, transposed: bool) -> list[tuple[int, int]]:
-    """Return which positions of a kernel add to outputs `phase`, `phase` + stride, …, and where their inputs are.
+    """Return the kernel positions that add to outputs `phase`, `phase` + stride, …, and the offsets of their inputs.
 
     The output n = stride · m + phase of a transposed convolution is the sum of w[t] · x[i] over all i and t with
-    n = stride · i + t - padding. So i - m is (phase + padding - t) / stride, if that is an integer.
+    n = stride · i + t - padding. Therefore i - m is (phase + padding - t) / stride, if that is an integer.
     """
     if not transposed:
         return [(t, t - padding) for t in range(size)]
@@ -87,5 +87,5 @@ def _offsets(size: int, stride: int, padding: int, phase: int, transposed: bool)
 
 
 def _blocks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """Divide `total` rows into blocks, and return the first row and the number of rows of each."""
+    """Divide `total` rows into blocks, and yield the first row and the number of rows of each block."""
     return ((start, min(size, total - start)) for start in range(0, total, size))

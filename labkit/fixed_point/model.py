@@ -18,17 +18,17 @@ from labkit.fixed_point.context import checking, coding
 
 
 class PortableCoding:
-    """Base that comes before a CompressAI class: `compress` and `decompress` predict (σ, μ) in fixed point.
+    """Mixin placed before a CompressAI class: `compress` and `decompress` predict (σ, μ) in fixed point.
 
     Attributes:
-        portable: Whether they do; with False they are CompressAI's own. `labkit.portable` sets it.
+        portable: If False, the methods are CompressAI's own. `labkit.portable` sets this attribute.
     """
 
     portable: bool = True
 
     @property
     def arithmetic(self) -> str:
-        """Name of the arithmetic that predicts (σ, μ) in coding, "fixed-1" or "floating-point"."""
+        """Name of the arithmetic that predicts (σ, μ) in coding: "fixed-1" or "floating-point"."""
         return ARITHMETIC if self.portable else FLOATING_POINT
 
     def compress(self, x: Tensor, **options: Any) -> dict[str, Any]:
@@ -39,30 +39,30 @@ class PortableCoding:
             **options: Passed to CompressAI's method.
 
         Returns:
-            What CompressAI's method returns ("strings" and "shape"), and "arithmetic", which says how (σ, μ) were
-            computed.
+            The result of CompressAI's method ("strings" and "shape"), and "arithmetic", the name of the arithmetic that
+            predicted (σ, μ).
 
         Raises:
-            ValueError: If the model has no coder tables, if it evaluates an operation between the symbols and (σ, μ)
-                that is not exact, or if a latent is not finite or outside ±2¹³. The message then names the first module
-                whose output is not finite.
+            ValueError: If the model has no coder tables, if it evaluates an inexact operation between the symbols and
+                (σ, μ), or if a latent is not finite or is outside ±2¹³. The message then names the first module whose
+                output is not finite.
         """
         compress = super().compress  # type: ignore[misc]  # of CompressAI's class
         check_tables(self)  # type: ignore[arg-type]
         return {**_checked(self, lambda: compress(x, **options)), "arithmetic": self.arithmetic}
 
     def decompress(self, strings: Any, shape: Any, arithmetic: str | None = None, **options: Any) -> dict[str, Any]:
-        """Decode the strings of `compress`.
+        """Decode strings from `compress`.
 
         Args:
-            strings: Lists of strings, as `compress` returns them.
-            shape: Shape of the coded latents, as `compress` returns it.
-            arithmetic: The tag that `compress` returns; None if the strings carry none.
+            strings: Lists of strings, as returned by `compress`.
+            shape: Shape of the coded latents, as returned by `compress`.
+            arithmetic: Name of the arithmetic, as returned by `compress`; None if it is unknown.
             **options: Passed to CompressAI's method.
 
         Returns:
-            {"x_hat": images of shape (batch, 3, H, W) in [0, 1]}, and in fixed point also {"y_hat": the latents that
-            g_s was given}, which are the same on every machine.
+            {"x_hat": images of shape (batch, 3, H, W) in [0, 1]}. In fixed point also {"y_hat": the latents from which
+            g_s synthesized the images}, which are the same on every machine.
 
         Raises:
             ValueError: If the strings were coded with another arithmetic, if the model has no coder tables, or if the
@@ -94,7 +94,7 @@ def check_tables(model: nn.Module) -> None:
     """Check that a model has coder tables, which are part of the code and are never built for decoding.
 
     Raises:
-        ValueError: If an entropy model has none.
+        ValueError: If an entropy model has no tables.
     """
     for name, module in model.named_modules():
         if isinstance(module, EntropyModel) and not module._quantized_cdf.numel():
@@ -105,18 +105,18 @@ def check_tables(model: nn.Module) -> None:
 
 
 def compress(model: Any, x: Tensor) -> dict[str, Any]:
-    """Call a model's `compress`, but refuse latents that CompressAI's coder has no symbol for and would hang on.
+    """Call a model's `compress`, but refuse latents for which CompressAI's coder has no symbol and would hang.
 
     Args:
         model: Any image model of CompressAI, portable or not.
         x: Images of shape (batch, 3, H, W) in [0, 1].
 
     Returns:
-        What the model's method returns.
+        The result of the model's method.
 
     Raises:
-        ValueError: If a latent, μ or σ is not finite, or a latent outside ±2¹³. The message has one line and names the
-            first module whose output is not finite.
+        ValueError: If a latent, μ or σ is not finite, or a latent is outside ±2¹³. The message has one line and names
+            the first module whose output is not finite.
     """
     coded = model.compress(x) if isinstance(model, PortableCoding) else _checked(model, lambda: model.compress(x))
     return dict(coded)
@@ -127,7 +127,7 @@ def decompress(model: Any, coded: dict[str, Any]) -> Tensor:
 
     Args:
         model: Any image model of CompressAI, portable or not.
-        coded: What `compress` returns.
+        coded: Result of `compress`.
 
     Returns:
         Images of shape (batch, 3, H, W).
@@ -147,7 +147,7 @@ def decompress(model: Any, coded: dict[str, Any]) -> Tensor:
 
 
 def _checked(model: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `run` returns, in the arithmetic of the model; an error names the module it comes from."""
+    """Return the result of `run` in the arithmetic of the model; an error names the module that caused it."""
     mode = coding if getattr(model, "portable", False) else checking
     try:
         with mode(model):
@@ -159,7 +159,7 @@ def _checked(model: Any, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _culprit(model: Any, run: Callable[[], Any]) -> str:
-    """Return the end of a sentence that names the first module whose output is not finite, if there is one."""
+    """Return a clause that names the first module whose output is not finite, or an empty string if there is none."""
     names = modules_not_finite(model, run)
     return f"; the first module with such an output is {names[0]}" if names else ""
 
@@ -169,7 +169,7 @@ def modules_not_finite(model: Any, run: Callable[[], Any]) -> list[str]:
 
     Args:
         model: Any PyTorch module.
-        run: Function that runs it.
+        run: Function that runs the module.
     """
     names: list[str] = []
 
@@ -192,7 +192,7 @@ def modules_not_finite(model: Any, run: Callable[[], Any]) -> list[str]:
 
 
 class _PortableType(type):
-    """Type of the classes that `portable_class` makes; pickle finds them by making them again."""
+    """Type of the classes that `portable_class` makes. Unpickling makes them again."""
 
 
 @functools.cache
@@ -206,7 +206,7 @@ def _make(cls: type) -> Any:
 
 
 def plain_class(cls: Any) -> type:
-    """Return the class that `portable_class` was given, or `cls` itself."""
+    """Return the class from which `portable_class` made `cls`, or `cls` itself if it did not."""
     plain: type = cls.__bases__[1] if isinstance(cls, _PortableType) else cls
     return plain
 
@@ -216,7 +216,7 @@ copyreg.pickle(_PortableType, lambda cls: (_make, cls.__bases__[1:]))
 
 @contextmanager
 def plain(model: nn.Module) -> Iterator[None]:
-    """Give the model its plain class in this context, and afterwards the portable subclass of the class it then has."""
+    """Switch the model to its plain class in this context, and afterwards to the portable subclass of its new class."""
     on = isinstance(type(model), _PortableType)
     if on:
         model.__class__ = plain_class(type(model))
@@ -234,13 +234,13 @@ def portable(model: nn.Module, on: bool = True) -> nn.Module:
     `labkit.fixed_point.arithmetic`). Training, `forward` and the state dict do not change. The coder's tables are part
     of the code: save them with the weights, and do not build them again before decoding.
 
-    labkit's own networks code portably from the start. Another model gets a subclass of its own class, and keeps it
-    when the arithmetic is switched back, so that it refuses strings of the other arithmetic.
+    labkit's own networks are portable from the start. Any other model gets a subclass of its own class. It keeps the
+    subclass when the arithmetic is switched back, so that it can refuse strings of the other arithmetic.
 
     Args:
-        model: An image model of CompressAI, adopted or not, one of labkit's networks, or a subclass that changes layers
-            only.
-        on: False gives the model CompressAI's own arithmetic back.
+        model: An image model of CompressAI, adopted or not, one of labkit's networks, or a subclass that only changes
+            layers.
+        on: False restores CompressAI's own arithmetic.
 
     Returns:
         The model.

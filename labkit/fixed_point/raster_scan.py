@@ -1,7 +1,7 @@
-"""Raster-scan coding in fixed point, one latent pixel after the other, without PyTorch's cost for each small operation.
+"""Raster-scan coding in fixed point, one latent pixel at a time, without PyTorch's overhead for each small operation.
 
-It gives the symbols that CompressAI's loop gives within `FixedPoint`, to the bit: the sums are exact in any order, so
-that the part of the first layer that reads the hyperprior is computed for all pixels at once.
+It gives exactly the symbols of CompressAI's loop within `FixedPoint`. The sums are exact in any order, so the part of
+the first layer that reads the hyperprior is computed for all pixels at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 
 class _Layer(NamedTuple):
-    """A pointwise convolution in integers and the slope of the LeakyReLU after it (None: there is none)."""
+    """A pointwise convolution in integers, and the slope of the LeakyReLU after it, or None if there is none."""
 
     weight: Array  # (out, in)
     bias: Array  # (out,)
@@ -29,15 +29,15 @@ class _Layer(NamedTuple):
 
 
 class RasterScan:
-    """The coder of one model's latents.
+    """The coder for the latents of a model.
 
     Args:
         gaussian_conditional: The entropy model, with its tables.
         context_prediction: The masked convolution over decoded latents.
-        entropy_parameters: Pointwise convolutions and LeakyReLUs, from (hyperprior, context) to (σ, μ).
+        entropy_parameters: Pointwise convolutions and LeakyReLUs that map (hyperprior, context) to (σ, μ).
 
     Raises:
-        ValueError: If a layer is of another kind, or too large for exact sums.
+        ValueError: If there is a layer of another kind, or a layer is too large for exact sums.
     """
 
     def __init__(self, gaussian_conditional: Any, context_prediction: Any, entropy_parameters: nn.Module):
@@ -65,11 +65,11 @@ class RasterScan:
         """Code the latents of one image.
 
         Args:
-            y: (M, height, width).
-            params: What the hyperprior predicts, (channels, height, width).
+            y: Latents of shape (M, height, width).
+            params: Output of the hyperprior, of shape (channels, height, width).
 
         Returns:
-            The string, and the decoded latents, of y's shape.
+            The string, and the decoded latents of y's shape.
         """
         latents = np.ascontiguousarray(y.cpu().numpy().transpose(1, 2, 0), dtype=np.float32)
 
@@ -90,11 +90,11 @@ class RasterScan:
         return encoder.flush(), _channels_first(decoded).to(y.device)
 
     def decode(self, string: bytes, params: Tensor) -> Tensor:
-        """Decode the latents of one image, (M, height, width), from its string; params as in `encode`."""
+        """Decode the latents of one image, of shape (M, height, width); `params` is the same as in `encode`."""
         decoder = rans.Decoder(string, params[0].numel() * self.depth)
 
         def code(h: int, w: int, index: Array, mean: Array) -> Array:
-            rows, place = np.unique(index, return_inverse=True)  # the decoder copies every table that it is given
+            rows, place = np.unique(index, return_inverse=True)  # the decoder copies every table that is passed to it
             tables = [self.tables[row] for row in rows]
             lengths, offsets = [self.lengths[row] for row in rows], [self.offsets[row] for row in rows]
             return np.array(decoder.decode(place.tolist(), tables, lengths, offsets), dtype=np.float32)
@@ -104,13 +104,13 @@ class RasterScan:
         return _channels_first(latents).to(params.device)
 
     def _scan(self, params: Tensor, code: Callable[[int, int, Array, Array], Array]) -> tuple[Array, Array, Array]:
-        """Visit every pixel; `code` gives its symbols. Returns ŷ, σ and μ, each (height, width, M) and float32."""
+        """Visit every pixel and call `code` for its symbols. Return ŷ, σ and μ as float32, each (height, width, M)."""
         channels, height, width = params.shape
         first, *others = self.layers
         hyper = first.bias + _on_grid(params.cpu().numpy().transpose(1, 2, 0)) @ first.weight[:, :channels].T
         from_context = first.weight[:, channels:]
         depth = self.depth
-        decoded = np.zeros((height + self.pad, width + 2 * self.pad, depth))  # on the grid, as the context reads it
+        decoded = np.zeros((height + self.pad, width + 2 * self.pad, depth))  # on the grid, for the context to read
         latents, scales, means = (np.empty((height, width, depth), dtype=np.float32) for _ in range(3))
         above, left = self.pad * self.side * depth, self.pad * depth
         patch = np.empty(above + left)

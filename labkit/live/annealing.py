@@ -1,4 +1,4 @@
-"""The annealing panel: mismatch, gradient risk and final loss over the temperature, for codes that train together.
+"""The annealing panel: mismatch, gradient risk and final loss against the temperature, for codes trained together.
 
 The codes and their training are in `labkit.analysis.scalar_training`.
 """
@@ -34,7 +34,7 @@ ANNEALED = {
 }
 UNANNEALED = {"noise": surrogates.get("aun"), "straight-through": surrogates.get("ste")}
 
-_TAU = (TEMPERATURES[0] / 1.15, TEMPERATURES[-1] * 1.15)  # ranges of the axes
+_TAU = (TEMPERATURES[0] / 1.15, TEMPERATURES[-1] * 1.15)  # range of the τ axes
 _MISMATCH, _RISK, _EXCESS = (5e-4, 3.0), (0.3, 1e3), (3e-4, 2.0)
 _CHOSEN = 5  # color of the chosen schedule
 _COVER = {"x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "above", "fillcolor": "#6b7280", "line": {"width": 0}}
@@ -42,9 +42,9 @@ _COVER = {"x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "above", "fillcolor": "#6
 
 @dataclass(frozen=True, repr=False)
 class AnnealingResult(Result):
-    """Losses of a grid of codes with real rounding, minus the loss of the best possible code: excess losses.
+    """Excess losses of a grid of codes: losses with real rounding minus the loss of the best possible code.
 
-    Dictionaries have one entry per surrogate.
+    Each dictionary has one entry per surrogate.
 
     Attributes:
         best: Loss of the best code, bits + λ · D.
@@ -71,15 +71,15 @@ class AnnealingResult(Result):
 
 
 class AnnealingPanel(PlotPanel):
-    """Mismatch, gradient risk and final loss over the temperature, for five annealed surrogates.
+    """Mismatch, gradient risk and final loss against the temperature, for five annealed surrogates.
 
-    A run trains small codes of a Laplacian source, all at once. Each surrogate in ANNEALED trains one code with the
-    chosen schedule and one code at each constant temperature in TEMPERATURES. Additive noise and straight-through
-    rounding train one code each. Every code has several seeds. The codes at constant temperatures are trained once per
-    λ. Losses are exact losses with real rounding, and error bars are standard errors over seeds.
+    A run trains small codes of a Laplacian source, all at once. For each surrogate in ANNEALED, it trains one code with
+    the chosen schedule and one code at each constant temperature in TEMPERATURES. Additive noise and straight-through
+    rounding have one code each. Every code has several seeds. The codes at constant temperatures are trained only once
+    per λ. All losses are exact losses with real rounding, and error bars are standard errors over seeds.
 
-    With `covered`, the plots of the risk and of the final loss are hidden at first. A button, or `uncover`, shows the
-    next one, so that a learner can predict it first.
+    If `covered` is True, the plots of the risk and of the final loss are hidden at first. A button, or `uncover`, shows
+    the next one, so that a learner can predict it first.
 
     Args:
         temperature: First temperature of the schedule, one of TEMPERATURES.
@@ -89,7 +89,7 @@ class AnnealingPanel(PlotPanel):
         steps: Number of Adam steps, each with batches of 64 samples.
         seeds: Number of seeds per code.
         seed: Seed of the samples and the noise.
-        covered: Hide the plots of the risk and of the final loss at first.
+        covered: Whether the plots of the risk and of the final loss are hidden at first.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class AnnealingPanel(PlotPanel):
         self._steps, self._seeds, self._seed = steps, seeds, seed
         self._best: dict[float, tuple[Codes, float]] = {}
         self._measured: dict[tuple[float, str, float], tuple[float, float]] = {}
-        self._grid: dict[float, Array] = {}  # excess losses of the codes without the schedule, by λ
+        self._grid: dict[float, Array] = {}  # by λ: excess losses of the codes at constant temperatures
         super().__init__(
             controls={
                 "temperature": choice("temperature τ", TEMPERATURES, temperature),
@@ -128,7 +128,7 @@ class AnnealingPanel(PlotPanel):
             self.widget.children = (button, *self.widget.children)
 
     def uncover(self) -> None:
-        """Show the next plot that is covered, if there is one."""
+        """Show the next covered plot, if there is one."""
         with self.engine.lock:
             covers = self.plot.figure.layout.shapes
             self.plot.figure.layout.shapes = covers[1:]
@@ -190,7 +190,7 @@ class AnnealingPanel(PlotPanel):
         )
 
     def _first_lines(self, lmbda: float, schedule: Schedule) -> dict[str, Points]:
-        """Lines that need no computation; all other lines are cleared."""
+        """Return the lines that need no computation; all other lines are cleared."""
         shown: dict[str, Points] = dict.fromkeys((f"{name}, your schedule" for name in ANNEALED), ((), (), ()))
         share = np.linspace(0, 1, 101)
         shown["schedule"] = share, [schedule(i, 101) for i in range(101)]
@@ -203,7 +203,7 @@ class AnnealingPanel(PlotPanel):
         return shown
 
     def _measures(self, lmbda: float) -> dict[str, Points]:
-        """Curves of mismatch and risk at the temperatures that are measured already."""
+        """Return the curves of mismatch and risk at the temperatures that have been measured."""
         lines: dict[str, Points] = {}
         for name in ANNEALED:
             measured = [
@@ -216,7 +216,7 @@ class AnnealingPanel(PlotPanel):
 
 
 def _plot() -> Plot:
-    """Four axes; a surrogate has the same color, dash and symbol on each."""
+    """Return a plot with four axes. A surrogate has the same color, dash and symbol on all of them."""
     tau = "temperature τ"
 
     def curves(quantity: str) -> list[Line]:
@@ -247,12 +247,12 @@ def _plot() -> Plot:
         height=680,
     )
     for axis in (plot.figure.layout.yaxis, plot.figure.layout.yaxis2, plot.figure.layout.yaxis4):
-        axis.dtick = 1  # the axes span several decades, and one number per decade is enough
+        axis.dtick = 1  # the axes span several decades, so one number per decade is enough
     return plot
 
 
 def _grid_lines(grid: Array) -> dict[str, Points]:
-    """Excess losses over the temperature with standard errors; unannealed surrogates are level lines."""
+    """Return excess losses against the temperature with standard errors; other surrogates become horizontal lines."""
     mean, error = grid.mean(1), _standard_error(grid)
     n, ends = len(TEMPERATURES), (TEMPERATURES[0], TEMPERATURES[-1])
     lines: dict[str, Points] = {
@@ -264,7 +264,7 @@ def _grid_lines(grid: Array) -> dict[str, Points]:
 
 
 def _loss_lines(scheduled: Array, grid: Array, tau: float) -> dict[str, Points]:
-    """Lines of the grid, and the scheduled codes as points at their present temperature."""
+    """Return the lines of the grid, and the scheduled codes as points at their current temperature."""
     points: dict[str, Points] = {
         f"{name}, your schedule": ([tau], [excess.mean()], [_standard_error(excess)])
         for name, excess in zip(ANNEALED, scheduled, strict=True)
@@ -273,7 +273,7 @@ def _loss_lines(scheduled: Array, grid: Array, tau: float) -> dict[str, Points]:
 
 
 def _standard_error(excess: Array) -> Array:
-    """Standard error of the mean over seeds, the last dimension."""
+    """Return the standard error of the mean over seeds, the last dimension."""
     n = excess.shape[-1]
     return excess.std(-1, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(excess.shape[:-1])
 

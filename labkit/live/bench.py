@@ -1,6 +1,6 @@
-"""How quickly live panels respond and how fast they train, compared with plain training steps of the same network.
+"""Response times and training speed of live panels, compared with plain training steps of the same network.
 
-There is no browser: a frame counts as shown when the widgets of the panel have it.
+There is no browser: a frame counts as shown when it has reached the widgets of the panel.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from labkit.live.training import TrainingPanel
 
 TrainedPanel = ToyPanel | TrainingPanel
 
-STEPS = 10**6  # no run here makes so many steps: each one is superseded or canceled
+STEPS = 10**6  # no run completes so many steps: each one is superseded or canceled
 FRAMES = 9  # frames of the run whose speed is measured
 PLAIN_STEPS = 8  # plain training steps per round
-MAX_FRAME_RATE = inspect.signature(Engine).parameters["rate"].default  # the engine drops further frames
+MAX_FRAME_RATE = inspect.signature(Engine).parameters["rate"].default  # the engine drops frames above this rate
 TIMES = ("change to first frame, ms", "change in a run to its frame, ms", "cancel to idle worker, ms")
 RATES = ("frames, per s", "training steps, per s")
 PANELS: dict[str, Callable[[], TrainedPanel]] = {
     "toy": lambda: ToyPanel(steps=STEPS),
     "training": lambda: TrainingPanel(steps=STEPS, seconds=float(STEPS)),
 }
-Frames = list[tuple[float, int, int]]  # time at which the panel had a frame, number of its run, steps so far
+Frames = list[tuple[float, int, int]]  # time of a frame, number of its run, and steps so far
 
 
 def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
@@ -47,8 +47,8 @@ def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
 
     Args:
         rounds: Number of rounds to measure.
-        threads: Number of torch threads of the plain steps; panels always use one.
-        out: JSON file for the figures; None writes none.
+        threads: Number of torch threads for the plain steps; panels always use one.
+        out: JSON file for the results, or None.
     """
     torch.set_num_threads(threads)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "plotly": version("plotly")}
@@ -71,26 +71,27 @@ def print_table(rounds: int, threads: int, out: Path | None = None) -> None:
 def measure(panel: TrainedPanel, rounds: int) -> list[dict[str, Any]]:
     """Measure one panel.
 
-    Plain steps and the panel take turns, so a drift of the machine's speed affects both.
+    Plain steps and the panel take turns, so changes in the machine's speed affect both.
 
     Args:
         panel: Panel with a control "lmbda" of at least three values.
         rounds: Number of rounds.
 
     Returns:
-        One row per quantity: its name, the median and the worst of the rounds, the same quantity of plain steps, and
-        the ratio of median to plain. A time is compared with the duration of one step, because the engine reacts
-        between two steps. A rate is compared with the rate of plain steps; for frames, at most the engine's limit.
+        One row per quantity: its name, the median and the worst over the rounds, the same quantity for plain steps, and
+        the ratio of the median to the plain quantity. A time is compared with the duration of one step, because the
+        engine reacts between steps. A rate is compared with the rate of plain steps; for frames, that is capped at the
+        engine's limit.
     """
     frames: Frames = []
 
-    def record(change: Any) -> None:  # a panel writes the status line last, and its text only together with a frame
+    def record(change: Any) -> None:  # a panel writes the status line last, and sets its text only with a frame
         if change.new["state"] == "running" and change.new["text"]:
             frames.append((time.perf_counter(), change.new["run"], len(panel.losses)))
 
     panel.status.observe(record, "status")
     lmbdas = [value for _, value in panel.controls["lmbda"].options if value != panel.settings["lmbda"]][:2]
-    _round(panel, frames, lmbdas, [0.0, 0.0])  # warm up: code and data are loaded
+    _round(panel, frames, lmbdas, [0.0, 0.0])  # warm-up: loads code and data
     plain, measured, moment = list[float](), list[tuple[float, ...]](), random.Random(0)
     for _ in tqdm(range(rounds), unit="round", disable=None, leave=False):
         plain += _plain_steps(panel)
@@ -107,9 +108,9 @@ def measure(panel: TrainedPanel, rounds: int) -> list[dict[str, Any]]:
 
 
 def _plain_steps(panel: TrainedPanel) -> list[float]:
-    """Durations of training steps, in seconds, of the panel's own job without drawing a view."""
+    """Return the durations of training steps in seconds, for the panel's own job without drawing."""
     steps, ends = panel.job(panel.settings), []
-    for _ in range(PLAIN_STEPS + 3):  # the first ones set up and warm up
+    for _ in range(PLAIN_STEPS + 3):  # the first steps set up and warm up
         next(steps)
         ends.append(time.perf_counter())
     steps.close()
@@ -117,7 +118,7 @@ def _plain_steps(panel: TrainedPanel) -> list[float]:
 
 
 def _round(panel: TrainedPanel, frames: Frames, lmbdas: list[float], pauses: list[float]) -> tuple[float, ...]:
-    """TIMES and RATES: change a control, change it again after a pause, and cancel that run after another pause."""
+    """Return TIMES and RATES: change a control, change it again after a pause, and cancel that run after another."""
     run = panel.status.status["run"]
     changed = time.perf_counter()
     panel.controls["lmbda"].value = lmbdas[0]
@@ -136,7 +137,7 @@ def _round(panel: TrainedPanel, frames: Frames, lmbdas: list[float], pauses: lis
 
 
 def _wait_for_frames(panel: TrainedPanel, frames: Frames, run: int, count: int) -> Frames:
-    """Return the first frames of a run once there are so many; raise the error of the run."""
+    """Return the first `count` frames of a run once they exist; raise the error of the run."""
     while len(found := [frame for frame in frames if frame[1] == run]) < count:
         if panel.state == "error":
             panel.wait()

@@ -1,6 +1,6 @@
-"""The bound panel: the effect of a lower bound on σ on the rate of one latent, and on the rate of a pretrained codec.
+"""The bound panel: the effect of a lower bound on σ on the rate of one latent and on the rate of a pretrained codec.
 
-The laws of one latent are in `labkit.analysis.latent_laws`, and the rates of a codec's latents in
+The laws of one latent are in `labkit.analysis.latent_laws`, and the rates of a codec's latents are in
 `labkit.analysis.trained.latent_rates`.
 """
 
@@ -30,27 +30,28 @@ BOUNDS = (0.02, 0.05, 0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 SURROGATES = ("aun", "sua", "soft", "ste")
 TEMPERATURES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 CODECS = ("measure", "retrain")
-NETWORK = "mean_scale_hyperprior"  # of the pretrained weights
+NETWORK = "mean_scale_hyperprior"  # network whose pretrained weights are used
 
-_SCALES = np.geomspace(0.02, 1.0, 24)  # σ of the curves
-_EDGES = np.geomspace(0.02, 10.0, 41)  # of the histogram; values outside count in the outermost bins
+_SCALES = np.geomspace(0.02, 1.0, 24)  # values of σ for the curves
+_EDGES = np.geomspace(0.02, 10.0, 41)  # bin edges of the histogram; values outside go to the outermost bins
 _RATES, _SHARES = (0.0, 2.2), (0.0, 9.0)  # ranges of the axes
 
 
 @dataclass(frozen=True, repr=False)
 class BoundResult(Result):
-    """Effect of a bound on a pretrained codec. Rates are bits per pixel of y, means over the test photographs.
+    """Effect of a bound on a pretrained codec. Rates are bits per pixel of y, averaged over the test photographs.
 
     Attributes:
-        price: Bits of a zero at σ = bound.
-        share: Share of the codec's latents whose predicted σ lies below the bound.
+        price: Number of bits for a zero at σ = bound.
+        share: Fraction of the codec's latents whose predicted σ is below the bound.
         scales: Predicted σ of all latents.
         train_rate: Rate in training at this bound.
         test_rate: Rate at test at this bound.
         bounds: All bounds of the slider.
         train_rates: Rate in training at each bound, with the pretrained weights.
         test_rates: Rate at test at each bound, with the pretrained weights.
-        before: (photographs, 2) bits per pixel (of z, too) and 255² · MSE with real rounding, as pretrained.
+        before: (photographs, 2) bits per pixel (including z) and 255² · MSE with real rounding, of the pretrained
+            codec.
         switched: The same with this bound and the pretrained weights.
         after: The same with this bound after training; None if the codec was not trained.
         net: The codec.
@@ -71,7 +72,7 @@ class BoundResult(Result):
 
     @property
     def rise(self) -> float:
-        """Rounded test loss minus that of the pretrained codec with its own bound."""
+        """Rounded test loss minus the loss of the pretrained codec with its own bound."""
         return self.loss - float((self.before @ [1.0, self.settings["lmbda"]]).mean())
 
     def __str__(self) -> str:
@@ -88,15 +89,15 @@ class BoundPanel(PlotPanel):
 
     The left plot shows the training rate and the test rate of a Gaussian latent whose model knows its σ except for the
     bound. The middle plot shows the σ that the pretrained codec predicts for its latents on test photographs. The right
-    plot shows the rate of the codec over the bound, with unchanged weights. With codec "retrain", the weights are also
-    fine-tuned with the bound and with the surrogate on the rate path; the rest of the scheme stays the same.
+    plot shows the rate of the codec against the bound, with unchanged weights. If codec is "retrain", the weights are
+    also fine-tuned with the bound and with the surrogate on the rate path; the rest of the scheme stays the same.
 
     Args:
         bound: Lower bound on σ, one of BOUNDS.
         surrogate: Name of the surrogate on the rate path, one of SURROGATES.
-        temperature: Temperature τ, one of TEMPERATURES; it has no effect on a surrogate that is not annealed.
+        temperature: Temperature τ, one of TEMPERATURES. It has no effect on a surrogate that is not annealed.
         lmbda: λ of the pretrained weights, one of `labkit.networks.pretrained_lmbdas(NETWORK)`.
-        codec: "measure" to keep the weights, "retrain" to fine-tune them.
+        codec: "measure" keeps the weights, "retrain" fine-tunes them.
         photos: Training photographs; the bundled ones by default.
         test: Test photographs; the bundled ones by default.
         steps: Number of optimizer steps.
@@ -180,7 +181,7 @@ class BoundPanel(PlotPanel):
         )
 
     def job(self, settings: Settings) -> Generator[View, None, BoundResult]:
-        """Compute the rates of one latent and of the codec; fine-tune the codec if the settings ask for it."""
+        """Compute the rates of one latent and of the codec, and fine-tune the codec if the settings require it."""
         bound, lmbda = settings["bound"], settings["lmbda"]
         price = float(gaussian_bits(*(torch.tensor(v, dtype=torch.float64) for v in (0.0, 0.0, bound))))
         lines: dict[str, Points] = {
@@ -259,7 +260,7 @@ class BoundPanel(PlotPanel):
         return settings["lmbda"], settings["surrogate"], _temperature(settings), bound
 
     def _over_sigma(self, settings: Settings) -> Generator[dict[str, Points], None, None]:
-        """Yield the curves of one latent whose model knows its σ except for the bound, one σ further each time."""
+        """Yield the curves of one latent whose model knows its σ except for the bound, with one more σ each time."""
         name, temperature = settings["surrogate"], _temperature(settings)
         rates: list[list[float]] = []
         for scale in _SCALES:
@@ -272,7 +273,7 @@ class BoundPanel(PlotPanel):
             yield {"training rate": (_SCALES[: len(rates)], train), "test rate": (_SCALES[: len(rates)], test)}
 
     def _over_bounds(self, settings: Settings) -> Generator[float, None, None]:
-        """Measure the pretrained weights at every bound, nearest to the chosen one first; yield the completed share."""
+        """Measure the pretrained weights at every bound, starting near the chosen one; yield the completed fraction."""
         bound, latents = settings["bound"], self._pretrained[settings["lmbda"]][1]
         for done, each in enumerate(sorted(BOUNDS, key=lambda b: abs(math.log(b / bound))), start=1):
             if self._key(settings, each) not in self._bpp:
@@ -283,7 +284,7 @@ class BoundPanel(PlotPanel):
         return latents.rates(settings["surrogate"], settings["temperature"], bound, self._seed)
 
     def _latents(self, net: networks.Codec, view: Callable[[float], View]) -> Generator[View, None, CodecLatents]:
-        """Read the latents of every test photograph; yield views of the completed share."""
+        """Read the latents of every test photograph; yield views of the completed fraction."""
         parts = []
         for i in range(len(self._test)):
             parts.append(codec_latents(net, self._test[i : i + 1]))
@@ -292,17 +293,17 @@ class BoundPanel(PlotPanel):
 
 
 def _mark(name: str) -> Line:
-    """The vertical line at the bound; only the first one is in the legend."""
+    """Return the vertical line at the bound; only the first one is in the legend."""
     return Line(name, color=3, dash="dot", legend=name == "bound")
 
 
 def _temperature(settings: Settings) -> float | None:
-    """The temperature, or None if the surrogate does not depend on it."""
+    """Return the temperature, or None if the surrogate does not depend on it."""
     return settings["temperature"] if surrogates.get(settings["surrogate"]).annealed else None
 
 
 def _histogram(scales: Tensor) -> Points:
-    """Percent of the latents in each bin, as the corners of steps."""
+    """Return the percentage of the latents in each bin, as the corners of steps."""
     shares, _ = np.histogram(scales.double().numpy().clip(_EDGES[0], _EDGES[-1]), _EDGES)
     return np.repeat(_EDGES, 2), np.concatenate([[0], np.repeat(100 * shares / len(scales), 2), [0]])
 

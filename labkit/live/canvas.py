@@ -23,11 +23,11 @@ class FrameWidget(anywidget.AnyWidget):
     _css = HERE / "panel.css"
 
     width = traitlets.Int(360).tag(sync=True)
-    frame = traitlets.Dict().tag(sync=True)  # one message per frame, so that a page never shows half of a frame
+    frame = traitlets.Dict().tag(sync=True)  # one message per frame, so a page never shows half of a frame
 
     @property
     def widget(self) -> FrameWidget:
-        """The widget itself, as a screen of a panel."""
+        """The widget itself, for use as a screen of a panel."""
         return self
 
     @property
@@ -36,7 +36,7 @@ class FrameWidget(anywidget.AnyWidget):
         return str(self.frame.get("label", ""))
 
     def refresh(self) -> None:
-        """Do nothing: a page that loads late finds the frame in the state of the widget."""
+        """Do nothing, because a page that loads late finds the frame in the widget's state."""
 
     def still(self) -> Image.Image:
         """Draw the frame for pages without a browser, on white."""
@@ -48,7 +48,7 @@ class Picture:
     """Content of a canvas. Coordinates run from 0 to 1, from the top left corner.
 
     Attributes:
-        pixels: Image, uint8 of shape (height, width, 3 or 4); the page shows through transparent pixels.
+        pixels: Image, uint8 of shape (height, width, 3 or 4). The page shows through transparent pixels.
         label: Text alternative for readers who cannot see the picture.
         discs: x, y and radius of k discs, float32 of shape (k, 3); radii are in units of the width.
         captions: Captions in equal columns below the picture.
@@ -61,7 +61,7 @@ class Picture:
 
 
 class Canvas(FrameWidget):
-    """Shows one Picture at a time, over a constant cloud of samples.
+    """Shows one Picture at a time on top of a constant cloud of samples.
 
     Args:
         width: Width in page pixels.
@@ -117,7 +117,7 @@ def _bytes(array: Array | None) -> bytes:
 
 
 def rgba(pixels: Array) -> Array:
-    """Add an opaque alpha channel to uint8 pixels of shape (height, width, 3); four channels stay as they are."""
+    """Add an opaque alpha channel to uint8 pixels of shape (height, width, 3); return four channels unchanged."""
     if pixels.shape[-1] == 4:
         return pixels
     return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=-1)

@@ -1,4 +1,4 @@
-"""The coder panel: a range coder codes a word of four letters, and the interval that each letter keeps is drawn."""
+"""The coder panel: a range coder codes a word of four letters, and a drawing shows the interval after each letter."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MODELS = {  # frequencies of the letters, out of 16
     "E 2, N 3, O 4, T 7": (2, 3, 4, 7),
 }
 TOTAL = 16
-STEPS = (0, 1, 2, 3, 4, 5)  # letters that are coded; 5 also shows the code
+STEPS = (0, 1, 2, 3, 4, 5)  # numbers of coded letters; 5 also shows the code
 
-_LEFT, _WIDE, _TOP, _HIGH, _PITCH = 118, 480, 10, 30, 62  # places of the bars, in pixels
+_LEFT, _WIDE, _TOP, _HIGH, _PITCH = 118, 480, 10, 30, 62  # positions and sizes of the bars in pixels
 _TEXTS = _LEFT + _WIDE + 122
 _KEPT, _CODE = COLORS[0], COLORS[1]
 
@@ -51,7 +51,7 @@ class CoderResult(Result):
     Attributes:
         surprises: −log₂ of the probability of each letter, in bits.
         intervals: The interval before the first letter and after each letter.
-        digits: The code: binary digits behind the point.
+        digits: The code, as binary digits after the point.
     """
 
     surprises: tuple[float, ...]
@@ -90,26 +90,27 @@ class Sketch(FrameWidget):
 
         Args:
             drawing: The drawing.
-            label: Text alternative for readers who cannot see it.
-            run: Number of the run that it belongs to.
+            label: Text alternative for readers who cannot see the drawing.
+            run: Number of the run that the drawing belongs to.
         """
         self._drawing = drawing
         self.frame = {"svg": drawing.svg(label), "label": label, "run": run}
 
     def still(self) -> Image.Image:
-        """Draw the same for pages without a browser, on white."""
+        """Draw the frame for pages without a browser, on white."""
         return self._drawing.image()
 
 
 class CoderPanel(Panel):
-    """A range coder that codes a word of four letters. Every change of a control codes it again.
+    """A range coder that codes a word of four letters. Every change of a control codes the word again.
 
-    A row of the drawing is the interval after some letters, stretched to the same width. Each letter has a part of it,
-    as wide as the model's probability. The part of the next letter is filled; it becomes the next row. The last row
-    shows the part whose numbers all begin with the digits of the code. A vertical line shows the code in all rows.
+    Each row of the drawing is the interval after some letters, stretched to the same width. Every letter has a part of
+    it whose width is the model's probability. The part of the next letter is filled and becomes the next row. The last
+    row shows the part in which all numbers begin with the digits of the code. A vertical line marks the code in every
+    row.
 
     Args:
-        step: Number of letters that are coded, one of STEPS.
+        step: Number of coded letters, one of STEPS.
         word: One of WORDS.
         model: Probabilities of the letters, one of MODELS.
 
@@ -194,7 +195,7 @@ def _draw(result: CoderResult) -> _Frame:
 
 
 def _draw_code(drawing: Drawing, result: CoderResult) -> str:
-    """Draw the code in every row, and return it in words."""
+    """Draw the code in every row, and return its description."""
     number, count = int(result.digits, 2), len(result.digits)
     for row, interval in enumerate(result.intervals):
         start, end = (((number + more) * interval.parts / 2**count - interval.low) / interval.width for more in (0, 1))

@@ -1,4 +1,4 @@
-"""Controls of a panel: sliders, menus and switches, and how their values read as text."""
+"""Controls of a panel: sliders, menus and switches, and their values as text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import ipywidgets
 
 
 def choice(label: str, values: Sequence[Any], value: Any) -> ipywidgets.SelectionSlider:
-    """Make a slider over a few values. It reports a value to Python only when it is released.
+    """Make a slider over a few values. It sends a value to Python only when it is released.
 
     Args:
-        label: Text beside the slider; its last word is the symbol of the setting.
+        label: Text next to the slider; its last word is the symbol of the setting.
         values: Values in order.
         value: Initial value.
 
@@ -34,7 +34,7 @@ def menu(label: str, values: Sequence[str], value: str) -> ipywidgets.Dropdown:
     """Make a drop-down list.
 
     Args:
-        label: Text beside the list; its last word is the symbol of the setting.
+        label: Text next to the list; its last word is the symbol of the setting.
         values: Entries in order.
         value: Initial entry.
 
@@ -55,7 +55,7 @@ def switch(label: str, value: bool) -> ipywidgets.Checkbox:
     """Make a checkbox.
 
     Args:
-        label: Text beside the box.
+        label: Text next to the box.
         value: Initial state.
     """
     return ipywidgets.Checkbox(value=value, description=label, indent=False, layout={"width": "max-content"})
@@ -96,7 +96,7 @@ def symbol_of(control: ipywidgets.Widget) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Format a value as a control shows it."""
+    """Format a value in the way that controls show it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)

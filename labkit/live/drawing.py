@@ -13,7 +13,7 @@ from labkit.theme import INK
 
 _PAGE_INK = "var(--jp-content-font-color1, currentColor)"
 _ANCHORS = {"start": "l", "middle": "m", "end": "r"}
-_SIZE = 13  # of texts, in pixels
+_SIZE = 13  # font size in pixels
 
 
 class Drawing:
@@ -37,7 +37,7 @@ class Drawing:
             y: Upper edge.
             width: Width.
             height: Height.
-            color: Color such as "#1c7ed6" that fills the box; none by default.
+            color: Color that fills the box, such as "#1c7ed6"; no filling by default.
             opacity: Opacity of the filling, from 0 to 1.
         """
         fill = f'fill="{color}" fill-opacity="{opacity:g}"' if color else 'fill="none"'
@@ -53,7 +53,7 @@ class Drawing:
             *points: x and y of each point.
             color: Color of the line.
             width: Width of the line.
-            arrow: Draw a head at the last point, to which the line must run horizontally or vertically.
+            arrow: Whether to draw an arrowhead at the last point, where the line must be horizontal or vertical.
         """
         places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._elements.append(f'<polyline points="{places}" fill="none" stroke="{color}" stroke-width="{width}"/>')
@@ -76,7 +76,7 @@ class Drawing:
             y: Middle of the line.
             text: The text.
             anchor: Part of the text at x: "start", "middle" or "end".
-            color: Color of the text; that of the page by default.
+            color: Color of the text; the text color of the page by default.
         """
         style = f'font-size="{_SIZE}" text-anchor="{anchor}" dominant-baseline="central" fill="{color or _PAGE_INK}"'
         self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>')

@@ -1,8 +1,8 @@
 """The live-run engine: it trains in the background, always for the newest request, and stops at once.
 
 A *job* is a generator function. It takes a request, yields a *view* after each training step, and returns its result. A
-view is a function without arguments that renders one frame. The engine calls a view only if it is going to
-publish it, so a fast loop spends no time on frames that nobody can see.
+view is a function without arguments that renders one frame. The engine calls a view only if it will publish the frame,
+so a fast loop spends no time on frames that nobody sees.
 
     def job(request):
         for step in training.stream(...):
@@ -10,11 +10,11 @@ publish it, so a fast loop spends no time on frames that nobody can see.
         return "trained"
 
     engine = Engine(job, listener=lambda run, shown: ...)
-    engine.submit(request)        # returns at once and cancels the run before
+    engine.submit(request)        # returns at once and cancels the previous run
     engine.wait(timeout=60)       # returns the result of the newest run, or raises its error
 
-The engine uses threads and one lock, but no asyncio: the callback of a widget may run on any thread and must return at
-once.
+The engine uses threads and a single lock, but no asyncio, because a widget's callback may run on any thread and must
+return at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 View = Callable[[], Any]
 Job = Callable[[Any], Generator[View, None, Any]]
 
-_PAUSE, _LONGEST = 3.0, 8.0  # work after a slow view: this many times its duration, at most this many intervals
+_PAUSE, _LONGEST = 3.0, 8.0  # work after a slow view: this many times its duration, but at most this many intervals
 
 
 class Canceled(RuntimeError):
@@ -42,7 +42,7 @@ class Canceled(RuntimeError):
 class LiveRun:
     """One request and its outcome.
 
-    A run is finished as soon as it is canceled or superseded; from then on, the engine publishes nothing of it. The
+    A run is finished as soon as it is canceled or superseded. From then on, the engine publishes nothing from it. The
     worker checks `finished` after every step.
 
     Attributes:
@@ -51,7 +51,7 @@ class LiveRun:
         state: queued, running, canceled, done or error.
         result: Return value of the job, if the run is done.
         error: Exception of the job, if its state is error.
-        started: Start on `time.perf_counter()`; None if the run never started.
+        started: Start time from `time.perf_counter()`; None if the run never started.
         seconds: Duration of a finished run.
     """
 
@@ -65,7 +65,7 @@ class LiveRun:
 
     @property
     def finished(self) -> bool:
-        """True if the run is canceled, done or ended by an error."""
+        """True if the run was canceled, is done, or ended with an error."""
         return self.state in ("canceled", "done", "error")
 
     def outcome(self) -> Any:
@@ -85,18 +85,18 @@ Listener = Callable[[LiveRun, Any], None]
 
 
 class Engine:
-    """Runs one job at a time on one worker thread. A newer request supersedes the present run.
+    """Runs one job at a time on one worker thread. A newer request supersedes the current run.
 
     The worker thread exists only while there is work, so an idle engine costs nothing and does not have to be closed.
 
     Args:
-        job: Generator function that does the work; see the module.
+        job: Generator function that does the work; see the module's description.
         listener: Function that is called with the run and None after every change of state, and with the run and the
-            rendered view for at most `rate` views per second. On a busy machine there are fewer, so that slow views
-            take at most a quarter of the time. The first view of a run is published at once and the last
-            one always. The engine holds its lock during the call, so there is never more than one writer, and
-            never calls the listener for a finished run.
-        rate: Most views per second.
+            rendered view for at most `rate` views per second. On a busy machine there are fewer views, so that slow
+            views take at most a quarter of the time. The first view of a run is published at once, and the last view is
+            always published. The engine holds its lock during the call, so there is never more than one writer, and the
+            listener is never called for a finished run.
+        rate: Largest number of views per second.
 
     Attributes:
         lock: Guards the whole state of the engine.
@@ -124,7 +124,7 @@ class Engine:
         return self._newest.state if self._newest else "idle"
 
     def submit(self, request: Any) -> LiveRun:
-        """Request a run and return at once. An older run, queued or running, is canceled."""
+        """Request a run and return at once. An older run that is queued or running is canceled."""
         with self.lock:
             self._cancel_newest()
             self._count += 1
@@ -157,7 +157,7 @@ class Engine:
         return self._outcome(self._latest, timeout)
 
     def run(self, request: Any, timeout: float | None = None) -> Any:
-        """Submit a request, wait for this very run and return its result.
+        """Submit a request, wait for exactly this run and return its result.
 
         Args:
             request: Request for the job.
@@ -170,7 +170,7 @@ class Engine:
         run = self.submit(request)
         try:
             return self._outcome(lambda: run, timeout)
-        except KeyboardInterrupt:  # interrupting the cell stops the training, too
+        except KeyboardInterrupt:  # interrupting the cell also stops the training
             self.cancel()
             raise
 
@@ -221,13 +221,13 @@ class Engine:
             while (run := self._take()) is not None:
                 self._execute(run)
         finally:
-            with self.lock:  # after an error of the listener, the worker ends without _take
+            with self.lock:  # if the listener raised an error, the worker ends without calling _take
                 if self._worker is threading.current_thread():
                     self._worker = None
                     self.lock.notify_all()
 
     def _take(self) -> LiveRun | None:
-        """Empty the mailbox. If it is empty already, the worker resigns under the same lock."""
+        """Empty the mailbox. If it is already empty, the worker resigns under the same lock."""
         with self.lock:
             run, self._mailbox = self._mailbox, None
             if run is None:
@@ -256,7 +256,7 @@ class Engine:
                     self._notify(run)
 
     def _step_through(self, run: LiveRun, steps: Generator[View, None, Any]) -> tuple[bool, Any]:
-        """Return True and the result if the job comes to its end, False and None if the run is canceled before."""
+        """Return True and the result if the job completes, or False and None if the run is canceled first."""
         view, due = None, 0.0
         while not run.finished:
             try:
@@ -274,14 +274,14 @@ class Engine:
         return False, None
 
     def _publish(self, run: LiveRun, view: View) -> None:
-        shown = view()  # without the lock, since rendering may take a while
+        shown = view()  # without the lock, because rendering may take a while
         with self.lock:
             if not run.finished:
                 self._notify(run, shown)
 
 
 def _torch_threads() -> int:
-    """Return the number of torch threads of the calling thread, and fix it (see `_use_one_torch_thread`)."""
+    """Return the calling thread's number of torch threads, and fix it (see `_use_one_torch_thread`)."""
     import torch
 
     return torch.get_num_threads()
@@ -290,9 +290,10 @@ def _torch_threads() -> int:
 def _use_one_torch_thread(default: int) -> None:
     """Use one torch thread on this thread only, and `default` on threads that start later.
 
-    A second torch thread would wait at every operation for other programs on its core, and there always is one: the
-    browser. The number belongs to a thread, but `set_num_threads` also sets the default of threads that have not read
-    their number yet. So this thread reads its number first, and a temporary thread restores the default.
+    In every operation, a second torch thread would have to wait for other programs on its core, and there is always one
+    such program: the browser. The number belongs to a thread, but `set_num_threads` also sets the default for threads
+    that have not read their number yet. This thread therefore reads its number first, and a temporary thread restores
+    the default.
     """
     import torch
 
@@ -301,7 +302,7 @@ def _use_one_torch_thread(default: int) -> None:
     restore = threading.Thread(target=torch.set_num_threads, args=(default,))
     restore.start()
     restore.join()
-    torch.set_grad_enabled(True)  # the gradient mode belongs to a thread, too
+    torch.set_grad_enabled(True)  # the gradient mode also belongs to a thread
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -309,9 +310,9 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Let every worker finish its step: a thread that ends inside torch would crash the interpreter."""
+    """Let every worker finish its step, because a thread that ends inside torch would crash the interpreter."""
     for engine in list(_engines):
-        engine._listener = None  # the front end is closed already
+        engine._listener = None  # the front end is already closed
         engine.cancel()
     for engine in list(_engines):
         engine.join(timeout=2.0)

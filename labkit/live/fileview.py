@@ -1,4 +1,4 @@
-"""A coded file in a notebook: the view of the page "Try the codec", with arrays that Python decodes."""
+"""A coded file in a notebook: the view from the page "Try the codec", with arrays that Python decodes."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from labkit.networks import Codec
 from labkit.statistics import Array
 
 NETWORK = "patch_hyperprior"
-MOST_PIXELS = 2_000_000  # then the page gets 40 MB
+MOST_PIXELS = 2_000_000  # at this size, the page receives 40 MB
 _PAGE = Path(web.__file__).parent
-_SECTION, _FLUSH = 8, 8  # bytes of the head of each string, and of the coder's last state in it
+_SECTION, _FLUSH = 8, 8  # bytes of each string's header, and of the coder's final state in it
 
 
 def _script() -> str:
-    """Return the script of the widget, after the elements, the styles and the functions of the page's view."""
+    """Return the script of the widget, preceded by the elements, styles and functions of the page's view."""
     files = _PAGE / "view.html", _PAGE / "view.js", _PAGE / "view.css", HERE / "fileview.css", HERE / "fileview.js"
     html, view, *styles, script = (file.read_text("utf-8") for file in files)
-    html = html.replace("<section", '<div role="group"').replace("</section>", "</div>")  # landmarks belong to a page
+    html = html.replace("<section", '<div role="group"').replace("</section>", "</div>")  # landmarks are only for pages
     elements = json.dumps(f"<style>{''.join(styles)}</style>{html}")
     return f"const VIEW = {elements};\nfunction createView(root) {{\n{view}\nreturn {{ get, showFile }};\n}}\n{script}"
 
 
 class FileView(anywidget.AnyWidget):
-    """Shows a `.lkc` file: its image beside the original, the bytes of its parts, and maps of μ, σ and bits.
+    """Shows a `.lkc` file: its image next to the original, the bytes of its parts, and maps of μ, σ and bits.
 
-    The pointer or the arrow keys mark a patch, whose numbers appear below the maps.
+    The pointer or the arrow keys select a patch, whose numbers appear below the maps.
 
     Args:
-        file: Path of a file, or its container. patch_hyperprior must have coded it.
-        original: Image that was coded, of shape (3, H, W) in [0, 1], if it is known.
-        net: Network that coded the file. The default is the bundled one with the hash in the file.
-        channel: Channel that the maps of a single channel show first.
+        file: Path of a file, or its container. It must have been coded by patch_hyperprior.
+        original: Image that was coded, of shape (3, H, W) in [0, 1], or None if it is unknown.
+        net: Network that coded the file. The default is the bundled network with the hash in the file.
+        channel: Channel that the single-channel maps show first.
 
     Attributes:
         container: The file.
         ledger: Number of bytes of each part. They sum to the length of the file.
-        maps: Arrays of shape (M, rows, columns) with a value for each latent y: the predicted "mu" and "sigma" (not
-            below its lower bound), the "bits" that the coder's tables give it, and "symbols", the integers ŷ − μ.
+        maps: Arrays of shape (M, rows, columns) with a value for each latent y: the predicted "mu" and "sigma" (with
+            its lower bound applied), the "bits" according to the coder's tables, and "symbols", the integers ŷ − μ.
 
     Raises:
         ValueError: If the file cannot be read or decoded, if another network coded it, if it has more than 2 million
-            pixels, or if an argument does not fit the file. The message has one line.
+            pixels, or if an argument does not match the file. The message has one line.
 
     Example:
         >>> import labkit as lk
@@ -137,7 +137,7 @@ class FileView(anywidget.AnyWidget):
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget, and a still for pages without a kernel."""
+        """Return the widget, and a still for pages without a kernel."""
         data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
         return {**data, "image/png": png(self.still())}, metadata
 

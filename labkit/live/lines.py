@@ -1,4 +1,4 @@
-"""The parts of a plot: lines, axes, and traces, which are lines with their final look."""
+"""The parts of a plot: lines, axes, and traces, which are lines with their final appearance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.theme import COLORS, DASHES, SYMBOLS
 
 MODES = ("lines", "markers", "lines+markers", "area", "bars")
 
-Points = tuple[Any, ...]  # x and y, and for error bars also their lengths
+Points = tuple[Any, ...]  # x and y, and the lengths of error bars if there are any
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Line:
 
     Attributes:
         name: Name in the legend, unique in the plot.
-        mode: lines, markers, lines+markers, area (a line with its area down to zero) or bars (over numbers or texts).
-        color: Index into `theme.COLORS`; None chooses by the place of the line in its axes, as for dash and symbol.
-        dash: plotly's name of a dash.
-        symbol: plotly's name of a marker symbol.
+        mode: lines, markers, lines+markers, area (a line filled down to zero) or bars (over numbers or texts).
+        color: Index into `theme.COLORS`. None uses the line's position in its axes, as for dash and symbol.
+        dash: Name of a dash in plotly.
+        symbol: Name of a marker symbol in plotly.
         ghost: True keeps the line of the previous run in the background, in gray. Bars cannot have a ghost.
         legend: False leaves the line out of the legend.
 
@@ -59,9 +59,9 @@ class Axes:
         lines: Lines in drawing order.
         log_x: True for a logarithmic horizontal axis.
         log_y: True for a logarithmic vertical axis.
-        range_x: First and last value of the horizontal axis; None follows the data.
-        range_y: First and last value of the vertical axis; None follows the data.
-        width: Width relative to the other axes of the row; axes of one column need the same.
+        range_x: First and last value of the horizontal axis; None adapts it to the data.
+        range_y: First and last value of the vertical axis; None adapts it to the data.
+        width: Width relative to the other axes in the row; axes in the same column need the same width.
     """
 
     title: str = ""
@@ -77,13 +77,13 @@ class Axes:
 
 @dataclass(frozen=True)
 class Trace:
-    """A line with its final look.
+    """A line with its final appearance.
 
     Attributes:
-        line: Line that is drawn.
-        place: Place of the line in its axes, from 0.
+        line: Line to draw.
+        place: Position of the line in its axes, counted from 0.
         index: Index of the line in the data of the figure.
-        ghost: Index of its ghost; None if it has none.
+        ghost: Index of its ghost, or None if it has none.
     """
 
     line: Line
@@ -98,12 +98,12 @@ class Trace:
 
     @property
     def dash(self) -> str:
-        """The dash, by its name in plotly."""
+        """Name of the dash in plotly."""
         return self.line.dash or DASHES[self.place % len(DASHES)]
 
     @property
     def symbol(self) -> str:
-        """The marker symbol, by its name in plotly."""
+        """Name of the marker symbol in plotly."""
         return self.line.symbol or SYMBOLS[self.place % len(SYMBOLS)]
 
 

@@ -1,4 +1,4 @@
-"""The means panel: the gradient that reaches μ, path by path, and its effect on a small code that learns μ.
+"""The means panel: the gradient with respect to μ, path by path, and its effect on a small code that learns μ.
 
 The gradients and the training are in `labkit.analysis.mean_training`.
 """
@@ -32,20 +32,20 @@ SURROGATES: dict[str, Surrogate] = {
 }
 TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
-_BATCH_SIZE = 64  # latents in the mean gradient that the error bars describe
+_BATCH_SIZE = 64  # number of latents in the mean gradient that the error bars describe
 
 
 @dataclass(frozen=True, repr=False)
 class MeansResult(Result):
-    """The gradient of μ in a fixed code, and the losses of the codes that trained in three ways.
+    """The gradient of μ in a fixed code, and the losses of codes that were trained in three ways.
 
-    Ways are in the order of `labkit.analysis.mean_training.WAYS`, and paths in the order of `PATHS`.
+    Ways have the order of `labkit.analysis.mean_training.WAYS`, and paths have the order of `PATHS`.
 
     Attributes:
         gradient: (ways, paths, 2) mean and variance of one latent's gradient over draws.
         exact: (paths,) gradient of the test loss.
         test: (ways, seeds) test losses of the trained codes with real rounding.
-        mismatch: (ways, seeds) λ times the distortion in training minus that at test.
+        mismatch: (ways, seeds) λ times the difference of the distortions in training and at test.
     """
 
     gradient: Array
@@ -54,7 +54,7 @@ class MeansResult(Result):
     mismatch: Array
 
     def saves(self, way: str, other: str) -> tuple[float, float]:
-        """Return how much lower the test loss of one way is than that of another.
+        """Return how much lower the test loss of one way is than the test loss of another.
 
         Args:
             way: Name of one way.
@@ -78,17 +78,17 @@ class MeansResult(Result):
 
 
 class MeansPanel(PlotPanel):
-    """The gradient that reaches the mean μ, by path, and codes that learn μ with this gradient and without.
+    """The gradient with respect to the mean μ, by path, and codes that learn μ with and without this gradient.
 
-    The surrogate is used on the distortion path, and the rate path uses additive noise. The upper plots are about a
-    scalar code whose μ is a quarter of a bin off: a standard normal source, a gain of ½, and λ = 6. They show the
-    gradient of μ for the chosen switches beside the exact gradient of the test loss, and the variance of one latent's
-    gradient in all three ways: quantizing y, y − μ, and y − μ with the partial stop. The lower plots are about a code
-    whose μ and σ are the outputs of a small network that reads side information. It trains in the three ways at once,
-    on the same samples and noise, from several seeds; the plots show means over seeds.
+    The surrogate is used on the distortion path, and the rate path uses additive noise. The upper plots show a scalar
+    code whose μ is off by a quarter of a bin: a standard normal source, a gain of ½, and λ = 6. They show the gradient
+    of μ for the chosen switches next to the exact gradient of the test loss, and the variance of one latent's gradient
+    in all three ways: quantizing y, y − μ, and y − μ with the partial stop-gradient. The lower plots show a code whose
+    μ and σ are the outputs of a small network that reads side information. It is trained in the three ways at once, on
+    the same samples and noise, with several seeds; the plots show means over seeds.
 
-    The stop needs zero-center: without it, μ is not on the distortion path. With zero-center off, the panel says so
-    and ignores the stop.
+    The stop-gradient needs zero-center: without it, μ is not on the distortion path. If zero-center is off, the panel
+    says so and ignores the stop-gradient.
 
     Args:
         surrogate: Name of the surrogate, one of SURROGATES.
@@ -123,7 +123,7 @@ class MeansPanel(PlotPanel):
         check_at_least(0, seed=seed)
         self._lmbda, self._steps, self._seeds, self._seed = lmbda, steps, seeds, seed
         self._gradients: dict[tuple[str, float], Array] = {}
-        self._trained: dict[tuple[str, float], Curves] = {}  # they do not depend on the switches
+        self._trained: dict[tuple[str, float], Curves] = {}  # does not depend on the switches
         self._exact = exact_gradients()
         super().__init__(
             controls={
@@ -219,7 +219,7 @@ class MeansPanel(PlotPanel):
 
 
 def _chosen_way(settings: Settings) -> int:
-    """Index of the way that the switches select; the stop counts only with zero-center."""
+    """Return the index of the way that the switches select; the stop-gradient has an effect only with zero-center."""
     switches = settings["zero_center"], settings["zero_center"] and settings["stop_gradient"]
     return list(WAYS.values()).index(switches)
 

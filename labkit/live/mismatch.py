@@ -1,4 +1,4 @@
-"""The mismatch panel: one Gaussian latent in training and at test, at one scale σ and over σ.
+"""The mismatch panel: one Gaussian latent in training and at test, at one scale σ and against σ.
 
 The laws of the latent are in `labkit.analysis.latent_laws`.
 """
@@ -18,12 +18,12 @@ from labkit.live.panel import Result, Settings, choice, menu
 from labkit.live.plot import Axes, Line, Plot, PlotFrame, PlotPanel, Points
 from labkit.statistics import Array
 
-SURROGATES = tuple(name for name in surrogates.names() if name != "round")  # has the values of ste and cannot train
+SURROGATES = tuple(name for name in surrogates.names() if name != "round")  # equals ste in value, but cannot train
 SCALES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 TEMPERATURES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
-_GRID = np.geomspace(0.04, 3, 28)  # σ of the curves
-_SIDE, _FINE = 3.5, 128  # the density plot reaches from −3.5 to 3.5 in steps of 1/128
+_GRID = np.geomspace(0.04, 3, 28)  # values of σ for the curves
+_SIDE, _FINE = 3.5, 128  # the density plot covers −3.5 to 3.5 in steps of 1/128
 _HIGHEST = 2.2  # upper end of the density plot
 _Y, _TRAINING, _TEST = 2, 1, 0  # colors
 _NOTHING = np.zeros(0), np.zeros(0)
@@ -61,24 +61,24 @@ class MismatchResult(Result):
 
 
 class MismatchPanel(PlotPanel):
-    """One Gaussian latent of mean 0 and scale σ under the entropy model that fits it, in training and at test.
+    """One Gaussian latent with mean 0 and scale σ under the matching entropy model, in training and at test.
 
-    The upper plots show the density of y, the law of ỹ in training, and the masses of ŷ = ⌊y⌉, and the rate and the
-    distortion as bars. The lower plots show both over σ, in training and at test, with the chosen σ marked; the
-    previous run stays in gray. Rates are in bits. Distortions E(ỹ − y)² are in twelfths of a squared step, which is
-    the error of rounding at a high rate.
+    The upper plots show the density of y, the law of ỹ in training, the probabilities of ŷ = ⌊y⌉, and the rate and the
+    distortion as bars. The lower plots show both against σ, in training and at test, with the chosen σ marked; the
+    previous run stays in gray. Rates are in bits. Distortions E(ỹ − y)² are in twelfths of a squared step, which is the
+    error of rounding at a high rate.
 
-    The law of ỹ comes from a lattice of phases of the latent in its bin and of draws. This is fast, and rates are
-    accurate to about 0.3%; `labkit.analysis.mismatch` is exact and slow.
+    The law of ỹ is computed on a lattice of positions in the bin and of draws. This is fast, and rates are accurate to
+    about 0.3%; `labkit.analysis.mismatch` is exact and slow.
 
     Args:
         surrogate: Name of the surrogate, one of SURROGATES.
         scale: Scale σ of the latent, one of SCALES.
-        temperature: Temperature τ, one of TEMPERATURES; it has no effect on a surrogate that is not annealed.
+        temperature: Temperature τ, one of TEMPERATURES. It has no effect on a surrogate that is not annealed.
     """
 
     def __init__(self, *, surrogate: str = "aun", scale: float = 0.2, temperature: float = 0.5) -> None:
-        self._laws: dict[tuple[str, float], BinLaw] = {}  # only the newest, since a law takes several megabytes
+        self._laws: dict[tuple[str, float], BinLaw] = {}  # holds only the newest, because a law takes several megabytes
         self._curves: dict[tuple[str, float], list[list[float]]] = {}
         over_sigma = {"x": "scale σ", "log_x": True, "range_x": (_GRID[0], _GRID[-1])}
         curves = [
@@ -154,7 +154,7 @@ class MismatchPanel(PlotPanel):
 
 
 def _lines_at(bin_law: BinLaw, scale: float, here: LatentLosses) -> dict[str, Points]:
-    """Lines that depend on the chosen σ: densities, masses, bars, and the points on the curves."""
+    """Return the lines that depend on the chosen σ: densities, probabilities, bars, and the points on the curves."""
     x = np.arange(-_SIDE, _SIDE, 1 / _FINE)
     training, test = bin_law.law(scale), test_law(scale)
     k = np.arange(-math.floor(_SIDE), math.floor(_SIDE) + 1.0)

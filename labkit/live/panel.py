@@ -1,6 +1,6 @@
-"""The base of all live panels: controls, a status line and screens, on top of a run engine.
+"""The base class of all live panels: controls, a status line and screens, on top of a run engine.
 
-A panel is a view on its engine. It can do the same from Python as in a browser:
+A panel is a view of its engine. Everything that it does in a browser is also possible from Python:
 
     panel = lk.live.ToyPanel()
     panel                             # a notebook shows the panel, and the first run starts
@@ -8,9 +8,8 @@ A panel is a view on its engine. It can do the same from Python as in a browser:
     result = panel.run(lmbda=20.0)    # set a control, train and wait; this needs no browser
     panel.cancel(); panel.history; panel.close()
 
-A subclass defines `job(settings)`, a generator that yields a view after each training step, as `engine` describes, and
-returns a Result. Each view returns a frame, which `draw` puts on the screens. A panel with one plot is a
-`plot.PlotPanel`.
+A subclass defines `job(settings)`, a generator that yields a view after each training step (see `engine`) and returns a
+Result. Each view returns a frame, which `draw` puts on the screens. A panel with a single plot is a `plot.PlotPanel`.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ from labkit.statistics import Array
 
 Settings = dict[str, Any]
 
-_WIDTH = 1100  # of a row of a still, in pixels
+_WIDTH = 1100  # width of a row of a still, in pixels
 
 
 class Frame(Protocol):
-    """What a panel shows after a step."""
+    """The content that a panel shows after a step."""
 
     @property
     def progress(self) -> float:
-        """Completed share of the run, from 0 to 1."""
+        """Completed fraction of the run, from 0 to 1."""
 
     @property
     def text(self) -> str:
-        """Short description of the present work."""
+        """Short description of the current work."""
 
 
 class Screen(Protocol):
@@ -61,7 +60,7 @@ class Screen(Protocol):
         """Text alternative for readers who cannot see the screen."""
 
     def refresh(self) -> None:
-        """Send the content again to a page that was loading before."""
+        """Send the content again to a page that was still loading."""
 
     def still(self) -> Image.Image:
         """Draw the content for pages without a browser."""
@@ -85,18 +84,18 @@ class Result:
         return f"loss {self.loss:.3f}"
 
     def __repr__(self) -> str:
-        return str(self)  # one line tells more than all the fields, also in a notebook
+        return str(self)  # one line says more than all the fields, also in a notebook
 
 
 class Panel:
-    """Controls and a status line over screens, with one engine.
+    """Controls and a status line above screens, with one engine.
 
     Args:
-        controls: Widgets by the name of their setting.
+        controls: Widgets, each under the name of its setting.
         screens: Screens from left to right.
 
     Attributes:
-        controls: Widgets by the name of their setting.
+        controls: Widgets, each under the name of its setting.
         screens: Screens from left to right.
         engine: Engine that executes the runs.
         status: Status line.
@@ -106,12 +105,11 @@ class Panel:
     def __init__(self, controls: dict[str, ipywidgets.Widget], screens: Sequence[Screen]) -> None:
         self.controls, self.screens = controls, tuple(screens)
         self.engine = Engine(lambda settings: self.job(settings), listener=self._update)
-        self._requested = self.settings  # settings of the newest run, or initial settings, which need no run
+        self._requested = self.settings  # settings of the newest run, or the initial settings, which need no run
         self._setting_controls = False  # True while `run` moves the controls
         self._drawn: LiveRun | None = None  # run whose frame is on the screens
         self._frame: Frame | None = None
-        self._previous: LiveRun | None = None  # last run that was done
-
+        self._previous: LiveRun | None = None  # last completed run
         self.status = Status()
         self.status.on_msg(self._on_message)
         small = {"width": "max-content"}
@@ -142,11 +140,11 @@ class Panel:
         raise NotImplementedError
 
     def draw(self, frame: Any, run: LiveRun) -> None:
-        """Put a frame, the value of a view, on the screens."""
+        """Put a frame, which a view returned, on the screens."""
         raise NotImplementedError
 
     def keep_as_ghost(self, run: LiveRun) -> None:
-        """Put a run that is done into the background, before the first frame of a new run is drawn."""
+        """Move a completed run into the background, before the first frame of a new run is drawn."""
 
     def finish(self, run: LiveRun) -> None:
         """Display the result of a finished run."""
@@ -206,11 +204,11 @@ class Panel:
         self.engine.cancel()
         _close(self.widget)
 
-    # Callbacks of the browser. They run on any thread, and only submit a request.
+    # Callbacks of the browser. They run on any thread and only submit a request.
 
     def _on_change(self, _: Any) -> None:
         with self.engine.lock:
-            # A slider also reports its value when it is first drawn; only a new value is a request.
+            # A slider also reports its value when it is first drawn, but only a new value is a request.
             if not self._setting_controls and self.settings != self._requested:
                 self._submit()
 
@@ -220,13 +218,13 @@ class Panel:
             self.engine.submit(self._requested)
 
     def _on_message(self, _: Any, message: dict[str, Any], __: Any) -> None:
-        """Send the content of the screens again: a page that has just drawn a plot may have missed it."""
+        """Send the content of the screens again, because a page that has just drawn a plot may have missed it."""
         if message == {"kind": "drawn"}:
             with self.engine.lock:
                 for screen in self.screens:
                     screen.refresh()
 
-    # Output to the browser. Only the engine calls these methods, and it holds its lock.
+    # Output to the browser. Only the engine calls these methods, while it holds its lock.
 
     def _update(self, run: LiveRun, frame: Frame | None) -> None:
         if frame is not None:
@@ -264,7 +262,7 @@ class Panel:
         }
 
     def _stale(self, run: LiveRun | None) -> str:
-        """Say why the screens do not show the present settings; empty if they do."""
+        """Say why the screens do not show the current settings; return an empty text if they do."""
         if self._drawn is None or run is None:
             return ""
         if self._drawn is not run:
@@ -300,7 +298,7 @@ class Panel:
         return image
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The live widget, and a still for pages without a kernel. The first display starts the first run."""
+        """Return the live widget, and a still for pages without a kernel. The first display starts the first run."""
         if self.state == "idle":
             self._submit()
         return {**self.widget._repr_mimebundle_(), "image/png": png(self.still())}

@@ -1,4 +1,4 @@
-"""Plots that change while a run goes on: several axes in one plotly widget, and the panel that shows one such plot.
+"""Plots that change during a run: several axes in one plotly widget, and a panel that shows one such plot.
 
 class WavePanel(PlotPanel):
     def __init__(self):
@@ -34,7 +34,7 @@ from labkit.statistics import Array
 from labkit.theme import CLEAR, GRID, INK
 
 _GHOST = "rgba(128, 128, 128, 0.55)"
-_PATTERNS = ("", "/", "x", ".", "\\", "-")  # a bar's pattern tells the same as its color
+_PATTERNS = ("", "/", "x", ".", "\\", "-")  # the pattern of a bar repeats the information of its color
 
 
 class Plot:
@@ -42,7 +42,7 @@ class Plot:
 
     Args:
         axes: Axes, row by row.
-        columns: Number of columns; None puts all axes in one row.
+        columns: Number of columns. None puts all axes in one row.
         width: Width of the whole plot in page pixels.
         height: Height of the whole plot in page pixels.
 
@@ -50,7 +50,7 @@ class Plot:
         axes: Axes, row by row.
         columns: Number of columns.
         figure: plotly's FigureWidget.
-        traces: Traces by the name of their line.
+        traces: Traces, each under the name of its line.
         widget: Figure and text alternative as one widget.
         label: Text alternative.
 
@@ -108,11 +108,11 @@ class Plot:
         """Change some lines in one message.
 
         Args:
-            lines: New points by the name of the line; the other lines keep theirs.
-            label: New text alternative; an empty text keeps the present one.
+            lines: New points, each under the name of its line. The other lines keep their points.
+            label: New text alternative; an empty text keeps the current one.
 
         Raises:
-            KeyError: If there is no line of such a name.
+            KeyError: If there is no line with a given name.
         """
         with self.figure.batch_update():
             for name, points in lines.items():
@@ -127,7 +127,7 @@ class Plot:
         return points_of(self.figure.data[trace.ghost if ghost else trace.index])
 
     def keep_as_ghost(self) -> None:
-        """Copy the present lines into their ghosts."""
+        """Copy the current lines into their ghosts."""
         with self.figure.batch_update():
             for name, trace in self.traces.items():
                 if trace.ghost is not None:
@@ -136,15 +136,15 @@ class Plot:
         self.settle()
 
     def settle(self) -> None:
-        """Store the curves in the state of the widget, for pages that are still loading plotly, or reload.
+        """Store the curves in the state of the widget, for pages that are still loading plotly or will be reloaded.
 
-        Updates go out as messages, and a page whose script is not loaded yet drops them. plotly itself stores the data
-        of a figure only when the figure is displayed on its own, and in a panel it never is.
+        Updates are sent as messages, which a page drops if its script is not loaded yet. plotly itself stores the data
+        of a figure only when the figure is displayed on its own, which never happens in a panel.
         """
         self.figure._repr_mimebundle_()
 
     def refresh(self) -> None:
-        """Send every line again, to a page that was still drawing the empty plot when they went out."""
+        """Send every line again, to a page that was still drawing the empty plot when the lines were sent."""
         with self.figure.batch_update():
             for data in self.figure.data:
                 x, y = (_column(values) for values in points_of(data))
@@ -158,7 +158,7 @@ class Plot:
     def _set(self, data: Any, points: Points) -> None:
         x, y = (_column(values) for values in points[:2])
         if np.array_equal(x, data.x) and not np.array_equal(y, data.y):
-            x, y = _longer(x, y)  # a page that has missed x once would draw y over 0, 1, 2, …
+            x, y = _longer(x, y)  # a page that once missed x would draw y over 0, 1, 2, …
         data.x, data.y = x, y
         if len(points) > 2:
             data.error_y = {"array": _column(points[2]), "color": data.marker.color or INK, "thickness": 1.2}
@@ -166,12 +166,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class PlotFrame:
-    """What a plot panel shows after a step.
+    """The content that a plot panel shows after a step.
 
     Attributes:
-        lines: New points by the name of the line.
-        progress: Completed share of the run, from 0 to 1.
-        text: Short description of the present work for the status line.
+        lines: New points, each under the name of its line.
+        progress: Completed fraction of the run, from 0 to 1.
+        text: Short description of the current work for the status line.
         label: Text alternative for the plot.
     """
 
@@ -182,10 +182,10 @@ class PlotFrame:
 
 
 class PlotPanel(Panel):
-    """Controls and a status line over a plot. Views of a subclass return a PlotFrame.
+    """Controls and a status line above a plot. The views of a subclass return a PlotFrame.
 
     Args:
-        controls: Widgets by the name of their setting.
+        controls: Widgets, each under the name of its setting.
         plot: Plot below them.
     """
 
@@ -198,7 +198,7 @@ class PlotPanel(Panel):
         self.plot.show(frame.lines, frame.label)
 
     def keep_as_ghost(self, run: LiveRun) -> None:
-        """Copy the present lines into their ghosts."""
+        """Copy the current lines into their ghosts."""
         self.plot.keep_as_ghost()
 
     def finish(self, run: LiveRun) -> None:
@@ -247,7 +247,7 @@ def _axis(title: str, log: bool, limits: tuple[float, float] | None) -> dict[str
 
 
 def _longer(x: Any, y: Any) -> tuple[Any, Any]:
-    """Append an invisible point, because plotly sends only values that differ from those it sent before."""
+    """Append an invisible point, because plotly only sends values that differ from those it sent before."""
     x, y = (
         np.append(values, np.float32(np.nan)) if isinstance(values, np.ndarray) else [*values, None]
         for values in (x, y)
@@ -256,7 +256,7 @@ def _longer(x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _column(values: Any) -> Any:
-    """Convert numbers to float32, which go out as bytes; texts stay texts."""
+    """Convert numbers to float32, which are sent as bytes; return texts unchanged."""
     values = np.asarray(values)
     return values.astype(np.float32) if values.dtype.kind in "fiub" else [str(each) for each in values]
 

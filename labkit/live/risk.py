@@ -1,4 +1,4 @@
-"""The risk panel: gradient estimates beside the exact gradient, and bias² and variance/n over the temperature.
+"""The risk panel: gradient estimates next to the exact gradient, and bias² and variance/n against the temperature.
 
 The simulation and the quadrature are in `labkit.analysis.worked_example`.
 """
@@ -36,12 +36,12 @@ BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 BATCHES = 200
 
 _LOW = 1e-6  # lower end of the plot of bias² and variance/n
-_Curve = dict[float, tuple[float, float]]  # mean and standard deviation of one sample's gradient, by τ
+_Curve = dict[float, tuple[float, float]]  # mean and standard deviation of one sample's gradient, for each τ
 
 
 @dataclass(frozen=True, repr=False)
 class RiskResult(Result):
-    """A surrogate's gradient with respect to the gain against the exact one. `loss` is the risk, bias² + std²/n.
+    """A surrogate's gradient with respect to the gain, compared with the exact one. `loss` is the risk bias² + std²/n.
 
     Attributes:
         exact: Gradient of the test loss.
@@ -85,11 +85,11 @@ class RiskPanel(PlotPanel):
 
     The left plot shows 200 estimates of ∂ loss/∂ g, each the mean over a batch of n samples, with their mean and
     spread, and the exact gradient of the rounded loss as a line. The height of a dot has no meaning. The right plot
-    shows bias², variance/n and their sum over the temperature, by quadrature. Decoder and entropy model fit the gain
-    and are held fixed. The panel trains nothing.
+    shows bias², variance/n and their sum against the temperature, by quadrature. The decoder and the entropy model are
+    matched to the gain and held fixed. The panel does not train anything.
 
-    Rare samples carry much of the variance of soft rounding at a small τ and of sga. A simulation of these, as in the
-    left plot, usually spreads less than the curve says.
+    Much of the variance of sga, and of soft rounding at a small τ, comes from rare samples. A simulation of these
+    surrogates, as in the left plot, therefore usually has a smaller spread than the curve shows.
 
     Args:
         surrogate: Name of the surrogate, one of SURROGATES.
@@ -108,7 +108,7 @@ class RiskPanel(PlotPanel):
         lmbda: float = 6.0,
         batch_size: int = 64,
     ) -> None:
-        self._moments: dict[tuple[str, float, float, float], tuple[float, float]] = {}  # by surrogate, gain, λ, τ
+        self._moments: dict[tuple[str, float, float, float], tuple[float, float]] = {}  # by surrogate, gain, λ and τ
         super().__init__(
             controls={
                 "surrogate": menu("surrogate", tuple(SURROGATES), surrogate),
@@ -189,9 +189,9 @@ class RiskPanel(PlotPanel):
     def _quadrature(
         self, code: ScalarCode, name: str, temperature: float, view: View
     ) -> Generator[View, None, tuple[float, float]]:
-        """Mean and standard deviation of one sample's gradient; the run can stop between the parts of the integral."""
+        """Return the mean and standard deviation of one sample's gradient, integrated in parts that can be canceled."""
         surrogate = SURROGATES[name]
-        temperature = temperature if surrogate.annealed else 1.0  # the laws of the others do not depend on τ
+        temperature = temperature if surrogate.annealed else 1.0  # the laws of all others do not depend on τ
         key = (name, code.gain, code.lmbda, temperature)
         if key not in self._moments:
             for mean, square in worked_example.partial_moments(code, surrogate, temperature):
@@ -202,7 +202,7 @@ class RiskPanel(PlotPanel):
 
 
 def _cloud_frame(estimates: Array, exact: float, n: int) -> PlotFrame:
-    # golden-ratio steps fill the height evenly, and a dot stays in its place when others are added
+    # golden-ratio steps fill the height evenly, and a dot keeps its place when others are added
     height = np.arange(len(estimates)) * 0.618034 % 1
     mean, std = estimates.mean(), estimates.std()
     return PlotFrame(

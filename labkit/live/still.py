@@ -23,7 +23,7 @@ def draw_plot(axes: Sequence[Axes], columns: int, traces: Mapping[str, Trace], f
     Args:
         axes: Axes, row by row.
         columns: Number of columns.
-        traces: Traces by the name of their line.
+        traces: Traces, each under the name of its line.
         figure: plotly figure with the data of the traces.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -72,7 +72,7 @@ def _draw_line(plot: Any, data: Any, trace: Trace, *, ghost: bool) -> None:
 
 
 def _draw_bars(plot: Any, bars: list[tuple[Trace, Array, Array]]) -> None:
-    """Draw bars side by side: all lines of bars share the room at each place."""
+    """Draw bars side by side. All lines of bars share the space at each position."""
     bars = [each for each in bars if len(each[1])]
     for number, (trace, x, y) in enumerate(bars):
         has_texts = x.dtype.kind not in "fiu"

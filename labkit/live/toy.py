@@ -1,4 +1,4 @@
-"""The toy panel: a transform code of the plane whose cells and codewords move while it trains."""
+"""The toy panel: a transform code of the plane whose cells and codewords move during training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LMBDAS = (0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 _EXTENT = (-4.0, 8.0, -6.0, 6.0)  # x0, x1, y0, y1: this square holds 97% of the banana
 _COARSE, _FINE = 120, 240  # grid points per side during training and at the end; a fine grid slows training
-# Neighboring cells differ in at least one symbol, so the parities of the two symbols choose one of four tints.
-# Neighbors always have different tints, and a moving cell keeps its own. Low alpha makes tints pale on white and dark
-# on black.
+# Neighboring cells differ in at least one symbol, so the parities of the two symbols select one of four tints.
+# Neighbors always have different tints, and a moving cell keeps its tint. A low alpha makes tints pale on white and
+# dark on black.
 _TINTS = np.array([[76, 110, 245], [18, 184, 134], [245, 159, 0], [230, 73, 128]], np.uint8)
 _TINT_ALPHA, _EDGE_ALPHA = 50, 140
 _EDGE = (128, 128, 128)
@@ -40,8 +40,8 @@ class ToyResult(Result):
         distortion: Mean squared distance.
         codewords: Number of codewords in use.
         net: The trained network.
-        excess: Loss minus that of an entropy-coded vector quantizer (ECVQ) on the same points. The quantizer is a
-            local optimum, so the least possible loss may be lower.
+        excess: Loss minus the loss of an entropy-coded vector quantizer (ECVQ) on the same points. The quantizer is a
+            local optimum, so the lowest possible loss may be lower.
     """
 
     rate: float
@@ -59,12 +59,12 @@ class ToyResult(Result):
 
 @dataclass(frozen=True)
 class ToyFrame:
-    """What the panel shows after a step.
+    """The content that the panel shows after a step.
 
     Attributes:
         losses: Training losses so far, one per step.
-        progress: Completed share of the run, from 0 to 1.
-        text: Short description of the present work for the status line.
+        progress: Completed fraction of the run, from 0 to 1.
+        text: Short description of the current work for the status line.
         picture: Picture for the canvas.
     """
 
@@ -77,9 +77,9 @@ class ToyFrame:
 class ToyPanel(Panel):
     """A transform code of the "banana" source. Every change of a control trains a new one from scratch.
 
-    The canvas shows samples, quantization cells and codewords; the area of a codeword's disc is proportional to its
-    share of the samples. The plot shows the training loss and, at its end, the loss of test samples with real
-    rounding. The curve of the run before stays as a ghost.
+    The canvas shows samples, quantization cells and codewords. The area of a codeword's disc is proportional to its
+    share of the samples. The plot shows the training loss and, at its end, the loss of test samples with real rounding.
+    The curve of the previous run stays as a ghost.
 
     Args:
         temperature: Temperature of the scheme, one of TEMPERATURES.
@@ -177,7 +177,7 @@ class ToyPanel(Panel):
         self.plot.settle()
 
     def _show_losses(self, losses: Array, test_loss: float | None = None) -> None:
-        """Show the training losses, and the loss of the test points once there is one."""
+        """Show the training losses, and the loss of the test points as soon as it is known."""
         end = ([], []) if test_loss is None else ([len(losses)], [test_loss])
         self.plot.show({TRAINING: (np.arange(1, len(losses) + 1), losses), TEST: end}, _in_words(losses, test_loss))
 
@@ -212,13 +212,13 @@ def _in_words(losses: Array, test_loss: float | None) -> str:
 
 
 def _to_canvas(points: Array) -> Array:
-    """Convert points of the plane to canvas coordinates: 0 to 1, from the top left corner."""
+    """Convert points of the plane to canvas coordinates, which run from 0 to 1 from the top left corner."""
     x0, x1, y0, y1 = _EXTENT
     return (points - [x0, y1]) / [x1 - x0, y0 - y1]
 
 
 def _paint(symbols: Array) -> Array:
-    """Paint tinted cells with thin edges, as uint8 RGBA, from the two symbols of every grid point."""
+    """Paint tinted cells with thin edges, as uint8 RGBA, given the two symbols of every grid point."""
     parity = symbols[..., 0] % 2 + 2 * (symbols[..., 1] % 2)
     edge = np.zeros(parity.shape, bool)
     edge[1:] |= (symbols[1:] != symbols[:-1]).any(-1)

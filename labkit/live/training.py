@@ -1,4 +1,4 @@
-"""The training panel: a real image codec trains from untrained weights while you watch."""
+"""The training panel: a real image codec is trained from scratch while you watch."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from labkit.statistics import Array
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
-# Most steps of a run, and seconds after which it ends. A run with its measurements takes one or two seconds longer.
+# Largest number of steps of a run, and seconds after which it ends. The measurements add one or two seconds.
 PLANS = {
     "patch_linear": (500, 14.0),
     "patch_mlp": (400, 14.0),
     "patch_hyperprior": (800, 38.0),
     "patch_context": (600, 38.0),
 }
-BUNDLED = defaults.PRETRAINED  # network whose pretrained weights give the curve to compare with
-QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60)  # of the JPEG curve
+BUNDLED = defaults.PRETRAINED  # network whose pretrained weights provide the curve for comparison
+QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60)  # qualities of the JPEG curve
 
-_SIDE, _GAP = 256, 8  # pixels of a crop, and transparent pixels between two crops
+_SIDE, _GAP = 256, 8  # side of a crop in pixels, and transparent pixels between two crops
 _PAUSE, _SHARE = 1.0, 8.0  # between measurements: at least this many seconds, and this many times their duration
 
 
@@ -48,7 +48,7 @@ class Measurement:
         step: Number of steps so far.
         loss: Mean loss with rounded latents, over the center crops of all test photographs.
         photo: The photograph, coded to real bytes.
-        jpeg: The photograph as JPEG of at most as many bytes; None if JPEG needs more at its lowest quality.
+        jpeg: The photograph as JPEG with at most as many bytes; None if JPEG needs more at its lowest quality.
     """
 
     step: int
@@ -59,10 +59,10 @@ class Measurement:
 
 @dataclass(frozen=True, repr=False)
 class TrainingResult(Result):
-    """A codec that was trained from untrained weights.
+    """A codec that was trained from scratch.
 
     Attributes:
-        measurements: What was measured during training; the last one is that of the trained codec.
+        measurements: Measurements during training; the last one is of the trained codec.
         net: The trained network.
     """
 
@@ -80,7 +80,7 @@ class TrainingResult(Result):
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the panel shows after a step."""
+    """The content that the panel shows after a step."""
 
     progress: float
     text: str
@@ -91,29 +91,29 @@ class _Frame:
 
 @dataclass
 class _Progress:
-    """A run so far."""
+    """The state of a run."""
 
     settings: Settings
     scheme: schemes.Scheme
     steps: int
     picture: Picture
-    earlier: dict[str, list[Decoded]]  # last points of the runs before, by structure
+    earlier: dict[str, list[Decoded]]  # last points of earlier runs, by structure
     losses: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
 
 
 class TrainingPanel(Panel):
-    """An image codec that trains from untrained weights. Every change of a control trains a new one.
+    """An image codec that is trained from scratch. Every change of a control trains a new one.
 
-    The images show the center of a test photograph, its reconstruction from real bytes, and JPEG at as many bytes. The
-    left plot shows the training loss and the loss of test photographs with rounded latents. The middle plot shows the
-    temperature over the steps, if the scheme has one. The right plot shows the photograph in the rate–distortion plane:
-    the present run, the last points of earlier runs, JPEG, and the pretrained weights if labkit has some. A run that is
-    canceled leaves its last point, too.
+    The images show the center of a test photograph, its reconstruction from real bytes, and JPEG with as many bytes.
+    The left plot shows the training loss and the loss of test photographs with rounded latents. The middle plot shows
+    the temperature over the steps, if the scheme has one. The right plot shows the photograph in the rate–distortion
+    plane: the current run, the last points of earlier runs, JPEG, and the pretrained weights if labkit has some. A
+    canceled run also leaves its last point.
 
-    A line in this plane joins all points that have the same loss at the chosen λ as the best of the pretrained weights,
-    or without such weights as the best JPEG. A run that ends above this line is better on this photograph. A run starts
-    with a DCT, which may be better than JPEG before any training.
+    A line in this plane connects all points that have the same loss at the chosen λ as the best of the pretrained
+    weights, or the best JPEG if there are no such weights. A run that ends above this line is better on this
+    photograph. A run starts with a DCT, which may be better than JPEG before any training.
 
     Args:
         network: Structure of the codec, one of PLANS.
@@ -123,8 +123,8 @@ class TrainingPanel(Panel):
         shape: Shape of the temperature schedule, one of `labkit.schedules.SHAPES`.
         lmbda: Weight of the distortion, one of LMBDAS.
         photo: Name of a test photograph, without suffix.
-        steps: Largest number of optimizer steps; None takes the plan of the structure.
-        seconds: Duration of training after which a run ends; None takes the plan of the structure.
+        steps: Largest number of optimizer steps; None uses the plan of the structure.
+        seconds: Training time after which a run ends; None uses the plan of the structure.
         seed: Seed for weights, crops and noise.
 
     Raises:
@@ -207,7 +207,7 @@ class TrainingPanel(Panel):
 
     @property
     def losses(self) -> Array:
-        """Training losses that the panel shows, each a mean of the last steps."""
+        """Training losses that the panel shows, each averaged over the last steps."""
         return self.plot.points(TRAINING)[1]
 
     def draw(self, frame: _Frame, run: LiveRun) -> None:
@@ -217,7 +217,7 @@ class TrainingPanel(Panel):
         self.plot.show(frame.lines, frame.label)
 
     def keep_as_ghost(self, run: LiveRun) -> None:
-        """Copy the loss curves of the last run that was done into their ghosts."""
+        """Copy the loss curves of the last completed run into their ghosts."""
         self.plot.show(_curves(run.result.losses, run.result.measurements))
         self.plot.keep_as_ghost()
 
@@ -226,7 +226,7 @@ class TrainingPanel(Panel):
         self.plot.settle()
 
     def _update(self, run: LiveRun, frame: Frame | None) -> None:
-        """Show at once what the new settings decide: the worker may still take a step of the run before."""
+        """Show everything that follows from the new settings at once: the worker may still finish an earlier step."""
         super()._update(run, frame)
         if run.state == "queued":
             new = self._begin(run.request)
@@ -235,7 +235,7 @@ class TrainingPanel(Panel):
             self.plot.show(lines, self._in_words(new, {}, loss))
 
     def _begin(self, settings: Settings) -> _Progress:
-        """A run without steps, and the last points of the runs before it."""
+        """Return a run without steps, and the last points of earlier runs."""
         temperature = schedules.between(settings["shape"], settings["temperature"], settings["end"])
         scheme = schemes.get(settings["scheme"], temperature=temperature)
         earlier = {name: list(points) for name, points in self._earlier.items()}
@@ -291,7 +291,7 @@ class TrainingPanel(Panel):
         )
 
     def _draw(self, last: Measurement | None) -> Picture:
-        """The center of the photograph: the original, the reconstruction, and JPEG."""
+        """Return the center of the photograph: the original, the reconstruction, and JPEG."""
         shown = [self._photo, last.photo.image if last else None, last.jpeg.image if last and last.jpeg else None]
         gap = np.zeros((_SIDE, _GAP, 4), np.uint8)
         crops = [rgba(pixels_of(_center(each, _SIDE))) if each is not None else _blank() for each in shown]
@@ -307,7 +307,7 @@ class TrainingPanel(Panel):
         )
 
     def _in_words(self, run: _Progress, points: dict[str, list[Decoded]], goal: float) -> str:
-        """Text alternative of the plots. The goal is the lowest loss of the reference on the photograph."""
+        """Return a text alternative for the plots. The goal is the lowest loss of the reference on the photograph."""
         best = f" On {self._name}, the lowest loss of {self._reference} at this λ is {goal:.3f}."
         aim = "" if math.isnan(goal) else best
         if not run.losses:
@@ -328,7 +328,7 @@ def _cost(decoded: Decoded) -> str:
 
 
 def _blank() -> Array:
-    """A gray crop, visible on light and dark pages."""
+    """Return a gray crop, visible on light and dark pages."""
     return np.full((_SIDE, _SIDE, 4), (128, 128, 128, 60), np.uint8)
 
 

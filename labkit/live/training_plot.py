@@ -1,4 +1,4 @@
-"""The plot of the training panel: losses and temperature over steps, and the rate–distortion plane."""
+"""The plots of the training panel: losses and temperature over steps, and the rate–distortion plane."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SCHEDULE, TEMPERATURE = "τ over the steps", "present τ"
 JPEG, PRETRAINED = "JPEG", "bundled weights"
 PATH, START, NOW = "path of this run", "its start, a DCT", "this run"
 
-_SYMBOLS = ("circle", "square", "triangle-up", "cross")  # of earlier runs, by structure
-_WINDOW = 20  # steps that a point of the training curve averages
-_POINTS = 60  # of a curve that is computed from a formula
+_SYMBOLS = ("circle", "square", "triangle-up", "cross")  # symbols of earlier runs, by structure
+_WINDOW = 20  # number of steps averaged in each point of the training curve
+_POINTS = 60  # number of points of a curve that is computed from a formula
 
 
 def make(photo: str, reference: str, networks: Iterable[str]) -> Plot:
@@ -98,7 +98,7 @@ def trailing_mean(losses: Array, window: int) -> Array:
 
 
 def schedule(scheme: schemes.Scheme, done: int, steps: int) -> dict[str, Points]:
-    """Return the temperature over all steps and at the present step, or no points if the scheme ignores it.
+    """Return the temperature over all steps and at the current step, or no points if the scheme ignores it.
 
     Args:
         scheme: Scheme of the run.
@@ -117,11 +117,11 @@ def schedule(scheme: schemes.Scheme, done: int, steps: int) -> dict[str, Points]
 
 
 def goal(known: Mapping[str, list[Decoded]], reference: str, lmbda: float) -> tuple[float, dict[str, Points]]:
-    """Return the lowest loss bpp + λ · 255² · MSE of a reference, and the line of all points that have this loss.
+    """Return the lowest loss bpp + λ · 255² · MSE of a reference, and the line of all points with this loss.
 
     Args:
-        known: Points of JPEG and of the pretrained weights; they limit the line.
-        reference: Curve whose lowest loss counts. If it has no points yet, the loss is NaN and the line is empty.
+        known: Points of JPEG and of the pretrained weights, which limit the line.
+        reference: Curve whose lowest loss is used. If it has no points yet, the loss is NaN and the line is empty.
         lmbda: Weight of the distortion.
     """
     loss = min((_loss(each.bpp, each.psnr, lmbda) for each in known[reference]), default=math.nan)
@@ -133,7 +133,7 @@ def goal(known: Mapping[str, list[Decoded]], reference: str, lmbda: float) -> tu
 
 
 def described(scheme: schemes.Scheme) -> str:
-    """Return what training computes instead of rounding, in one line."""
+    """Describe in one line what training computes instead of rounding."""
     rate, distortion = schemes.first_stage(scheme).pair()
     return f"training sees {rate.forward} for the bits and {distortion.forward} for the reconstruction"
 

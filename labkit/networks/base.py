@@ -1,4 +1,4 @@
-"""The part that all networks of labkit share: a name, a scheme, portable coding, and latents that can be scaled."""
+"""Base classes of all networks: a name, a scheme, portable coding, and latents that can be scaled."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from labkit.schemes import QuantizationScheme, Scheme, first_stage
 
 
 class CodecBase:
-    """Attributes and methods that labkit adds to a model of CompressAI, and that toys have, too.
+    """Attributes and methods that labkit adds to CompressAI's models and to its own toy codes.
 
     Attributes:
-        kind: Name of the architecture, as `networks.get` takes it.
+        kind: Name of the architecture, as `networks.get` accepts it.
         paper: Authors and title of the paper.
         year: Year of the paper.
         N: Number of channels of the transforms.
@@ -26,9 +26,9 @@ class CodecBase:
         size: Name of the size, "tiny", "small" or "paper", or "custom" for other channel counts.
         scheme: Quantization scheme used in training.
         info: Description of the weights, as `save_checkpoint` wrote it; empty for a new network.
-        lr_factors: The trainer multiplies its learning rate by these factors. A key is the start of a parameter's
-            name, and the first key that fits counts.
-        low_precision: True if the transforms train in bfloat16 where that is faster.
+        lr_factors: Factors for the trainer's learning rate. Each key is the beginning of parameter names, and the first
+            key that matches a name applies.
+        low_precision: True if the transforms train in bfloat16 on devices where that is faster.
         patchwise: True if g_a and g_s work on separate patches, so that a large image can be coded in strips.
     """
 
@@ -86,11 +86,11 @@ class CodecBase:
 
     @torch.no_grad()
     def scale_latents(self, gain: float) -> None:
-        """Multiply the latent y by a gain, and divide it again in all layers that take y as input.
+        """Multiply the latent y by a gain, and divide by the gain in all layers that take y as input.
 
-        The entropy model follows, and z stays the same. Only the quantization step changes, to 1/gain of its value. At
-        high rates the best step is proportional to 1/√λ, since the distortion is step²/12. Scaling a network trained
-        for λ₀ by √(λ/λ₀) therefore brings it most of the way to λ.
+        The entropy model is adapted, and z does not change. In effect, only the quantization step changes: it is
+        divided by the gain. At high rates, the best step is proportional to 1/√λ, because the distortion is step²/12.
+        Scaling a network trained for λ₀ by √(λ/λ₀) therefore brings it most of the way to λ.
 
         Args:
             gain: Positive factor.
@@ -112,4 +112,4 @@ class CodecBase:
 
 
 class ImageCodec(PortableCoding, CodecBase):
-    """A codec of images, which codes strings that decode on every machine; it comes first among a network's bases."""
+    """Base of the image codecs, whose strings decode on every machine; listed first among a network's bases."""

@@ -22,7 +22,7 @@ from labkit.schemes import Scheme
 
 
 class GroupedCodec(ImageCodec):
-    """Base of codecs built from CompressAI's latent codecs: a hyperprior, and y in groups of channels."""
+    """Base of codecs built from CompressAI's latent codecs: a hyperprior, and a latent y in groups of channels."""
 
     latent_codec: Any
 
@@ -31,25 +31,26 @@ class GroupedCodec(ImageCodec):
 
     @property
     def downsampling_factor(self) -> int:
-        """Sides of the images are multiples of this number."""
+        """Height and width of the images must be multiples of this number."""
         return 64
 
     def coded_shape(self, height: int, width: int) -> Any:
-        """Return the shapes of the groups and of z that `decompress` needs, for an image of this size in pixels."""
+        """Return the shapes of the groups and of z, which `decompress` needs, for an image of this size in pixels."""
         groups = self.latent_codec["y"].groups
         shape = [torch.Size((channels, height // 16, width // 16)) for channels in groups]
         return {"y": shape, "hyper": super().coded_shape(height, width)}
 
 
 class Elic(GroupedCodec, _compressai.Elic2022Official):
-    """He et al. 2022, ELIC, as in CompressAI's elic2022-official (https://arxiv.org/abs/2203.10886).
+    """ELIC by He et al. 2022, as in CompressAI's elic2022-official (https://arxiv.org/abs/2203.10886).
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns
     {"x_hat", "likelihoods": {"y", "z"}}.
 
-    The five groups have M/20, M/20, M/10 and M/5 channels, rounded down, and the rest. With M = 320 they are the
-    published 16, 16, 32, 64 and 192. Each group is coded as a checkerboard in two passes. The layers between the groups
-    have 224 and 128 channels in every size, as in CompressAI. `from_state_dict` takes weights with M = 320 only.
+    The latent y has five groups. The first four have M/20, M/20, M/10 and M/5 channels, rounded down, and the last has
+    the rest. M = 320 gives the published groups of 16, 16, 32, 64 and 192 channels. Each group is coded as a
+    checkerboard in two passes. The layers between the groups have 224 and 128 channels in every size, as in CompressAI.
+    `from_state_dict` accepts only weights with M = 320.
 
     Args:
         N: Number of channels of the transforms.
@@ -73,7 +74,7 @@ class Elic(GroupedCodec, _compressai.Elic2022Official):
         self._adopt_latent_codec(scheme)
 
 
-# As published: the number of slices of y, and the largest number of earlier slices that a slice reads.
+# As published: the number of slices of y, and the largest number of earlier slices that a slice reads
 SLICES, SUPPORT = 10, 5
 
 
@@ -90,9 +91,9 @@ class ChannelAutoregressive(GroupedCodec, _compressai.base.SimpleVAECompressionM
         first decoded slices ──────┴─► entropy parameters ─► μ, σ ─► ŷ ─► + ½ tanh(residual) ─► decoded slice
 
     With N = 192 and M = 320, the layers are those of the authors' code (ms2020.py of TensorFlow Compression). That code
-    fixes 256 channels in the hyperprior, and 224 and 128 in the transforms of the slices; other sizes scale them with N
-    and M. As in CompressAI, the network predicts σ itself, where the authors' code predicts an index into a table of
-    scales. No published checkpoint has this layout. The authors train with `schemes.mixed()`.
+    uses fixed numbers of channels: 256 in the hyperprior, and 224 and 128 in the transforms of the slices. Here they
+    are scaled with N and M. As in CompressAI, the network predicts σ itself, whereas the authors' code predicts an
+    index into a table of scales. No published checkpoint has this layout. The authors train with `schemes.mixed()`.
 
     Args:
         N: Number of channels of the transforms.
@@ -203,7 +204,7 @@ class _SliceParameters(nn.Module):
         self.scales = _slice_transform(M, M + support, depth)
 
     def inputs(self, ctx_params: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs of the mean and the scale transform: a branch of the hyperprior, then the support."""
+        """Return the inputs of the mean transform and of the scale transform: a hyperprior branch, then the support."""
         support, means, scales = ctx_params.split(self.widths, dim=1)
         return torch.cat((means, support), dim=1), torch.cat((scales, support), dim=1)
 
@@ -224,7 +225,7 @@ def _slice_transform(M: int, inputs: int, depth: int) -> nn.Sequential:
 
 
 class _HyperSynthesis(nn.Module):
-    """Two branches that end in a ReLU, before means and scales are predicted: (batch, 2M, …), means first."""
+    """Two branches, each ending in a ReLU, from which means and scales are predicted: (batch, 2M, …), means first."""
 
     def __init__(self, N: int, middle: int, M: int):
         super().__init__()

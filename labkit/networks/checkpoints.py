@@ -1,4 +1,4 @@
-"""Networks on disk: safetensors files with a JSON description in the header, and the files of other programs."""
+"""Networks on disk: safetensors files with a JSON description in the header, and files from other programs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def weights_hash(net: nn.Module) -> str:
     """Return the SHA-256 of a network's state dict, including the coder tables.
 
     The hash depends on every key, shape, type and value, but not on their order or on the file that holds them.
-    Networks with equal hashes decode alike. Call `update` before, since the tables are missing otherwise. A masked
-    convolution sets the weights under its mask to zero when it first runs, so the hash treats them as zero.
+    Networks with equal hashes decode identically. Call `update` first, because the coder tables are missing otherwise.
+    A masked convolution sets the weights under its mask to zero when it first runs, so the hash treats them as zero.
 
     Args:
         net: Any network.
@@ -53,8 +53,8 @@ def save_checkpoint(net: nn.Module, path: str | Path, **info: Any) -> None:
     The file is written under a temporary name and then renamed, and missing folders are created.
 
     Args:
-        net: Any model with CompressAI's keys. `load_checkpoint` rebuilds a codec of labkit; other models need
-            `load_weights` with a model.
+        net: Any model with CompressAI's keys. `load_checkpoint` rebuilds one of labkit's codecs from the file. For any
+            other model, build the model and call `load_weights`.
         path: File to write.
         info: Further description, such as lmbda=0.0067. Values must be valid JSON.
 
@@ -88,24 +88,24 @@ def read_info(path: str | Path) -> dict[str, Any]:
 def load_weights(model: nn.Module | str, path: str | Path) -> Any:
     """Load the weights and coder tables of a checkpoint, in labkit's form or as `torch.save` wrote a state dict.
 
-    A state dict may be the whole file or lie in a dict, for example under "state_dict". Its keys may have the names of
-    earlier versions of CompressAI, or prefixes of `DataParallel` and `torch.compile`. Half precision becomes float32.
-    Nothing in a file is executed.
+    The state dict may be the whole file or an entry of a dict, for example under "state_dict". Its keys may have names
+    from earlier versions of CompressAI, or the prefixes of `DataParallel` and `torch.compile`. Weights in half
+    precision are converted to float32. Code in the file is never executed.
 
     Args:
-        model: Model to change in place, of labkit or of CompressAI, adopted or not; or the name of an architecture, of
-            labkit or of CompressAI, for a new network with as many channels as the checkpoint has.
+        model: Model to change in place: one of labkit's or CompressAI's, adopted or not. Alternatively, the name of an
+            architecture of labkit or CompressAI, which creates a network with the checkpoint's channel counts.
         path: The checkpoint.
 
     Returns:
-        The model. Its `info` is the description in the checkpoint, empty if it has none, and its `checkpoint_keys` says
-        which keys were renamed, missing or unexpected. A new network is in evaluation mode.
+        The model. Its `info` is the description in the checkpoint, empty if it has none, and its `checkpoint_keys`
+        lists the keys that were renamed, missing or unexpected. A new network is in evaluation mode.
 
     Raises:
-        ValueError: If the file is missing, damaged, needs code to be unpickled, or does not fit the model.
+        ValueError: If the file is missing or damaged, requires code to be unpickled, or does not fit the model.
 
     Warns:
-        UserWarning: If keys were renamed, missing or unexpected, in one line.
+        UserWarning: If keys were renamed, missing or unexpected. The message has one line.
 
     Example:
         >>> import labkit as lk
@@ -123,18 +123,18 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> tuple[Codec
 
     Args:
         path: Checkpoint of any form that `load_weights` reads.
-        network: Name of the architecture, of labkit or of CompressAI. By default, that which the checkpoint names; a
-            state dict of another program names none.
+        network: Name of the architecture, of labkit or of CompressAI. The default is the name in the checkpoint; a
+            state dict from another program contains no name.
 
     Returns:
-        The network in evaluation mode, and the description of its weights. For a state dict of another program, its
-        scheme is the one that CompressAI trains with, with the lower bound on σ in the state dict.
+        The network in evaluation mode, and the description of its weights. For a state dict from another program, the
+        scheme is the one that CompressAI trains with, and the lower bound on σ is taken from the state dict.
 
     Raises:
         ValueError: If the file is missing or damaged, holds another architecture, or names none and `network` is None.
 
     Warns:
-        UserWarning: If keys were renamed, missing or unexpected, in one line.
+        UserWarning: If keys were renamed, missing or unexpected. The message has one line.
     """
     path = Path(path)
     info, tensors, place = _read(path)
@@ -152,7 +152,7 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> tuple[Codec
         check_name("network", str(info.get("network")), zoo.names())
         scheme = schemes.from_dict(info["scheme"])
         N, M = info["channels"]
-        if max(N, M) ** 2 > sum(tensor.numel() for tensor in tensors.values()):  # before they are allocated
+        if max(N, M) ** 2 > sum(tensor.numel() for tensor in tensors.values()):  # checked before memory is allocated
             raise ValueError(f"it has too few weights for N = {N} and M = {M}")
         net = zoo.build(info["network"], N, M, size=info["size"], scheme=scheme)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -162,10 +162,11 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> tuple[Codec
 
 
 def _describe(kind: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the description of a network that another program trained, from the tensors by the network's keys."""
+    """Return the description of a network that another program trained. The tensors have the network's keys."""
     N, M = zoo.channels(kind, tensors)
     size = next((size for size, counts in zoo.SIZES[kind].items() if counts == (N, M)), "custom")
-    # CompressAI trains models that consist of latent codecs with rounded reconstructions, and all others with noise.
+    # CompressAI's training rounds the reconstructed latents of models built from latent codecs, and adds noise in
+    # others
     preset = schemes.mixed if any(key.startswith("latent_codec.") for key in tensors) else schemes.noise
     scheme = preset()
     bounds = [float(tensor) for key, tensor in tensors.items() if key.endswith(".lower_bound_scale.bound")]
@@ -177,14 +178,14 @@ def _describe(kind: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
 def _load(net: nn.Module, tensors: dict[str, Tensor], path: Path, place: str, info: dict[str, Any]) -> None:
     matched, keys = state_dicts.match_keys(net, tensors, path, place)
     state_dicts.fill(net, matched, path)
-    attributes: Any = net  # PyTorch's modules take any attribute
+    attributes: Any = net  # PyTorch's modules accept any attribute
     attributes.info, attributes.checkpoint_keys = info, keys
     if keys:
         warnings.warn(str(keys), stacklevel=3)
 
 
 def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any] | None, dict[str, Tensor], str]:
-    """Return the description in a checkpoint (None if labkit did not write it), its tensors, and their place."""
+    """Return the description in a checkpoint (None if labkit did not write it), its tensors and their place in it."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such checkpoint")
     if state_dicts.is_torch_file(path):

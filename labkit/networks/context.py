@@ -11,7 +11,7 @@ from labkit.networks.base import ImageCodec
 from labkit.networks.hyperprior import MeanScaleHyperprior
 from labkit.schemes import Scheme
 
-# CompressAI's class comes before the training forward of labkit, as in every adopted class.
+# CompressAI's class comes before the class with labkit's training forward pass, as in every adopted class.
 
 
 class JointAutoregressive(ImageCodec, adoption.AdoptedJointAutoregressive):
@@ -20,8 +20,9 @@ class JointAutoregressive(ImageCodec, adoption.AdoptedJointAutoregressive):
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 64. It returns
     {"x_hat", "likelihoods": {"y", "z"}}.
 
-    The coder codes one latent pixel after another, and rounds each around a mean predicted from the pixels before it.
-    The evaluation forward rounds y itself, so its reconstruction differs from the decoded image.
+    The coder codes the pixels of the latent one after another, and rounds each around a mean that is predicted from
+    earlier pixels. The forward pass in evaluation mode rounds y itself, so its reconstruction differs from the decoded
+    image.
 
     Args:
         N: Number of channels of the transforms.
@@ -99,7 +100,7 @@ def _check_equal(N: int, M: int | None) -> None:
 class _SubsampledConv2d(nn.Conv2d):
     """A strided 1×1 convolution that, in training, drops the skipped pixels before it convolves.
 
-    The sums are the same. In torch 2.14.1, the backward pass of the strided convolution writes past its memory on the
+    The result is the same. In torch 2.14.1, the backward pass of the strided convolution writes past its memory on the
     CPU, in the channels-last layout that the trainer uses, with 3 input channels or with 8 or 16 output channels.
     """
 

@@ -39,7 +39,7 @@ class FactorizedPrior(ImageCodec, _compressai.FactorizedPrior):
     def scale_latents(self, gain: float) -> None:
         """Scale the latents by a positive gain, and adapt the entropy model to them."""
         super().scale_latents(gain)
-        bottleneck = self.entropy_bottleneck  # its cumulative function takes y through softplus(matrices[0])
+        bottleneck = self.entropy_bottleneck  # its cumulative function first multiplies y by softplus(matrices[0])
         slope = functional.softplus(bottleneck.matrices[0]) / gain
         bottleneck.matrices[0].copy_(slope + torch.log(-torch.expm1(-slope)))  # the inverse of softplus
         bottleneck.quantiles *= gain
@@ -69,7 +69,7 @@ class ScaleHyperprior(ImageCodec, _compressai.ScaleHyperprior):
 
 
 class _Frugal(_compressai.MeanScaleHyperprior):
-    """CompressAI's model, whose encoder frees what it no longer needs, since the coder needs much memory."""
+    """CompressAI's model, with an encoder that frees tensors early, because the coder needs much memory."""
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Return the strings and the shape that CompressAI's method returns."""

@@ -16,11 +16,11 @@ from labkit.networks.hyperprior import FactorizedPrior, MeanScaleHyperprior
 from labkit.networks.patch_start import PATCH, dct_basis, fit_bottleneck, fit_gaussian, gain_for
 from labkit.schemes import Scheme
 
-FIRST_LMBDA = 0.01  # λ for which a new network has the right step; `start` changes it to another λ
+FIRST_LMBDA = 0.01  # λ that a new network's quantization step is right for; `start` adapts the step to another λ
 
 
 class Pointwise(nn.Conv2d):
-    """A 1×1 convolution as a matrix product, which a CPU computes faster.
+    """A 1×1 convolution computed as a matrix product, which is faster on a CPU.
 
     Args:
         inputs: Number of channels of the input.
@@ -50,13 +50,13 @@ class Residual(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum, of the shape of x: (batch, channels, height, width)."""
+        """Return the sum, with the same shape as x: (batch, channels, height, width)."""
         y: Tensor = x + self.outer(functional.gelu(self.inner(x)))
         return y
 
 
 class FromPatches(nn.ConvTranspose2d):
-    """A transposed convolution of size and stride 16 to 3 channels as a matrix product, five times as fast on a CPU.
+    """A transposed 16×16 convolution of stride 16 to 3 channels, as a matrix product: five times as fast on a CPU.
 
     Args:
         inputs: Number of channels of the input.
@@ -75,14 +75,15 @@ class FromPatches(nn.ConvTranspose2d):
 
 
 class PatchCodec(ImageCodec):
-    """What the patch codecs share: their transforms, the first weights, and the start of training.
+    """Base of the patch codecs: their transforms, their initial weights, and the start of training.
 
-    The analysis transform is a convolution of size and stride 16, followed by `layers` residual layers of size 1×1. The
-    synthesis transform is its mirror image. Both start as the lowest frequencies of an orthonormal DCT.
+    The analysis transform is a 16×16 convolution of stride 16, followed by `layers` residual layers of 1×1
+    convolutions. The synthesis transform is its mirror image. Both are initialized with the lowest frequencies of an
+    orthonormal DCT.
 
     Attributes:
         layers: Number of residual layers in each transform.
-        started: 1 if `start` has fitted the network, as a tensor, so that the state dict of trained weights says so.
+        started: Tensor that becomes 1 when `start` has fitted the network. As a tensor, it is part of the state dict.
     """
 
     paper = "labkit's own: transform coding of patches, initialized with the DCT"
@@ -90,8 +91,9 @@ class PatchCodec(ImageCodec):
     patchwise = True
     low_precision = False  # bfloat16 would round a latent of 100 steps to a multiple of half a step
     layers: ClassVar[int] = 2
-    # The convolutions from and to pixels start near their best weights and would lose them at a higher rate. The other
-    # layers start at zero or at random. The entropy bottleneck of a factorized prior or hyperprior learns fastest.
+    # The convolutions from and to pixels start near their best weights and would lose them at a higher learning rate.
+    # The other layers start at zero or at random. The entropy bottleneck of a factorized prior or hyperprior learns
+    # fastest.
     lr_factors: ClassVar[Mapping[str, float]] = {"entropy_bottleneck": 5.0, "g_a.0": 1.0, "g_s.2": 0.5, "": 2.5}
     g_a: nn.Sequential
     g_s: nn.Sequential
@@ -109,7 +111,7 @@ class PatchCodec(ImageCodec):
         with torch.no_grad():
             basis, gain = dct_basis(M), gain_for(FIRST_LMBDA)
             first.weight.copy_(gain * basis)
-            first.bias.copy_(-0.5 * first.weight.sum((1, 2, 3)))  # gray has the latent 0
+            first.bias.copy_(-0.5 * first.weight.sum((1, 2, 3)))  # a gray image then has the latent 0
             last.weight.copy_(basis / gain)
             last.bias.fill_(0.5)
         residual = [f"g_a.{1 + i}" for i in range(self.layers)] + [f"g_s.{i}" for i in range(self.layers)]
@@ -118,7 +120,7 @@ class PatchCodec(ImageCodec):
 
     @property
     def downsampling_factor(self) -> int:
-        """Sides of the images are multiples of this number."""
+        """Height and width of the images must be multiples of this number."""
         return PATCH
 
     @classmethod
@@ -131,10 +133,10 @@ class PatchCodec(ImageCodec):
         return net
 
     def start(self, lmbda: float, x: Tensor) -> None:
-        """Fit an untrained network to λ and to a first batch; a network that has started stays as it is.
+        """Fit an untrained network to λ and to a first batch. A network that was already started does not change.
 
-        The quantization step becomes the one that suits λ (see `gain_for`). The layers that take the latents divide
-        them by their standard deviations, and the entropy model gets the scales of the latents.
+        The quantization step is adapted to λ (see `gain_for`). The layers that take the latents as input divide them by
+        their standard deviations, and the entropy model is fitted to the scales of the latents.
 
         Args:
             lmbda: Weight of the distortion, on CompressAI's scale.
@@ -145,7 +147,7 @@ class PatchCodec(ImageCodec):
 
     @torch.no_grad()
     def starting(self, lmbda: float, x: Tensor) -> Generator[None, None, None]:
-        """Start in small parts. A network whose start is interrupted is unfinished and starts only once.
+        """Start the network in small steps. If this is interrupted, do not use the network: it is only partly fitted.
 
         Args:
             lmbda: See `start`.
@@ -168,18 +170,18 @@ class PatchCodec(ImageCodec):
         self.started.fill_(1)
 
     def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:
-        """Fit the entropy model to latents of shape (batch, M, height, width) with these deviations, (M,)."""
+        """Fit the entropy model to latents of shape (batch, M, height, width) with deviations of shape (M,)."""
         return fit_bottleneck(self.entropy_bottleneck, y)
 
 
 class PatchLinear(PatchCodec, FactorizedPrior):
-    """A learned JPEG: one linear transform of patches of 16×16 pixels each way, and a factorized entropy model.
+    """A learned JPEG: a linear transform of 16×16 patches in each direction, and a factorized entropy model.
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 16. It returns
     {"x_hat", "likelihoods": {"y"}}.
 
     Args:
-        N: Has no effect, because a linear transform has no hidden channels; M by convention.
+        N: Has no effect, because a linear transform has no hidden channels; equal to M by convention.
         M: Number of channels of the latent y, at most 768.
         scheme: Quantization scheme for training; `schemes.mixed()` by default.
     """
@@ -190,7 +192,7 @@ class PatchLinear(PatchCodec, FactorizedPrior):
 
 
 class PatchMLP(PatchCodec, FactorizedPrior):
-    """Nonlinear transforms of patches of 16×16 pixels, and a factorized entropy model.
+    """Nonlinear transforms of 16×16 patches, and a factorized entropy model.
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 16. It returns
     {"x_hat", "likelihoods": {"y"}}.
@@ -205,13 +207,13 @@ class PatchMLP(PatchCodec, FactorizedPrior):
 
 
 def hyper_transforms(N: int, M: int, z: int, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return h_a from M channels to z at half the resolution, and h_s back to a number of outputs."""
+    """Return h_a, from M channels to z at half the resolution, and h_s, from z to `outputs` channels."""
     h_a = nn.Sequential(Pointwise(M, N), nn.GELU(), conv(N, z))
     return h_a, nn.Sequential(deconv(z, N), nn.LeakyReLU(inplace=True), nn.Conv2d(N, outputs, 1))
 
 
 class PatchHyperprior(PatchCodec, MeanScaleHyperprior):
-    """Nonlinear transforms of patches of 16×16 pixels, and a mean–scale hyperprior.
+    """Nonlinear transforms of 16×16 patches, and a mean–scale hyperprior.
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 32. It returns
     {"x_hat", "likelihoods": {"y", "z"}}. The hyper-latent z has N/4 channels and covers 32×32 pixels per position.
@@ -232,7 +234,7 @@ class PatchHyperprior(PatchCodec, MeanScaleHyperprior):
 
     @property
     def downsampling_factor(self) -> int:
-        """Sides of the images are multiples of this number."""
+        """Height and width of the images must be multiples of this number."""
         return 2 * PATCH
 
     def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:

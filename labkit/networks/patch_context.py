@@ -21,12 +21,12 @@ from labkit.networks.patch import PatchCodec, hyper_transforms
 from labkit.networks.patch_start import fit_bottleneck, fit_gaussian
 from labkit.schemes import Scheme
 
-SHARES = (1, 2, 4, 9)  # of the groups in the channels of y; the first group has the lowest frequencies
-SMALLEST = sum(SHARES)  # number of channels with which every group has one
+SHARES = (1, 2, 4, 9)  # shares of the groups in the channels of y; the first group has the lowest frequencies
+SMALLEST = sum(SHARES)  # the smallest number of channels that gives every group at least one
 
 
 class _Grouped(GroupedCodec, SimpleVAECompressionModel):
-    """What `PatchCodec` expects below it: an initializer with channel counts and a scheme."""
+    """Provides the initializer that `PatchCodec` calls, which takes channel counts and a scheme."""
 
     def __init__(self, N: int, M: int, scheme: Scheme | None = None):
         super().__init__()
@@ -34,20 +34,20 @@ class _Grouped(GroupedCodec, SimpleVAECompressionModel):
 
 
 class PatchContext(PatchCodec, _Grouped):
-    """Nonlinear transforms of patches of 16×16 pixels, and a hyperprior with a context model.
+    """Nonlinear transforms of 16×16 patches, and a hyperprior with a context model.
 
     The network takes images of shape (batch, 3, H, W) in [0, 1], where H and W are multiples of 32. It returns
     {"x_hat", "likelihoods": {"y", "z"}}.
 
     The latent y has four groups with 1/16, 2/16, 4/16 and 9/16 of its channels, from low to high frequencies. Each
     group is coded as a checkerboard in two passes, so decoding takes eight passes. A pass reads the output of the
-    hyperprior and the groups before. The second pass of a group also reads the half that the first one decoded:
+    hyperprior and all earlier groups. The second pass of a group also reads the half that the first one decoded:
 
         z ─► h_s ──────────────────────────┐
-        groups before ─► channel context ──┼─► entropy parameters ─► μ, σ
+        earlier groups ─► channel context ─┼─► entropy parameters ─► μ, σ
         decoded half  ─► spatial context ──┘
 
-    The context model is that of He et al. 2022 (https://arxiv.org/abs/2203.10886) with smaller layers.
+    The context model is the one of He et al. 2022 (https://arxiv.org/abs/2203.10886) with smaller layers.
 
     Args:
         N: Number of hidden channels of the residual layers, the hyper transforms and the context model.
@@ -103,7 +103,7 @@ class PatchContext(PatchCodec, _Grouped):
 
     @property
     def downsampling_factor(self) -> int:
-        """Sides of the images are multiples of this number."""
+        """Height and width of the images must be multiples of this number."""
         return 32
 
     def _fit(self, y: Tensor, deviation: Tensor) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""How a patch codec starts: the lowest frequencies of a DCT, the step that λ asks for, and fitted entropy models."""
+"""Initialization of patch codecs: the lowest frequencies of a DCT, a step that suits λ, and fitted entropy models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from labkit import entropy
 
 PATCH = 16  # side of a patch in pixels
-CHROMA = 12  # how much sooner than luma the frequencies of chroma end; with M = 192, 84% of the latents are luma
-GROUPS = 64  # numbers per channel to which an entropy bottleneck is fitted
-FIT_STEPS, FIT_RATE = 25, 0.1  # the rate falls linearly to 0
+CHROMA = 12  # weight of chroma when vectors are sorted by frequency; with M = 192, 84% of the latents are luma
+GROUPS = 64  # number of values per channel to which an entropy bottleneck is fitted
+FIT_STEPS, FIT_RATE = 25, 0.1  # the learning rate falls linearly to 0
 
 
 def dct_basis(M: int) -> Tensor:
@@ -50,7 +50,7 @@ def _dct(n: int) -> Tensor:
 
 
 def gain_for(lmbda: float) -> float:
-    """Return how many quantization steps one unit of an orthonormal transform of an image in [0, 1] has.
+    """Return the number of quantization steps per unit of an orthonormal transform of an image in [0, 1].
 
     At high rate, the best mean squared error of each latent is D = 3/(2 ln 2 · λ) in units of 255², since the MSE
     averages three color channels. Codecs that also code many zeros need a larger step, so they start with
@@ -63,10 +63,10 @@ def gain_for(lmbda: float) -> float:
 
 
 def fit_gaussian(layer: Any, deviation: Tensor, mean: Tensor) -> None:
-    """Let a layer start to predict nearly constant σ and μ, in units of σ.
+    """Initialize a layer so that it predicts nearly constant σ and μ, in units of σ.
 
     Args:
-        layer: Convolution with 2C outputs, σ before μ, that is changed in place.
+        layer: Convolution to change in place, with 2C outputs, σ before μ.
         deviation: Standard deviations of the channels, (C,).
         mean: Means of the channels, (C,).
     """
@@ -76,17 +76,17 @@ def fit_gaussian(layer: Any, deviation: Tensor, mean: Tensor) -> None:
 
 @torch.enable_grad()
 def fit_bottleneck(bottleneck: entropy.EntropyBottleneck, latents: Tensor) -> Generator[None, None, None]:
-    """Fit an entropy bottleneck to a batch: first a logistic law, then a few steps of maximum likelihood.
+    """Fit an entropy bottleneck to a batch: first a logistic distribution, then a few steps of maximum likelihood.
 
-    The latents of each channel are sorted and replaced by the means of at most `GROUPS` groups. The groups have one
-    latent each in the tails and more in the middle.
+    The latents of each channel are sorted and replaced by the means of at most `GROUPS` groups. A group has one latent
+    in the tails and more in the middle.
 
     Args:
         bottleneck: Entropy model to change in place.
         latents: Latents of shape (batch, C, …).
 
     Yields:
-        None after each step, so that the reader may stop.
+        None after each step, so that the caller can stop.
     """
     values = latents.detach().float().transpose(0, 1).flatten(1).sort(1).values
     center = values.median(1, keepdim=True).values
@@ -115,12 +115,12 @@ def fit_bottleneck(bottleneck: entropy.EntropyBottleneck, latents: Tensor) -> Ge
 
 
 def _set_logistic(bottleneck: entropy.EntropyBottleneck, center: Tensor, scale: Tensor) -> None:
-    """Make the law nearly logistic; center and scale have the shape (C, 1, 1)."""
+    """Make the distribution nearly logistic; center and scale have the shape (C, 1, 1)."""
     for i, matrix in enumerate(bottleneck.matrices):
         slope = torch.full_like(scale, 1 / matrix.size(2)) if i else 1 / scale
         matrix.copy_(slope + torch.log(-torch.expm1(-slope)))  # the inverse of softplus
-        bottleneck.biases[i].copy_(torch.linspace(-0.3, 0.3, matrix.size(1))[:, None].to(scale))  # or units stay equal
+        bottleneck.biases[i].copy_(torch.linspace(-0.3, 0.3, matrix.size(1))[:, None].to(scale))  # breaks symmetry
     bottleneck.biases[0] -= center / scale
     bottleneck.biases[-1].zero_()
     for factor in bottleneck.factors:
-        factor.fill_(0.3)  # the tails of latents are heavier than those of a logistic law
+        factor.fill_(0.3)  # the tails of latents are heavier than those of a logistic distribution

@@ -1,4 +1,4 @@
-"""State dicts that other programs saved: how they are read, and how their keys become those of a network."""
+"""State dicts from other programs: how they are read, and how their keys are matched to those of a network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from compressai.zoo.pretrained import rename_key
 from torch import Tensor, nn
 
 TABLES = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
-# Keys under which training scripts save a state dict, in order of preference. A dict in a dict is searched, too.
+# Keys under which training scripts save a state dict, in order of preference. Nested dicts are searched, too.
 PLACES = ("state_dict", "model_state_dict", "model", "network", "net", "ema")
 _DEPTH = 3
-# `DataParallel` and `torch.compile` wrap a network, and the second one also wraps parts of it.
+# `DataParallel` and `torch.compile` wrap a network, and the latter also wraps parts of it.
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
-# Modules whose buffers are constants (or coder tables), so that a file without them loses nothing.
+# Modules whose buffers are constants or coder tables, so a file may lack them.
 _CONSTANT = (EntropyModel, LowerBound, NonNegativeParametrizer, MaskedConv2d)
 
 
 class _Inert:
-    """Takes the place of an object that is no weight, such as a NumPy scalar: it accepts any data and keeps none."""
+    """Placeholder for an object that is not a weight, such as a NumPy scalar. It accepts any data and keeps none."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -53,12 +53,12 @@ _INERT: list[Any] = [
 
 @dataclass(frozen=True, repr=False)
 class CheckpointKeys:
-    """What became of the keys of a checkpoint. `load_weights` stores it as `checkpoint_keys` of the model.
+    """How the keys of a checkpoint were matched. `load_weights` stores this as `checkpoint_keys` of the model.
 
     Attributes:
         path: The checkpoint.
-        place: Where the state dict was in the file, such as "state_dict"; empty if it was the whole file.
-        renamed: The key in the network for each key in the file that has another one.
+        place: Key under which the file held the state dict, such as "state_dict"; empty if it was the whole file.
+        renamed: The network's key for each key of the file that has a different name.
         missing: Keys of the network that the file lacks. They are coder tables and constants, never weights.
         unexpected: Keys of the file that the network lacks; they were ignored.
     """
@@ -92,9 +92,9 @@ def examples(keys: tuple[str, ...]) -> str:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Return whether a file starts as those of `torch.save` do: as a zip archive or as a pickle.
+    """Return whether a file starts like one that `torch.save` wrote: as a zip archive or as a pickle.
 
-    A safetensors file starts with the length of its header, which may look like a pickle, and then has a brace.
+    A safetensors file starts with the length of its header, which may look like a pickle, followed by a brace.
     """
     with open(path, "rb") as file:
         start = file.read(9)
@@ -102,13 +102,13 @@ def is_torch_file(path: Path) -> bool:
 
 
 def read_torch_file(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a state dict that `torch.save` wrote, on the CPU, and its place in the file.
+    """Return the tensors of a state dict that `torch.save` wrote, on the CPU, and the key that held it in the file.
 
-    Nothing in the file is executed. NumPy arrays and scalars, paths and `argparse.Namespace` are read as objects
-    without content, and optimizer states are not read at all if the file is a zip archive.
+    Code in the file is never executed. NumPy arrays and scalars, paths and `argparse.Namespace` are read as empty
+    placeholders, and optimizer states are not read at all if the file is a zip archive.
 
     Raises:
-        ValueError: If the file is damaged, needs code to be unpickled, or holds no state dict.
+        ValueError: If the file is damaged, requires code to be unpickled, or contains no state dict.
     """
     contents, place = _unpickled(path), []
     for _ in range(_DEPTH):
@@ -144,7 +144,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _check_memory(path: Path, zipped: bool) -> None:
-    """Refuse what `torch.load` would allocate without data in the file: compressed entries and byte arrays."""
+    """Refuse content that could take more memory than the file has bytes: compressed entries and byte arrays."""
     if zipped:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -159,7 +159,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _check_plain(tensor: Tensor, name: str) -> None:
-    """Check that a tensor is an ordinary one and no larger than its data, as an expanded one would be."""
+    """Check that a tensor is ordinary and no larger than its data, unlike an expanded tensor."""
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not plain or tensor.is_complex() or type(tensor) is not Tensor:
         raise ValueError(f"{name} must be an ordinary dense tensor of real numbers")
@@ -170,18 +170,18 @@ def _check_plain(tensor: Tensor, name: str) -> None:
 def match_keys(
     net: nn.Module, state: dict[str, Tensor], path: Path, place: str = ""
 ) -> tuple[dict[str, Tensor], CheckpointKeys]:
-    """Give the tensors of a checkpoint the keys of a network, whatever their shapes.
+    """Rename the tensors of a checkpoint to the keys of a network, regardless of their shapes.
 
     Prefixes of `DataParallel` and `torch.compile` are removed, and CompressAI's own functions translate its old names.
 
     Args:
-        net: Network whose keys count.
+        net: Network whose keys are used.
         state: State dict of the checkpoint.
         path: The checkpoint, for messages.
-        place: Where the state dict was in the file.
+        place: Key under which the file held the state dict.
 
     Returns:
-        The tensors by the network's keys, and what became of the keys of the checkpoint.
+        The tensors under the network's keys, and a summary of how the keys were matched.
 
     Raises:
         ValueError: If a weight of the network is missing.
@@ -209,9 +209,9 @@ def match_keys(
 
 
 def _without_rounded_constants(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the constants of entropy models in half precision, which rounds the likelihood's bound of 1e-9 to 0.
+    """Drop entropy-model constants in half precision, which rounds the likelihood's lower bound of 1e-9 to 0.
 
-    The scale's bound stays if there are coder tables, because the first of them belongs to exactly this bound.
+    The scale bound is kept if there are coder tables, because the first table belongs to exactly this bound.
     """
     constants = [".likelihood_lower_bound.bound", ".target"]
     if not any(key.endswith(".scale_table") and tensor.numel() for key, tensor in tensors.items()):
@@ -220,7 +220,7 @@ def _without_rounded_constants(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _present_key(key: str, own: dict[str, Any], bottlenecks: list[str]) -> str:
-    """Return the network's key for a key of a checkpoint, or any other key if the network has none."""
+    """Return the network's key for a key of a checkpoint, or some key that the network lacks if there is no match."""
     if key not in own:
         key = _WRAPPERS.sub("", key)
     if key not in own:
@@ -232,7 +232,7 @@ def _present_key(key: str, own: dict[str, Any], bottlenecks: list[str]) -> str:
 
 
 def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors with a network's own keys into it, with coder tables of any size.
+    """Copy tensors into a network with the same keys; coder tables may have any size.
 
     Args:
         net: Network to change in place. Constants without a tensor keep their values; tables without one are dropped.
@@ -240,7 +240,7 @@ def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         path: The checkpoint, for messages.
 
     Raises:
-        ValueError: If a tensor has another shape than in the network or a value that is not finite.
+        ValueError: If a tensor's shape differs from that in the network, or if a value is not finite.
     """
     own = net.state_dict()
     for key, tensor in tensors.items():

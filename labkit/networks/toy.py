@@ -82,7 +82,7 @@ class ToyTransformCode(CodecBase, nn.Module):
 
     @torch.no_grad()
     def codewords(self, x: Tensor) -> tuple[Array, Array]:
-        """Return the codewords that code the points.
+        """Return the codewords that are used for the points.
 
         Args:
             x: Points of shape (n, dimension).

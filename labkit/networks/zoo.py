@@ -38,7 +38,7 @@ Codec = (
 
 _CLASSES: dict[str, type[Codec]] = {cls.kind: cls for cls in get_args(Codec)}
 
-# Names in CompressAI's zoo and registry. With underscores in place of hyphens they are accepted as well.
+# Names in CompressAI's zoo and registry. They are also accepted with underscores in place of hyphens.
 ALIASES = {
     "bmshj2018-factorized": "factorized_prior",
     "bmshj2018-hyperprior": "scale_hyperprior",
@@ -50,8 +50,8 @@ ALIASES = {
 }
 
 # Channel counts N (transforms) and M (latent). "tiny" trains in a minute on two cores, "small" in minutes to an hour,
-# and "paper" has the published counts for higher rates. M of ELIC is a multiple of 20, so that its groups keep their
-# shares, and M of the channel-wise autoregressive codec is a multiple of 10, the number of its slices. The patch codecs
+# and "paper" has the published counts for higher rates. M of ELIC is a multiple of 20, so its groups keep their
+# proportions. M of the channel-wise autoregressive codec is a multiple of 10, its number of slices. The patch codecs
 # have one size.
 _PLAIN = {"tiny": (24, 36), "small": (96, 144), "paper": (192, 320)}
 _EQUAL = {"tiny": (24, 24), "small": (96, 96), "paper": (192, 192)}
@@ -117,7 +117,8 @@ def build(name: str, N: int, M: int, *, size: str = "custom", scheme: Scheme | N
         seed: Seed of the initial weights.
 
     Raises:
-        ValueError: If the name is unknown, or if the architecture cannot have this M: Cheng et al. need M = N, ELIC
+        ValueError: If the name is unknown, or if the architecture does not support this M: Cheng et al. need M = N,
+            ELIC
             needs M ≥ 20, and the channel-wise autoregressive codec needs a multiple of 10.
     """
     cls = _CLASSES[_checked_name(name)]

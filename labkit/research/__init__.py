@@ -1,4 +1,4 @@
-"""Research: grids of training runs (`sweeps`), and a study of the field's claims that uses them (`study`)."""
+"""Research: grids of training runs (`sweeps`), and a study that uses them to test the field's claims (`study`)."""
 
 from labkit.research import study as study
 from labkit.research import sweeps as sweeps

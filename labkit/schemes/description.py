@@ -16,12 +16,12 @@ READERS = {
 
 
 class StageDescription(NamedTuple):
-    """The parts of one scheme that a description shows.
+    """The parts of a scheme that its description shows.
 
     Attributes:
         surrogates: Surrogate of each path.
         zero_center: True if the latent is quantized around its mean.
-        stop_gradient: True if the mean is a constant on the distortion path.
+        stop_gradient: True if the mean is treated as a constant on the distortion path.
         notes: Sentences about the other settings.
         title: Heading, empty for a scheme of one stage.
     """
@@ -34,7 +34,7 @@ class StageDescription(NamedTuple):
 
 
 class SchemeDescription:
-    """A scheme as a reader sees it: `print` gives text, and a notebook shows a table and a diagram.
+    """A readable view of a scheme: `print` shows text, and a notebook shows a table and a diagram.
 
     Args:
         stages: Descriptions of the scheme's stages, in order.

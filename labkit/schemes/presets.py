@@ -1,4 +1,4 @@
-"""Named schemes from the literature, and the method that the course teaches."""
+"""Named schemes from the literature, and the scheme that the course teaches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _preset(
 ) -> QuantizationScheme:
     hyper_rate, hyper_distortion = hyper or (rate, distortion)
     paths = {"rate": rate, "distortion": distortion, "hyper_rate": hyper_rate, "hyper_distortion": hyper_distortion}
-    return QuantizationScheme(**{**paths, **fields})  # the scheme looks names up
+    return QuantizationScheme(**{**paths, **fields})  # which turns names into surrogates
 
 
 def noise(**fields: Any) -> QuantizationScheme:
     """Additive uniform noise (AUN) on both paths (Ballé et al., 2017, https://arxiv.org/abs/1611.01704).
 
-    CompressAI trains with this noise. Its autoregressive models draw the noise of the rate a second time, though; the
-    distribution of each latent is the same.
+    CompressAI trains with this noise, except that its autoregressive models draw the noise for the rate a second time.
+    The distribution of each latent is the same.
 
     Args:
         **fields: Other fields of `QuantizationScheme`.
@@ -63,7 +63,7 @@ def soft_rounding(temperature: float | Schedule = 0.2, **fields: Any) -> Quantiz
     Source: Agustsson & Theis, 2020, https://arxiv.org/abs/2006.09952.
 
     Args:
-        temperature: Temperature τ = 1/α; the identity for large τ, rounding for small τ.
+        temperature: Temperature τ = 1/α. Large values give the identity, small values give rounding.
         **fields: Other fields of `QuantizationScheme`.
     """
     soft = surrogates.get("soft", noise=True)
@@ -93,7 +93,7 @@ def universal_ds(temperature: float | Schedule = 0.2, **fields: Any) -> Quantiza
 
 
 def soft_then_hard(share: float = 0.8, **fields: Any) -> TwoStages:
-    """Additive uniform noise first, then rounding with the analysis side frozen.
+    """Additive uniform noise first, then rounding with the analysis transforms frozen.
 
     Source: Guo et al., 2021, https://arxiv.org/abs/2104.05168.
 
@@ -105,9 +105,9 @@ def soft_then_hard(share: float = 0.8, **fields: Any) -> TwoStages:
 
 
 def stochastic_rounding(temperature: float | Schedule = 1.0, **fields: Any) -> QuantizationScheme:
-    """Additive uniform noise for the rate, and rounding of y + τu with the slope 1 for the reconstruction.
+    """Additive uniform noise for the rate, and rounding of y + τu with derivative 1 for the reconstruction.
 
-    It is stochastic rounding at τ = 1 and `mixed` at τ = 0. This is `annealed` with the slope 1, where the
+    It is stochastic rounding at τ = 1 and `mixed` at τ = 0. It equals `annealed` with derivative 1, where the
     stop-gradient removes nothing.
 
     Args:
@@ -131,18 +131,18 @@ def annealed(
 
     The defaults are the form with the lowest loss in data/results/form.parquet. There, `patch_hyperprior` was trained
     from scratch with eleven forms and baselines, at two λ, with one seed. On 50 training images of another set, the
-    loss of the chosen form is 0.7% below that of `mixed`, and 3.3% below that of `noise`. Without the stop-gradient, it
-    loses 0.5% at the lower λ and nothing at the higher one. The form with the slope 1 is `stochastic_rounding`; with a
-    temperature from 0.5 to 0.05, it is as good as `mixed`.
+    loss of the chosen form is 0.7% lower than that of `mixed`, and 3.3% lower than that of `noise`. Without the
+    stop-gradient, its loss is 0.5% higher at the lower λ and the same at the higher one. The form with derivative 1 is
+    `stochastic_rounding`; with a temperature from 0.5 to 0.05, it is as good as `mixed`.
 
     Args:
-        temperature: Temperature τ, from stochastic rounding at 1 to rounding at 0; a number, or a schedule. By default
-            `schedules.exponential(0.5, 0.1)`.
-        gradient: Derivative of the rounding, "identity" or "expected"; it has no effect with `relaxed`.
-        relaxed: Use a ramp with its exact derivative instead of rounding. By default True, unless another gradient is
-            chosen.
+        temperature: Temperature τ as a number or a schedule: 1 gives stochastic rounding, values near 0 give rounding.
+            The default is `schedules.exponential(0.5, 0.1)`.
+        gradient: Derivative of the rounding, "identity" or "expected". It has no effect if `relaxed` is True.
+        relaxed: Use a ramp with its exact derivative instead of rounding. The default is True unless another gradient
+            is chosen.
         stop_gradient: Treat μ as a constant on the path to the reconstruction.
-        **fields: Other fields of `QuantizationScheme`, above all `scale_lower_bound`.
+        **fields: Other fields of `QuantizationScheme`, in particular `scale_lower_bound`.
     """
     temperature = exponential(0.5, 0.1) if temperature is None else temperature
     relaxed = gradient == "identity" if relaxed is None else relaxed
@@ -176,8 +176,8 @@ def get(name: str, **fields: Any) -> Scheme:
 
     Args:
         name: One of `names()`.
-        **fields: Arguments of the preset and fields of `QuantizationScheme`; a scheme of two stages applies them to
-            both. Every preset accepts a temperature, even if its surrogates do not use it.
+        **fields: Arguments of the preset and fields of `QuantizationScheme`. A scheme of two stages applies them to
+            both stages. Every preset accepts a temperature, even if its surrogates do not use it.
 
     Raises:
         ValueError: If the name or a field is unknown. The message suggests similar names.

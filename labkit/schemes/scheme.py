@@ -1,11 +1,12 @@
 """Quantization schemes: which surrogate is used on which path of a codec.
 
-A learned codec quantizes in several places, and the literature combines different surrogates. In training
+A learned codec quantizes in several places, and the literature combines different surrogates. In training, the latent
+takes two paths,
 
     y ─┬─ rate surrogate ────────► entropy model ─► bits
        └─ distortion surrogate ──► synthesis transform ─► reconstruction
 
-and the hyper-latent has the same two paths. At test time the codec rounds, whatever the scheme is.
+and the hyper-latent takes the same two paths. At test time, the codec rounds under every scheme.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from labkit.schedules import Schedule, constant
 from labkit.schemes.description import SchemeDescription, StageDescription
 from labkit.surrogates import Surrogate
 
-Noise = tuple[Tensor | None, Tensor | None]  # of the rate path and of the distortion path
+Noise = tuple[Tensor | None, Tensor | None]  # noise of the rate path and of the distortion path
 PATHS = ("rate", "distortion", "hyper_rate", "hyper_distortion")
 
 
@@ -34,17 +35,17 @@ class QuantizationScheme:
     """The surrogate of each path, and how the latent is quantized in training.
 
     Attributes:
-        rate: Surrogate for the latent that the entropy model scores. The short name of a surrogate is accepted, and so
-            is a dictionary of the name and options: {"name": "aun", "gradient": "expected"}.
+        rate: Surrogate for the latent that the entropy model scores. Instead of a surrogate, its short name is
+            accepted, or a dictionary of the name and options: {"name": "aun", "gradient": "expected"}.
         distortion: Surrogate for the latent that the synthesis transform reads.
         hyper_rate: Surrogate for the hyper-latent that the entropy model scores.
         hyper_distortion: Surrogate for the hyper-latent that the hyper-synthesis transform reads.
         zero_center: True quantizes y − μ and adds μ back; False quantizes y itself. The coder always uses ⌊y − μ⌉ + μ.
-        stop_gradient: With zero_center, treat μ as a constant on the distortion path, so that the reconstruction error
-            sends no gradient into the network that predicts μ. The rate still does.
+        stop_gradient: With zero_center, treat μ as a constant on the distortion path, so the reconstruction error sends
+            no gradient into the network that predicts μ. The rate still does.
         scale_lower_bound: Lower bound on σ, in training and in the coder's tables.
         shared_noise: True uses one draw of noise for both paths; False draws noise for each path.
-        temperature: Schedule over the training; a number is accepted.
+        temperature: Schedule over the training steps, or a number.
 
     Raises:
         ValueError: If a field has an invalid value. The message names the field.
@@ -107,8 +108,8 @@ class QuantizationScheme:
             hyper: Use the hyper paths.
 
         Returns:
-            The noise of the rate path and of the distortion path. With `shared_noise` they are the same tensor, if both
-            surrogates take noise of the same shape. A path without noise has None.
+            The noise of the rate path and of the distortion path. With `shared_noise`, they are the same tensor if both
+            surrogates take noise of the same shape. The entry of a path without noise is None.
         """
         rate, distortion = self.pair(hyper)
         noise = rate.draw(y, generator)
@@ -137,7 +138,7 @@ class QuantizationScheme:
             hyper: Use the hyper paths.
 
         Returns:
-            The surrogate of y − μ, plus μ; or the surrogate of y itself, without `zero_center`.
+            The surrogate of y − μ, plus μ. Without `zero_center`, the surrogate of y itself.
         """
         return _around(self.pair(hyper)[0], y, mean if self.zero_center else None, temperature, noise[0])
 
@@ -171,8 +172,8 @@ class QuantizationScheme:
             hyper: Use the hyper paths.
 
         Returns:
-            ỹ for the rate and ỹ for the distortion, both of the shape of y. They are the same tensor if surrogate,
-            noise and center of both paths agree.
+            ỹ for the rate and ỹ for the distortion, both with the shape of y. They are the same tensor if both paths
+            have the same surrogate, noise and center.
         """
         noise = self.draw(y, generator, hyper) if noise is None else noise
         rate, distortion = self.pair(hyper)
@@ -205,7 +206,7 @@ class QuantizationScheme:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scheme as a dictionary for JSON, which `from_dict` reads."""
+        """Return the scheme as a JSON-compatible dictionary, which `from_dict` reads."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for path in PATHS:
             plain[path] = plain[path].to_dict()
@@ -214,7 +215,7 @@ class QuantizationScheme:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> QuantizationScheme:
-        """Make the scheme that `to_dict` wrote.
+        """Make a scheme from the dictionary that `to_dict` returned.
 
         Args:
             plain: Dictionary of fields.
@@ -240,10 +241,10 @@ def _around(
 
 @dataclass(frozen=True)
 class TwoStages:
-    """One scheme for the first part of the training and another for the rest, with the analysis side frozen.
+    """One scheme for the first part of the training and another for the rest, with the analysis transforms frozen.
 
-    The second stage quantizes hard. Nothing is random there, and the synthesis transform and the entropy model adapt to
-    the latents that they will read at test time (Guo et al., 2021, https://arxiv.org/abs/2104.05168).
+    The second stage rounds and has no noise, so the synthesis transform and the entropy model adapt to the latents that
+    they will read at test time (Guo et al., 2021, https://arxiv.org/abs/2104.05168).
 
     Attributes:
         first: Scheme of the first stage.
@@ -274,7 +275,7 @@ class TwoStages:
         return SchemeDescription([first, second])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both stages as a dictionary for JSON, which `from_dict` reads."""
+        """Return both stages as a JSON-compatible dictionary, which `from_dict` reads."""
         return {"first": self.first.to_dict(), "second": self.second.to_dict(), "share": self.share}
 
 
@@ -292,7 +293,7 @@ def last_stage(scheme: Scheme) -> QuantizationScheme:
 
 
 def from_dict(plain: dict[str, Any]) -> Scheme:
-    """Make the scheme, of one or two stages, that `to_dict` wrote.
+    """Make a scheme of one or two stages from the dictionary that `to_dict` returned.
 
     Args:
         plain: Dictionary of fields.
@@ -307,13 +308,13 @@ def from_dict(plain: dict[str, Any]) -> Scheme:
 
 
 def as_schedule(temperature: float | Schedule) -> Schedule:
-    """Return a number as a constant schedule, and a schedule unchanged.
+    """Convert a number to a constant schedule; return a schedule unchanged.
 
     Args:
         temperature: Positive number or schedule.
 
     Raises:
-        ValueError: If the temperature is neither.
+        ValueError: If the temperature is neither a positive number nor a schedule.
     """
     if isinstance(temperature, Schedule):
         return temperature

@@ -1,4 +1,4 @@
-"""Surrogates for rounding: what training uses in place of the quantized latent."""
+"""Surrogates for rounding, which training uses in place of the quantized latent."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def get(name: str, **options: Any) -> Surrogate:
 def table() -> DataFrame:
     """Return a table of all surrogates with their default options.
 
-    The columns state the forward law and the derivative, the properties and the source of each surrogate, and the
-    options of `get` with their defaults. In the laws, y is the latent, r = y − ⌊y⌋, u is uniform on (−½, ½), d is the
-    distance to a candidate integer and τ is the temperature. s(·) is soft rounding and r(·) is its posterior mean, both
-    with α = 1/τ.
+    The columns give the forward law, the derivative, the properties and the source of each surrogate, and the options
+    of `get` with their defaults. In the laws, y is the latent, r = y − ⌊y⌋, u is uniform on (−½, ½), d is the distance
+    to a candidate integer and τ is the temperature. s(·) is soft rounding and r(·) is its posterior mean, both with
+    α = 1/τ.
 
     Returns:
         A pandas table with one row per surrogate, indexed by its short name.

@@ -1,4 +1,4 @@
-"""The base class of surrogates: temperature, noise, float32 arithmetic and metadata."""
+"""Base class of the surrogates: temperature, noise, float32 arithmetic and metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-ADDED = {"edition": 2}  # metadata of options that the first edition lacked
+ADDED = {"edition": 2}  # metadata of options that did not exist in the first edition
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,15 @@ class Surrogate:
     """A surrogate: the function that training uses in place of rounding.
 
     A subclass implements `law(y, v, tau)`, where v is uniform on [0, 1) and has the shape of the latent. Because v is
-    drawn outside the law, a scheme can use one draw for two paths, and a test can supply its own.
+    drawn outside the law, a scheme can share one draw between two paths, and a test can supply its own.
 
-    A law may work in place, but only on tensors that depend on all of its arguments: torch.func.vmap stacks some of y,
-    v and tau and not others.
+    A law may work in place, but only on tensors that depend on all of its arguments, because torch.func.vmap may stack
+    some of y, v and tau and not others.
 
     Attributes:
-        name: Short name, for `surrogates.get`.
+        name: Short name, as accepted by `surrogates.get`.
         forward: Forward law as a formula.
-        derivative: Derivative that back-propagation uses, as a formula.
+        derivative: Derivative used in back-propagation, as a formula.
         paper: Source of the method.
         year: Year of the source.
         integer: True if ỹ is always an integer.
@@ -55,17 +55,17 @@ class Surrogate:
         return f"{self.name}({chosen})" if chosen else self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the name and the options as a dictionary for JSON; `surrogates.get` takes them as keywords.
+        """Return the name and the options as a JSON-compatible dictionary; `surrogates.get` takes them as keywords.
 
-        An option that the first edition lacked is left out at its default, because names of runs contain a hash of
-        this dictionary.
+        Options that did not exist in the first edition are omitted if they have their default, because names of runs
+        contain a hash of this dictionary.
         """
         options = {f: getattr(self, f.name) for f in dataclasses.fields(self)}
         old = {f.name: value for f, value in options.items() if not (f.metadata == ADDED and value == f.default)}
         return {"name": self.name, **old}
 
     def law(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        """Return ỹ, differentiable.
+        """Return ỹ as a differentiable function of y.
 
         Args:
             y: Latents of any shape in float32 or float64.
@@ -152,9 +152,9 @@ def with_slope(value: Tensor, y: Tensor, slope: Tensor | float = 1.0) -> Tensor:
     """Return `value`, bit for bit, with `slope` as its derivative with respect to y.
 
     Args:
-        value: New tensor that requires no gradient.
+        value: New tensor that does not require a gradient.
         y: Tensor that receives the gradient.
-        slope: Number, or tensor of the shape of y. It is a constant, so there are no second derivatives.
+        slope: Number, or tensor with the shape of y. It is treated as a constant, so there are no second derivatives.
     """
     if torch.compiler.is_compiling():  # the compiler fuses these operations, and y − y is exactly zero
         return value.detach() + slope * (y - y.detach())

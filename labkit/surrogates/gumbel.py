@@ -12,12 +12,12 @@ from torch import Tensor
 from labkit.checks import check_positive
 from labkit.surrogates.base import Surrogate, with_slope
 
-MAX_DISTANCE = 1 - 1e-5  # atanh is infinite at distance 1: at the far candidate of an integer
+MAX_DISTANCE = 1 - 1e-5  # atanh is infinite at distance 1, which is the distance from an integer to its other candidate
 
 
 @dataclass(frozen=True)
 class StochasticGumbelAnnealing(Surrogate):
-    """Stochastic Gumbel annealing (SGA): a mixture of ⌊y⌋ and ⌈y⌉ by a Gumbel-softmax, with exact derivative.
+    """Stochastic Gumbel annealing (SGA): a Gumbel-softmax mixture of ⌊y⌋ and ⌈y⌉ with its exact derivative.
 
     The logits are −atanh(distance to the candidate)/τ. The temperature is used twice, in the logits and in the softmax.
     The difference of two Gumbel variables is a logistic variable, so one uniform draw is enough for both candidates.
@@ -46,17 +46,17 @@ class StochasticGumbelAnnealing(Surrogate):
 
 @dataclass(frozen=True)
 class SigmoidScaledLogit(Surrogate):
-    """The sigmoid scaled logit (SSL) of SGA+: stochastic Gumbel annealing with other logits, and exact derivative.
+    """The sigmoid scaled logit (SSL) of SGA+: stochastic Gumbel annealing with other logits and the exact derivative.
 
     With two classes, ⌊y⌋ and ⌈y⌉, the logits are −log(1 + (d/(1 − d))^a)/τ. Here d is the distance to the candidate,
     clipped to [10⁻⁵, 1 − 10⁻⁵], and the two logits differ by exactly a · logit(d)/τ. With three classes, ⌊y⌉ − 1, ⌊y⌉
-    and ⌊y⌉ + 1, they are n · log σ(−a · logit(f · d/1.5))/τ with n = 1.5, where the argument of logit is clipped in
-    the same way. Source: Perugachi-Diaz et al., 2024, https://arxiv.org/abs/2401.17789.
+    and ⌊y⌉ + 1, the logits are n · log σ(−a · logit(f · d/1.5))/τ with n = 1.5, where the argument of logit is clipped
+    in the same way. Source: Perugachi-Diaz et al., 2024, https://arxiv.org/abs/2401.17789.
 
     Attributes:
         classes: Number of candidates, 2 or 3.
-        a: Exponent; None stands for 4/3 with two classes and 1.4 with three.
-        f: Factor of the distance, for three classes only.
+        a: Exponent; None means 4/3 with two classes and 1.4 with three.
+        f: Factor of the distance, used with three classes only.
     """
 
     name: ClassVar[str] = "ssl"
@@ -100,7 +100,7 @@ class SigmoidScaledLogit(Surrogate):
         return self._three_classes(y, v, tau)
 
     def _three_classes(self, y: Tensor, v: Tensor, tau: float | Tensor) -> Tensor:
-        """Apply the law with v of shape (3, *y.shape), one draw for each candidate from the lowest to the highest."""
+        """Apply the law with v of shape (3, *y.shape): one draw for each candidate, in ascending order."""
         a, stretch, power = self.a or 1.4, self.f / 1.5, 1.5
         nearest = torch.round(y.detach())
         offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=y.dtype, device=y.device).view(3, *[1] * y.dim())

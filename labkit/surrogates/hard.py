@@ -15,7 +15,7 @@ from labkit.surrogates.base import Surrogate, with_slope
 class HardRounding(Surrogate):
     """Rounding: ⌊y⌉ with derivative 0.
 
-    The codec rounds at test time. Without a gradient, rounding cannot train an encoder.
+    This is the codec's operation at test time. It has no gradient, so it cannot train an encoder.
     """
 
     name: ClassVar[str] = "round"
@@ -70,7 +70,7 @@ class StochasticRounding(Surrogate):
         """Return ỹ; see `Surrogate.law`."""
         fixed = y.detach()
         floor = torch.floor(fixed)
-        up = ((fixed - floor) - v).ceil_()  # r − v lies in (−1, 1), and above 0 with probability r
+        up = ((fixed - floor) - v).ceil_()  # r − v is in (−1, 1), and positive with probability r
         return with_slope(up.add_(floor), y)
 
 

@@ -24,7 +24,7 @@ class AdditiveUniformNoise(Surrogate):
     Attributes:
         gradient: Derivative of the rate R with respect to the latent, on a rate path. "sampled" uses R′(y + u).
             "expected" uses its mean over u, which is R(y + ½) − R(y − ½), so the noise adds no variance to it. A
-            Gaussian mean μ gets the negative of this derivative, and σ keeps the sampled one. The rate itself is
+            Gaussian mean μ gets the negative of this derivative, and σ keeps the sampled derivative. The rate itself is
             R(y + u) in both cases, and a distortion path ignores the option. Source: Agustsson & Theis, 2020,
             section 4.2, https://arxiv.org/abs/2006.09952.
     """
@@ -57,9 +57,9 @@ class AdditiveUniformNoise(Surrogate):
 
 @dataclass(frozen=True)
 class UniversalQuantization(Surrogate):
-    """Universal quantization: ⌊y − d⌉ + d with d uniform on (−½, ½), derivative 1.
+    """Universal quantization: ⌊y − d⌉ + d with d uniform on (−½, ½) and derivative 1.
 
-    For a given y, ỹ has the same distribution as with additive uniform noise, so derivative 1 is unbiased. This holds
+    For a given y, ỹ has the same distribution as with additive uniform noise, so derivative 1 is unbiased. This is true
     for any loss if each latent has its own dither, and for sums of losses per latent if the latents share one dither.
     Sources: Ziv, 1985; Choi et al., 2019, https://arxiv.org/abs/1909.04802; Agustsson & Theis, 2020, section 3,
     https://arxiv.org/abs/2006.09952.
@@ -89,10 +89,11 @@ class UniversalQuantization(Surrogate):
 
 @dataclass(frozen=True)
 class AnnealedDither(Surrogate):
-    """Annealed dither: ⌊y + τu⌉ − τu with u uniform on (−½, ½), derivative 1.
+    """Annealed dither: ⌊y + τu⌉ − τu with u uniform on (−½, ½) and derivative 1.
 
-    It has the distribution of additive uniform noise at τ = 1 and becomes rounding as τ → 0. At every τ, the mean of
-    (ỹ − y)² over a bin is 1/12, so it trades mismatch for gradient risk without more noise. labkit's own method.
+    Its distribution is that of additive uniform noise at τ = 1, and it becomes rounding as τ → 0. At every τ, the mean
+    of (ỹ − y)² over a bin is 1/12, so it trades mismatch for gradient risk without more noise. This method is labkit's
+    own.
     """
 
     name: ClassVar[str] = "dither"

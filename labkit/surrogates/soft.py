@@ -10,11 +10,11 @@ from torch import Tensor
 
 from labkit.surrogates.base import Surrogate, with_slope
 
-ALPHA_IDENTITY = 1e-3  # below this sharpness soft rounding is the identity, as in the authors' code
+ALPHA_IDENTITY = 1e-3  # below this sharpness, soft rounding is the identity, as in the authors' code
 
 
 def _sharpness(tau: float | Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return α = 1/τ and whether α is so small that soft rounding is the identity, both as 0-d tensors."""
+    """Return α = 1/τ, and whether α is so small that soft rounding is the identity, both as 0-d tensors."""
     alpha = 1 / torch.as_tensor(tau, dtype=y.dtype, device=y.device)
     return alpha, alpha < ALPHA_IDENTITY
 
@@ -89,12 +89,12 @@ def _inverse_around(z: Tensor, m: Tensor, tau: float | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SoftRounding(Surrogate):
-    """Soft rounding: s_α(y), or r_α(s_α(y) + u) with `noise=True`, where α = 1/τ; with exact derivative.
+    """Soft rounding: s_α(y), or r_α(s_α(y) + u) with `noise=True`, where α = 1/τ; the derivative is exact.
 
     Two functions are needed with noise. s_α makes the latent nearly an integer, and r_α lets the decoder undo the noise
     that the entropy model requires. Source: Agustsson & Theis, 2020, https://arxiv.org/abs/2006.09952.
 
-    On a rate path with noise, the entropy model scores the density of z = s_α(y) + u. With F its cumulative
+    On a rate path with noise, the entropy model scores the density of z = s_α(y) + u. If F is the cumulative
     distribution of y, this density is F(s_α⁻¹(z + ½)) − F(s_α⁻¹(z − ½)). Because s_α(y + 1) = s_α(y) + 1, it equals
     F(r_α(z) + ½) − F(r_α(z) − ½), the model's ordinary likelihood of ỹ = r_α(z). Cool-Chic decodes and scores s_α(z)
     instead (https://github.com/Orange-OpenSource/Cool-Chic), whose likelihood is not the density of z.
@@ -151,7 +151,7 @@ class DerivativeSubstitution(Surrogate):
 
 @dataclass(frozen=True)
 class KumaraswamySoftRounding(Surrogate):
-    """Soft rounding with Kumaraswamy noise: r_α(s_α(y) + n), where n lies in (−½, ½) and α = 1/τ; exact derivative.
+    """Soft rounding with Kumaraswamy noise: r_α(s_α(y) + n), where n is in (−½, ½) and α = 1/τ; exact derivative.
 
     n = (1 − (1 − v)^(1/b))^(1/a) − ½ with v uniform on (0, 1) and b = (2^a (a − 1) + 1)/a, so that the mode of the
     noise is zero. The noise is uniform at a = 1 and concentrates around zero for larger a.

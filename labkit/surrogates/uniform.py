@@ -1,4 +1,4 @@
-"""Stochastic uniform annealing: rounding with uniform noise that the temperature scales."""
+"""Stochastic uniform annealing: rounding after uniform noise that is scaled by the temperature."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GRADIENTS = ("identity", "expected")
 class StochasticUniformAnnealing(Surrogate):
     """Stochastic uniform annealing (SUA): ⌊y + τu⌉ with u uniform on (−½, ½).
 
-    It is stochastic rounding at τ = 1 and becomes rounding as τ → 0. Use 0 < τ ≤ 1: a larger τ also reaches integers
-    beyond the two neighbors, and the mean below no longer holds.
+    It is stochastic rounding at τ = 1 and becomes rounding as τ → 0. Use 0 < τ ≤ 1: with a larger τ it also reaches
+    integers beyond the two neighbors, and the mean below is no longer correct.
 
     **This is a reconstruction.** The abstract of "On Uniform Scalar Quantization for Learned Image Compression" (Zhang,
     Li & Liu, 2023, https://arxiv.org/abs/2309.17051) names the method and says that an adjustable temperature controls
-    the tradeoff between train–test mismatch and gradient risk. The formula here is labkit's and has this property. Its
-    form and its derivative are open questions, so both are options.
+    the tradeoff between train–test mismatch and gradient risk. The formula here is labkit's own and has this property.
+    The original form and derivative are open questions, so both are options here.
 
     Attributes:
         gradient: "identity" uses derivative 1. "expected" uses the derivative of

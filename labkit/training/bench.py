@@ -1,8 +1,8 @@
-"""How fast this machine trains with labkit, and with the loop from CompressAI's documentation.
+"""Training speed on this machine: labkit's trainer against the loop from CompressAI's documentation.
 
-Each variant trains in a process of its own, because OpenMP reads how threads wait when a process starts. The variants
-take turns, so that a change of the machine's load affects all of them. They start from the same weights and learn at
-the same rate, so their losses at the end are comparable.
+Each variant trains in its own process, because OpenMP reads how threads wait when a process starts. The variants take
+turns, so a change in the machine's load affects all of them. They start from the same weights and use the same learning
+rate, so their final losses are comparable.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from labkit.training.settings import Settings
 from labkit.training.threads import Threads, cores
 
 LMBDA, LEARNING_RATE = 0.01, 1e-4
-WARM_UP = 24  # steps before the first timed round, in which labkit tries numbers of threads
+WARM_UP = 24  # steps before the first timed round, during which labkit tries numbers of threads
 Loop = Generator[None, None, None]
 
 
@@ -62,13 +62,13 @@ class Task:
 
 
 def documented(task: Task, net: Any) -> Loop:
-    """Train as CompressAI's examples/train.py: DataLoader with four workers, two optimizers, float32.
+    """Train like CompressAI's examples/train.py: a DataLoader with four workers, two optimizers and float32.
 
-    The example starts its workers again in every epoch. Here an epoch never ends, because there are few photographs.
+    The example restarts its workers in every epoch. Here an epoch never ends, because there are only few photographs.
 
     Args:
-        task: What to train.
-        net: The network as CompressAI's own class.
+        task: Network and data to train on.
+        net: The network as an instance of CompressAI's own class.
     """
     from compressai.datasets import ImageFolder
     from compressai.losses import RateDistortionLoss
@@ -98,13 +98,13 @@ def documented(task: Task, net: Any) -> Loop:
 
 
 def ours(task: Task, net: networks.Codec, precision: str | None = None, threads: int | None = None) -> Loop:
-    """Train with labkit's trainer, as `labkit train` does, but without warm-up of the learning rate.
+    """Train with labkit's trainer, as `labkit train` does, but without a warm-up of the learning rate.
 
     Args:
-        task: What to train.
+        task: Network and data to train on.
         net: The network.
-        precision: "float32" or "bfloat16"; None is labkit's default, the faster one.
-        threads: Number of torch threads; None is labkit's default, chosen by timing.
+        precision: "float32" or "bfloat16". None uses labkit's default, the faster of the two.
+        threads: Number of torch threads. None uses labkit's default, which is chosen by timing.
     """
     trainer.WARM_UP = 1
     settings = Settings(
@@ -125,10 +125,10 @@ VARIANTS: dict[str, Callable[[Task, Any], Loop]] = {
 
 
 def serve(loop: Callable[[Task, Any], Loop], compressai: bool, **fields: Any) -> None:
-    """Train in this process: read lines with a number of steps, and answer with seconds, threads and the test loss.
+    """Train in this process: read numbers of steps from standard input, and answer with time, threads and test loss.
 
     Args:
-        loop: The variant.
+        loop: Function that trains one variant.
         compressai: True trains CompressAI's own class instead of labkit's.
         **fields: Fields of the `Task`.
     """
@@ -164,15 +164,15 @@ def _test_loss(net: Any, task: Task) -> float:
 
 @contextmanager
 def worker(variant: str, task: Task, module: str = __name__) -> Iterator[Callable[[int], dict[str, Any]]]:
-    """Start a process that trains one variant, and end it with the block.
+    """Start a process that trains one variant, and end it when the block ends.
 
     Args:
         variant: A name in `VARIANTS`.
-        task: What to train.
-        module: Module that holds the `VARIANTS`.
+        task: Network and data to train on.
+        module: Module that defines `VARIANTS`.
 
     Yields:
-        A function that takes a number of steps and returns seconds, threads and the test loss.
+        A function that takes a number of steps and returns the seconds, the threads and the test loss.
     """
     compressai = variant == "CompressAI"
     code = (
@@ -204,18 +204,18 @@ def worker(variant: str, task: Task, module: str = __name__) -> Iterator[Callabl
 def compare(
     task: Task, rounds: int, steps: int, seeds: int, variants: Mapping[str, Any] = VARIANTS, module: str = __name__
 ) -> dict[str, dict[str, Any]]:
-    """Time the variants by turns.
+    """Time the variants in turn.
 
     Args:
-        task: What to train.
+        task: Network and data to train on.
         rounds: Number of timed rounds per seed.
         steps: Number of steps per round.
         seeds: Number of seeds.
         variants: The variants to time.
-        module: Module that holds them as `VARIANTS`.
+        module: Module that defines them as `VARIANTS`.
 
     Returns:
-        For each variant the seconds per step of each round, the number of threads, and the test loss of each seed.
+        The seconds per step of each round, the number of threads, and the test loss of each seed, for each variant.
     """
     table: dict[str, dict[str, Any]] = {name: {"seconds": [], "threads": 0, "losses": []} for name in variants}
     with progress_bar(total=seeds * (rounds + 1), unit="round", progress=None) as bar:
@@ -237,20 +237,20 @@ def compare(
 
 
 def speedups(table: Mapping[str, Mapping[str, Any]], variant: str, reference: str = "CompressAI") -> list[float]:
-    """Return how many times as fast a variant is as the reference, round by round."""
+    """Return the speed of a variant as a multiple of the reference's, for each round."""
     pairs = zip(table[reference]["seconds"], table[variant]["seconds"], strict=True)
     return [above / below for above, below in pairs]
 
 
 def print_table(task: Task, rounds: int, steps: int, seeds: int, out: Path | None = None) -> None:
-    """Print the speed and the final loss of each variant, with threads and load.
+    """Print the speed and the final loss of each variant, with the number of threads and the machine's load.
 
     Args:
-        task: What to train.
+        task: Network and data to train on.
         rounds: Number of timed rounds per seed.
         steps: Number of steps per round.
         seeds: Number of seeds.
-        out: JSON file for the figures, or None.
+        out: JSON file for the results, or None.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(f"{task.network} {task.size}, {task.batch_size} crops of {task.crop}×{task.crop}, {task.device}")

@@ -1,4 +1,4 @@
-"""Batches that depend only on the seed and the step, so that a resumed run gets the batches it would have had."""
+"""Batches that depend only on the seed and the step, so a resumed run gets the same batches as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.datasets import ImageFiles, PhotoSet
 from labkit.training import processes
 from labkit.training.threads import cores
 
-DATA, NOISE = 0, 1  # streams of random numbers; draws from one do not shift the other
+DATA, NOISE = 0, 1  # streams of random numbers; drawing from one does not affect the other
 
 
 class Points(Protocol):
@@ -28,7 +28,7 @@ class Points(Protocol):
 
 Images: TypeAlias = PhotoSet | ImageFiles
 Source: TypeAlias = Images | Points
-Loaded: TypeAlias = Tensor | np.ndarray[Any, Any] | str  # crops, or the message of an error
+Loaded: TypeAlias = Tensor | np.ndarray[Any, Any] | str  # crops, or an error message
 
 
 def generator_for(seed: int, step: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -46,8 +46,8 @@ def generator_for(seed: int, step: int, stream: int, device: torch.device | str 
 def reseed(generator: torch.Generator, seed: int, step: int, stream: int) -> torch.Generator:
     """Seed a generator for one step and stream, and return it.
 
-    NumPy's SeedSequence mixes the three numbers, so that neighboring seeds and steps are unrelated. Torch uses 32 bits
-    of the result on a CPU and 64 on a GPU. On a CPU, about a hundred pairs among a million steps share their draws.
+    NumPy's SeedSequence mixes the three numbers, so neighboring seeds and steps are unrelated. Torch uses 32 bits of
+    the result on a CPU and 64 on a GPU. On a CPU, about a hundred pairs among a million steps share their draws.
 
     Args:
         generator: Generator to seed in place.
@@ -59,7 +59,7 @@ def reseed(generator: torch.Generator, seed: int, step: int, stream: int) -> tor
         ValueError: If a number is negative.
     """
     check_at_least(0, seed=seed, step=step, stream=stream)
-    # A seed of two words would shift the numbers after it, so the seed comes last
+    # A seed of two words would shift the numbers that follow it, so the seed comes last
     sequence = np.random.SeedSequence([stream, step, seed])
     return generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
@@ -79,22 +79,22 @@ def batches(
 ) -> Generator[Tensor, None, None]:
     """Return an iterator over the batches of the steps `first` to `steps` − 1.
 
-    A PhotoSet is moved to the device, and crops are cut there. ImageFiles are decoded ahead of time by worker
-    processes, which start immediately and end when the generator is closed or garbage-collected. The batches are the
-    same in both cases and for every number of workers.
+    A PhotoSet is moved to the device, and crops are cut there. ImageFiles are decoded in advance by worker processes,
+    which start immediately and end when the generator is closed or garbage-collected. The batches are the same in both
+    cases and for every number of workers.
 
     Args:
         source: Photographs or points.
         first: Number of the first step, counted from 0.
         steps: Number of steps in the run.
-        batch_size: Number of crops or points per batch, over all processes.
+        batch_size: Number of crops or points per batch, summed over all processes.
         crop: Side of the crops in pixels.
-        permute_colors: True puts the color channels of half of the crops in a random order.
+        permute_colors: True puts the color channels of half of the crops into random order.
         seed: Seed of the run.
         device: Device of the batches.
-        workers: Number of processes that decode ImageFiles. None takes one fewer than the cores per torchrun process,
-            at least 1 and at most 4. 0 decodes in this process, when a batch is needed.
-        part: (k, m) yields the k-th of m equal parts of each batch, as process k of m trains on it.
+        workers: Number of processes that decode ImageFiles. None uses one fewer than the cores per torchrun process,
+            at least 1 and at most 4. 0 decodes in this process when a batch is needed.
+        part: (k, m) yields the k-th of m equal parts of each batch, for process k of m.
 
     Returns:
         An iterator over float32 tensors: crops of shape (n, 3, crop, crop) with values in [0, 1], or points (n, d).
@@ -123,7 +123,7 @@ def batches(
 
 
 class _Batches(Dataset[Any]):
-    """Batches by number of the step, as uint8, because workers transfer a quarter of the bytes of float32."""
+    """Batches indexed by step, as uint8, because workers then transfer a quarter of the bytes of float32."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _Batches(Dataset[Any]):
         return self.source.crops_uint8(batch_size, crop, generator_for(self.seed, step, DATA), permute_colors, part)
 
     def __getitem__(self, step: int) -> Loaded:
-        """Return the batch or an error message; DataLoader would turn an exception into a page of text."""
+        """Return the batch, or an error message, because DataLoader would turn an exception into a page of text."""
         try:
             crops = self.cut(step)
         except ValueError as error:
@@ -150,7 +150,7 @@ class _Batches(Dataset[Any]):
         try:
             return crops if get_worker_info() is None else crops.share_memory_()
         except RuntimeError:  # shared memory is scarce in containers; without this, the parent would wait forever
-            return crops.numpy()  # goes through a pipe
+            return crops.numpy()  # is sent through a pipe
 
 
 def _loader(dataset: _Batches, steps: range, workers: int, device: torch.device) -> DataLoader[Any]:
@@ -171,7 +171,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """Ignore Ctrl-C, which reaches every process of a terminal; the parent decides what to end.
+    """Ignore Ctrl-C, which every process of a terminal receives; the parent decides which processes to end.
 
     DataLoader has set one torch thread before this call. A forked process with more threads would wait for threads that
     exist only in its parent.
@@ -186,7 +186,7 @@ def _loaded(received: Iterator[Loaded], device: torch.device) -> Generator[Tenso
                 raise ValueError(batch)
             yield _floats(torch.as_tensor(batch).to(device, non_blocking=True))
     finally:
-        del received  # ends the workers; otherwise the traceback of an error would keep them alive
+        del received  # ends the workers, which the traceback of an error would otherwise keep alive
 
 
 def _next(received: Iterator[Loaded]) -> Loaded | None:

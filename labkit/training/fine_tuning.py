@@ -1,4 +1,4 @@
-"""Fine-tuning: train an image codec from trained weights to another λ within seconds."""
+"""Fine-tuning: adapt a trained image codec to another λ within seconds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from labkit.training.data import Images
 from labkit.training.trainer import stream
 
 CROP = 256  # side of the training crops, in pixels
-BATCH_SIZE = 2  # within a few seconds, many small steps lower the loss further than few large ones
-LEARNING_RATE = cosine(1e-4, 1e-5)  # low, because the weights are trained already
+BATCH_SIZE = 2  # within a few seconds, many small steps lower the loss more than few large ones
+LEARNING_RATE = cosine(1e-4, 1e-5)  # low, because the weights are already trained
 
 
 def fine_tune(net: Codec, images: Images, *, lmbda: float, steps: int, seed: int) -> Iterator[float]:
     """Train a trained codec in place for another λ, one step for each loss that is read from this generator.
 
-    A network that is `scalable` first has its latents scaled by √(λ/λ₀), where λ₀ is the λ of its weights. At high
-    rate, the new scale gives the quantization step that suits the new λ; training then adapts all weights.
+    If the network is `scalable`, its latents are first scaled by √(λ/λ₀), where λ₀ is the λ of its weights. At high
+    rates, this sets the quantization step to the right value for the new λ. Training then adapts all weights.
 
     Args:
         net: Trained codec. Its `info["lmbda"]` is λ₀; without it, the latents are not scaled.

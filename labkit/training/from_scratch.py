@@ -1,4 +1,4 @@
-"""Training an image codec from untrained weights within seconds."""
+"""Training an image codec from scratch within seconds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from labkit.training.trainer import Training
 
 CROP = 128  # side of the training crops, in pixels
 BATCH_SIZE = 8
-PILOT = 20  # steps that measure the pace
-RESERVE = 0.95  # share of the time that is planned for steps, since later steps may be slower than the first ones
+PILOT = 20  # number of steps that measure the pace
+RESERVE = 0.95  # fraction of the time that is planned for steps, because later steps may be slower than the first ones
 
 
 def train_from_scratch(
@@ -25,19 +25,21 @@ def train_from_scratch(
 ) -> Iterator[Step | None]:
     """Train an untrained codec in place, one step for each item that is read from this generator.
 
-    Before the first step, the network fits its entropy model to λ and to the first batch. The generator yields None
-    after each part of this work, so that its reader can stop.
+    Before the first step, the network's entropy model is fitted to λ and to the first batch. The generator yields None
+    after each part of this work, so that its caller can stop.
 
-    The first steps measure the pace, which includes the time that the reader of the generator spends on each item. If
-    `steps` steps would take longer than `seconds`, the run has as many steps as fit. The schedules of learning rate and
-    temperature then end with the last of these steps, so a slow machine ends with a low learning rate, too.
+    The first steps measure the pace, which includes the time that the caller spends on each item. If `steps` steps
+    would take longer than `seconds`, the run is shortened to the number of steps that fit. The schedules of the
+    learning rate and the temperature then end with the last of these steps, so the learning rate ends low on a slow
+    machine, too.
 
     Args:
         net: Untrained codec.
         images: Training images of at least `CROP` pixels on each side.
         lmbda: Weight of the distortion, on CompressAI's scale.
-        steps: Largest number of optimizer steps. A machine that is fast enough for it gives the same numbers each time.
-        seconds: Duration after which training ends in any case.
+        steps: Largest number of optimizer steps. A machine that is fast enough to make them all gives reproducible
+            numbers.
+        seconds: Time after which training ends in any case.
         seed: Seed for crops and noise.
 
     Yields:
@@ -62,7 +64,7 @@ def train_from_scratch(
                 continue
             now = time.perf_counter()
             if step.step == 1:
-                first = now  # the first step also allocates memory, so the pace does not count it
+                first = now  # the first step also allocates memory, so it is excluded from the pace
             elif step.step == PILOT:
                 left = RESERVE * seconds - (now - begin)
                 affordable = PILOT + max(0, int(left / (now - first) * (PILOT - 1)))

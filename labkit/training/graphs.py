@@ -1,4 +1,4 @@
-"""A training step on a GPU as a CUDA graph: launching a small network's kernels takes longer than running them."""
+"""A training step as a CUDA graph, because launching a small network's kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps that run normally, in which algorithms are chosen and the optimizer's state is created
+WARM_UP = 3  # normal steps before the capture, in which algorithms are chosen and the optimizer's state is created
 
 
 class Graphed:
-    """A step that is captured after its first calls and then replayed: the same kernels on the same numbers.
+    """A step that is captured after its first calls and then replayed, with the same kernels and the same numbers.
 
     Args:
         step: Function from a batch to a tensor. It changes tensors in place and reads nothing back from the GPU. All
             batches have the same shape.
-        generator: Generator of the step's random numbers. A replay draws what the step would draw.
+        generator: Generator of the step's random numbers. A replay draws the same numbers as the step would.
     """
 
     def __init__(self, step: Callable[[Tensor], Tensor], generator: torch.Generator):
@@ -35,7 +35,8 @@ class Graphed:
             self.batch = batch.clone()
             self.graph = torch.cuda.CUDAGraph()
             self.graph.register_generator_state(self.generator)
-            # The capture runs nothing. thread_local lets another thread pin the next batch in memory meanwhile.
+            # Capturing does not run the kernels. thread_local lets another thread pin the next batch in memory
+            # meanwhile.
             with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = self.step(self.batch)
         self.batch.copy_(batch)
@@ -43,7 +44,7 @@ class Graphed:
         return self.result.clone()
 
     def _on_stream(self, function: Callable[[], Tensor]) -> Tensor:
-        """Call a function on the stream of the capture, in order with the current stream."""
+        """Call a function on the capture stream, in order with the current stream."""
         current = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):

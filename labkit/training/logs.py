@@ -1,4 +1,4 @@
-"""The record of a run: its history in memory, and the CSV file and TensorBoard folder that it writes."""
+"""The record of a run: a history in memory, and optionally a CSV file and a TensorBoard folder."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class Log:
     """Writes steps to the history, the CSV file and TensorBoard: immediately on a CPU, in groups on an accelerator.
 
     Args:
-        path: CSV file, or None. Rows of an interrupted run up to `first` are kept.
+        path: CSV file, or None. The rows of an interrupted run up to step `first` are kept.
         tensorboard: Folder for TensorBoard, or None.
         history: History to extend.
-        first: Number of steps that are done already.
+        first: Number of steps that have already been made.
 
     Raises:
         ValueError: If the file cannot be written, or TensorBoard is not installed.
@@ -88,13 +88,13 @@ class Log:
         return self
 
     def add(self, step: Step) -> None:
-        """Take a step, which an accelerator may still be computing."""
+        """Add a step, which an accelerator may still be computing."""
         self._waiting.append(step)
         if step.ready or len(self._waiting) == LOOK_EVERY:
             self.flush()
 
     def flush(self) -> None:
-        """Write all steps that wait.
+        """Write all steps that have not been written yet.
 
         Raises:
             FloatingPointError: If the loss or the gradient of a step is not finite.
@@ -116,18 +116,18 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         for writer in (self._file, self._board):
-            with suppress(OSError):  # `flush` has reported it
+            with suppress(OSError):  # `flush` has already reported it
                 if writer:
                     writer.close()
 
 
 def read_rows(path: str | Path | None, last: int) -> list[list[float]]:
-    """Read the rows of a log up to a step; a file that is not a log has none.
+    """Read the rows of a log up to a step; a file that is not a log yields no rows.
 
-    A process that was killed may have left half a line, and rows of steps that the resumed run makes again.
+    A process that was killed may have left an incomplete line, and rows of steps that the resumed run repeats.
 
     Args:
-        path: CSV file; None has no rows.
+        path: CSV file, or None for no rows.
         last: Number of the last step to read.
 
     Returns:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """A rate–distortion loss with its two terms, each a tensor without dimensions.
+    """A rate–distortion loss with its two terms, each a 0-d tensor.
 
     Attributes:
         total: rate + λ · distortion.
@@ -29,8 +29,8 @@ class Loss(NamedTuple):
 def rate_distortion(output: dict[str, Any], x: Tensor, lmbda: float | Tensor) -> Loss:
     """Return the rate plus λ times the distortion of a network's output.
 
-    In training mode, the likelihoods are those of the rate path's surrogate; in evaluation mode, those of the rounded
-    latents.
+    In training mode, the likelihoods are those of the rate path's surrogate. In evaluation mode, they are those of the
+    rounded latents.
 
     Args:
         output: Output of the network for `x`: a dictionary with `x_hat` and `likelihoods`, as in CompressAI.

@@ -18,8 +18,8 @@ CHANNELS, SIDE = 64, 32  # the convolution that is timed: small, but not dominat
 def native_precision(device: str | None = None) -> str:
     """Return the precision in which a device trains image codecs faster.
 
-    A GPU is asked whether it multiplies bfloat16 matrices. A CPU is timed, once per process and for less than a tenth
-    of a second: some processors multiply bfloat16 faster than float32, and others only emulate it.
+    For a GPU, this asks whether it supports bfloat16 matrix products. A CPU is timed once per process, for less than a
+    tenth of a second: some processors multiply bfloat16 faster than float32, and others only emulate it.
 
     Args:
         device: Name of a torch device; None means `cuda` if there is a GPU, and `cpu` otherwise.
@@ -38,14 +38,14 @@ def native_precision(device: str | None = None) -> str:
 
 @functools.cache
 def _faster_on_cpu() -> str:
-    """Time a small convolution in both precisions by turns, and compare the shortest times."""
+    """Time a small convolution in both precisions alternately, and compare the shortest times."""
     if not _has_bfloat16_kernels():
         return "float32"
     convolution = nn.Conv2d(CHANNELS, CHANNELS, 5, stride=2, padding=2).to(memory_format=torch.channels_last)
     x = torch.zeros(1, CHANNELS, SIDE, SIDE).contiguous(memory_format=torch.channels_last).requires_grad_()
     shortest = dict.fromkeys(processes.PRECISIONS, float("inf"))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several threads would also measure what else the machine does
+    torch.set_num_threads(1)  # several threads would also measure the load from other processes
     try:
         begun = time.perf_counter()
         while time.perf_counter() - begun < BUDGET:
@@ -60,7 +60,7 @@ def _has_bfloat16_kernels() -> bool:
     """Return False if torch would fall back to loops that are many times slower than float32."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):  # this build of torch is without oneDNN
+    except (AttributeError, RuntimeError):  # this build of torch has no oneDNN
         return False
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network together, as torchrun starts them. Usually there is one process."""
+"""Several processes that train one network together, started by torchrun. Usually there is only one process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ranks() -> tuple[int, int]:
 
 
 def local_world_size() -> int:
-    """Return how many of the processes run on this machine."""
+    """Return the number of these processes that run on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if ranks()[1] > 1 else 1
 
 
@@ -35,7 +35,7 @@ def default_device() -> str:
 
 
 def device(name: str | None = None) -> torch.device:
-    """Return a torch device. Under torchrun, every process of a machine gets a GPU of its own.
+    """Return a torch device. Under torchrun, each process on a machine gets its own GPU.
 
     Args:
         name: Name of the device; None means `default_device()`.
@@ -77,7 +77,7 @@ def fabric(device: torch.device, precision: str = "float32", changing: bool = Fa
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Fabric's notices, which it would otherwise print for every run of a sweep."""
+    """Suppress Fabric's notices, which it would otherwise print for every run of a sweep."""
     logger = logging.getLogger("lightning_fabric")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -90,7 +90,7 @@ def quiet() -> Iterator[None]:
 def gathered(items: list[Item]) -> list[Item]:
     """Return the items of all processes in turn: each process's first item, then each process's second, and so on.
 
-    Every process must call this function, and every process gets all items. They travel by pickle.
+    Every process must call this function, and every process gets all items. The items are pickled.
 
     Args:
         items: Items of this process.

@@ -1,4 +1,4 @@
-"""A long training run: progress, number of threads, log, and files from which it resumes."""
+"""A long training run: progress, number of threads, log, and files for resuming it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from labkit.training.trainer import Network, Training
 if TYPE_CHECKING:
     import pandas as pd
 
-SAVING = 0.02  # largest share of a run's time that is spent on saving; slow saves happen less often
+SAVING = 0.02  # largest fraction of a run's time that may be spent on saving; slow saves happen less often
 
 
 @dataclass(repr=False)
@@ -39,10 +39,10 @@ class TrainingRun:
 
     Attributes:
         net: The trained network.
-        settings: Settings of the run, as JSON can hold them.
-        seconds: Duration of the run, over all its parts if it was resumed.
+        settings: Settings of the run as JSON-compatible values.
+        seconds: Duration of the run, including the parts before it was resumed.
         threads: Number of torch threads at the end; None if an earlier process made all steps.
-        history: The steps. Steps of an earlier process are included if the run kept a log.
+        history: The steps. Steps of an earlier process are included only if the run kept a log.
     """
 
     net: Network
@@ -57,7 +57,7 @@ class TrainingRun:
 
     @property
     def waited(self) -> float:
-        """Share of the steps' time that was spent waiting for batches."""
+        """Fraction of the steps' time that was spent waiting for batches."""
         seconds = sum(step.seconds for step in self.history)
         return sum(step.waited for step in self.history) / seconds if seconds else 0.0
 
@@ -102,15 +102,16 @@ def train(
 ) -> TrainingRun:
     """Train a network in place.
 
-    With `out`, the run writes a checkpoint at the end, and on the way the file OUT.part. If a run was interrupted or
-    killed, the same call resumes it from OUT.part and gives the same numbers as a run without a stop.
+    With `out`, the run writes a checkpoint at the end, and saves its state in the file OUT.part along the way. If a run
+    was interrupted or killed, the same call resumes it from OUT.part and gives the same numbers as an uninterrupted
+    run.
 
-    Under torchrun every process makes this call with the same arguments. The processes train together (see
-    `labkit.training.Training`), and the first one writes. `out` must be a path that all of them can read. A different
-    number of processes can resume the run.
+    Under torchrun, every process makes this call with the same arguments. The processes train together (see
+    `labkit.training.Training`), and only the first one writes files. All processes must be able to read `out`. A
+    different number of processes can resume the run.
 
     Args:
-        net: One of labkit's networks, or a CompressAI model that `labkit.adopt` gave a scheme.
+        net: One of labkit's networks, or a CompressAI model to which `labkit.adopt` has added a scheme.
         source: Photographs (`datasets.PhotoSet` or `datasets.ImageFiles`), or points such as `datasets.Banana()`.
         lmbda: Weight of the distortion, on CompressAI's scale (λ · 255² · MSE for images).
         steps: Number of optimizer steps.
@@ -118,21 +119,22 @@ def train(
         crop: Side of the training crops in pixels.
         permute_colors: True trains with a random order of the color channels in half of the crops.
         lr: Learning rate of Adam: a number, a schedule, or a schedule as text such as "cosine:8e-4:1e-5".
-        clip: Largest gradient norm; longer gradients are scaled down to it.
-        ema: Decay of an exponential moving average of the weights, which the network ends with. None has no average.
+        clip: Largest gradient norm; gradients with a larger norm are scaled down to it.
+        ema: Decay of an exponential moving average of the weights. The network ends with the averaged weights. None
+            turns averaging off.
         seed: Seed for batches and quantization noise.
-        device: Name of a torch device. None takes a GPU if there is one.
-        precision: "float32" or "bfloat16", for the transforms. None takes the one in which a resumed run was begun, and
-            otherwise for images the faster one (see `labkit.training.native_precision`), for points float32.
-        compile: True compiles the transforms with `torch.compile`, which needs a C++ compiler and about a minute.
-        workers: Number of processes that read images, if the images do not fit into memory. None chooses.
-        threads: Number of torch threads on a CPU. None chooses by timing steps.
+        device: Name of a torch device. None uses a GPU if there is one.
+        precision: "float32" or "bfloat16", for the transforms. None keeps the precision of a run that is resumed. A new
+            run uses the faster one for images (see `labkit.training.native_precision`) and float32 for points.
+        compile: True compiles the transforms with `torch.compile`, which needs a C++ compiler and takes about a minute.
+        workers: Number of processes that read images if the images do not fit into memory. None chooses a number.
+        threads: Number of torch threads on a CPU. None chooses a number by timing steps.
         out: Checkpoint to write.
         log: CSV file to which each step adds a row.
         tensorboard: Folder for TensorBoard.
-        save_every: Seconds from one save of OUT.part to the next.
-        fresh: True starts over, and overwrites what `out` holds.
-        progress: True shows a progress bar, False does not; None shows it on a terminal and in a notebook.
+        save_every: Seconds between saves of OUT.part.
+        fresh: True starts over and overwrites existing output files.
+        progress: True shows a progress bar and False hides it. None shows it on a terminal and in a notebook.
 
     Returns:
         The run, with its history and settings.
@@ -141,7 +143,7 @@ def train(
         ValueError: If a setting is out of range, if an image is smaller than the crops, if a file cannot be written, or
             if `out` belongs to another run.
         FloatingPointError: If the loss or the gradient is no longer finite. OUT.part keeps the last saved state.
-        KeyboardInterrupt: After Ctrl-C, when the current step is done and saved.
+        KeyboardInterrupt: After Ctrl-C, once the current step has been completed and saved.
 
     >>> import labkit as lk
     >>> run = lk.train(lk.networks.toy_2d(), lk.datasets.Banana(), lmbda=1.0, steps=3, batch_size=64, threads=1)
@@ -168,7 +170,7 @@ def train(
     rank, count = processes.ranks()
     if training.fabric.device.type != "cpu":
         threads = threads or torch.get_num_threads()
-    elif count > 1:  # timing steps would measure how long the other processes take
+    elif count > 1:  # timing steps would include the time spent waiting for other processes
         threads = threads or max(1, cores() // processes.local_world_size())
     if rank:
         log = tensorboard = None
@@ -192,13 +194,13 @@ def train(
     ):
         try:
             if files:
-                due = save(files)  # a folder that cannot be written is reported before the first step
+                due = save(files)  # if the folder cannot be written, this fails before the first step
             for step in iterator:
                 chosen.timed(step.seconds)
                 table.add(step)
                 bar.set_postfix_str(table.status, refresh=False)
                 bar.update()
-                if stop.is_set() and step.step < steps and rank == 0:  # the others have begun the next step already
+                if stop.is_set() and step.step < steps and rank == 0:  # the others have already begun the next step
                     if files:
                         save(files)
                     raise KeyboardInterrupt(f"stopped after step {step.step} of {steps}")
@@ -221,7 +223,7 @@ def train(
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, so that a step is completed; a second signal acts as usual."""
+    """Yield an event that Ctrl-C or SIGTERM sets, so that the step can finish; a second signal acts as usual."""
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested

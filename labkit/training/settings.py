@@ -15,20 +15,20 @@ from labkit.training.precision import native_precision
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a training run, checked when they are made.
+    """Settings of a training run, checked on creation.
 
-    `labkit.train`, `labkit train` and sweep files share the defaults, which `labkit.defaults` defines:
+    `labkit.train`, `labkit train` and sweep files share these defaults, which `labkit.defaults` defines:
 
     - The learning rate falls from 8e-4 to 1e-5 along half a cosine. A constant rate leaves gradient noise in the
       final weights, and a rate that ends near zero averages it out.
     - The device is a GPU if there is one, and the CPU otherwise.
     - The precision of image codecs is the one in which the device trains faster (see `native_precision`). Toys, which
-      are too small to gain from bfloat16, train in float32, and so do stacks.
-    - Networks are made with `schemes.mixed()`: noise for the rate and straight-through rounding for the decoder, which
-      Minnen and Singh (2020, https://arxiv.org/abs/2007.08739) found better than noise for both.
+      are too small to gain from bfloat16, train in float32, as do stacks.
+    - Networks are created with `schemes.mixed()`: noise for the rate and straight-through rounding for the decoder,
+      which Minnen and Singh (2020, https://arxiv.org/abs/2007.08739) found better than noise for both.
 
-    Sweeps differ in three defaults, since the results of different machines must be comparable: float32 instead of the
-    device's own precision, one thread, and no processes that read images. Toys in sweeps have defaults of their own.
+    Sweeps have three different defaults, because results from different machines must be comparable: float32 instead of
+    the device's own precision, one thread, and no processes that read images. Toys in sweeps have their own defaults.
 
     Attributes:
         lmbda: Weight of the distortion, on CompressAI's scale (λ · 255² · MSE for images).
@@ -37,15 +37,15 @@ class Settings:
         crop: Side of the training crops in pixels.
         permute_colors: True trains with a random order of the color channels in half of the crops.
         lr: Learning rate of Adam: a number, a schedule, or a schedule as text such as "cosine:8e-4:1e-5".
-        clip: Largest gradient norm; longer gradients are scaled down to it.
+        clip: Largest gradient norm; gradients with a larger norm are scaled down to it.
         ema: Decay of an exponential moving average of the weights, such as 0.999. The network ends with the averaged
             weights. None keeps the weights of the last step.
         seed: Seed for batches and quantization noise.
-        device: Name of a torch device. None takes a GPU if there is one.
-        precision: "float32" or "bfloat16", for the transforms. The entropy model, quantization and loss always compute
-            in float32. None chooses.
-        compile: True compiles the transforms with `torch.compile`, which needs a C++ compiler and about a minute.
-        workers: Number of processes that read images, if the images do not fit into memory. None chooses.
+        device: Name of a torch device. None uses a GPU if there is one.
+        precision: "float32" or "bfloat16", for the transforms. The entropy model, quantization and loss always use
+            float32. None chooses a precision.
+        compile: True compiles the transforms with `torch.compile`, which needs a C++ compiler and takes about a minute.
+        workers: Number of processes that read images if the images do not fit into memory. None chooses a number.
 
     Raises:
         ValueError: If a setting is out of range. The message names the setting.
@@ -80,22 +80,22 @@ class Settings:
         processes.device(self.device)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0, before warm-up."""
+        """Return the learning rate of a step, counted from 0, without warm-up."""
         return self.lr(step, self.steps) if isinstance(self.lr, Schedule) else float(self.lr)
 
     def resolved(self, low_precision: bool) -> Settings:
-        """Return the settings with the device and the precision that None stands for on this machine.
+        """Return the settings with None replaced by this machine's device and precision.
 
         Args:
-            low_precision: True if None stands for the faster precision, False if it stands for float32.
+            low_precision: True replaces None with the faster precision, and False replaces it with float32.
         """
         device = self.device or processes.default_device()
         precision = self.precision or (native_precision(device) if low_precision else "float32")
-        if device == "cpu":  # processes that train together time separately; all take the first one's answer
+        if device == "cpu":  # processes that train together time separately, and all use the result of the first
             precision = processes.gathered([precision])[0]
         return dataclasses.replace(self, device=device, precision=precision)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them, with schedules as text."""
+        """Return the settings as JSON-compatible values, with schedules as text."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: str(value) if isinstance(value, Schedule) else value for name, value in values.items()}

@@ -1,12 +1,12 @@
-"""Many small networks trained at once: their weights are stacked, and `torch.func.vmap` runs all in one pass.
+"""Training many small networks at once: their weights are stacked, and `torch.func.vmap` runs all of them in one pass.
 
 If a network has a few thousand weights, Python takes more of a step's time than arithmetic. Sixteen such networks in
-one pass pay for Python once. Each member of a stack has its own λ, seed, learning rate, clipping, averaging,
-temperature and scale bound. These are numbers, and are stacked like the weights. Networks that differ in anything else,
-such as the surrogate, form another stack.
+one pass pay for Python only once. Each member of a stack has its own λ, seed, learning rate, clipping, averaging,
+temperature and scale bound. These are numbers, so they are stacked like the weights. Networks that differ in anything
+else, such as the surrogate, go into different stacks.
 
-Batches, noise and schedules are those of `Training`, so a member ends with the numbers that it would have alone, up to
-the order of floating-point sums.
+Batches, noise and schedules are the same as in `Training`, so each member ends with the numbers that it would reach
+alone, up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ BETA, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8  # Adam's parameters, with torch's
 
 
 class StackedTraining:
-    """Training of several networks of one structure in one pass.
+    """Training of several networks with the same structure in one pass.
 
-    All trained weights are rows of one tensor `theta` of shape (members, weights), so that clipping, Adam and averaging
-    take a few operations each.
+    All trained weights are rows of one tensor `theta` of shape (members, weights), so clipping, Adam and averaging take
+    only a few operations each.
 
     Args:
         nets: Networks to train in place.
         source: Photographs or points, the same for all members.
-        settings: One per network; they differ only in numbers.
+        settings: Settings of each network, which may differ only in numbers.
 
     Attributes:
-        histories: The steps of each member, up to its error if it has one.
-        errors: For each member the error that ended it, or None.
+        histories: The steps of each member, up to the error that ended it, if any.
+        errors: The error that ended each member, or None.
         seconds: Each member's share of the duration.
         threads: Number of torch threads at the end.
     """
@@ -81,7 +81,7 @@ class StackedTraining:
         self.seed_of_member = torch.tensor([self.seeds.index(s.seed) for s in settings], device=self.theta.device)
         self.noise = torch.Generator(self.theta.device)
         self.template = copy.deepcopy(nets[0]).train()  # runs with the members' tensors instead of its own
-        self.entered: Any = None  # the template's scheme, and the flags of the parameters that train
+        self.entered: Any = None  # the template's scheme, and flags that mark the parameters to train
         make_bounds_mappable(self.template)
 
     def __repr__(self) -> str:
@@ -91,8 +91,8 @@ class StackedTraining:
         """Train all members to the end.
 
         Args:
-            threads: Number of torch threads; None chooses by timing steps.
-            made: Called after each step with the number of members.
+            threads: Number of torch threads. None chooses a number by timing steps.
+            made: Function that is called after each step with the number of members.
         """
         begun, members = time.perf_counter(), self.members
         with ExitStack() as stack, Threads(threads) as chosen:
@@ -118,7 +118,7 @@ class StackedTraining:
         self.seconds, self.threads = (time.perf_counter() - begun) / len(members), chosen.number
 
     def _step(self, batches: Sequence[Tensor]) -> list[list[float]]:
-        """Make one step of all members that have no error yet, given a batch for each seed; return `Step` rows."""
+        """Make one step of all members that have no error yet, from one batch per seed; return `Step` rows."""
         members, step = self.members, self.members[0].step
         if step % trainer.SOLVE_EVERY == 0:
             self._write()
@@ -154,7 +154,7 @@ class StackedTraining:
                 self.errors[i] = self.errors[i] or error
         active = self._column(error is None for error in self.errors) > 0
 
-        n = step + 1  # the rest is clip_grad_norm_, Adam and the average of `Training`, with a row for each member
+        n = step + 1  # the rest repeats `Training`'s clip_grad_norm_, Adam and averaging, with one row per member
         gradient.mul_((self.clip / (norm + 1e-6)).clamp_max_(1))
         self.mean.lerp_(gradient, 1 - BETA)
         self.square.mul_(BETA_SQUARE).addcmul_(gradient, gradient, value=1 - BETA_SQUARE)
@@ -188,7 +188,7 @@ class StackedTraining:
         return measured.detach(), torch.where(self.moving, gradient, 0.0)
 
     def _enter(self, scheme: QuantizationScheme, moving: list[bool], batch: Tensor) -> None:
-        """Give the template the scheme of a stage; record which weights train and which noise a pass draws."""
+        """Set the template's scheme for a stage; record which weights are trained and which noise a pass draws."""
         self.entered = scheme, moving
         entropy.set_scheme(self.template, scheme)
         sizes = torch.tensor([p.numel() for p in self.members[0].parameters], device=self.theta.device)
@@ -198,7 +198,7 @@ class StackedTraining:
         self.draws = draws.calls
 
     def _constants(self) -> dict[str, Tensor]:
-        """Stack the tensors that gradients do not train and that differ between members."""
+        """Stack the tensors that differ between members but are not trained by gradients."""
         constants = {}
         tensors = [dict(chain(t.net.named_parameters(), t.net.named_buffers())) for t in self.members]
         for name in tensors[0].keys() - self.names:
@@ -210,7 +210,7 @@ class StackedTraining:
 
     @torch.no_grad()
     def solve_quantiles(self) -> None:
-        """Solve for the quantiles of all members in one search; one search per member would take longer than a step."""
+        """Solve for the quantiles of all members in one search; separate searches would take longer than a step."""
         for path, part in self.template.named_modules():
             if isinstance(part, entropy.EntropyBottleneck):
                 parts = [t.net.get_submodule(path) for t in self.members]

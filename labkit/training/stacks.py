@@ -1,4 +1,4 @@
-"""Train several networks with one call, stacked where that is possible and faster, and otherwise in turn."""
+"""Train several networks with one call: as a stack if that is possible and faster, and otherwise in turn."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from labkit.training.threads import Threads
 from labkit.training.trainer import Network, Training
 
 HOW = ("auto", "stacked", "in turn")
-TRIAL = 4  # steps for which a stack and one of its members are timed; the fastest step counts
+TRIAL = 4  # number of timed steps of a stack and of one of its members; the fastest step is used
 NUMBERS: dict[str, Any] = {"lmbda": 1.0, "lr": 1.0, "clip": 1.0, "ema": None, "seed": 0}  # may differ within a stack
 CONDITIONS = "stacks are trained in float32, without compile, and in one process"
 
 
 @dataclass(repr=False)
 class StackRun(TrainingRun):
-    """The run of one network among several. Its durations, those of its steps too, are its share of the stack's.
+    """The run of one network among several. All its durations, including those of its steps, are shares of the stack's.
 
     Attributes:
-        how: "stacked", or "in turn" with the reason.
-        error: The error that ended the run, if its loss or gradient was no longer finite. The network and the history
-            are then those before that step.
+        how: "stacked", or "in turn" followed by the reason.
+        error: The error that ended the run if its loss or gradient was no longer finite. The network and the history
+            are then those before the failed step.
     """
 
     how: str
@@ -70,22 +70,23 @@ def train_stack(  # noqa: D417 - Settings describes the other arguments
     threads: int | None = defaults.THREADS,
     progress: bool | None = None,
 ) -> list[StackRun]:
-    """Train several networks in place, as many as possible in one pass. Each ends as `train` would leave it.
+    """Train several networks in place, as many as possible in one pass. The weights end as after `train`.
 
-    If the loss or the gradient of a network is no longer finite, that network stops, its run carries the error, and
-    the others continue. A stack holds the activations of all its members at the same time.
+    If the loss or the gradient of a network is no longer finite, that network stops and its run carries the error,
+    while the others continue. A stack holds the activations of all its members in memory at the same time.
 
     Args:
         nets: Networks to train, each listed once.
         source: Photographs, or points such as `datasets.Banana()`.
-        each: For each network the settings that differ from the common ones, such as
+        each: Settings of each network that differ from the common ones, such as
             `[{"lmbda": 1.0}, {"lmbda": 4.0, "seed": 1}]`.
-        lmbda: Common setting, as for `labkit.train`; so are the arguments up to `workers`. `each` takes precedence.
+        lmbda: Common setting, as for `labkit.train`; the same is true of the following arguments up to `workers`.
+            Values in `each` take precedence.
         precision: None means "float32", because stacks are trained in float32.
         how: "auto" stacks toys, and stacks image codecs if a short timing shows that this is faster. "stacked" and
-            "in turn" leave no choice.
-        threads: Number of torch threads on a CPU. None chooses by timing steps.
-        progress: True shows a progress bar, False does not; None shows it on a terminal and in a notebook.
+            "in turn" enforce that choice.
+        threads: Number of torch threads on a CPU. None chooses a number by timing steps.
+        progress: True shows a progress bar and False hides it. None shows it on a terminal and in a notebook.
 
     Returns:
         One run per network, in the order of `nets`.
@@ -133,7 +134,7 @@ def train_stack(  # noqa: D417 - Settings describes the other arguments
 
 
 def _structure(net: Network, settings: Settings) -> Hashable:
-    """Return everything that the members of a stack have in common: all but numbers."""
+    """Return everything that the members of a stack must have in common, that is, all except numbers."""
     scheme = net.scheme
     stages = (scheme.first, scheme.second, scheme.share) if isinstance(scheme, TwoStages) else (scheme,)
     bare = tuple(
@@ -147,7 +148,7 @@ def _structure(net: Network, settings: Settings) -> Hashable:
 def _reason_in_turn(
     nets: Sequence[Network], source: data.Source, settings: Sequence[Settings], how: str, threads: int | None
 ) -> str | None:
-    """Return why these networks of one structure are trained in turn, or None if they are stacked."""
+    """Return the reason why these networks of one structure are trained in turn, or None if they are stacked."""
     if how == "in turn":
         return "as requested"
     if settings[0].compile or settings[0].precision != "float32" or processes.ranks()[1] > 1:

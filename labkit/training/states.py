@@ -1,7 +1,7 @@
 """The state of an unfinished run on disk, from which a killed run resumes.
 
-It is one safetensors file next to the checkpoint that the run will end in, with `.part` added to its name. The file
-holds every tensor that a step changes. Its header holds, as JSON, the step and the identity of the run (`identity`).
+The state is one safetensors file next to the run's final checkpoint, with `.part` added to the name. The file holds
+every tensor that a step changes. Its header holds, as JSON, the step and the identity of the run (`identity`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from labkit.training import data, processes
 from labkit.training.trainer import Training
 
 FORMAT = "labkit-training-1"
-FREE = ("device", "workers", "compile")  # settings that a resumed run may change, since they do not name the result
+FREE = ("device", "workers", "compile")  # settings that a resumed run may change: they are not part of its identity
 
 
 class Files:
-    """The files of a run: the checkpoint OUT that it ends in, and OUT.part, from which it resumes.
+    """The files of a run: the final checkpoint OUT, and OUT.part, from which the run resumes.
 
-    If OUT.part exists, `training` is put back to its state. If only OUT exists, the run is finished, and its network
-    gets the weights of OUT. Of several processes all read and the first one writes.
+    If OUT.part exists, `training` is restored to its state. If only OUT exists, the run is finished, and its network
+    gets the weights in OUT. If there are several processes, all of them read and only the first one writes.
 
     Args:
         training: The run, before its first step.
@@ -61,27 +61,27 @@ class Files:
             checkpoints.load_weights(training.net, self.out)
             training.net.eval()
             self.finished = True
-        training.fabric.barrier()  # the first process writes only after all have read
+        training.fabric.barrier()  # the first process writes only after all others have read
 
     def __repr__(self) -> str:
         return f"Files({str(self.out)!r}, {'finished' if self.finished else f'step {self.saved}'})"
 
     def _same(self, path: Path) -> dict[str, Any]:
-        """Return what a file says about its run, if it is this run."""
+        """Return the description of the run in a file, if it is the same run."""
         found = stored(self.out)
         texts = {"trained_on": "other images", "started_from": "other first weights", "scheme": "another scheme"}
         names = [name for name, value in self.identity.items() if value != found.get(name)]
         if names:
             differences = [texts.get(name, f"{name} {found.get(name)}, not {self.identity[name]}") for name in names]
             raise ValueError(
-                f"{path} is another run's ({', '.join(differences)}): choose another output file, "
+                f"{path} belongs to another run ({', '.join(differences)}): choose another output file, "
                 "or start afresh (fresh=True, --fresh), which overwrites it"
             )
         return found
 
     @property
     def resumable(self) -> str:
-        """A sentence about the state from which the run would resume."""
+        """A sentence that says from which state the run would resume."""
         return f"{self.part} keeps step {self.saved}: the same call or command resumes from there"
 
     def save(self, seconds: float) -> None:
@@ -119,12 +119,12 @@ class Files:
 
 
 def part(out: Path) -> Path:
-    """Return the path of the unfinished run's state for a checkpoint."""
+    """Return the path of the state file that belongs to a checkpoint."""
     return out.with_name(f"{out.name}.part")
 
 
 def stored(out: Path) -> dict[str, Any]:
-    """Return what OUT.part, or else OUT, says about its run, with present names; empty if neither file exists.
+    """Return the description of the run in OUT.part, or else in OUT, with current names; empty if neither file exists.
 
     Raises:
         ValueError: If the file is damaged.
@@ -135,7 +135,7 @@ def stored(out: Path) -> dict[str, Any]:
 
 
 def identity(training: Training) -> dict[str, Any]:
-    """Return what identifies a run, as JSON holds it: settings, scheme, data, and the weights that it starts from."""
+    """Return the JSON-compatible identity of a run: settings, scheme, data, and the weights that it starts from."""
     scheme: Any = training.net.scheme
     about = {
         **{name: value for name, value in training.settings.to_dict().items() if name not in FREE},
@@ -153,7 +153,7 @@ def save(training: Training, path: Path, about: dict[str, Any]) -> None:
     Args:
         training: The run.
         path: File to write.
-        about: Description of the run, as JSON can hold it.
+        about: Description of the run as JSON-compatible values.
 
     Raises:
         ValueError: If the file cannot be written.
@@ -164,7 +164,7 @@ def save(training: Training, path: Path, about: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the description that `save` was given, and the step, with present names.
+    """Return the description that was passed to `save`, and the step, with current names.
 
     Raises:
         ValueError: If the file is damaged or is something else.
@@ -180,7 +180,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def load(training: Training, path: Path) -> None:
-    """Put a run back to the state that `save` wrote.
+    """Restore a run to the state that `save` wrote.
 
     Raises:
         ValueError: If the file holds the state of another network or optimizer.
@@ -193,12 +193,12 @@ def load(training: Training, path: Path) -> None:
             value = file.get_tensor(name)
             if value.shape != tensor.shape:
                 raise ValueError(f"{path} does not fit: {name} is {tuple(value.shape)}, not {tuple(tensor.shape)}")
-            tensor.detach().copy_(value)  # in place, so that the memory format stays
+            tensor.detach().copy_(value)  # in place, which preserves the memory format
     training.step = about["step"]
 
 
 def _data_hash(source: data.Source) -> str:
-    """Hash the images' names and sizes: in pixels for images in memory, in bytes for files."""
+    """Hash the names and sizes of the images: sizes are in pixels for images in memory, and in bytes for files."""
     images: list[tuple[str, Any]] = []
     if isinstance(source, PhotoSet):
         images = [(name, tuple(image.shape)) for name, image in zip(source.names, source.images, strict=True)]

@@ -21,8 +21,8 @@ class Step:
         steps: Number of steps in the run.
         temperature: Temperature of the surrogates.
         lr: Learning rate, including warm-up.
-        seconds: Duration of the step, as the CPU sees it.
-        waited: Seconds of it in which the step waited for its batch.
+        seconds: Duration of the step as measured on the CPU.
+        waited: Part of these seconds that the step spent waiting for its batch.
         measured: Loss, rate, distortion and gradient norm, as numbers or as a tensor of shape (4,) on the device.
     """
 
@@ -72,12 +72,12 @@ class Step:
 
     @property
     def bpp(self) -> float:
-        """The rate in bits per pixel, for images."""
+        """Rate in bits per pixel, for images."""
         return self.rate
 
     @property
     def psnr(self) -> float:
-        """PSNR in dB of the reconstruction that training sees, for images."""
+        """PSNR in dB of the reconstruction during training, for images."""
         return 10 * math.log10(255**2 / self.distortion) if self.distortion > 0 else math.inf
 
     def row(self) -> dict[str, float]:
@@ -86,7 +86,7 @@ class Step:
 
     @classmethod
     def from_row(cls, row: Sequence[float], steps: int) -> Step:
-        """Return the step that a table's row describes.
+        """Return the step that a table row describes.
 
         Args:
             row: Values in the order of `COLUMNS`.

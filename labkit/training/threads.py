@@ -1,4 +1,4 @@
-"""How torch uses a CPU during training: the number of threads, chosen by timing steps, and memory, which is kept."""
+"""Torch's use of the CPU during training: the number of threads, chosen by timing, and memory, which is kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 
 import torch
 
-TRIAL = 4  # steps for which each number of threads is tried; the first is not counted
+TRIAL = 4  # number of steps for which each number of threads is tried; the first step is ignored
 SLOW = 1.25  # all numbers are tried again if steps become slower by this factor
-WATCH = 8  # steps whose median decides that
-FIRST_LOOK, LAST_LOOK = 200, 3200  # steps until all are tried again anyway, doubled by each trial without a change
+WATCH = 8  # number of steps whose median is compared
+FIRST_LOOK, LAST_LOOK = 200, 3200  # steps until the next routine trial; doubled after each trial without a change
 
 
 def cores() -> int:
@@ -21,16 +21,16 @@ def cores() -> int:
 
 
 def keep_memory() -> None:
-    """Make this process keep the memory that it frees. This has an effect only with glibc.
+    """Make this process keep the memory that it frees. This works only with glibc.
 
     By default, glibc returns every large block to the system and requests it again, with a page fault for each 4 KiB.
-    A training step has tens of thousands of them, although its tensors have the same sizes in every step.
+    A training step has tens of thousands of page faults, although its tensors have the same sizes in every step.
     """
     if sys.platform != "linux":
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError):  # this is another C library
         return
     trim_threshold, mmap_threshold = -1, -3
     mallopt(trim_threshold, 2**31 - 1)
@@ -39,13 +39,13 @@ def keep_memory() -> None:
 
 
 class Threads:
-    """A context manager that chooses torch's number of threads, again when steps become slow, and from time to time.
+    """Chooses torch's number of threads by timing steps, and tries again at intervals and when steps become slow.
 
-    At every operation, all threads wait for the slowest one. So another process on one of the cores costs much more
-    than its share of the time.
+    In every operation, all threads wait for the slowest one. Another process on one of the cores therefore costs much
+    more than its share of the time. Use this class as a context manager.
 
     Args:
-        fixed: Number of threads to use without trying others. None chooses.
+        fixed: Number of threads to use without trying others. None tries them.
 
     Attributes:
         number: Number of threads in use.
@@ -72,7 +72,7 @@ class Threads:
         torch.set_num_threads(self._before)
 
     def timed(self, seconds: float) -> None:
-        """Take the duration of a step with `number` threads, and set the number for the next step."""
+        """Record the duration of a step with `number` threads, and set the number for the next step."""
         if len(self.candidates) == 1:
             return
         self._recent.append(seconds)
@@ -87,7 +87,7 @@ class Threads:
             torch.set_num_threads(self.number)
 
     def _try_all(self) -> None:
-        """Begin a trial with the number in use, so that a much slower number is abandoned early."""
+        """Start a trial with the current number, so that a much slower number can be abandoned early."""
         self._untried = sorted(self.candidates, key=lambda number: number != self.number)
         self._medians: dict[int, float] = {}
         self._recent: list[float] = []

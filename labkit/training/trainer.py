@@ -1,4 +1,4 @@
-"""The training loop. `Training` contains it, `stream` iterates over it, and `labkit.train` manages a long run."""
+"""The training loop. `Training` implements it, `stream` iterates over it, and `labkit.train` manages a long run."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from labkit.training.threads import keep_memory
 
 Network: TypeAlias = Codec | ToyTransformCode
 
-SOLVE_EVERY = 100  # steps from one solution for the entropy bottleneck's quantiles to the next
-WARM_UP = 50  # steps over which the learning rate rises, since Adam's first steps move every weight by the full rate
-LOOK_EVERY = 50  # steps from one check of the loss to the next on an accelerator, which each check synchronizes
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Adam's state of a parameter
+SOLVE_EVERY = 100  # steps between solutions for the entropy bottleneck's quantiles
+WARM_UP = 50  # steps over which the learning rate rises, because Adam's first steps move every weight by the full rate
+LOOK_EVERY = 50  # steps between checks of the loss on an accelerator, because each check synchronizes the device
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Adam's state for each parameter
 
 
 class Training:
     """A training run as an iterator: each item is a `Step`. Leave the loop or close the iterator to stop.
 
-    The network is trained in place. Batches and noise of a step depend only on the seed and the number of the step, so
-    a run that resumes from `tensors()` and `step` gives the same numbers as a run without a stop. Processes that
-    torchrun started each take an equal part of every batch and of its noise. Together they make the steps that one
-    process would make, up to the order of floating-point sums.
+    The network is trained in place. The batch and the noise of a step depend only on the seed and the step number, so a
+    run that resumes from `tensors()` and `step` gives the same numbers as an uninterrupted run. Processes started by
+    torchrun each take an equal part of every batch and of its noise. Together, they make the same steps as a single
+    process, up to the order of floating-point sums.
 
     Args:
-        net: One of labkit's networks, or a CompressAI model that `labkit.adopt` gave a scheme.
+        net: One of labkit's networks, or a CompressAI model to which `labkit.adopt` has added a scheme.
         source: Photographs, or points such as `datasets.Banana()`.
         settings: Settings of the run.
 
     Raises:
-        ValueError: If the network has no scheme, if an image is smaller than the crops, or if the device is missing.
+        ValueError: If the network has no scheme, if an image is smaller than the crops, or if there is no such device.
     """
 
     def __init__(self, net: Network, source: data.Source, settings: Settings):
@@ -86,9 +86,9 @@ class Training:
             yield from (step for step in parts if step is not None)
 
     def interruptible(self) -> Generator[Step | None, None, None]:
-        """Return an iterator over the steps that also yields None after each part of the start of the network.
+        """Return an iterator over the steps that also yields None after each part of the network's start.
 
-        A reader that leaves the loop during the start gets an unfinished network.
+        If the caller leaves the loop during the start, the network is unfinished.
         """
         net = self.net
         noise = torch.Generator(self.fabric.device)
@@ -100,14 +100,14 @@ class Training:
                 yield from self.starting(first)
                 batches = chain([first], batches)
             model, optimizer = stack.enter_context(self.training_mode(noise))
-            while self.step < (s := self.settings).steps:  # the reader of a step may shorten the run
+            while self.step < (s := self.settings).steps:  # the caller may shorten the run between steps
                 start = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - start
                 data.reseed(noise, s.seed, self.step, data.NOISE)
                 if self.step % SOLVE_EVERY == 0:
                     entropy.solve_quantiles(net)
-                if stage is not (stage := self.enter_stage()):  # the first step, or the first one of a second stage
+                if stage is not (stage := self.enter_stage()):  # true in the first step of each stage
                     gradient = self._gradients(model, optimizer, noise)
                 temperature = stage.temperature(self.step, s.steps)
                 entropy.set_temperature(net, temperature)
@@ -128,7 +128,7 @@ class Training:
                 torch._foreach_copy_([p.detach() for p in self.parameters], self.average)
 
     def starting(self, batch: Tensor) -> Generator[None, None, None]:
-        """Let a network that starts with its λ and its first batch do so, such as a patch codec, before step 1.
+        """Fit a network that adapts to its λ and its first batch, such as a patch codec, before step 1.
 
         Args:
             batch: This process's part of the first batch.
@@ -143,7 +143,7 @@ class Training:
             self.average = [p.detach().clone() for p in self.parameters] if self.settings.ema else []
 
     def batches(self) -> Generator[Tensor, None, None]:
-        """Return this process's part of the batches of the steps that are left."""
+        """Return this process's part of the batches of all remaining steps."""
         s = self.settings
         return data.batches(
             self.source, first=self.step, steps=s.steps, batch_size=s.batch_size, crop=s.crop,
@@ -156,14 +156,14 @@ class Training:
         return self.settings.learning_rate(self.step) * min(1.0, (self.step + 1) / WARM_UP)
 
     def _gradients(self, model: nn.Module, optimizer: Any, noise: torch.Generator) -> Callable[[Tensor], Tensor]:
-        """Return `_gradient` for the present parameters and scheme, on a single GPU as a CUDA graph."""
+        """Return `_gradient` for the current parameters and scheme, as a CUDA graph if there is a single GPU."""
         gradient = functools.partial(self._gradient, model, optimizer)
         graphed = noise.device.type == "cuda" and self.part[1] == 1 and not self.settings.compile
         return Graphed(gradient, noise) if graphed else gradient
 
-    @torch.enable_grad()  # torch keeps the gradient mode per thread, and a worker thread starts with the default
+    @torch.enable_grad()  # torch has a gradient mode per thread, and a worker thread starts with the default
     def _gradient(self, model: nn.Module, optimizer: Any, batch: Tensor) -> Tensor:
-        """Give the parameters a batch's clipped gradients; return loss, rate, distortion and gradient norm, (4,)."""
+        """Compute the clipped gradients of a batch; return loss, rate, distortion and gradient norm, of shape (4,)."""
         if batch.dim() == 4:
             batch = batch.contiguous(memory_format=self.layout)
         loss = rate_distortion(model(batch), batch, self.settings.lmbda)
@@ -173,7 +173,7 @@ class Training:
         return torch.stack([*self.fabric.all_reduce(torch.stack([*loss]).detach()), norm.detach()])
 
     def enter_stage(self) -> QuantizationScheme:
-        """Return the scheme of the next step. When a second stage begins or resumes, freeze the analysis side."""
+        """Return the scheme of the next step. When a second stage begins or resumes, freeze the analysis transforms."""
         scheme, net = self.net.scheme, self.net
         if not isinstance(scheme, TwoStages):
             return scheme
@@ -182,13 +182,13 @@ class Training:
         if entropy.carriers(net)[0].scheme != stage:
             entropy.set_scheme(net, stage)
         for path, part in net.named_modules():
-            if second and path.rpartition(".")[2] in ("g_a", "h_a"):  # latent codecs hold h_a at a deeper level
+            if second and path.rpartition(".")[2] in ("g_a", "h_a"):  # latent codecs contain h_a at a deeper level
                 part.requires_grad_(False)
         return stage
 
     @contextmanager
     def training_mode(self, noise: torch.Generator) -> Iterator[tuple[nn.Module, Any]]:
-        """Prepare the network for training, and for evaluation at the end of the block.
+        """Put the network into training mode, and back into evaluation mode when the block ends.
 
         Args:
             noise: Generator of the quantization noise.
@@ -221,7 +221,7 @@ class Training:
             net.eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor that a step changes, by name, to save it or to overwrite it in place."""
+        """Return every tensor that a step changes, by name. Overwriting them in place restores a run."""
         tensors = {f"net.{name}": value for name, value in self.net.state_dict().items() if not is_table(name)}
         for i, parameter in enumerate(self.parameters):
             if not self.optimizer.state[parameter]:  # the state that Adam's first step would create
@@ -249,14 +249,14 @@ def stream(  # noqa: D417 - Settings describes the other arguments
     compile: bool = defaults.COMPILE,
     workers: int | None = defaults.WORKERS,
 ) -> Generator[Step, None, None]:
-    """Train a network in place, one step for each item that is taken. Leave the loop or close the iterator to stop.
+    """Train a network in place, one step per item of the iterator. Leave the loop or close the iterator to stop.
 
-    The same settings, machine and number of threads give the same numbers, if the precision is stated.
+    The same settings, machine and number of threads give the same numbers if the precision is set explicitly.
 
     Args:
-        net: One of labkit's networks, or a CompressAI model that `labkit.adopt` gave a scheme.
+        net: One of labkit's networks, or a CompressAI model to which `labkit.adopt` has added a scheme.
         source: Photographs, or points such as `datasets.Banana()`.
-        lmbda: See `Settings`, which describes this and all other arguments.
+        lmbda: Weight of the distortion. `Settings` describes this and all other arguments.
 
     Returns:
         An iterator over the measurements of each step.
@@ -287,9 +287,9 @@ _streams: weakref.WeakSet[Generator[Step, None, None]] = weakref.WeakSet()
 
 @atexit.register
 def _close() -> None:
-    """Close open iterators before torch is unloaded, since freeing their tensors later would abort the process."""
+    """Close open iterators before torch is unloaded, because freeing their tensors later would abort the process."""
     for iterator in list(_streams):
-        with suppress(ValueError):  # another thread runs it, and ends with the process
+        with suppress(ValueError):  # the iterator is running in another thread, and ends with the process
             iterator.close()
 
 
@@ -300,13 +300,13 @@ def _layout(net: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 def lr_factor(net: nn.Module, name: str) -> float:
-    """Return the factor of the learning rate for a parameter, by its name."""
+    """Return the learning-rate factor of a parameter, given its name."""
     factors: dict[str, float] = getattr(net, "lr_factors", {"": 1.0})
     return next(factor for start, factor in factors.items() if name.startswith(start))
 
 
 def is_quantile(name: str) -> bool:
-    """Return whether a parameter's name is that of an entropy bottleneck's quantiles."""
+    """Return whether a parameter name belongs to the quantiles of an entropy bottleneck."""
     return name.endswith("quantiles")
 
 

@@ -1,4 +1,4 @@
-"""Parts of CompressAI and torch in a form that `torch.func.vmap` accepts, for many networks at once."""
+"""Parts of CompressAI and torch, rewritten so that `torch.func.vmap` accepts them for many networks at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Draws(TorchFunctionMode):
     """Replaces `torch.rand` within a block, because vmap does not know the members' generators.
 
     Args:
-        drawn: Tensors that take the place of the draws, in order. None puts zeros there and records the calls.
+        drawn: Tensors that replace the draws, in order. None replaces them with zeros and records the calls.
 
     Attributes:
         calls: Arguments and keyword arguments of each recorded call, without the generator.
@@ -41,14 +41,14 @@ class Draws(TorchFunctionMode):
 
 
 def make_bounds_mappable(net: nn.Module) -> None:
-    """Change the lower bounds of a network, in place, so that vmap can map them."""
+    """Change the lower bounds of a network in place so that vmap can map them."""
     for part in net.modules():
         if isinstance(part, LowerBound):
             part.forward = partial(_bounded, part)
 
 
 class _LowerBound(LowerBoundFunction):
-    """CompressAI's lower bound with a rule for vmap; the rule that torch generates takes a tenth of a step."""
+    """CompressAI's lower bound with its own vmap rule; the one that torch generates takes a tenth of a step."""
 
     @staticmethod
     def forward(x: Tensor, bound: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def bisect(
     """Solve f(x) = target by CompressAI's bisection, for the channels of several members at once.
 
     Args:
-        members: Number of members. Each stops at the iteration at which it would stop alone.
+        members: Number of members. Each stops at the same iteration as it would alone.
         f: Increasing function, applied to each channel.
         target: Value to reach.
         low: Lower ends of the search intervals, with the channels of all members in the first dimension.
@@ -85,7 +85,7 @@ def bisect(
         atol: Absolute tolerance.
 
     Returns:
-        The solutions, of the shape of `low`.
+        The solutions, with the same shape as `low`.
     """
     low = torch.where(target <= f(high), low, high)
     high = torch.where(f(low) <= target, high, low)

@@ -1,4 +1,4 @@
-"""The page "Try the codec" of the exported course. It runs from `file://`, without a server and without a network."""
+"""The page "Try the codec" of the exported course. It runs from `file://`, without a server or a network connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.web import weights
 
 _FILES = Path(__file__).parent
 _NETWORK = "patch_hyperprior"
-# name of a test photograph, and the label of its button
+# name of a test photograph, and label of its button
 _PHOTOS = {
     "friends_0": "Dogs",
     "kleiber": "Bird",
@@ -28,11 +28,11 @@ _PHOTOS = {
     "brushes": "Brushes",
     "wine_0": "Table",
 }
-_QUALITIES = ("Smallest file", "Small file", "Good image", "Best image")  # of the bundled λ, in ascending order
+_QUALITIES = ("Smallest file", "Small file", "Good image", "Best image")  # for the bundled λ, in ascending order
 _THUMBNAIL = 96  # longest side in pixels
-MOST_PIXELS = 16_000_000  # of an image; after 12 million, the process of the page in Chromium holds 770 MiB
-MOST_BYTES = 128 * 2**20  # of a photo or a .lkc file
-LONGEST_SIDE = 65_535  # that a .lkc file can hold
+MOST_PIXELS = 16_000_000  # largest image; after 12 million pixels, the page's process in Chromium holds 770 MiB
+MOST_BYTES = 128 * 2**20  # largest photo or .lkc file
+LONGEST_SIDE = 65_535  # longest side that a .lkc file supports
 
 
 class Photo(NamedTuple):
@@ -56,11 +56,11 @@ class Photo(NamedTuple):
 
 
 def write_page(folder: Path, links: Sequence[tuple[str, str]]) -> Path:
-    """Write codec.html, and its scripts, weights and photographs into the folder `codec` beside it.
+    """Write codec.html, and its scripts, weights and photographs into the folder `codec` next to it.
 
     Args:
         folder: Existing folder with the style.css of the course.
-        links: File and title of the other pages, for the list of pages.
+        links: File and title of each of the other pages, for the list of pages.
 
     Returns:
         The path of codec.html.
@@ -100,7 +100,7 @@ def write_page(folder: Path, links: Sequence[tuple[str, str]]) -> Path:
 def worker_script() -> str:
     """Return codec.js and worker.js as one classic script.
 
-    Chromium starts no module worker for a page from `file://`, so the module loses its keywords `export`.
+    Chromium does not start module workers for a page from `file://`, so the `export` keywords are removed.
     """
     codec = (_FILES / "codec.js").read_text(encoding="utf-8")
     return re.sub(r"^export ", "", codec, flags=re.M) + (_FILES / "worker.js").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def _hash(lmbda: float) -> str:
 
 
 def _photo(name: str, label: str, folder: Path) -> Photo:
-    """Write a photograph as a script, since a page from `file://` cannot read the pixels of an image file."""
+    """Write a photograph as a script, because a page from `file://` cannot read the pixels of an image file."""
     file = paths.data() / "photographs" / "test" / f"{name}.webp"
     text = base64.b64encode(file.read_bytes()).decode()
     write_whole(folder / f"photo-{name}.js", f'globalThis.labkitPhoto("{name}", "{text}");\n'.encode())

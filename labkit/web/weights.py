@@ -1,6 +1,6 @@
-"""Weights and coder tables of patch codecs in a compact form, which `codec.js` reads.
+"""Weights and coder tables of patch codecs in a compact format that `codec.js` reads.
 
-A file is exact: decoding and encoding see the numbers of the checkpoint. It has these parts, little-endian:
+The format is exact: decoding and encoding use the same numbers as the checkpoint. It has these parts, little-endian:
 
     bytes   content
         8   "LKCNET1" and a line end
@@ -9,9 +9,10 @@ A file is exact: decoding and encoding see the numbers of the checkpoint. It has
             the parts, one after the other without gaps
         4   CRC-32 of everything before it
 
-A part of type f16 or f32 is an array in C order; f16 is used if it holds every value. A part of type tables is a
-sequence of variable-length integers (7 bits per byte, low bits first, 128 is added if another byte follows). Each row
-of coder tables has its number of frequencies, its offset (2v, or −2v − 1 if v is negative), and its frequencies.
+A part of type f16 or f32 is an array in C order; f16 is used if it represents every value exactly. A part of type
+tables is a sequence of variable-length integers (7 bits per byte, low bits first, plus 128 if another byte follows).
+Each row of coder tables has its number of frequencies, its offset (2v, or −2v − 1 if v is negative), and its
+frequencies.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from labkit.files.container import HASH_DIGITS
 from labkit.networks import weights_hash
 
 MAGIC = b"LKCNET1\n"
-KINDS = ("patch_hyperprior", "patch_linear")  # that codec.js evaluates
+KINDS = ("patch_hyperprior", "patch_linear")  # networks that codec.js can run
 SCRIPT = Path(__file__).with_name("codec.js")
 
 
@@ -42,7 +43,7 @@ def pack(net: Any, lmbda: float | None = None) -> bytes:
 
     Args:
         net: A `patch_hyperprior` or `patch_linear` with coder tables.
-        lmbda: λ that the network was trained for; by default that in its description, or None.
+        lmbda: λ that the network was trained for. By default, the value in its description, or None.
 
     Raises:
         ValueError: If the network is of another kind or has no coder tables.
@@ -79,7 +80,7 @@ def pack(net: Any, lmbda: float | None = None) -> bytes:
 def write(folder: str | Path, network: str = KINDS[0]) -> list[Path]:
     """Write the bundled weights of a network as classic scripts, because a page from `file://` cannot fetch files.
 
-    Each script `weights-LMBDA.js` calls `globalThis.labkitWeights("LMBDA", "…")` with the file of `pack` in base64.
+    Each script `weights-LMBDA.js` calls `globalThis.labkitWeights("LMBDA", "…")` with the base64 text of `pack`'s file.
 
     Args:
         folder: Existing folder for the scripts.

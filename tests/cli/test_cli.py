@@ -152,7 +152,8 @@ def test_flags_override_the_settings_of_a_toml_file(tmp_path):
     again = labkit("train", config, "--steps", 2, "--seed", 5)
     assert again.exit_code == 0 and "made earlier" in again.output and out.read_bytes() == before
     other = labkit("train", config, "--steps", 3, "--seed", 5)
-    assert other.exit_code == 2 and "is another run's (steps 2, not 3)" in other.output and out.read_bytes() == before
+    assert other.exit_code == 2 and "belongs to another run (steps 2, not 3)" in other.output
+    assert out.read_bytes() == before
     fresh = labkit("train", config, "--steps", 3, "--seed", 5, "--fresh")
     assert fresh.exit_code == 0 and training.load_checkpoint(out)[1]["steps"] == 3
 

@@ -30,4 +30,4 @@ def test_notebooks_of_the_first_edition_are_listed_and_left_unchanged(tmp_path):
     lines, count = str(copies).splitlines(), len(list(paths.lessons().glob("*.ipynb")))
     assert lines[0] == f"{count - 1} notebooks written to {tmp_path}, 1 existing ones left unchanged"
     assert lines[1] == f"From the first edition, left unchanged: {', '.join(existing)}"
-    assert lines[2] == "For the present 00_start_here.ipynb, copy the notebooks to a new folder."
+    assert lines[2] == "For the current 00_start_here.ipynb, copy the notebooks to a new folder."

@@ -40,7 +40,7 @@ def test_an_experiment_goes_from_a_pilot_to_a_verdict(trained):
     assert "5 seeds, in percent: -1.98% [-2.10, -1.85]" in str(result)
     assert "No verdict yet" in str(experiment.conclude(None))
     wrong, right = experiment.conclude("inconclusive"), experiment.conclude("supported")
-    assert "Your rule says supported" in str(wrong) and "is that of your rule" in str(right)
+    assert "Your rule says supported" in str(wrong) and "agrees with your rule" in str(right)
     (entry,) = record.read()["experiments"].values()
     assert entry["seeds"] == 5 and entry["verdict"] == "supported" and entry["registrations"] == 1
     assert entry["differences"] == pytest.approx(result.differences)
@@ -81,7 +81,7 @@ def test_codes_of_one_seed_see_the_same_batches_and_another_seed_gives_other_cod
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("noise", "noise"), "second must be another scheme than first, got 'noise'"),
+        (("noise", "noise"), "second must be a different scheme than first, got 'noise'"),
         (("noise", "nosie"), "unknown scheme 'nosie'"),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_right_first_answer_stays_on_record_and_is_shown_again():
     ask().answer("one")
     assert entry() == {"first": True, "solved": True, "tries": 2}
     again = ask()
-    assert again.control.value is None and "right at the first try" in again._status.value
+    assert again.control.value is None and "right on the first try" in again._status.value
 
 
 def test_the_same_answer_counts_each_time():

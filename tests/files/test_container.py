@@ -257,7 +257,10 @@ def test_random_bytes_cause_a_value_error(noise, depth):
         ({"image_checksum": -1}, "image_checksum must be a CRC-32, got -1"),
         ({"latents_checksum": 2**32}, "latents_checksum must be a CRC-32, got 4294967296"),
         ({"latents_checksum": None}, "latents_checksum must be set if and only if image_checksum is, and never in ver"),
-        ({"arithmetic": "floating-point"}, "must be set if and only if .* got 19088743 beside 2309737967 in version 1"),
+        (
+            {"arithmetic": "floating-point"},
+            "if and only if .* got 19088743 with image_checksum 2309737967 in version 1",
+        ),
         ({"arithmetic": "fixed-0"}, "arithmetic must be one of floating-point, fixed-1, got 'fixed-0'"),
         ({"strings": ()}, "the number of strings must be 1 to 255, got 0"),
         ({"strings": (bytes(9),)}, "string 1 must have 8, 12, 16, … bytes, got 9"),

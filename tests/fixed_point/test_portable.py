@@ -191,5 +191,5 @@ def test_a_latent_too_large_to_code_is_refused(images):
     model = lk.portable(model_of("MeanScaleHyperprior"))
     with torch.no_grad():
         model.g_a[-1].weight *= 1e9
-    with pytest.raises(NotCodable, match=r"^a latent of -?\d.* steps lies outside ±8192, what can be coded$"):
+    with pytest.raises(NotCodable, match=r"^a latent of -?\d.* steps is outside ±8192, the range of the coder$"):
         model.compress(images[:1])

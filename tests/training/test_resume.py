@@ -142,7 +142,8 @@ def test_another_run_is_overwritten_only_on_request(change, message, half_done, 
     scheme = change.pop("scheme", schemes.annealed())
     net = networks.get("mean_scale_hyperprior", "tiny", scheme, seed=change.pop("net", 1))
     photos = train_photos[1:] if change.pop("photos", None) else train_photos
-    with pytest.raises(ValueError, match=rf"{existing.name} is another run's {message}: choose another output file"):
+    expected = rf"{existing.name} belongs to another run {message}: choose another output file"
+    with pytest.raises(ValueError, match=expected):
         run(photos, out, net=net, **change)
     assert existing.read_bytes() == before
     if not half_done:

@@ -1,6 +1,6 @@
 """Train–test mismatch and gradient risk of surrogates in a trained network, on images.
 
-The theory in `labkit.analysis` needs a source of known density. Here the source is photographs, so everything is
+The theory in `labkit.analysis` needs a source of known density. Here the source is photographs, so all quantities are
 measured:
 
     training mode, many draws ─┬─ loss, minus that of the rounded evaluation ──► mismatch

@@ -1,4 +1,4 @@
-"""Gradient risk on a trained network: variance over draws and batches, and bias against the test loss itself."""
+"""Gradient risk of a trained network: variance over draws and batches, and bias against the test loss itself."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from labkit.training import rate_distortion
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-LARGEST_STEP = 0.01  # of the finite difference, relative to the norm of the layer
-CURVATURE = 0.02  # share of the derivative that curvature may distort, which sets the step of a layer
+LARGEST_STEP = 0.01  # largest step of the finite difference, relative to the norm of the layer
+CURVATURE = 0.02  # relative error of the derivative that curvature may cause; it determines the step of a layer
 
 
 @torch.enable_grad()
@@ -46,31 +46,31 @@ def network_gradient_risk(
     seed: int = 0,
     progress: bool | None = None,
 ) -> DataFrame:
-    """Return variance and bias of the gradient that training returns, layer by layer, as a table.
+    """Return the variance and bias of the gradient that training uses, layer by layer, as a table.
 
     **Variance.** The gradient is measured for several noise draws on each of several batches. Its covariance over draws
     and over batches gives variance_draws and variance_batches.
 
     **Bias.** Rounding is piecewise constant in every latent, but the mean test loss over images is smooth. A symmetric
-    difference of the rounded loss therefore has the right mean, and its error falls with the number of batches. With a
-    small step, few latents cross a boundary and the quotient is noisy. With a large step, the quotient contains
-    curvature. Layers differ by a factor of thirty in the step that suits them. By default, each layer gets the largest
-    step whose third-order error is 2% of the derivative, and at most 0.01 of the layer's norm. The error is
-    extrapolated from larger steps on the batches of the directions. Compare the results at the step with those at
-    twice the step, which has four times the error of curvature, to see whether noise or curvature matters.
+    difference of the rounded loss therefore has the right mean, and its error falls with the number of batches. If the
+    step is small, few latents cross a boundary and the quotient is noisy. If the step is large, the quotient contains
+    curvature. The best step varies between layers by a factor of thirty. By default, each layer gets the largest step
+    whose third-order error is 2% of the derivative, and at most 0.01 of the layer's norm. The error is extrapolated
+    from larger steps on the batches of the directions. To see whether noise or curvature matters, compare the results
+    at this step with those at twice the step, where the error from curvature is four times as large.
 
     The directions are gradients of straight-through rounding on separate batches, normalized to 1. Isotropic directions
     would be almost orthogonal to every gradient in a space of so many dimensions. The gradients are random, point
     uphill, and are independent of the measured batches and of the measured noise. For each batch and direction, p is
-    the projection of the mean gradient (what training promises), and f is the difference quotient (what the test loss
-    does).
+    the projection of the mean gradient (the change that training predicts), and f is the difference quotient (the
+    change of the test loss).
 
     Args:
-        net: Any module that carries a scheme. Its state is the same afterwards.
+        net: Any module that carries a scheme. Its state is restored afterwards.
         images: PhotoSet, (3, H, W) tensors in [0, 1], or (n, d) points.
         schemes: Surrogates, presets or schemes, as in `network_mismatch`.
         lmbda: Weight λ of the distortion.
-        temperatures: One temperature or several; None is the last temperature of the scheme's schedule.
+        temperatures: One temperature or several; None means the last temperature of the scheme's schedule.
         draws: Number of noise draws per batch.
         batches: Number of batches.
         batch_size: Number of random crops or points per batch.
@@ -79,14 +79,14 @@ def network_gradient_risk(
         step: Step of the finite difference for all layers, relative to the norm of the layer; None chooses a step
             for each layer.
         by: "layer" gives one row per module that owns parameters, "part" one row per top-level module (g_a, h_a, …).
-            Quantiles and parameters that require no gradient are left out.
+            Quantiles and parameters that do not require a gradient are left out.
         seed: Seed of the crops and of the noise.
         progress: Whether to show a progress bar; None shows one on a terminal.
 
     Returns:
         A table with one row per scheme, temperature and layer. Standard errors (_se) are over batches for the given
-        directions; those of slopes use the delete-one jackknife. They describe other crops of these images or other
-        draws of these points, so a few images say little about other images. The columns are:
+        directions; the standard errors of slopes use the delete-one jackknife. They apply to other crops of these
+        images or other draws of these points, so a few images say little about other images. The columns are:
 
         label, temperature, layer, part, parameters: the scheme and the layer.
         norm: norm of the mean gradient over all batches and draws.
@@ -97,10 +97,10 @@ def network_gradient_risk(
         step: step relative to the norm of the layer.
         derivative, bias (and _se): means of f and of p − f.
         slope (and _se): regression of f on p through the origin, with the noise of the draws subtracted from Σp². It
-            is 1 where the gradient is unbiased, and 1 − slope is the relative bias.
+            is 1 if the gradient is unbiased, and 1 − slope is the relative bias.
         agreed, found: sums over directions of p · f and of f², averaged over batches. Their ratio is the regression
-            of p on f, which the noise of draws does not disturb. The noise in f makes it smaller by the same factor
-            for all schemes.
+            of p on f, which is not affected by the noise of the draws. The noise in f reduces it by the same factor for
+            all schemes.
         slope_twice (and _se): slope at twice the step.
 
     Raises:
@@ -199,7 +199,7 @@ class _Probe:
         return change / (2 * length)
 
     def quotients(self, xs: list[Tensor], directions: list[list[Tensor]], lengths: list[float]) -> Array:
-        """Return (layers, batches, directions, 2): at each layer's length, and at twice this length."""
+        """Return quotients at each layer's length and at twice this length, (layers, batches, directions, 2)."""
         return np.array(
             [
                 [
@@ -211,7 +211,7 @@ class _Probe:
         ).transpose(0, 3, 1, 2)
 
     def lengths(self, xs: list[Tensor], gradients: list[list[Tensor]], directions: list[list[Tensor]]) -> list[float]:
-        """Return for each layer the length at which the third-order error is `CURVATURE` of the derivative.
+        """Return the length for each layer at which the third-order error is `CURVATURE` of the derivative.
 
         The error is proportional to the squared length, so f(2h) − f(h) is three times the error of f(h). It is
         measured at the largest lengths, where single crossings cause the least noise, and each direction is measured
@@ -246,7 +246,7 @@ def _spread(over_batches: Welford, traces: Array, draws: int) -> dict[str, float
 
 
 def _bias(promised: Array, test: Array) -> dict[str, float]:
-    """Compare what is promised, (batches, directions, draws), with the test, (batches, directions, 2)."""
+    """Compare predicted changes, (batches, directions, draws), with the test loss, (batches, directions, 2)."""
     batches, _, draws = promised.shape
     p, noise = promised.mean(-1), promised.var(-1, ddof=1) / draws
     result: dict[str, float] = {}
@@ -265,7 +265,7 @@ def _bias(promised: Array, test: Array) -> dict[str, float]:
 
 
 def _jackknifed_ratio(above: Array, below: Array) -> tuple[float, float]:
-    """Return Σ above / Σ below and its standard error, NaN where nothing is promised beyond the noise."""
+    """Return Σ above / Σ below and its standard error; NaN if the predicted change does not exceed the noise."""
     n = len(above)
     without = below.sum() - below
     if not (below.sum() > 0 and (without > 0).all()):

@@ -1,4 +1,4 @@
-"""Images or points for the measures of a trained network: checked, padded, and cut into random batches."""
+"""Images or points for the measures of a trained network, which are checked, padded, and cut into random batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Images = PhotoSet | Sequence[Tensor] | Tensor
 
 
 def named_images(images: Any) -> list[tuple[str, Tensor]]:
-    """Return the names and tensors of images or points after checking them.
+    """Check images or points, and return their names and tensors.
 
     Args:
         images: PhotoSet, (3, H, W) tensors in [0, 1], or (n, d) tensors of points.
@@ -48,20 +48,20 @@ def named_images(images: Any) -> list[tuple[str, Tensor]]:
 
 
 def network_input(net: nn.Module, image: Tensor) -> Tensor:
-    """Return the batch that the network reads: (1, 3, H, W) with padded sides, or points as they are.
+    """Return the input batch of the network: a padded image of shape (1, 3, H, W), or points unchanged.
 
     Args:
-        net: Network; its `downsampling_factor`, 64 by default, divides the padded sides.
+        net: Network. The padded sides are multiples of its `downsampling_factor`, or of 64 if it has none.
         image: (3, H, W) image or (n, d) points.
     """
     return image if image.dim() == 2 else pad(image[None], _factor(net))[0]
 
 
 def random_batches(net: nn.Module, images: list[Tensor], n: int, batch_size: int, crop: int, seed: int) -> list[Tensor]:
-    """Return n random batches of crops or of points, on the device of the network.
+    """Return n random batches of crops or points, on the device of the network.
 
     Args:
-        net: Network; its `downsampling_factor`, 64 by default, must divide the crop.
+        net: Network. The crop must be a multiple of its `downsampling_factor`, or of 64 if it has none.
         images: (3, H, W) images or (n, d) points.
         n: Number of batches.
         batch_size: Number of crops or points per batch.
@@ -69,7 +69,7 @@ def random_batches(net: nn.Module, images: list[Tensor], n: int, batch_size: int
         seed: Seed.
 
     Raises:
-        ValueError: If the crop does not suit the network or the images.
+        ValueError: If the crop does not fit the network or the images.
     """
     generator = torch.Generator().manual_seed(mix_seeds(seed, 1))
 

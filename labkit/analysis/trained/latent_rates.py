@@ -1,4 +1,4 @@
-"""The latents of a trained codec as its entropy model sees them, and their rate under any lower bound on σ."""
+"""The latents of a trained codec as its entropy model receives them, and their rate under any lower bound on σ."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class CodecLatents:
         scales: (n,) predicted σ of every latent, before the lower bound.
         counts: Number of latents of each image.
         pixels: (images,) number of pixels of each image.
-        bound: Lower bound on σ of the codec.
-        losses: (images, 2) bits per pixel (of z, too) and 255² · MSE with real rounding.
+        bound: The codec's lower bound on σ.
+        losses: (images, 2) bits per pixel (including z) and 255² · MSE with real rounding.
     """
 
     residuals: Tensor
@@ -45,7 +45,7 @@ class CodecLatents:
 
     @classmethod
     def joined(cls, parts: Sequence[CodecLatents]) -> CodecLatents:
-        """Return the latents of all parts, which come from one codec."""
+        """Return the latents of all parts, which must come from the same codec."""
         return cls(
             residuals=torch.cat([part.residuals for part in parts]),
             scales=torch.cat([part.scales for part in parts]),

@@ -19,7 +19,7 @@ class Layer:
         name: Path of the module, or the name of the top-level module.
         part: Name of the top-level module, such as "g_a".
         parameters: Parameters of the layer.
-        masks: Mask of each parameter that a masked convolution multiplies by one, otherwise None.
+        masks: For each parameter, the mask by which a masked convolution multiplies it, or None.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Layer:
 
 
 def layers_of(net: nn.Module, by: str) -> list[Layer]:
-    """Return the layers of a network, without quantiles and without parameters that require no gradient.
+    """Return the layers of a network, without quantiles and parameters that do not require a gradient.
 
     Args:
         net: Network.
-        by: "layer" for one layer per module that owns parameters, "part" for one per top-level module.
+        by: "layer" for one layer per module that owns parameters, "part" for one layer per top-level module.
 
     Raises:
         ValueError: If `by` is invalid, or if no parameter requires a gradient.
@@ -48,7 +48,7 @@ def layers_of(net: nn.Module, by: str) -> list[Layer]:
     layers: dict[str, Layer] = {}
     seen: set[int] = set()
     for path, module in net.named_modules():
-        # a list of parameters belongs to the module that holds it
+        # a list of parameters belongs to the module that contains it
         owner = path.rpartition(".")[0] if isinstance(module, nn.ParameterList | nn.ParameterDict) else path
         name = owner or type(net).__name__
         part = name.partition(".")[0]
@@ -59,7 +59,7 @@ def layers_of(net: nn.Module, by: str) -> list[Layer]:
             key = part if by == "part" else name
             layer = layers.setdefault(key, Layer(key, part, [], []))
             layer.parameters.append(parameter)
-            # masked convolutions multiply their weight outside of autograd, so hidden weights receive a gradient too
+            # masked convolutions multiply their weight outside of autograd, so masked weights receive a gradient, too
             mask = getattr(module, "mask", None)
             layer.masks.append(mask if isinstance(mask, Tensor) and mask.shape == parameter.shape else None)
     if not layers:
@@ -68,12 +68,12 @@ def layers_of(net: nn.Module, by: str) -> list[Layer]:
 
 
 def gradient_vectors(net: nn.Module, layers: list[Layer], x: Tensor, lmbda: float) -> list[Tensor]:
-    """Return the gradient of the training loss as one float64 vector per layer; `.grad` does not change.
+    """Return the gradient of the training loss as one float64 vector per layer, without changing `.grad`.
 
     Args:
         net: Network, which this function puts into training mode.
         layers: Layers of the network.
-        x: Batch that the network reads.
+        x: Input batch of the network.
         lmbda: Weight λ of the distortion.
     """
     net.train()

@@ -1,4 +1,4 @@
-"""The gradient that reaches the Gaussian's means, path by path, with and without the stop of the gradient."""
+"""The gradient with respect to the Gaussian's means, path by path, with and without the stop-gradient."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def gradient_at_means(
     seed: int = 0,
     progress: bool | None = None,
 ) -> DataFrame:
-    """Return the gradient that reaches the Gaussian's means μ, by path, with and without stop_gradient, as a table.
+    """Return the gradient with respect to the Gaussian's means μ, by path, with and without stop_gradient, as a table.
 
     Args:
-        net: Any module that carries a scheme and has a Gaussian entropy model. Its state is the same afterwards.
+        net: Any module that carries a scheme and has a Gaussian entropy model. Its state is restored afterwards.
         images: PhotoSet, (3, H, W) tensors in [0, 1], or (n, d) points.
         schemes: Surrogates, presets or schemes, as in `network_mismatch`. All of them must be zero-centered.
         lmbda: Weight λ of the distortion.
-        temperatures: One temperature or several; None is the last temperature of the scheme's schedule.
+        temperatures: One temperature or several; None means the last temperature of the scheme's schedule.
         draws: Number of noise draws per batch.
         batches: Number of batches.
         batch_size: Number of random crops or points per batch.

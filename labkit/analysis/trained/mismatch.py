@@ -1,4 +1,4 @@
-"""Train–test mismatch on a trained network: the training loss over many draws minus the loss with real rounding."""
+"""Train–test mismatch of a trained network: the training loss over many draws minus the loss with real rounding."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def network_mismatch(
     """Return the loss that training reports minus the loss with real rounding, on a trained network, as a table.
 
     Args:
-        net: Any module that carries a scheme. Its state is the same afterwards.
-        images: PhotoSet or (3, H, W) tensors in [0, 1], whose sides are padded by their edges to the size that the
-            network needs; or (n, d) points, all of which count as one image.
-        schemes: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. A
-            surrogate alone is used on all four paths. Names take the network's lower bound on σ. A scheme brings its
-            own bound, which holds in the rounded evaluation too.
-        temperatures: One temperature or several; None is the last temperature of the scheme's schedule (1 for a
+        net: Any module that carries a scheme. Its state is restored afterwards.
+        images: PhotoSet or (3, H, W) tensors in [0, 1], which are padded at the edges to the size that the network
+            needs; or (n, d) points, all of which count as one image.
+        schemes: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. A bare
+            surrogate is used on all four paths. Surrogates and presets given by name use the network's lower bound on
+            σ. A scheme uses its own bound, which then also applies to the rounded evaluation.
+        temperatures: One temperature or several; None means the last temperature of the scheme's schedule (1 for a
             surrogate).
         lmbda: Weight λ of the distortion.
         draws: Number of noise draws per image.

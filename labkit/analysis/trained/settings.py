@@ -1,4 +1,4 @@
-"""Settings of a measure on a trained network: every scheme at every temperature."""
+"""The settings that a measure on a trained network visits: every scheme at every temperature."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Setting:
     scheme: QuantizationScheme
 
     def install(self, net: nn.Module, **changes: Any) -> None:
-        """Give a network the scheme and the temperature.
+        """Set the scheme and the temperature of a network.
 
         Args:
             net: Network that carries a scheme.
@@ -44,10 +44,10 @@ def settings_of(net: nn.Module, schemes_like: SchemesLike, temperatures: Tempera
     """Return every scheme at every temperature.
 
     Args:
-        net: Network that carries a scheme. Presets given by name take its lower bound on σ.
-        schemes_like: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels.
-            A surrogate alone is used on all four paths.
-        temperatures: One temperature or several; None is the last temperature of each scheme's schedule.
+        net: Network that carries a scheme. Presets given by name use its lower bound on σ.
+        schemes_like: Surrogates, presets or schemes, one or several, as objects or by name, or a mapping from labels. A
+            bare surrogate is used on all four paths.
+        temperatures: One temperature or several; None means the last temperature of each scheme's schedule.
 
     Raises:
         ValueError: If an argument is invalid, or if the network carries no scheme.

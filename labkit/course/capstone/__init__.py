@@ -1,10 +1,10 @@
-"""The capstone: the learner writes a codec in one file, and each of its eight stages is checked.
+"""The capstone: the learner writes a codec in one file, in eight stages, each of which is checked.
 
     lk.course.capstone.check("my_codec.py", stage=1)
     lk.course.capstone.start_from(3)    # backs up the file and writes the solutions of stages 1 and 2
 
-`stages/` has the checks with their oracles, `solutions/` the reference solution, and `child.py` the process that runs
-the learner's file.
+`stages/` contains the checks with their oracles, `solutions/` contains the reference solution, and `child.py` is the
+process that runs the learner's file.
 """
 
 from labkit.course.capstone.catalog import STAGES, Stage

@@ -11,13 +11,13 @@ HEAD = '"""A learned image codec, written stage by stage."""\n'
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """A stage of the capstone.
 
     Attributes:
-        number: From 1 to 8.
+        number: Number of the stage, from 1 to 8.
         key: Key of the learner's record, such as "capstone.loop".
         title: Title, as in the notebook.
-        names: Functions and classes that the learner writes, as lines that begin a stub.
+        names: Functions and classes that the learner writes, each as the first line of a stub.
         minutes: Time that a learner needs.
         seconds: CPU time of the check on the reference solution, rounded up.
     """
@@ -31,17 +31,17 @@ class Stage:
 
     @property
     def module(self) -> str:
-        """Name of the module in stages/ that checks the stage."""
+        """Name of the module in stages/ that checks this stage."""
         return MODULES[self.number - 1]
 
     @property
     def solution(self) -> str:
-        """Section of the reference solution, without stages before it."""
+        """Section of the reference solution, without the earlier stages."""
         return (FILE / "solutions" / f"stage{self.number}.py").read_text(encoding="utf-8")
 
     @property
     def stub(self) -> str:
-        """What the learner starts with: the heading of the section, and each function or class without a body."""
+        """Text that the learner starts with: the heading of the section, and each function or class without a body."""
         lines = "".join(f'\n\n{line}:\n    """Stage {self.number} of the capstone."""\n' for line in self.names)
         return f"# Stage {self.number}: {self.title[0].lower()}{self.title[1:]}\n{lines}"
 
@@ -127,10 +127,10 @@ STAGES = tuple(
 
 
 def stage(number: int) -> Stage:
-    """Return a stage by its number.
+    """Return the stage with a number.
 
     Args:
-        number: From 1 to 8.
+        number: Number of the stage, from 1 to 8.
 
     Raises:
         ValueError: If there is no such stage.
@@ -141,9 +141,9 @@ def stage(number: int) -> Stage:
 
 
 def solutions(number: int) -> str:
-    """Return a file with the solutions of the stages before this one.
+    """Return a file with the solutions of all stages before a given one.
 
     Args:
-        number: From 1 to 8; one more than that returns the whole reference solution.
+        number: Number of the stage, from 1 to 8. 9 returns the whole reference solution.
     """
     return "\n\n".join([HEAD, *(each.solution for each in STAGES if each.number < number)])

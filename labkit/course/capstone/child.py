@@ -1,6 +1,6 @@
-"""The process that runs the learner's file. labkit and CompressAI cannot be imported in it.
+"""The process that runs the learner's file. It cannot import labkit or CompressAI.
 
-The parent writes a job as JSON to the standard input, and reads the last line of the standard output.
+The parent writes a job as JSON to the standard input and reads the last line of the standard output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PACKAGE = "capstone_stages"
 
 
 class Blocker(MetaPathFinder):
-    """Refuses imports of the packages that the learner is to do without."""
+    """Refuses imports of packages that the learner must not use."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """Raise ImportError for a blocked package."""
@@ -31,7 +31,7 @@ class Blocker(MetaPathFinder):
 
 
 def limit(gibibytes: int, seconds: int) -> None:
-    """Let allocations beyond the limit fail with MemoryError, and stop the process after this CPU time, if possible."""
+    """Make allocations above a limit fail with MemoryError, and stop the process after this CPU time, if possible."""
     try:
         import resource
 
@@ -43,7 +43,7 @@ def limit(gibibytes: int, seconds: int) -> None:
 
 
 def load(name: str, path: Path, folder: Path | None = None) -> ModuleType:
-    """Import a module, or a package in a folder, under a name."""
+    """Import a module, or a package in a folder, under a given name."""
     spec = importlib.util.spec_from_file_location(
         name, path, submodule_search_locations=[str(folder)] if folder else None
     )
@@ -55,7 +55,7 @@ def load(name: str, path: Path, folder: Path | None = None) -> ModuleType:
 
 
 def describe(error: BaseException, file: str) -> str:
-    """Return an error in one line, with the last line of the learner's file that led to it."""
+    """Describe an error in one line, with the line of the learner's file that led to it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     place = f" (line {lines[-1]} of {Path(file).name})" if lines else ""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
@@ -89,7 +89,7 @@ def grade(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def decode(job: dict[str, Any]) -> None:
-    """Decode a file of the learner's codec, as stage 7 asks."""
+    """Decode a file of the learner's codec, for stage 7."""
     import numpy as np
     import torch
     from safetensors.torch import load_file
@@ -103,7 +103,7 @@ def decode(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run the job on the standard input."""
+    """Run the job from the standard input."""
     job = json.load(sys.stdin)
     sys.path[:] = [str(Path(job["file"]).parent), *(each for each in sys.path if Path(each or ".").resolve() != HERE)]
     sys.meta_path.insert(0, Blocker())

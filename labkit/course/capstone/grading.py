@@ -1,4 +1,4 @@
-"""The check of a stage: it runs the learner's file in a process of its own, within limits of time and memory."""
+"""The check of a stage, which runs the learner's file in a separate process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from labkit.course.capstone.pictures import Pictured
 from labkit.course.exercises.base import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 
 GIBIBYTES = 4
-WAITING = 10  # times the limit of CPU time that a check may take by the clock, since learners' machines are also busy
-SLOWEST = 12  # times the CPU time of the reference solution that a check may take, since learners' machines differ
+WAITING = 10  # allowed wall-clock time as a multiple of the CPU time limit, because learners' machines are also busy
+SLOWEST = 12  # allowed CPU time, as a multiple of the reference solution's, because learners' machines differ
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the process of a check has reported.
+    """The report from the process of a check.
 
     Attributes:
         passed: Whether the stage passed.
-        message: For the learner.
+        message: Message for the learner.
         figures: Measured numbers by name.
         picture: Arrays for the picture, in a file, or None.
-        printed: What the learner's code printed.
+        printed: Output that the learner's code printed.
     """
 
     passed: bool
@@ -51,7 +51,7 @@ def check(file: str | Path, stage: int) -> Verdict:
         stage: Number of the stage, 1 to 8.
 
     Returns:
-        The verdict. After stages 4, 6 and 8, it shows a reconstruction and the rate–distortion curve beside JPEG's.
+        The verdict. After stages 4, 6 and 8, it shows a reconstruction and the rate–distortion curve, next to JPEG's.
 
     Raises:
         ValueError: If there is no such stage.
@@ -81,7 +81,7 @@ _stage = stage  # `check` has an argument of this name
 
 
 def unwritten(path: Path, chosen: Stage) -> str:
-    """Say what the learner has not begun, or return an empty string if every name of the stage has a body.
+    """Describe what the learner has not written yet; return an empty string if every name of the stage has a body.
 
     Raises:
         SyntaxError: If the file is not valid Python.
@@ -112,7 +112,7 @@ def _is_stub(node: ast.FunctionDef | ast.ClassDef) -> bool:
 
 
 def thresholds() -> dict[str, float]:
-    """Return the largest numbers that pass, which `python -m tests.bench.capstone` has measured."""
+    """Return the largest values that pass, as measured by `python -m tests.bench.capstone`."""
     measured = json.loads((FILE / "thresholds.json").read_text(encoding="utf-8"))
     return {name: entry["limit"] for name, entry in measured["numbers"].items()}
 
@@ -120,15 +120,15 @@ def thresholds() -> dict[str, float]:
 def run(
     path: Path, chosen: Stage, limits: dict[str, float], seed: int = 0, shortened: int = 1, seconds: float | None = None
 ) -> Run:
-    """Run the check of a stage in a process of its own.
+    """Run the check of a stage in a separate process.
 
     Args:
         path: The learner's file.
         chosen: The stage.
         limits: Thresholds by name.
         seed: Seed of training.
-        shortened: Divides the numbers of training steps.
-        seconds: CPU time after which the process is stopped; by default `SLOWEST` times the stage's.
+        shortened: Divisor for the numbers of training steps.
+        seconds: CPU time after which the process is stopped. The default is `SLOWEST` times the time of the stage.
     """
     seconds = max(60, SLOWEST * chosen.seconds) if seconds is None else seconds
     weights = path.parent / f"{path.stem}.weights"
@@ -164,7 +164,7 @@ def run(
 def _record(chosen: Stage, verdict: Verdict) -> Verdict:
     entry = {**record.read()["exercises"].get(chosen.key, {})}
     entry.pop("message", None)
-    if entry.get("state") != PASSED:  # a solved stage stays solved
+    if entry.get("state") != PASSED:  # a passed stage stays passed
         entry["state"] = verdict.state
         if verdict.state == FAILED:
             entry["message"] = verdict.message

@@ -1,4 +1,4 @@
-"""The picture of a passed stage: a reconstruction beside JPEG's, and the learner's point or curve beside JPEG's."""
+"""The picture of a passed stage: the learner's reconstruction and point or curve, each next to JPEG's."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Pictured(Verdict):
 
     Args:
         title: Title of the stage.
-        message: What was measured.
-        file: Arrays of `labkit/course/capstone/stages/work.py`, `picture`.
+        message: Summary of the measurements.
+        file: File with arrays from `picture` in `labkit/course/capstone/stages/work.py`.
     """
 
     def __init__(self, title: str, message: str, file: Path) -> None:
@@ -81,7 +81,7 @@ def draw(content: dict[str, Any]) -> bytes:
 
 
 def reference_curve() -> Any:
-    """Plot the rates and PSNRs of the reference solution beside JPEG's, as a figure of plotly."""
+    """Plot the rates and PSNRs of the reference solution next to JPEG's, as a plotly figure."""
     import plotly.graph_objects as go
 
     measured = json.loads((FILE / "thresholds.json").read_text(encoding="utf-8"))

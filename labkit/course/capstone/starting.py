@@ -1,4 +1,4 @@
-"""Starting the capstone at a later stage, with the solutions of the stages before."""
+"""Starting the capstone at a later stage, with the solutions of the earlier stages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GIVEN = "given"
 
 
 def start_from(number: int, file: str | Path = "my_codec.py") -> Card:
-    """Write the solutions of all stages before this one, and the stubs of this one, to the learner's file.
+    """Write the solutions of all earlier stages and the stubs of this stage to the learner's file.
 
-    An existing file is backed up first, as my_codec.1.py, my_codec.2.py and so on. The stages before are recorded as
-    given, unless the learner has passed them.
+    An existing file is backed up first, as my_codec.1.py, my_codec.2.py and so on. The earlier stages are recorded as
+    given unless the learner has passed them.
 
     Args:
         number: Stage to start from, 1 to 8.

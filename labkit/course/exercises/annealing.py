@@ -16,13 +16,13 @@ from labkit.analysis.scalar_training import best_code
 from labkit.course.exercises.base import Exercise, Numbers, value_and_gradient
 from labkit.statistics import Array
 
-TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)  # of the panel's slider
+TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)  # values of the panel's slider
 
 # annealing.optimistic: the temperature at which the relaxed form understates the loss most, at λ = 6
 
 
 def most_optimistic() -> Numbers:
-    """Return the temperature of the slider at which the relaxed form has the lowest mismatch, at the best code."""
+    """Return the temperature on the slider at which the relaxed form has the lowest mismatch, at the best code."""
     codes, _ = lk.analysis.scalar_training.best_code(6.0)
     relaxed, slider = lk.surrogates.get("sua", relaxed=True), (0.05, 0.07, 0.1, 0.2, 0.3, 0.45, 1.0)
     gaps = [lk.analysis.scalar_training.mismatch_and_risk(relaxed, tau, codes, 6.0)[0] for tau in slider]
@@ -31,7 +31,7 @@ def most_optimistic() -> Numbers:
 
 @functools.cache
 def _by_quadrature() -> Array:
-    """Mismatch of the relaxed form at every temperature, integrated over source and noise."""
+    """Return the mismatch of the relaxed form at every temperature, integrated over source and noise."""
     gain, step, scale = (float(parameter) for parameter in best_code(6.0)[0])
     code = ScalarCode(sources.laplace(), gain, 6.0, scale=scale, step=step)
     return np.asarray(mismatch(code, surrogates.get("sua", relaxed=True), TEMPERATURES)["total"])
@@ -49,7 +49,7 @@ def _warmest() -> float:
     return max(TEMPERATURES)
 
 
-# annealing.flips: the share of latents with ⌊y + τu⌉ ≠ ⌊y⌉
+# annealing.flips: the fraction of latents with ⌊y + τu⌉ ≠ ⌊y⌉
 
 
 def share_off(temperature: float) -> float:
@@ -89,7 +89,7 @@ def _of_those_within_reach(temperature: float) -> float:
 
 
 def anneal(y: Tensor, temperature: float, u: Tensor) -> Tensor:
-    """Round, and return the slope 1/τ within τ/2 of a cell boundary."""
+    """Round, with the derivative 1/τ within τ/2 of a cell boundary."""
     to_boundary = (y - torch.floor(y) - 0.5).abs()
     slope = ((to_boundary < temperature / 2) / temperature).detach()
     return torch.round(y + temperature * u).detach() + slope * (y - y.detach())
@@ -105,11 +105,11 @@ def _latents(seed: int) -> tuple[Tensor, float, Tensor]:
 
 
 def _difference_of_the_mean(y: Tensor, temperature: float, u: Tensor) -> Array:
-    """Return ⌊y + τu⌉ and a finite difference of its mean: integers below y, each with its share of the noise."""
+    """Return ⌊y + τu⌉ and a finite difference of its mean, the sum over boundaries of the share of u that passes."""
 
     def mean(latents: Array) -> Array:
         boundaries = np.arange(-8, 8) + 0.5
-        passed = (latents[:, None] - boundaries + temperature / 2) / temperature  # share of u that lies beyond each
+        passed = (latents[:, None] - boundaries + temperature / 2) / temperature  # fraction of u that passes each one
         return np.asarray(np.clip(passed, 0, 1).sum(1) - 8)
 
     latents, h = y.numpy(), 1e-4
@@ -208,8 +208,8 @@ EXERCISES = (
         oracle=_difference_of_the_mean,
         probe=lambda answer, y, *rest: value_and_gradient(lambda leaf: answer(leaf, *rest), y),
         misconceptions={
-            _slope_one: "The value is right, but this declares the slope 1. The mean of ỹ is level inside a cell.",
-            _steep_everywhere: "The slope 1/τ holds only near a boundary. Elsewhere no u changes the integer.",
+            _slope_one: "The value is right, but this declares the slope 1. The mean of ỹ is constant inside a cell.",
+            _steep_everywhere: "The slope is 1/τ only near a boundary. Elsewhere, no u changes the integer.",
             _twice_as_wide: "The interval is too wide. τu reaches at most τ/2 to either side.",
             _around_the_integers: "The integer changes at the boundaries of a cell, which are half-integers. You used "
             "the distance from the nearest integer.",

@@ -1,7 +1,7 @@
 """Exercises: a stub that the learner completes, a check, a hint and a solution.
 
-A check never compares an answer with the solution. It compares it with an oracle, which computes the same quantity in
-another way. If the two differ, the check looks for a misconception that gives the learner's result and explains it.
+A check never compares an answer with the solution. It compares it with an oracle, which computes the same quantity in a
+different way. If the two differ, the check looks for a misconception that gives the learner's result, and explains it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Numbers = Any  # numbers, and tensors or arrays of them
 Answer = Callable[..., Numbers]
 
 
-_hints_shown: Counter[str] = Counter()  # number of hints shown in this session, by key of the exercise
+_hints_shown: Counter[str] = Counter()  # number of hints shown in this session, by the key of the exercise
 
 
 class NotAttempted(Exception):
@@ -81,18 +81,18 @@ class Exercise:
     """One exercise. Its answer is a function, or a value if `cases` gives no arguments.
 
     Attributes:
-        key: Word of the lesson and word of the exercise, such as "mismatch.sampled".
+        key: A word for the lesson and a word for the exercise, such as "mismatch.sampled".
         title: Title, as in the heading of the notebook.
-        difficulty: From 1 to 3.
-        importance: From 1 to 3.
+        difficulty: Difficulty from 1 to 3.
+        importance: Importance from 1 to 3.
         minutes: Time that a learner needs.
-        hints: Three hints, each of which says more than the one before.
+        hints: Three hints, each of which reveals more than the previous one.
         answer: The solution.
-        cases: Function that returns arguments of the answer for a seed. By default there are none: the learner reads
-            a value off a panel or computes it, and submits that value.
+        cases: Function that returns arguments of the answer for a seed. By default, there are none: the learner reads a
+            value from a panel or computes it, and submits that value.
         oracle: Function that computes the right result for these arguments without using the solution.
         misconceptions: Wrong answers, each with the message for a learner who gives it.
-        probe: Function of the answer and its arguments that returns the numbers to compare. By default these are the
+        probe: Function of the answer and its arguments that returns the numbers to compare. By default, these are the
             numbers that the answer returns.
         tolerance: Largest difference that counts as equal, relative and (near zero) absolute.
     """
@@ -127,7 +127,7 @@ class Exercise:
         return self._record(FAILED, message) if message else self._record(PASSED, "Well done.")
 
     def hint(self) -> Card:
-        """Return the next hint. After the last one, return the last one again."""
+        """Return the next hint. After the last hint, return it again."""
         steps = self.steps
         place = min(_hints_shown[self.key], len(steps) - 1)
         _hints_shown[self.key] += 1
@@ -137,7 +137,7 @@ class Exercise:
 
     @property
     def steps(self) -> dict[str, str]:
-        """The hints by their titles, such as "Hint 1"."""
+        """Hints by title, such as "Hint 1"."""
         return {f"Hint {place}": text for place, text in enumerate(self.hints, start=1)}
 
     def solution(self) -> Card:
@@ -158,7 +158,7 @@ class Exercise:
         return f"difficulty {dots[0]}, importance {dots[1]}, about {self.minutes} minutes"
 
     def _source(self) -> str:
-        """Return the code of the solution, with the signature of the learner's stub, which has no type hints."""
+        """Return the code of the solution with the signature of the learner's stub, which has no type hints."""
         _, _, body = inspect.getsource(self.answer).partition(":\n")
         return f"def {self.answer.__name__}({', '.join(inspect.signature(self.answer).parameters)}):\n{body}"
 
@@ -181,7 +181,7 @@ class Exercise:
             for wrong, message in self.misconceptions.items():
                 if self._close(got, _array(self.probe(wrong, *arguments))):
                     return message
-            if not arguments:  # the right value would solve the exercise
+            if not arguments:  # printing the right value would give the solution away
                 return f"Your answer, {number(got)}, is not right. Measure it again, or read a hint."
             return f"In one of the trials the result was {number(got)}; it should have been {number(expected)}."
         return ""
@@ -191,7 +191,7 @@ class Exercise:
 
     def _record(self, state: str, message: str) -> Verdict:
         before = record.read()["exercises"].get(self.key, {})
-        recorded = PASSED if before.get("state") == PASSED else state  # a solved exercise stays solved
+        recorded = PASSED if before.get("state") == PASSED else state  # a passed exercise stays passed
         entry = {"state": recorded, "tries": before.get("tries", 0) + 1}
         record.write("exercises", self.key, entry if recorded == PASSED else {**entry, "message": message})
         return self._verdict(state, message)
@@ -208,7 +208,7 @@ def _array(result: Numbers) -> Array:
 
 
 def _describe(error: Exception) -> str:
-    """Return an error in one line, with its place if that is in the learner's code."""
+    """Describe an error in one line, including its location if it is in the learner's code."""
     line = traceback.extract_tb(error.__traceback__)[-1]
     place = "" if Path(line.filename).parent == Path(__file__).parent else f" (in {line.name}, line {line.lineno})"
     return f"Your answer raised {type(error).__name__}: {error}{place}."

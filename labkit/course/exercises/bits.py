@@ -16,14 +16,14 @@ from labkit.statistics import Array
 
 
 def most_bits() -> float:
-    """Return the largest sum of the surprises of a word's letters."""
+    """Return the largest sum of surprises over the letters of a word."""
     shares = {"E": 7 / 16, "N": 4 / 16, "O": 3 / 16, "T": 2 / 16}
     words = ("NOTE", "TONE", "TEEN", "NEON", "NONE", "ONTO", "NOON", "TENT", "TOOT")
     return max(-sum(math.log2(shares[letter]) for letter in word) for word in words)
 
 
 def _widths() -> list[Fraction]:
-    """Return the width of every word's interval under the panel's first model, in exact fractions."""
+    """Return the width of every word's interval under the panel's first model, as exact fractions."""
     from labkit.live.coder import LETTERS, MODELS, WORDS  # loads Jupyter's widgets
 
     frequencies = dict(zip(LETTERS, next(iter(MODELS.values())), strict=True))
@@ -54,7 +54,7 @@ def _nats_of_the_word() -> float:
 
 
 def decode(number: int, places: int, table: list[int], length: int) -> list[int]:
-    """Find the part that contains number / 2^places, stretch this part to the whole interval, and repeat."""
+    """Find the part that contains number / 2^places, stretch it to the whole interval, and repeat."""
     symbols, whole = [], 2**places
     for _ in range(length):
         share = number * table[-1] // whole
@@ -72,7 +72,7 @@ def _code(seed: int) -> tuple[int, int, list[int], int]:
 
 
 def _decoded_by_search(number: int, places: int, table: list[int], length: int) -> list[int]:
-    """Compute the interval of every word in exact fractions, and return the word whose interval has the number."""
+    """Compute the interval of every word in exact fractions, and return the word whose interval contains the number."""
     target = Fraction(number, 2**places)
     for word in itertools.product(range(len(table) - 1), repeat=length):
         low, width = Fraction(0), Fraction(1)

@@ -1,4 +1,4 @@
-"""Exercises of the lesson on the scale bound: mismatch, latents at the bound, the bound for a budget, and its cost."""
+"""Exercises of the lesson on the scale bound: mismatch, latents at the bound, a bound for a budget, and its cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.statistics import Array
 
 
 def lowest_bound() -> float:
-    """Compare the mismatch at σ = 0.02 under the bounds above 0.11 with the mismatch at 0.11."""
+    """Compare the mismatch at σ = 0.02 under each bound above 0.11 with the mismatch under the bound 0.11."""
     from labkit.analysis import scale_bound
 
     gap = scale_bound.rate_table("aun", 0.02, (0.11, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)).set_index("bound")["mismatch"]
@@ -25,7 +25,7 @@ def lowest_bound() -> float:
 
 
 def _lowest_by_summation() -> float:
-    """Sum the bits of y + u, and those of a zero, over a fine grid; rounding gives zero for σ = 0.02."""
+    """Sum the bits of y + u and of a zero over a fine grid; for σ = 0.02, rounding always gives zero."""
     t = (np.arange(40_000) + 0.5) / 40_000 * 1.4 - 0.7
     density = special.ndtr((t + 0.5) / 0.02) - special.ndtr((t - 0.5) / 0.02)
 
@@ -57,7 +57,7 @@ def _largest_bound() -> float:
 
 
 def latents_at_bound(reported: float, written: float, bound: float) -> Tensor:
-    """Divide the difference by what training charges more than the file for a latent that is certainly zero."""
+    """Divide the difference by the extra bits that training charges, compared with the file, for a zero latent."""
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 - 0.5
 
     def price(t: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ def _at_the_edge(reported: float, written: float, bound: float) -> float:
 
 
 def bound_for(bits: float) -> float:
-    """Return the scale whose zero bin has the mass 2^(−bits): half of the bin is √2 erf⁻¹(mass) scales wide."""
+    """Return the scale whose zero bin has probability 2^(−bits): half the bin is √2 erf⁻¹(probability) scales wide."""
     mass = torch.tensor(2.0**-bits, dtype=torch.float64)
     return 0.5 / (math.sqrt(2) * torch.erfinv(mass).item())
 
@@ -156,7 +156,7 @@ def _inverse(bits: float) -> float:
 
 
 def cost_of_bound(scales: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Return the share of scales below the bound, and the extra bits of their zeros as a mean over all latents."""
+    """Return the fraction of scales below the bound, and the extra bits of their zeros, averaged over all latents."""
 
     def price(scale: torch.Tensor) -> torch.Tensor:
         return -torch.log2(torch.erf(0.5 / (scale * math.sqrt(2))))
@@ -171,7 +171,7 @@ def _scales(seed: int) -> tuple[Tensor, float]:
 
 
 def _cost_one_by_one(scales: Tensor, bound: float) -> Array:
-    """Sum over latents in plain Python."""
+    """Sum over the latents in plain Python."""
 
     def bits(scale: float) -> float:
         return -math.log2(1 - 2 * NormalDist(0, scale).cdf(-0.5))
@@ -246,8 +246,8 @@ EXERCISES = (
         misconceptions={
             _file_pays_nothing: "You left out what the file pays for a zero. At these bounds it is not free: subtract "
             "the bits of 0.",
-            _approximate: "You used 1.38 b, which holds for small bounds only. You also left out what a zero costs in "
-            "the file.",
+            _approximate: "You used 1.38 b, which is accurate for small bounds only. You also left out what a zero "
+            "costs in the file.",
             _approximate_difference: "You used 1.38 b. At this bound the two edges of the bin overlap: average over u.",
             _without_the_file: "You divided the whole reported rate. Part of it is in the file as well.",
             _multiplied: "You multiplied by the difference per latent. Divide by it to get a number of latents.",

@@ -12,7 +12,7 @@ from labkit.course.lessons import lesson
 
 @cache
 def all_exercises() -> dict[str, Exercise]:
-    """Return the exercises of all lessons by their keys."""
+    """Return the exercises of all lessons by key."""
     # These modules import torch and scipy, which `import labkit.course` does not need.
     from labkit.course.exercises import (
         annealing,
@@ -33,7 +33,7 @@ def all_exercises() -> dict[str, Exercise]:
 
 
 def exercises(key: str) -> dict[str, Exercise]:
-    """Return the exercises of a lesson by their keys, in the order of the notebook.
+    """Return the exercises of a lesson by key, in the order of the notebook.
 
     Args:
         key: Key of a lesson, such as "mismatch".
@@ -48,7 +48,7 @@ def exercises(key: str) -> dict[str, Exercise]:
 def exercise(key: str) -> Exercise:
     """Return the exercise with this key.
 
-    A key of the first edition is accepted too; a line then names the present key.
+    A key of the first edition is also accepted; a printed line then gives the current key.
 
     Args:
         key: Key of an exercise, such as "mismatch.sampled".

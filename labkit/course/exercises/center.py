@@ -1,4 +1,4 @@
-"""Exercises of the lesson on zero-center quantization: the noisier path, the partial stop, the gradient of μ."""
+"""Exercises of the lesson on zero-center quantization: the noisier path, the partial stop, and the gradient of μ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Staircase = Callable[[Tensor], Tensor]
 
 
 def noisier_path() -> float:
-    """Compare the spread of the two paths' gradients, by quadrature, at every temperature of the slider."""
+    """Compare the variances of both paths' gradients by quadrature, at every temperature of the slider."""
     from dataclasses import replace
 
     from labkit import analysis, surrogates
@@ -34,7 +34,7 @@ def noisier_path() -> float:
 
 
 def _noisier_by_sampling() -> float:
-    """Draw samples and noise, as the panel does."""
+    """Draw samples and noise as the panel does."""
     schemes = mean_training.schemes_of_ways(surrogates.get("soft", noise=True))
     moments = {tau: mean_training.gradient_moments(schemes, tau)[1, :2, 1] for tau in (0.1, 0.15, 0.2, 0.3, 0.5, 1.0)}
     return max(tau for tau, (rate, distortion) in moments.items() if distortion > rate)
@@ -60,7 +60,7 @@ def _first_below() -> float:
 
 
 def quantize(y: Tensor, mean: Tensor, surrogate: Staircase) -> tuple[Tensor, Tensor]:
-    """Return ỹ for the rate and ỹ for the distortion, both quantized around μ; the second treats μ as a constant."""
+    """Return ỹ for the rate and for the distortion, both quantized around μ, which is a constant in the second."""
     fixed = mean.detach()
     return surrogate(y - mean) + mean, surrogate(y - fixed) + fixed
 
@@ -70,7 +70,7 @@ def _latents(seed: int) -> tuple[Tensor, Tensor, Staircase]:
     y, mean = (torch.from_numpy(rng.uniform(-3, 3, 8)) for _ in range(2))
     sharpness = float(rng.uniform(0.3, 0.9))
 
-    def surrogate(t: Tensor) -> Tensor:  # a smooth staircase with a slope other than 1
+    def surrogate(t: Tensor) -> Tensor:  # a smooth staircase whose slope is not 1
         return t - sharpness * torch.sin(2 * torch.pi * t) / (2 * torch.pi)
 
     return y, mean, surrogate
@@ -148,7 +148,7 @@ def _residual_for_the_rate(y: Tensor, mean: Tensor, surrogate: Staircase) -> tup
 
 
 def derivative_by_mean(temperature: float) -> tuple[float, float]:
-    """Return mean and variance of ∂ỹ/∂μ = 1 − slope, where the slope is 1/τ with probability τ and 0 otherwise."""
+    """Return the mean and variance of ∂ỹ/∂μ = 1 − slope; the slope is 1/τ with probability τ and 0 otherwise."""
     return 0.0, 1 / temperature - 1
 
 
@@ -191,14 +191,14 @@ def _standard_deviation(temperature: float) -> tuple[float, float]:
 
 
 def variance_ratio(before: Tensor, after: Tensor) -> Tensor:
-    """Sum the variances over the draws (the first axis) over latents, and divide the sum after by the sum before."""
+    """Sum the variances over draws (the first axis) over all latents, and divide the sum after by the sum before."""
     return after.var(0).sum() / before.var(0).sum()
 
 
 def _drawn_gradients(seed: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(seed)
     latents = int(rng.integers(5, 12))
-    signal = rng.normal(0, 3, latents)  # differs between latents and is not noise
+    signal = rng.normal(0, 3, latents)  # differs between latents, but is not noise
     spread = rng.uniform(0.5, 4, latents)
     before = signal + spread * rng.normal(size=(int(rng.integers(5, 8)), latents))
     after = signal + 0.3 * spread * rng.normal(size=(int(rng.integers(9, 14)), latents))
@@ -306,7 +306,7 @@ EXERCISES = (
         cases=_temperature,
         oracle=_by_autograd,
         misconceptions={
-            _of_the_slope: "These are the mean and the variance of the slope. ∂ỹ/∂μ is 1 − slope, since μ is added "
+            _of_the_slope: "These are the mean and the variance of the slope. ∂ỹ/∂μ is 1 − slope, because μ is added "
             "back.",
             _mean_square_of_the_slope: "1/τ is the mean square of the slope. A variance is the mean square around the "
             "mean.",

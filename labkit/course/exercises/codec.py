@@ -37,7 +37,7 @@ def _compression_ratio(n_bytes: int, height: int, width: int) -> float:
 
 
 def typical_error(psnr: float) -> float:
-    """Return the root mean squared error in gray levels: 20 dB less are an error ten times as large."""
+    """Return the root mean squared error in gray levels; for every 20 dB less, the error is ten times as large."""
     return float(255 / 10 ** (psnr / 20))
 
 
@@ -46,7 +46,7 @@ def _decibels(seed: int) -> tuple[float]:
 
 
 def _error_by_search(psnr: float) -> float:
-    """Find by bisection the error at which the PSNR has this value."""
+    """Find the error that gives this PSNR by bisection."""
     low, high = 0.01, 255.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""The exercise of the lesson on your own model that has four broken models, whose faults the doctor finds."""
+"""The exercise of the lesson on your own model: four broken models, whose faults the doctor finds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from labkit.course.exercises.base import Answer, Exercise
 from labkit.diagnosis import Diagnosis
 from labkit.statistics import Array
 
-# model.faults: which finding names the fault of a broken model
+# model.faults: the finding that names the fault of a broken model
 
 
 def causes(reports: list[Diagnosis]) -> list[str]:
-    """Return the kind of the finding that names the fault, for each report."""
+    """Return, for each report, the kind of the finding that names the fault."""
     kinds = []
     for report in reports:
         explaining = [finding.kind for finding in report.findings if finding.kind != "mismatch"]
@@ -31,7 +31,7 @@ def causes(reports: list[Diagnosis]) -> list[str]:
 
 
 class _OwnModel(MeanScaleHyperprior):
-    """Rounds and scores y in the forward pass, where the coder rounds and scores y − μ."""
+    """Rounds and scores y in the forward pass, whereas the coder rounds and scores y − μ."""
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         y = self.g_a(x)
@@ -52,11 +52,11 @@ def _model(cls: Any = MeanScaleHyperprior) -> Any:
 
 @torch.no_grad()
 def broken_models() -> dict[str, nn.Module]:
-    """Return a model for each fault, by the kind of its finding."""
+    """Return one model for each fault, by the kind of its finding."""
     stale, bound, quantiles, center = _model(), _model(), _model(), _model(_OwnModel)
     gaussian, table = stale.gaussian_conditional, stale.gaussian_conditional.scale_table
     gaussian.update_scale_table(entropy.scale_table(1.0), force=True)
-    gaussian.scale_table = table  # the tables are still those of the larger scales
+    gaussian.scale_table = table  # the tables still belong to the larger scales
 
     bound.g_a[-1].weight.mul_(1e-3)
     for parameter in (bound.g_a[-1].bias, bound.h_s[-1].weight, bound.h_s[-1].bias):
@@ -87,7 +87,7 @@ def _cases(seed: int) -> tuple[list[Diagnosis]]:
 
 
 def _planted(reports: list[Diagnosis]) -> list[float]:
-    """Return the numbers of the kinds that were planted in the models of these reports."""
+    """Return the numbers of the faults that were planted in the models of these reports."""
     planted = {id(report): kind for kind, report in _reports().items()}
     return _numbers([planted[id(report)] for report in reports])
 

@@ -8,13 +8,13 @@ from scipy import integrate, stats
 from labkit.course.exercises.base import Exercise, Numbers
 from labkit.statistics import Array
 
-Ends = tuple[float, float]  # of a straight line
+Ends = tuple[float, float]  # ends of a straight line
 
 # method.bd_rate: BD-rate of two straight curves
 
 
 def bd_rate_of_lines(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> Numbers:
-    """Compare the curves in the middle of the common PSNRs, where straight lines have their mean difference."""
+    """Compare the curves in the middle of the common PSNR range, where straight lines have their mean difference."""
     low, high = max(psnr_a[0], psnr_b[0]), min(psnr_a[1], psnr_b[1])
     middle = (low + high) / 2
     at_a = np.interp(middle, psnr_a, np.log(rate_a))
@@ -38,7 +38,7 @@ def _log_rate(quality: float, rates: Ends, qualities: Ends) -> float:
 
 
 def _bd_rate_by_integration(rate_a: Ends, psnr_a: Ends, rate_b: Ends, psnr_b: Ends) -> float:
-    """Integrate the difference of the log rates over the PSNRs that both curves reach, as in the definition."""
+    """Integrate the difference of the log rates over the PSNRs that both curves reach, as defined."""
     low, high = sorted((*psnr_a, *psnr_b))[1:3]
     area, _ = integrate.quad(lambda q: _log_rate(q, rate_b, psnr_b) - _log_rate(q, rate_a, psnr_a), low, high)
     return 100 * (float(np.exp(area / (high - low))) - 1)
@@ -140,7 +140,7 @@ def _ends(a: Array, b: Array) -> Numbers:
 
 
 def power(effect: float, deviation: float, n: int) -> Numbers:
-    """Simulate experiments, and return the share whose interval lies on the side of the effect."""
+    """Simulate experiments, and return the fraction whose interval lies on the side of the effect."""
     differences = np.random.default_rng(0).normal(effect, deviation, (20_000, n))
     half = stats.t.ppf(0.975, n - 1) * differences.std(axis=1, ddof=1) / np.sqrt(n)
     return np.mean(np.sign(effect) * differences.mean(axis=1) > half)
@@ -230,7 +230,7 @@ EXERCISES = (
             "the normal distribution.",
             _spread_of_one_run: "This is the standard deviation of one difference. That of a mean of n differences is "
             "√n times smaller.",
-            _divides_by_n: "Divide by n − 1 in s (ddof=1), since the mean comes from the same differences.",
+            _divides_by_n: "Divide by n − 1 in s (ddof=1), because the mean comes from the same differences.",
             _one_sided: "A 95% interval leaves 2.5% on each side. Use the quantile at 0.975.",
             _ends: "These are the ends of the interval. Return its middle and half of its width.",
             _a_minus_b: "The sign is wrong. The difference is b − a, below zero if b has the lower loss.",

@@ -26,7 +26,7 @@ def mismatch_from_samples(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda
 
 
 class _GaussianBits:
-    """The bits of a latent: −log₂ of the Gaussian mass of the unit interval around it."""
+    """The bits of a latent: −log₂ of the Gaussian probability of the unit interval around it."""
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
@@ -91,7 +91,7 @@ def _summed(y: Tensor, y_tilde: Tensor, bits: _GaussianBits, lmbda: float) -> Te
 
 
 def noise_rate(sigma: float) -> Numbers:
-    """Return the mean of −log₂ q(ỹ), where q is the density of ỹ = y + u, by a sum over a fine grid."""
+    """Return the mean of −log₂ q(ỹ), where q is the density of ỹ = y + u, by summing over a fine grid."""
     step = 0.002
     y = torch.arange(-10 * sigma - 1, 10 * sigma + 1, step, dtype=torch.float64)
     q = torch.special.ndtr((0.5 - y.abs()) / sigma) - torch.special.ndtr((-0.5 - y.abs()) / sigma)
@@ -100,7 +100,7 @@ def noise_rate(sigma: float) -> Numbers:
 
 
 def _scale(seed: int) -> tuple[float]:
-    """Return a narrow scale, where y + u is least Gaussian, then wide ones, where 2.61 σ does not hold."""
+    """Return a narrow scale, for which y + u is least Gaussian, then wide ones, for which 2.61 σ is inaccurate."""
     return (float(np.random.default_rng(seed).uniform(0.15, 0.2)) + 0.15 * seed,)
 
 
@@ -113,7 +113,7 @@ def _entropy(sigma: float, offset: float) -> float:
 
 
 def _mean_over_the_grid(sigma: float) -> float:
-    """Return the mean entropy over all positions of the grid: noise is rounding on a grid at a random position."""
+    """Return the mean entropy over all positions of the grid: noise is rounding on a grid in a random position."""
     return float(np.mean([_entropy(sigma, (i + 0.5) / 64 - 0.5) for i in range(64)]))
 
 
@@ -164,7 +164,7 @@ def _temperature_by_bisection(sigma: float, bits: float) -> float:
 
 
 def _solved(sigma: float, quantity: Callable[[float, float], float], value: float) -> float:
-    """Return the τ at which a function of the rate and distortion mismatch of sua has a value."""
+    """Return the τ at which a function of sua's rate and distortion mismatch has a given value."""
     reach = 1000 * math.ceil(7 * sigma)
     y = (np.arange(-reach, reach) + 0.5) / 1000  # intervals end at integers and half-integers
     density = np.exp(-0.5 * (y / sigma) ** 2)
@@ -195,7 +195,7 @@ def _temperature_squared(sigma: float, bits: float) -> float:
     return _tau(sigma, bits) ** 2
 
 
-# mismatch.as_noise: the temperature at which sua overstates the rate as much as additive noise, at σ = 0.2
+# mismatch.as_noise: the temperature at which sua overstates the rate as much as additive noise does, at σ = 0.2
 
 
 def temperature_as_noise() -> float:
@@ -214,7 +214,7 @@ def temperature_as_noise() -> float:
 
 
 def _noise_gap() -> float:
-    """Return the rate mismatch of noise at σ = 0.2, as the mean over places of the grid minus the place on the mean."""
+    """Return the rate mismatch of noise at σ = 0.2: the mean over grid positions minus the position at the mean."""
     return _mean_over_the_grid(0.2) - _rounded_rate(0.2)
 
 
@@ -311,7 +311,7 @@ EXERCISES = (
             _temperature_squared: "This is τ². Take the square root.",
             partial(
                 _tau, factor=math.log2(math.e)
-            ): "A factor log₂ e is missing in the curvature, since the rate is in bits and not in nats.",
+            ): "A factor log₂ e is missing in the curvature, because the rate is in bits and not in nats.",
             partial(_tau, factor=0.5): "The ½ of the second-order term is missing.",
             partial(
                 _tau, factor=1 / 12
@@ -338,7 +338,7 @@ EXERCISES = (
         tolerance=4e-3,
         misconceptions={
             _as_noise_in_distortion: "At this τ, sua has the distortion mismatch of noise. Compare the rates.",
-            _as_noise_by_the_law: "This is the law at high rate. At σ = 0.2 its premises fail.",
+            _as_noise_by_the_law: "This is the law at high rate. At σ = 0.2 its assumptions fail.",
         },
     ),
 )

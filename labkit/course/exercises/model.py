@@ -1,4 +1,4 @@
-"""Exercises of the lesson on your own model: a training loop, and paths that differ from coding."""
+"""Exercises of the lesson on your own model: a training loop, and paths whose training differs from coding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(model: Any, batches: list[Tensor], optimizer: torch.optim.Optimizer, l
 
 
 def _adopted_model(seed: int) -> tuple[nn.Module, list[Tensor], float]:
-    """Return a tiny factorized prior whose scheme draws no noise, so that a loop has one right result."""
+    """Return a tiny factorized prior whose scheme draws no noise, so a loop has only one right result."""
     from compressai.models import FactorizedPrior
 
     with torch.random.fork_rng(devices=[]):
@@ -47,7 +47,7 @@ def _adopted_model(seed: int) -> tuple[nn.Module, list[Tensor], float]:
         with torch.no_grad():
             model.g_a[-1].weight.mul_(
                 60
-            )  # latents that spread over several integers, and a reconstruction that depends on them
+            )  # spreads latents over several integers, and makes the reconstruction depend on them
             model.g_s[0].weight.mul_(5)
             model.g_s[-1].bias.fill_(0.5)
         batches = list(torch.rand(4, 2, 3, 32, 32))
@@ -58,7 +58,7 @@ def _adopted_model(seed: int) -> tuple[nn.Module, list[Tensor], float]:
 
 
 def _losses_of(answer: Answer, model: nn.Module, batches: list[Tensor], lmbda: float) -> Array:
-    """Return the losses of a loop on a copy of the model. The later ones depend on its updates."""
+    """Return the losses of a loop on a copy of the model. The later losses depend on its updates."""
     model = copy.deepcopy(model)
     weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
     losses = answer(model, batches, torch.optim.SGD(weights, lr=1e-4), lmbda)
@@ -119,7 +119,7 @@ def _wrong_loop(
 
 
 def parts(scheme: Scheme, temperature: float) -> list[bool]:
-    """Return for each path whether training reads other values than the coder's ⌊y − μ⌉ + μ."""
+    """Return, for each path, whether training reads other values than the coder's ⌊y − μ⌉ + μ."""
     y, mean = 5 * torch.randn(1, 8, 32, 32), torch.rand(1, 8, 32, 32)
     coded = torch.round(y - mean) + mean
     answers = []
@@ -147,7 +147,7 @@ def _as_numbers(answer: Answer, scheme: Scheme, temperature: float) -> Array:
 
 
 def _parts_by_name(scheme: Scheme, temperature: float) -> list[float]:
-    """Decide by name: three surrogates round in the forward pass, and the center must be that of the coder."""
+    """Decide by name: three surrogates round in the forward pass, and the center must match the coder's."""
     on_paths = (scheme.rate, scheme.distortion, scheme.hyper_rate, scheme.hyper_distortion)
     return [float(not scheme.zero_center or each.name not in ("round", "ste", "ds")) for each in on_paths]
 

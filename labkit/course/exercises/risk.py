@@ -19,15 +19,15 @@ from labkit.analysis import exact_gradient, gaussian_bits, worked_example
 from labkit.course.exercises.base import Exercise, Numbers, value_and_gradient
 from labkit.statistics import Array
 
-Loss = Callable[[Array, Array, float], Any]  # of symbols, samples and a gain
+Loss = Callable[[Array, Array, float], Any]  # function of symbols, samples and a gain
 Bits = Callable[[Tensor], Tensor]
-TEMPERATURES = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)  # of the panel's slider
+TEMPERATURES = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)  # values of the panel's slider
 
-# risk.best_temperature: the temperature of the least risk at n = 1024
+# risk.best_temperature: the temperature with the lowest risk at n = 1024
 
 
 def best_temperature() -> Numbers:
-    """Return the temperature of the slider with the least risk for batches of 1024."""
+    """Return the temperature on the slider with the lowest risk for batches of 1024."""
     code = lk.analysis.worked_example.code(0.5)
     slider = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
     risk = lk.analysis.gradient_risk(code, "sua", "gain", slider, 1024)
@@ -36,7 +36,7 @@ def best_temperature() -> Numbers:
 
 @functools.cache
 def _moments() -> Array:
-    """Squared bias and variance of one sample's gradient at each temperature, from integrals over half the source."""
+    """Return squared bias and variance of one sample's gradient at each temperature, from half of the source."""
     code, surrogate = worked_example.code(0.5), surrogates.get("sua")
     sums = [list(worked_example.partial_moments(code, surrogate, tau))[-1] for tau in TEMPERATURES]
     mean, square = np.array(sums).T
@@ -128,7 +128,7 @@ def _only_within(g: float, x: Array, loss: Loss, loss_slope: Loss) -> Numbers:
 
 
 def two_parts(gradients: Array) -> tuple[Numbers, Numbers]:
-    """Subtract from the variance of the means what the noise adds to it."""
+    """Subtract the contribution of the noise from the variance of the means."""
     draws = gradients.shape[1]
     noise = gradients.var(axis=1, ddof=1).mean()
     return gradients.mean(axis=1).var(ddof=1) - noise / draws, noise
@@ -142,7 +142,7 @@ def _photographs(seed: int) -> tuple[Array]:
 
 
 def _parts_by_pairs(gradients: Array) -> tuple[float, float]:
-    """Compare two draws at a time: their noise is independent, and their photograph is the same."""
+    """Compare two draws at a time: their noise is independent, but their photograph is the same."""
     pairs = list(itertools.combinations(gradients.T, 2))
     data = float(np.mean([np.cov(one, other)[0, 1] for one, other in pairs]))
     return data, float(np.mean([np.mean((one - other) ** 2) / 2 for one, other in pairs]))
@@ -175,7 +175,7 @@ def _deviations(gradients: Array) -> tuple[Numbers, Numbers]:
     return np.sqrt(data), np.sqrt(noise)
 
 
-# risk.expected_rate: the rate of a sampled noise with the mean derivative over all noise
+# risk.expected_rate: the rate for sampled noise, with the mean derivative over all noise
 
 
 def expected_rate(bits: Bits, y: Tensor, u: Tensor) -> Tensor:
@@ -239,17 +239,17 @@ EXERCISES = (
         importance=2,
         minutes=6,
         hints=(
-            "The right plot of the panel shows the risk at every temperature of the slider, for the present n.",
+            "The right plot of the panel shows the risk at every temperature of the slider, for the current n.",
             "Find the lowest point of the solid curve. Hold the pointer over it to read its τ.",
-            "Two neighboring points differ little. The line below the panel gives the risk at the present τ in digits: "
+            "Two neighboring points differ little. The line below the panel gives the risk at the current τ in digits: "
             "compare it for the two candidates.",
         ),
         answer=best_temperature,
         oracle=_least_risk,
         misconceptions={
-            _least_bias: "This temperature has the least bias. At n = 1024 its variance/n is still larger than what it "
-            "saves.",
-            _least_variance: "This temperature has the least variance. At n = 1024 its squared bias is already too "
+            _least_bias: "This temperature has the lowest bias. At n = 1024 its variance/n is still larger than what "
+            "it saves.",
+            _least_variance: "This temperature has the lowest variance. At n = 1024 its squared bias is already too "
             "large: check that n is 1024 and not 64.",
         },
     ),
@@ -269,7 +269,7 @@ EXERCISES = (
         answer=exact_slope,
         cases=_code,
         oracle=_slope_by_difference,
-        tolerance=5e-3,  # a finite difference over the samples is a right answer too
+        tolerance=5e-3,  # a finite difference over the samples is also a right answer
         misconceptions={
             partial(
                 _slope, jump_sign=-1.0
@@ -312,7 +312,7 @@ EXERCISES = (
             "divided by the number of draws.",
             _divides_by_the_draws: "NumPy's var divides by the number of draws, which is too small a variance for few "
             "draws. Use ddof=1.",
-            _takes_all_the_noise_away: "You subtracted the noise of one draw. The mean of m draws has an m-th of it.",
+            _takes_all_the_noise_away: "You subtracted the noise of one draw. The mean of m draws has 1/m of it.",
             _exchanged: "These are the right numbers in the other order. Return the data part first.",
             _total_for_noise: "Your second number is the total variance. The noise part is the variance at a fixed "
             "photograph.",
@@ -343,7 +343,7 @@ EXERCISES = (
             _downhill: "The gradient has the wrong sign. It is the bits at the upper end minus those at the lower end.",
             _difference_itself: "This returns the mean derivative as the value. It must be the gradient, and the value "
             "bits(y + u).",
-            _derivative_at_y: "This is the derivative at y. The mean over u is another number, since the bits are not "
+            _derivative_at_y: "This is the derivative at y. The mean over u differs from it, because the bits are not "
             "a parabola.",
         },
     ),

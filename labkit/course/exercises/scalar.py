@@ -159,7 +159,7 @@ def _error_of_the_whole_step(lmbda: float) -> float:
 
 
 def gain_of_the_minimum() -> float:
-    """Bisect the boundary form: the slope is negative below the minimum and positive above it."""
+    """Find the minimum by bisection on the boundary form: the slope is negative below it and positive above it."""
     boundary = torch.arange(-8, 8, dtype=torch.float64) + 0.5
     low, high = 0.3, 0.8
     for _ in range(40):
@@ -176,7 +176,7 @@ def gain_of_the_minimum() -> float:
 
 
 def _least_average_loss(rate: float = 1.0) -> float:
-    """Minimize the average loss itself: the moments of a Gaussian within each cell, without its derivative."""
+    """Minimize the average loss itself, from the moments of a Gaussian within each cell, without its derivative."""
     k = np.arange(-8, 9)
     root = math.sqrt(2)
     p = np.array([0.5 * (math.erfc((abs(n) - 0.5) * root) - math.erfc((abs(n) + 0.5) * root)) for n in k])
@@ -186,14 +186,14 @@ def _least_average_loss(rate: float = 1.0) -> float:
         below = np.array([0.5 * math.erfc(-edge / root) for edge in edges])
         density = np.exp(-0.5 * edges**2) / math.sqrt(2 * math.pi)
         mass, mean, square = np.diff(below), -np.diff(density), np.diff(below) - np.diff(edges * density)
-        error = square - 4 * k * mean + 4 * k**2 * mass  # of x − 2k, within each cell
+        error = square - 4 * k * mean + 4 * k**2 * mass  # error of x − 2k within each cell
         return float(np.sum(-rate * np.log2(p) * mass + 6 * error))
 
     return _golden_section(loss, 0.3, 0.8)
 
 
 def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return the place of the minimum between two limits."""
+    """Return the location of the minimum between two limits."""
     for _ in range(60):
         a, b = high - 0.618034 * (high - low), low + 0.618034 * (high - low)
         low, high = (low, b) if function(a) < function(b) else (a, high)
@@ -226,8 +226,8 @@ EXERCISES = (
         cases=_coded_image,
         oracle=_loss_by_products,
         misconceptions={
-            _in_nats: "Your rate is in nats, since torch.log is the natural logarithm. Bits need the logarithm to base "
-            "2.",
+            _in_nats: "Your rate is in nats, because torch.log is the natural logarithm. Bits need the logarithm to "
+            "base 2.",
             _per_latent: "Your rate is in bits per latent. Add the bits of all latents, then divide by the number of "
             "pixels.",
             _per_value: "You divide by the number of color values. The three values of a pixel count as one pixel.",

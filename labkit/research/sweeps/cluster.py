@@ -14,7 +14,7 @@ from labkit.research.sweeps.grid import SweepRun
 if TYPE_CHECKING:
     from distributed import Client
 
-DEATHS = 3  # workers that a run may kill before it counts as failed; a cluster at an address has its own setting
+DEATHS = 3  # workers that a run may kill before it is recorded as failed; a cluster at an address has its own setting
 RESUME = "the same command resumes the sweep"
 SCHEDULER_LOST = f"the scheduler is lost; {RESUME}"
 CONFIG = {
@@ -22,7 +22,7 @@ CONFIG = {
     "distributed.worker.daemon": False,  # a run may start processes that read images
     "distributed.worker.profile.enabled": False,
 }
-# Workers ignore Ctrl-C, which the driver handles, and load torch at their start instead of with their first run
+# Workers ignore Ctrl-C, which the driver handles, and load torch when they start instead of with their first run
 PRELOAD = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import labkit.research.sweeps.worker"
 
 
@@ -32,8 +32,8 @@ def local_client(missing: list[SweepRun], limit: int | None, gpus: int | None) -
 
     Args:
         missing: The runs to make.
-        limit: Largest number of processes. By default the cores decide.
-        gpus: Number of GPUs. Without it, workers see no GPU.
+        limit: Largest number of processes. By default, it depends on the number of cores.
+        gpus: Number of GPUs. Without this argument, workers see no GPU.
 
     Raises:
         ValueError: If CUDA_VISIBLE_DEVICES lists fewer GPUs than `gpus`.

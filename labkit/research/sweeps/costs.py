@@ -1,4 +1,4 @@
-"""How long the missing runs of a sweep will take, from finished runs or from a few steps on a worker."""
+"""How long the missing runs of a sweep will take, estimated from finished runs or from a few steps on a worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def measured_costs(runs: list[SweepRun], finished: Finished) -> dict[str, float]:
-    """Return the mean seconds of the runs that are done, by cost class."""
+    """Return the mean seconds of the finished runs, by cost class."""
     seconds: dict[str, list[float]] = {}
     for run in runs:
         status, time = finished.get(run.name, ("missing", 0.0))

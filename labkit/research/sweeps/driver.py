@@ -3,7 +3,7 @@
 The driver submits one run per worker at a time. A killed worker therefore implicates only the run it was executing,
 and Dask never holds a long list of tasks. The driver does not load torch (see `labkit.research.sweeps.grid`).
 
-A cluster of your own needs labkit and the folder of results under the same path on every machine, and workers with one
+If you provide the cluster, every machine needs labkit, the results folder under the same path, and workers with one
 thread each: `dask worker ADDRESS --nthreads 1 --nworkers 4`. For runs on GPUs, start one such worker for each run that
 a GPU executes at a time, with `--resources GPU=1` and this GPU in its CUDA_VISIBLE_DEVICES. If runs use processes that
 read images (`workers`), the cluster's configuration needs `distributed.worker.daemon: false`.
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client, Future
 
-LOOK_EVERY = 2.0  # seconds between two counts of the workers
+LOOK_EVERY = 2.0  # seconds between counts of the workers
 WORKERS_LOST = 120.0  # seconds without any worker on this machine before the driver gives up
-MERGE_EVERY, MERGE_SHARE = 5.0, 0.02  # least seconds between two tables, and largest share of time for writing them
+MERGE_EVERY, MERGE_SHARE = 5.0, 0.02  # smallest interval between tables in seconds; largest share of time for writing
 
 
 def run(
@@ -51,21 +51,21 @@ def run(
     dry_run: bool = False,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """Make the missing runs of a sweep and return the table's rows of its runs, in the order of the grid.
+    """Make the missing runs of a sweep, and return the table rows of its runs in the order of the grid.
 
-    A run that fails is recorded with its error. It stops no other run except its forks, which fail too. Call this
+    A failed run is recorded with its error. It stops no other runs except its forks, which fail, too. Call this
     function again to resume a sweep that was stopped or killed.
 
     Args:
-        sweep: The sweep, or several sweeps into one folder.
-        workers: Number of processes on this machine, by default as many as the cores can serve. With an address, the
-            largest number of workers to use.
-        address: Address of a Dask scheduler, in place of a cluster on this machine.
+        sweep: The sweep, or several sweeps that share a results folder.
+        workers: Number of processes on this machine. The default is as many as the cores can serve. If there is an
+            address, this is the largest number of workers to use.
+        address: Address of a Dask scheduler, instead of a cluster on this machine.
         gpus: Number of GPUs to use. Without it, runs on this machine use the CPU, and runs elsewhere use any worker.
         per_gpu: Number of concurrent runs on each GPU.
-        retry_failed: Repeat the runs that have failed.
-        dry_run: Only report the missing runs and the time that they would take.
-        progress: False turns all messages and the progress bar off.
+        retry_failed: Whether to repeat the runs that failed.
+        dry_run: Whether to only report the missing runs and the time that they would take.
+        progress: False turns off all messages and the progress bar.
 
     Raises:
         ValueError: If a setting is wrong, Dask is not installed, or another driver uses the same folder.
@@ -76,7 +76,7 @@ def run(
         import distributed  # noqa: F401
     except ImportError:
         raise ValueError('sweeps need Dask. Run: pip install "quantization-labkit[sweep]"') from None
-    for handler in logging.getLogger("distributed").handlers:  # the driver itself reports what concerns a user
+    for handler in logging.getLogger("distributed").handlers:  # the driver itself reports everything that users need
         handler.setLevel(logging.CRITICAL)
     say = (lambda text: None) if progress is False else tqdm.write
     results = ResultsFolder(sweep.out)
@@ -109,7 +109,7 @@ def run(
 
 
 def _runs(sweep: Sweep | SweepGroup) -> list[SweepRun]:
-    """Build the runs in a process of its own unless torch is loaded already, which saves half a GB here."""
+    """Build the runs in a separate process unless torch is already loaded, which saves half a GB here."""
     if "torch" in sys.modules:
         return sweep.runs()
     spawn, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
@@ -119,7 +119,7 @@ def _runs(sweep: Sweep | SweepGroup) -> list[SweepRun]:
 
 @contextmanager
 def _main_module_hidden() -> Iterator[None]:
-    """Keep new processes from importing the running script, so that scripts and notebooks need no main guard."""
+    """Keep new processes from importing the running script, so scripts and notebooks do not need a main guard."""
     main = sys.modules["__main__"]
     hidden = {name: value for name, value in vars(main).items() if name in ("__file__", "__spec__")}
     main.__spec__ = None
@@ -199,7 +199,7 @@ def _drive(
 
 
 def _next_run(waiting: list[SweepRun], unfinished: set[str]) -> SweepRun | None:
-    """Remove and return the first run whose trunk, if any, is finished."""
+    """Remove and return the first run whose trunk, if it has one, is finished."""
     for place, run in enumerate(waiting):
         if run.trunk not in unfinished:
             return waiting.pop(place)
@@ -207,7 +207,7 @@ def _next_run(waiting: list[SweepRun], unfinished: set[str]) -> SweepRun | None:
 
 
 def _outcome(future: Future[Any], run: SweepRun) -> list[Row]:
-    """Return the rows of a run, also of one that killed its workers, or raise the error of the cluster."""
+    """Return the rows of a run, even if it killed its workers, or raise the error of the cluster."""
     if future.status == "finished":
         rows: list[Row] = future.result()
         return rows

@@ -2,7 +2,7 @@
 
 Runs may fork. A fork starts from the checkpoint of its trunk, a run of the same sweep that is trained first.
 
-PyTorch is loaded when runs are built, not before: the process that drives a sweep works without it and stays small.
+PyTorch is loaded only when runs are built: the process that drives a sweep works without it and stays small.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from labkit.research.sweeps.settings import (
     trainer_settings,
 )
 
-_DIGITS = 12  # hexadecimal digits of the hash in a name; two of 10,000 runs collide once in five million sweeps
+_DIGITS = 12  # hexadecimal digits of the hash in a name; two of 10,000 runs collide in one of five million sweeps
 _WITHOUT_COST = ("scheme", "temperature", "scale_lower_bound", "lmbda", "seed", "lr", "clip", "ema", "start")
 
 
@@ -40,13 +40,13 @@ class SweepRun:
     """One training run of a grid, and the measurements that follow it.
 
     Attributes:
-        name: A readable prefix and a hash of everything that decides the result: settings, scheme, initial weights,
-            and the names and sizes of the images. The same run therefore has the same name in every grid. Paths, the
-            names of schemes, and the settings device, compile, workers and save_every do not affect the name.
+        name: A readable prefix and a hash of everything that affects the result: settings, scheme, initial weights, and
+            the names and sizes of the images. The same run therefore has the same name in every grid. Paths, the names
+            of schemes, and the settings device, compile, workers and save_every do not affect the name.
         settings: All settings by name.
-        scheme: The quantization scheme as its `to_dict` returns it.
-        trunk: Name of the run that this run starts from, or None. The hash contains it in place of initial weights,
-            which are not known before the trunk is trained.
+        scheme: The quantization scheme as returned by its `to_dict`.
+        trunk: Name of the run that this run starts from, or None. The hash uses this name instead of the initial
+            weights, which are unknown before the trunk is trained.
     """
 
     name: str
@@ -64,7 +64,7 @@ class SweepRun:
 
     @property
     def cost_class(self) -> str:
-        """A key that runs of about the same cost share."""
+        """Key that is the same for all runs of similar cost."""
         return json.dumps({name: value for name, value in self.settings.items() if name not in _WITHOUT_COST})
 
     def row(self, status: str, error: str | None = None, **results: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class SweepRun:
             error: Message of the error, for a failed run.
             results: Further columns.
         """
-        settings = {name: value for name, value in self.settings.items() if name != "device"}  # results report theirs
+        settings = {name: value for name, value in self.settings.items() if name != "device"}  # the results state it
         if isinstance(settings.get("test"), list):
             settings["test"] = os.pathsep.join(settings["test"])
         return {"run": self.name, "trunk": self.trunk, "status": status, "error": error, **settings, **results}
@@ -85,19 +85,19 @@ class SweepRun:
 class Sweep:
     """A grid of training runs and the folder for their results.
 
-    The settings are those of `labkit train`, by the same names, with five differences. `threads` defaults to 1 because
+    The settings have the names of `labkit train`'s options, with five differences. `threads` defaults to 1 because
     results depend on it; `precision` defaults to float32 on every machine; `workers`, the number of processes that
-    read images, defaults to 0. `test` is a folder of images to code, or a list of folders. With `coded = false` the
-    images are not coded, and only their losses are measured. Toys take `source` and `hidden` in place of the settings
-    that concern images.
+    read images, defaults to 0. `test` is a folder of images to code, or a list of folders. With `coded = false`, images
+    are not coded, and only their losses are measured. Toys take `source` and `hidden` instead of the settings that
+    concern images.
 
     Attributes:
         out: Folder for the results.
         settings: Settings that all runs share.
         grid: Lists of values for further settings. Every combination is a run.
         schemes: Further schemes by name. Each is a preset with changed fields: {"slow": {"preset": "annealed", …}}.
-        trunk: Settings that override those of the runs for the checkpoints that the runs start from. One trunk is
-            trained for every combination of the grid without the axes that are overridden here. Empty for no trunks.
+        trunk: Overrides for the shared checkpoints that runs start from. One trunk is trained for every combination of
+            the grid without the axes that are overridden here. If empty, there are no trunks.
 
     Raises:
         ValueError: If a name is not a setting, or a setting is given twice.
@@ -155,7 +155,7 @@ class Sweep:
             raise ValueError(f"{path}: {error}") from None
 
     def runs(self) -> list[SweepRun]:
-        """Return every run once, seed by seed, so that a sweep that is stopped compares the whole grid.
+        """Return every run once, ordered by seed, so that a sweep that is stopped early covers the whole grid.
 
         A trunk precedes the first run that forks from it.
 
@@ -236,14 +236,14 @@ class Sweep:
 
 @dataclass(frozen=True, repr=False)
 class SweepGroup:
-    """Several sweeps into one folder. A run that belongs to more than one of them is made once.
+    """Several sweeps that share a results folder. A run that belongs to more than one of them is made once.
 
     Attributes:
         sweeps: The sweeps.
         known: Names of runs whose results exist elsewhere. They are left out unless a remaining run forks from them.
 
     Raises:
-        ValueError: If the sweeps have different folders for results.
+        ValueError: If the sweeps have different results folders.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -271,5 +271,5 @@ class SweepGroup:
 
 
 def _with_setting_names(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a TOML table with underscores in its keys and the present names of settings."""
+    """Return a TOML table with underscores in its keys and the current names of settings."""
     return first_edition.modern({name.replace("-", "_"): value for name, value in table.items()})

@@ -5,13 +5,13 @@
     OUT/runs/NAME.safetensors   checkpoint, from which forks start; .part: state for resuming; .csv: log
     OUT/runs/NAME.txt           traceback of a failed run
 
-Nothing is lost or counted twice, whichever process is killed and whenever:
+Nothing is lost or counted twice, no matter which process is killed and when:
 
 - A worker writes all rows of a run in one step before it reports that the run has ended.
 - The driver writes a new table, renames it over the old one, and deletes the JSON files afterwards.
-- New rows replace the rows that the table has of the same run, so repeating a merge changes nothing.
-- A driver that starts reads the existing JSON files first.
-- A lock keeps a second driver out. It ends with the process that holds it.
+- New rows replace existing rows of the same run, so repeating a merge changes nothing.
+- When a driver starts, it first reads the existing JSON files.
+- A lock keeps out a second driver. It ends with the process that holds it.
 - A lock for each run makes a worker wait for another worker that was believed lost but still trains that run. The
   waiting worker then reads the result.
 
@@ -74,7 +74,7 @@ class ResultsFolder:
         return [row for path in sorted(self.runs.glob("*.json")) for row in json.loads(path.read_bytes())]
 
     def finished(self) -> Finished:
-        """Return the status, "done" or "failed", and the seconds of every finished run, by name."""
+        """Return the status ("done" or "failed") and the seconds of every finished run, by name."""
         import pyarrow.parquet as pq
 
         columns = ["run", "status", "seconds"]
@@ -82,7 +82,7 @@ class ResultsFolder:
         return {row["run"]: (row["status"], row["seconds"]) for row in [*rows, *self.pending()]}
 
     def merge(self, rows: Sequence[Row]) -> None:
-        """Put rows into the table, where they replace the rows of the same runs."""
+        """Add rows to the table, replacing the rows of the same runs."""
         import pandas as pd
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -112,10 +112,10 @@ class ResultsFolder:
 
     @contextmanager
     def driven(self) -> Iterator[None]:
-        """Hold the folder for one driver.
+        """Reserve the folder for one driver.
 
         Raises:
-            ValueError: If another driver holds it.
+            ValueError: If another driver has reserved it.
         """
         path = self.out / "lock"
         try:
@@ -132,7 +132,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     Args:
         path: File of the lock. It exists while the lock is held, and names the holder.
-        wait: Wait until the lock is free.
+        wait: Whether to wait until the lock is free.
 
     Raises:
         BlockingIOError: If the lock is held elsewhere and wait is False.
@@ -141,7 +141,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     while True:
         with open(path, "a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if not _is_open_file(path, file.fileno()):  # the previous holder deleted it, so this lock protects nothing
+            if not _is_open_file(path, file.fileno()):  # the previous holder deleted the file, so this lock is void
                 continue
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -1,4 +1,4 @@
-"""The settings of one training run in a sweep: names, defaults and checks, and the folders of images that they name."""
+"""The settings of one training run in a sweep: names, defaults, checks, and the image folders that they refer to."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from labkit.checks import check_positive
 
 TOYS = {"toy_1d": ("gaussian", "laplacian"), "toy_2d": ("banana", "ring"), "toy_sawbridge": ("sawbridge",)}
 
-# The defaults are those of `labkit train`, except that results must be comparable between machines: runs use one thread
-# and float32, and no worker processes. A value of ... marks a setting without a default.
+# The defaults are those of `labkit train`, but results must be comparable between machines, so runs use one thread,
+# float32, and no worker processes. The value ... marks a setting without a default.
 _COMMON: dict[str, Any] = {
     "network": defaults.NETWORK,
     "scheme": defaults.SCHEME,
@@ -52,7 +52,7 @@ REFERENCES = ("scheme", "temperature", "scale_lower_bound", "data", "test", "cod
 
 
 def trainer_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run that `labkit.training.Settings` takes, with the learning rate as a schedule."""
+    """Return the settings of a run that `labkit.training.Settings` accepts, with the learning rate as a schedule."""
     from labkit import schedules, training
 
     names = {field.name for field in dataclasses.fields(training.Settings)}
@@ -64,7 +64,7 @@ def image_folders(settings: dict[str, Any], split: str) -> list[Path]:
     """Return the folders of images that a run trains on or codes.
 
     Args:
-        settings: Settings of a run. Without a folder of its own, a run uses the bundled photographs.
+        settings: Settings of a run. If a run has no folder of its own, it uses the bundled photographs.
         split: "data" for the one folder of training images, "test" for the folders of images to code.
     """
     bundled = {"data": "train", "test": "test"}[split]
@@ -73,11 +73,11 @@ def image_folders(settings: dict[str, Any], split: str) -> list[Path]:
 
 
 def resolve_codec_settings(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Check the settings of an image codec, make their paths absolute, and return what the paths refer to.
+    """Check the settings of an image codec, make their paths absolute, and return hashes of what the paths refer to.
 
     Args:
         settings: All settings of the run; paths and the network's size are updated in place.
-        given: The settings that were stated explicitly.
+        given: The settings that were given explicitly.
 
     Returns:
         Hashes of the images and of the initial weights, for the hash in the run's name.

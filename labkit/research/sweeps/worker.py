@@ -20,19 +20,19 @@ from labkit.research.sweeps.grid import SweepRun
 from labkit.research.sweeps.results import ResultsFolder, Row, locked
 from labkit.research.sweeps.settings import image_folders, trainer_settings
 
-TEST_POINTS = 2**14  # points on which a toy is measured, the same for every run
+TEST_POINTS = 2**14  # number of points on which a toy is measured, the same for every run
 TEST_SEED = 1_000_000
-DRAWS = 2  # noise samples per image for the training loss; an image has many latents, so two are enough
-TIMED_STEPS = 4  # steps from which the cost of a run is estimated; the first is not counted
-# Threads and random state belong to the process, so two runs at a time would disturb each other
+DRAWS = 2  # noise samples per image for the training loss; an image has many latents, so two samples are enough
+TIMED_STEPS = 4  # steps from which the cost of a run is estimated; the first one is ignored
+# Threads and random state belong to the process, so two simultaneous runs would interfere with each other
 _one_run_at_a_time = threading.Lock()
 
 
 def execute(run: SweepRun, out: str) -> list[Row]:
     """Train and measure a run, and save its rows.
 
-    Work that an earlier worker finished is not repeated. A run that fails gets a row with its error, and a file with
-    the traceback.
+    Work that an earlier worker finished is not repeated. A failed run gets a row with its error and a file with the
+    traceback.
 
     Args:
         run: The run.
@@ -55,7 +55,7 @@ def execute(run: SweepRun, out: str) -> list[Row]:
 
 def _rows(run: SweepRun, results: ResultsFolder) -> list[Row]:
     start, trace = time.perf_counter(), results.file(run.name, "txt")
-    # torch.__version__ is of a class of torch's own: without str, reading the row would import torch
+    # torch.__version__ is an instance of a torch class: without str, reading the row would import torch
     versions = {"labkit": __version__, "torch": str(torch.__version__)}
     try:
         torch.set_num_threads(run.settings["threads"])
@@ -98,7 +98,7 @@ def _train_codec(run: SweepRun, results: ResultsFolder) -> list[Row]:
         progress=False, save_every=run.settings["save_every"], **_training_settings(run),
     )  # fmt: skip
     start = time.perf_counter()
-    # A run that was resumed after its last step has trained weights in the checkpoint only
+    # If a run was resumed after its last step, only the checkpoint contains the trained weights
     net, _ = training.load_checkpoint(out)
     net = net.to(_device(run))
     rows = [row for folder in image_folders(run.settings, "test") for row in _measure_codec(net, folder, run)]
@@ -130,7 +130,7 @@ def _measure_codec(net: networks.Codec, folder: Path, run: SweepRun) -> list[Row
 
 
 def estimate_seconds(run: SweepRun) -> float | None:
-    """Estimate the time of a run on this worker from a few steps and one image.
+    """Estimate the duration of a run on this worker from a few steps and one image.
 
     Returns:
         Seconds, or None if the run fails. The run itself then reports its error.
@@ -161,7 +161,7 @@ def estimate_seconds(run: SweepRun) -> float | None:
 
 
 def _network(run: SweepRun, trunk: Path | None = None) -> Any:
-    """Return a run's initial network; without its trunk's checkpoint, a fork gets one of the same structure."""
+    """Return a run's initial network. Without its trunk's checkpoint, a fork gets one of the same structure."""
     settings, scheme = run.settings, schemes.from_dict(run.scheme)
     if run.is_toy:
         return getattr(networks, settings["network"])(scheme, settings["hidden"], settings["seed"])

@@ -9,7 +9,7 @@ def noise(y, tau, generator):
 
 
 def straight_through(y, tau, generator):
-    """Return y rounded, with the derivative 1."""
+    """Return y rounded, with derivative 1."""
     return torch.round(y).detach() + (y - y.detach())
 
 

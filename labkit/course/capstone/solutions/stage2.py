@@ -10,7 +10,7 @@ PATCH = 16
 
 
 def dct_basis(M):
-    """Return the M vectors of the lowest frequencies, of shape (M, 768)."""
+    """Return the M vectors with the lowest frequencies, of shape (M, 768)."""
 
     def dct(n):
         matrix = math.sqrt(2 / n) * np.cos(np.pi / n * np.outer(np.arange(n), np.arange(n) + 0.5))
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, x):
-        """Return the sum, of the shape of x."""
+        """Return the sum, with the shape of x."""
         return x + self.outer(F.gelu(self.inner(x)))
 
 

@@ -21,7 +21,7 @@ class Factorized(nn.Module):
         self.start_entropy(y, deviation)
 
     def start_entropy(self, y, deviation):
-        """Fit the entropy model to latents with these deviations per channel."""
+        """Fit the entropy model to latents with these standard deviations per channel."""
         fit_prior(self.prior, y)
 
     def forward(self, x, generator=None):
@@ -35,7 +35,7 @@ class Factorized(nn.Module):
 
 
 def fit_prior(prior, y):
-    """Give the components the mean of each channel and three scales around its deviation."""
+    """Start the components at the mean of each channel, with three scales around its standard deviation."""
     mean, deviation = y.mean((0, 2, 3)), y.std((0, 2, 3)).clamp_min(0.1)
     prior.means.copy_(mean[:, None].expand(-1, 3))
     prior.log_scales.copy_((deviation[:, None] * torch.tensor([0.1, 0.3, 0.8])).clamp_min(0.05).log())
@@ -60,7 +60,7 @@ def train(codec, photos, steps, seed):
     if not getattr(codec, "started", False):
         codec.start(draw_crops(photos, rng))
         codec.started = True
-    groups = {"prior": 4e-3, "g_a.1": 8e-4, "g_s.2": 4e-4, "": 2e-3}  # learning rate by the name's beginning
+    groups = {"prior": 4e-3, "g_a.1": 8e-4, "g_s.2": 4e-4, "": 2e-3}  # learning rate, by the beginning of the name
     parameters = {prefix: [] for prefix in groups}
     for name, parameter in codec.named_parameters():
         parameters[next(prefix for prefix in groups if name.startswith(prefix))].append(parameter)

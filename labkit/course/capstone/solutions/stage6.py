@@ -20,7 +20,7 @@ class _LowerBound(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        """Pass the gradient above the bound, and where a descent step raises x."""
+        """Pass the gradient above the bound, and below it only if a descent step raises x."""
         (x,) = ctx.saved_tensors
         return gradient * ((x >= ctx.bound) | (gradient < 0)), None
 
@@ -46,7 +46,7 @@ class Hyperprior(Factorized):
         self.h_s = nn.Sequential(nn.ConvTranspose2d(Z, N, 2, 2), nn.ReLU(), nn.Conv2d(N, 2 * M, 1))
 
     def start_entropy(self, y, deviation):
-        """Let h_s begin with the means and deviations of the channels."""
+        """Start h_s with the means and standard deviations of the channels."""
         self.h_a[0].weight /= deviation[:, None, None]
         self.h_s[2].weight *= 0.1
         self.h_s[2].weight[: self.M] *= deviation[:, None, None, None]
@@ -54,7 +54,7 @@ class Hyperprior(Factorized):
         fit_prior(self.prior, self.h_a(y))
 
     def distribution(self, z):
-        """Return μ and σ, each of the shape of y."""
+        """Return μ and σ, each with the shape of y."""
         mu, log_sigma = self.h_s(z).chunk(2, 1)
         return mu, lower_bound(log_sigma.exp(), BOUND)
 

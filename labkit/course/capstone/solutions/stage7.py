@@ -77,7 +77,7 @@ def latents(codec, data):
         raise ValueError("the file is damaged: its checksum is wrong")
     magic, height, width, length = struct.unpack(">2sHHI", data[:10])
     if magic != b"MC" or height % 32 or width % 32 or 10 + length > len(data) - 4:
-        raise ValueError("this is no file of this codec")
+        raise ValueError("this is not a file of this codec")
     of_z, of_y = tables(codec)
     shape = (codec.prior.means.shape[0], height // 32, width // 32)
     z = np.array(decode(data[10 : 10 + length], channel_indexes(shape), of_z)).reshape(shape) - REACH_Z

@@ -1,4 +1,4 @@
-"""Stage 5: tables of frequencies and a range coder, against a decoder of the grader's own."""
+"""Stage 5: frequency tables and a range coder, checked against the grader's own decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tables = list[list[int]]
 
 
 def reference_decode(data: bytes, indexes: list[int], tables: Tables) -> list[int]:
-    """Decode a stream with exact fractions of the whole stream, instead of a window of 32 bits."""
+    """Decode a stream with exact fractions of the whole stream instead of a 32-bit window."""
     code = int.from_bytes(data, "big")  # the whole stream as one number with 8 · len(data) bits
     bits, low, size, symbols = 8 * len(data), 0, 2**32, []
     shown = 32
@@ -34,7 +34,7 @@ def reference_decode(data: bytes, indexes: list[int], tables: Tables) -> list[in
 
 
 def fast_decode(data: bytes, indexes: list[int], tables: Tables) -> list[int]:
-    """Decode long streams: the same with NumPy's search, relative to the lower end."""
+    """Decode long streams in the same way with NumPy's search, relative to the lower end."""
     arrays = [np.array(table, np.int64) for table in tables]
     stream, size, symbols = iter(data), 2**32, []
     code = 0
@@ -62,7 +62,7 @@ def check(codec: Any, work: Any) -> Result:
         indexes = rng.integers(len(tables), size=count).tolist()
         symbols = [_draw(tables[index], rng) for index in indexes]
         overhead = max(overhead, _check_stream(codec, symbols, indexes, tables))
-    rare = [0, TOTAL - 2, TOTAL - 1, TOTAL]  # symbols 1 and 2 have the frequency 2 − 1 = 1 and 1
+    rare = [0, TOTAL - 2, TOTAL - 1, TOTAL]  # symbols 1 and 2 have the frequencies 2 − 1 = 1 and 1
     _check_stream(codec, [1, 0, 1, 2, 2, 1, 0, 0, 1], [0] * 9, [rare])
     _check_stream(codec, [0] * 3000, [0] * 3000, [[0, TOTAL - 1, TOTAL]])
     _check_empty(codec)
@@ -97,7 +97,7 @@ def _check_table(table: Any, masses: Array) -> list[int]:
     frequencies = np.diff(cumulative)
     require(
         frequencies.min() >= 1,
-        "A symbol has the frequency 0, so it cannot be coded. Every frequency must be at least 1, also where the "
+        "A symbol has the frequency 0, so it cannot be coded. Every frequency must be at least 1, even if the "
         "probability rounds to 0.",
     )
     ideal = masses / masses.sum() * TOTAL
@@ -155,7 +155,7 @@ def _check_stream(codec: Any, symbols: list[int], indexes: list[int], tables: Ta
     require(own is not None, "decode returned nothing; end it with a return statement.")
     require(
         [int(each) for each in own] == symbols,
-        f"encode is right, but decode returns other symbols than were coded. {EXAMPLE}",
+        f"encode is right, but decode returns different symbols than were coded. {EXAMPLE}",
     )
     return overhead
 

@@ -1,4 +1,4 @@
-"""Stage 8: a rate–distortion curve in real bytes beside JPEG's, and a paired experiment on a toy."""
+"""Stage 8: a rate–distortion curve in real bytes next to JPEG's, and a paired experiment on a toy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import stats
 from .verdicts import Array, Result, Wrong, array, close, require
 from .work import HIGH, LMBDA, LOW, Jpeg, as_tensor, picture, psnr
 
-STEPS, WEIGHT = 500, 4.0  # of squared error in the toy's loss
+STEPS, WEIGHT = 500, 4.0  # number of training steps, and weight of the squared error in the toy's loss
 
 
 def check(codec: Any, work: Any) -> Result:
@@ -47,8 +47,8 @@ def check(codec: Any, work: Any) -> Result:
     work.limit(
         "stage 8: BD-rate",
         saved,
-        "Does training go on from the rescaled codec, without a new start, with its own cosine? Are the files larger "
-        "than estimated (stage 7)?",
+        "Does training continue from the rescaled codec, without a new start, with its own cosine? Are the files "
+        "larger than estimated (stage 7)?",
     )
     assert shown is not None
     described = ", ".join(f"{bpp:.3f} bpp {quality:.2f} dB (JPEG {jpeg.psnr_at(bpp):.2f})" for bpp, quality in curve)
@@ -84,12 +84,12 @@ def check_interval(paired: Any) -> None:
     if abs(width / (expected[2] - expected[0]) - 1.96 / 2.776) < 1e-3:
         raise Wrong("paired uses the normal quantile 1.96. With five differences Student's t has 2.776.")
     if abs(width / (expected[2] - expected[0]) - np.sqrt(5)) < 1e-3:
-        raise Wrong("paired uses the deviation of one difference. That of their mean is smaller by √5.")
+        raise Wrong("paired uses the deviation of one difference. The deviation of their mean is smaller by √5.")
     raise Wrong(f"paired returned {got.round(4).tolist()}; expected {expected.round(4).tolist()}.")
 
 
 def best_toy_loss() -> float:
-    """Return the least loss of a uniform quantizer with a linear decoder on a Laplacian, by closed forms and a grid."""
+    """Return the lowest loss of a uniform quantizer with a linear decoder on a Laplacian, by formulas and a grid."""
     k = np.arange(1, 200)
     best = np.inf
     for gain in np.linspace(0.5, 4, 351):
@@ -130,8 +130,8 @@ def check_ablation(codec: Any) -> str:
         again = codec.toy_loss(getattr(codec, name), seed)
         require(
             abs(again - losses[seed]) < 1e-6,
-            f"toy_loss({name}, {seed}) gives {again:.5f} now and {losses[seed]:.5f} in the table. A run must depend on "
-            "its seed alone, or nothing is paired.",
+            f"toy_loss({name}, {seed}) gives {again:.5f} now and {losses[seed]:.5f} in the table. A run must depend "
+            "only on its seed, or nothing is paired.",
         )
     mean, low, high = codec.paired(with_noise.tolist(), with_rounding.tolist())
     if low <= 0 <= high:
@@ -141,7 +141,7 @@ def check_ablation(codec: Any) -> str:
 
 
 def check_rescale(codec: Any, base: Any, photo: Array) -> None:
-    """Check that a rescaled codec has latents √(λ′/λ) times as large, and everything else to match."""
+    """Check that a rescaled codec has latents √(λ′/λ) times as large, and that everything else matches."""
     x = as_tensor(photo)
     other = codec.rescale(base, HIGH)
     require(other is not None, "rescale returned nothing; end it with a return statement.")
@@ -174,7 +174,7 @@ def check_rescale(codec: Any, base: Any, photo: Array) -> None:
 
 
 def check_goes_on(codec: Any, base: Any, photos: list[Array]) -> None:
-    """Check that training a rescaled codec does not start anew: one step of Adam moves no weight far."""
+    """Check that training a rescaled codec does not start over: one Adam step must not move a weight far."""
     net = codec.rescale(base, HIGH)
     before = {name: value.clone() for name, value in net.named_parameters()}
     codec.train(net, photos, 1, 0)
@@ -183,5 +183,5 @@ def check_goes_on(codec: Any, base: Any, photos: list[Array]) -> None:
     require(
         moved < 0.05,
         f"In the first step after rescale, a weight moves by {moved:.2f}; Adam moves it by at most 0.004. `train` "
-        "starts anew: rescale must return a codec that counts as started.",
+        "starts over: rescale must return a codec that counts as started.",
     )

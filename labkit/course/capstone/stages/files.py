@@ -1,4 +1,4 @@
-"""Stage 7: files that decode in another process, and whose every byte is accounted for."""
+"""Stage 7: files that decode in another process, with every byte accounted for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHOTOS = slice(0, 13, 3)
 
 
 def check(codec: Any, work: Any) -> Result:
-    """Check fixed point, the ledger of files, decoding here and in a fresh process, and the refusal of damage."""
+    """Check fixed point, the ledger of files, decoding here and in a new process, and the refusal of damaged files."""
     net = work.load(codec.Hyperprior(LMBDA), "hyperprior", 6)
     photos = work.test_photos[PHOTOS]
     check_fixed_point(codec, net, photos[0])
@@ -46,13 +46,13 @@ def check(codec: Any, work: Any) -> Result:
     )
     return Result(
         f"Mean file: header {ledger[0]:.0f}, z {ledger[1]:.0f}, y {ledger[2]:.0f}, checksum {ledger[3]:.0f} bytes, "
-        f"{gap:+.2f}% beside the estimate. A fresh process without the image decoded the same latents.",
+        f"{gap:+.2f}% compared with the estimate. A fresh process without the image decoded the same latents.",
         {"gap": gap},
     )
 
 
 def check_fixed_point(codec: Any, net: Any, photo: Array) -> None:
-    """Compare h_s in integers with h_s in float, and with itself on a part of z."""
+    """Compare h_s in integers with h_s in floating point, and with itself on a part of z."""
     with torch.no_grad():
         z = torch.round(net.h_a(net.g_a(as_tensor(photo))))
         mu, log_sigma = (each[0].double().numpy() for each in net.h_s(z).chunk(2, 1))
@@ -121,8 +121,8 @@ def check_ledger(codec: Any, net: Any, photo: Array, data: bytes) -> tuple[int, 
         expected = np.clip(torch.round(net.h_a(net.g_a(as_tensor(photo))))[0].numpy(), -31, 31)
     require(
         np.mean(z != expected) < 0.001,
-        f"The grader reads another z from the file than ⌊h_a(g_a(x))⌉, in {100 * np.mean(z != expected):.0f}% of the "
-        "places. Symbols are z + 31, channel after channel, row after row; x is the image divided by 255.",
+        f"The grader reads a different z from the file than ⌊h_a(g_a(x))⌉, in {100 * np.mean(z != expected):.0f}% of "
+        "the places. Symbols are z + 31, channel after channel, row after row; x is the image divided by 255.",
     )
     levels = codec.fixed_point(net, z)[1]
     reach = np.array([15 + int(np.ceil(6 * np.exp(LOG_MIN + i * LOG_STEP) - 1e-9)) for i in range(64)])
@@ -140,13 +140,13 @@ def check_ledger(codec: Any, net: Any, photo: Array, data: bytes) -> tuple[int, 
     require(isinstance(own, tuple) and len(own) == 2, "latents must return a pair: z and k.")
     require(
         np.array_equal(own[0], z) and np.array_equal(own[1], k),
-        "latents returns other integers than the grader's decoder reads from the same file.",
+        "latents returns different integers than the grader's decoder reads from the same file.",
     )
     return HEADER, length, len(data) - HEADER - length - CHECKSUM, CHECKSUM
 
 
 def _crc32(data: bytes) -> int:
-    """Return CRC-32 bit by bit, as the definition says."""
+    """Return the CRC-32, computed bit by bit from the definition."""
     remainder = 0xFFFFFFFF
     for byte in data:
         remainder ^= byte
@@ -173,7 +173,7 @@ def check_image(codec: Any, net: Any, photo: Array, data: bytes) -> float:
 
 
 def check_fresh_process(codec: Any, net: Any, data: bytes, work: Any) -> None:
-    """Decode in another process with another number of threads, which never sees the image."""
+    """Decode in another process that has another number of threads and never sees the image."""
     work.save(net, "decoding")
     (work.weights / "decoding.bin").write_bytes(data)
     job = {"file": codec.__file__, "decode": str(work.weights), "lmbda": LMBDA, "threads": 2}
@@ -194,7 +194,7 @@ def check_fresh_process(codec: Any, net: Any, data: bytes, work: Any) -> None:
     with np.load(work.weights / "decoding.npz") as other:
         require(
             np.array_equal(own[0], other["z"]) and np.array_equal(own[1], other["k"]),
-            "A fresh process with two threads decodes other latents. Everything that chooses a table must be an "
+            "A fresh process with two threads decodes different latents. Everything that chooses a table must be an "
             "integer.",
         )
 

@@ -25,7 +25,7 @@ def gaussian_masses(y: Array, mu: Array, sigma: Array) -> Array:
 
 
 def check(codec: Any, work: Any) -> Result:
-    """Check the parts and the passes of the hyperprior codec, train, and compare with thresholds."""
+    """Check the parts and the passes of the hyperprior codec, train it, and compare the results with thresholds."""
     _check_likelihood(codec.gaussian_likelihood)
     _check_bound(codec.lower_bound)
     _check_center(codec.zero_center)
@@ -52,7 +52,7 @@ def check(codec: Any, work: Any) -> Result:
     sizes = [bpp * photo[..., 0].size / 8 for bpp, photo in zip(points[:, 0], work.test_photos, strict=True)]
     return Result(
         f"After {STEPS} steps: loss {loss:.4f}, {point[0]:.3f} bpp (estimated), {point[1]:.2f} dB. JPEG has "
-        f"{jpeg.psnr_at(point[0]):.2f} dB at as many bits.",
+        f"{jpeg.psnr_at(point[0]):.2f} dB with as many bits.",
         {"stage 6: loss": loss, "bpp": point[0], "psnr": point[1]},
         picture(work.test_photos, images, sizes, point, jpeg),
     )
@@ -168,7 +168,7 @@ def _check_center(zero_center: Any) -> None:
 
 
 def check_distribution(net: Any) -> None:
-    """Compare μ and σ with the outputs of h_s, with σ below and above its bound. The biases of h_s change."""
+    """Compare μ and σ with the outputs of h_s, with σ below and above its bound. This changes the biases of h_s."""
     layers = [type(layer).__name__ for layer in net.h_s.children()]
     require(
         layers == ["ConvTranspose2d", "ReLU", "Conv2d"],
@@ -203,7 +203,7 @@ def check_evaluation(net: Any, x: torch.Tensor) -> None:
     require(sigma.min() >= 0.999 * BOUND, f"distribution must bound σ from below by {BOUND}, got {sigma.min():.3g}.")
     read, expected = array(reader.read, "what g_s reads", y.shape), np.rint(y - mu) + mu
     reader.remove()
-    off = abs(y - mu - np.floor(y - mu) - 0.5) < 1e-3  # float32 may round such latents the other way
+    off = abs(y - mu - np.floor(y - mu) - 0.5) < 1e-3  # latents that float32 may round the other way
     if not close(read[~off], expected[~off], 1e-4):
         if close(read, np.rint(y)):
             raise Wrong("In evaluation g_s reads ⌊y⌉. With zero-center it reads ⌊y − μ⌉ + μ.")
@@ -215,7 +215,7 @@ def check_evaluation(net: Any, x: torch.Tensor) -> None:
 
 
 def check_training(net: Any, x: torch.Tensor) -> None:
-    """Check what training reads and scores, and that the distortion sends no gradient through μ."""
+    """Check which latents training reads and scores, and that the distortion sends no gradient through μ."""
     net.train()
     reader = Reader(net.g_s)
     x_hat, likelihoods = net(x, torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ STEPS = 600
 
 
 class Reader:
-    """Records what a module reads.
+    """Records the inputs of a module.
 
     Args:
         module: The module.
@@ -35,7 +35,7 @@ class Reader:
 
 
 def check(codec: Any, work: Any) -> Result:
-    """Check what training and evaluation read, train, and compare the loss with the threshold."""
+    """Check what training and evaluation read, train the codec, and compare its loss with the threshold."""
     net = codec.Factorized(LMBDA)
     for name in ("g_a", "g_s", "prior"):
         require(hasattr(net, name), f"Factorized must have an attribute {name}.")
@@ -51,20 +51,20 @@ def check(codec: Any, work: Any) -> Result:
     point = points.mean(0)
     require(
         estimated(net, work.test_photos[:3], LMBDA)[0] < before,
-        "Training did not lower the loss on test photographs. Does `train` change the codec that it is given?",
+        "Training did not lower the loss on test photographs. Does `train` change the codec that it receives?",
     )
     work.save(net, "factorized")
     work.limit(
         "stage 4: loss",
         loss,
         "Compare with the recipe in the text: learning rates per group, the cosine to 0, the start of the prior and of "
-        "W₁, and crops of which half have permuted colors.",
+        "W₁, and crops half of which have permuted colors.",
     )
     jpeg = Jpeg(work.test_photos)
     sizes = [bpp * photo[..., 0].size / 8 for bpp, photo in zip(points[:, 0], work.test_photos, strict=True)]
     return Result(
         f"After {STEPS} steps: loss {loss:.4f}, {point[0]:.3f} bpp (estimated), {point[1]:.2f} dB. JPEG has "
-        f"{jpeg.psnr_at(point[0]):.2f} dB at as many bits.",
+        f"{jpeg.psnr_at(point[0]):.2f} dB with as many bits.",
         {"stage 4: loss": loss, "bpp": point[0], "psnr": point[1]},
         picture(work.test_photos, images, sizes, point, jpeg),
     )
@@ -119,8 +119,8 @@ def check_training(net: Any, x: torch.Tensor) -> None:
 
 
 def check_crops(codec: Any, photos: list[Array]) -> None:
-    """Look at the batches that `train` feeds to a codec, and train twice with one seed."""
-    photos = [photo // 3 + np.array([0, 85, 170], np.uint8) for photo in photos]  # every pixel tells its color
+    """Look at the batches that `train` passes to a codec, and train twice with one seed."""
+    photos = [photo // 3 + np.array([0, 85, 170], np.uint8) for photo in photos]  # every pixel value shows its color
     batches: list[torch.Tensor] = []
 
     class Recording(codec.Factorized):
@@ -150,17 +150,17 @@ def check_crops(codec: Any, photos: list[Array]) -> None:
     moved = [bool((crop[0] > crop[1]).any() or (crop[1] > crop[2]).any()) for batch in batches for crop in batch]
     require(
         0 < sum(moved) <= 2 * len(moved) // 3,
-        f"train puts the colors of {sum(moved)} in {len(moved)} crops in another order. Do so with every second crop.",
+        f"train reorders the colors of {sum(moved)} in {len(moved)} crops. Do this with every second crop.",
     )
     again = codec.train(twin, photos, 3, 0)
     require(
         np.allclose([float(each) for each in losses], [float(each) for each in again], rtol=1e-4),
-        "train gives other losses with the same seed. Seed the crops, and pass a seeded generator to the codec.",
+        "train gives different losses with the same seed. Seed the crops, and pass a seeded generator to the codec.",
     )
 
 
 def check_loss(net: Any, codec: Any, x: torch.Tensor) -> None:
-    """Compare the learner's loss on a fixed image with NumPy's."""
+    """Compare the learner's loss on a fixed image with the one from NumPy."""
     x_hat, likelihoods = outputs(net, x)
     bits = sum(-np.log2(each).sum() for each in likelihoods) / (x.shape[2] * x.shape[3])
     expected = bits + LMBDA * 255**2 * np.mean((x_hat - x.double().numpy()) ** 2)

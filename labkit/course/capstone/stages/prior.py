@@ -1,4 +1,4 @@
-"""Stage 3: a mixture of logistic distributions as prior, and the rate–distortion loss."""
+"""Stage 3: a mixture of logistic distributions as the prior, and the rate–distortion loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOOR = 1e-9
 
 
 def mixture_cdf(prior: Any, y: Array) -> Array:
-    """Return SciPy's cumulative distribution with the parameters of the learner's prior, for (batch, C, h, w)."""
+    """Compute the mixture's cumulative distribution with SciPy from the learner's parameters, for (batch, C, h, w)."""
     logits, means, log_scales = (
         array(getattr(prior, name), f"prior.{name}")[None, :, None, None] for name in ("logits", "means", "log_scales")
     )
@@ -24,12 +24,12 @@ def mixture_cdf(prior: Any, y: Array) -> Array:
 
 
 def masses(prior: Any, y: Array) -> Array:
-    """Return SciPy's mass of (y − ½, y + ½), at least 10⁻⁹."""
+    """Return the probability of (y − ½, y + ½) according to SciPy, at least 10⁻⁹."""
     return np.maximum(mixture_cdf(prior, y + 0.5) - mixture_cdf(prior, y - 0.5), FLOOR)
 
 
 def check(codec: Any, work: Any) -> Result:
-    """Compare masses and loss with SciPy's and NumPy's, and fit the prior to a Laplacian."""
+    """Compare probabilities and loss with SciPy and NumPy, and fit the prior to a Laplacian."""
     prior = codec.Prior(4)
     for name in ("logits", "means", "log_scales"):
         parameter = getattr(prior, name, None)

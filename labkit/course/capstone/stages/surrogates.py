@@ -9,13 +9,13 @@ import torch
 
 from .verdicts import Array, Result, Wrong, array, close, require
 
-PLACES = np.array([-2.35, -1.05, -0.3, 0.15, 0.42, 0.58, 1.9, 3.25])  # latents at which the laws are compared
+PLACES = np.array([-2.35, -1.05, -0.3, 0.15, 0.42, 0.58, 1.9, 3.25])  # latents at which the surrogates are compared
 DRAWS = 20_000
-Z = 5.0  # standard errors; with fewer than 100 comparisons, a right answer fails in less than one of 10,000 cases
+Z = 5.0  # standard errors; in fewer than 100 comparisons, a right answer fails with a probability below 1 in 10,000
 
 
 def relaxed_law(y: Array, tau: float, center: float = 0.5) -> tuple[Array, Array]:
-    """Return mean and variance of ⌊y⌋ + clip((r − ½)/τ + u + center, 0, 1), by midpoints over u."""
+    """Return the mean and variance of ⌊y⌋ + clip((r − ½)/τ + u + center, 0, 1), by midpoints over u."""
     u = (np.arange(4000) + 0.5) / 4000 - 0.5
     low = np.floor(y)
     values = low[:, None] + np.clip((y - low - 0.5)[:, None] / tau + u + center, 0, 1)
@@ -23,7 +23,7 @@ def relaxed_law(y: Array, tau: float, center: float = 0.5) -> tuple[Array, Array
 
 
 def check(codec: Any, work: Any) -> Result:
-    """Compare the laws and slopes of the three surrogates with NumPy's."""
+    """Compare the distributions and slopes of the three surrogates with NumPy's."""
     _check_noise(codec.noise)
     _check_straight_through(codec.straight_through)
     for tau in (0.8, 0.3):
@@ -32,7 +32,7 @@ def check(codec: Any, work: Any) -> Result:
 
 
 def _draw(surrogate: Any, name: str, tau: float) -> tuple[Array, Array]:
-    """Return draws at each place and the slopes, both of shape (DRAWS, places)."""
+    """Return draws and slopes at each place, both of shape (DRAWS, places)."""
     y = torch.tensor(PLACES, dtype=torch.float32).repeat(DRAWS, 1).requires_grad_()
     generator = torch.Generator().manual_seed(1)
     value = surrogate(y, tau, generator)

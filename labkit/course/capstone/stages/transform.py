@@ -1,4 +1,4 @@
-"""Stage 2: the transforms, which start as a truncated DCT."""
+"""Stage 2: the transforms, which are initialized with a truncated DCT."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ M, N = 24, 32
 
 
 def order(luma_weight: int = 1, chroma_weight: int = 12) -> Array:
-    """Return the places of all 768 coefficients, from the lowest frequency."""
+    """Return the positions of all 768 coefficients, starting at the lowest frequency."""
     c, u, v = np.indices((3, 16, 16)).reshape(3, -1)
     return np.argsort((u**2 + v**2 + 1) * np.where(c > 0, chroma_weight, luma_weight), kind="stable")
 
 
 def gain(lmbda: float) -> float:
-    """Return the number of quantization steps in one unit of the DCT."""
+    """Return the number of quantization steps per unit of the DCT."""
     return 255 * float(np.sqrt(np.log(2) * lmbda / 30))
 
 
 def blocks(x: Array) -> Array:
-    """Return the 16×16 patches of images (B, 3, H, W), as (B, H/16, W/16, 3, 16, 16)."""
+    """Return the 16×16 patches of images (B, 3, H, W), with shape (B, H/16, W/16, 3, 16, 16)."""
     b, _, h, w = x.shape
     return x.reshape(b, 3, h // 16, 16, w // 16, 16).transpose(0, 2, 4, 1, 3, 5)
 
@@ -39,7 +39,7 @@ def latents(x: Array, lmbda: float, keep: Array) -> Array:
 
 
 def pixels(y: Array, lmbda: float, keep: Array) -> Array:
-    """Return SciPy's inverse of `latents`."""
+    """Return the inverse of `latents`, computed with SciPy."""
     b, _, h, w = y.shape
     flat = np.zeros((b, h, w, 768))
     flat[..., keep] = y.transpose(0, 2, 3, 1) / gain(lmbda)
@@ -49,7 +49,7 @@ def pixels(y: Array, lmbda: float, keep: Array) -> Array:
 
 
 def check(codec: Any, work: Any) -> Result:
-    """Compare basis and transforms with SciPy's DCT."""
+    """Compare the basis and the transforms with SciPy's DCT."""
     for count in (M, 192):
         _check_basis(array(codec.dct_basis(count), "dct_basis(M)", (count, 768)), count)
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def _wrong_latents(got: Array, y: Array, x: Array, lmbda: float, keep: Array) ->
     offset = got - y
     if close(offset, np.broadcast_to(offset[:1, :, :1, :1], y.shape), 1e-3):
         return (
-            "The bias of g_a is wrong, and its weights are right: a gray image (x = ½) must have the latent 0. The "
+            "The bias of g_a is wrong, but its weights are right: a gray image (x = ½) must have the latent 0. The "
             "bias is −½ times the sum of each row of the weights."
         )
     if close(got, ratio * y, 1e-3 * max(1.0, abs(ratio))):

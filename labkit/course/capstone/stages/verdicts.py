@@ -1,4 +1,4 @@
-"""What a check of a stage raises and returns, and helpers to read the learner's results."""
+"""The results and errors of a stage's check, and helpers that read the learner's results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Array = npt.NDArray[Any]
 
 
 class Wrong(Exception):
-    """The learner's code is wrong; the message says what and, where it can tell, why."""
+    """The learner's code is wrong. The message says what is wrong and, if possible, why."""
 
 
 @dataclass
 class Result:
-    """What a passed stage has measured.
+    """The measurements of a passed stage.
 
     Attributes:
         message: One or two sentences for the learner.
@@ -32,7 +32,7 @@ class Result:
 
 
 def require(condition: Any, message: str) -> None:
-    """Raise Wrong with the message unless the condition holds."""
+    """Raise Wrong with the message if the condition is false."""
     if not condition:
         raise Wrong(message)
 
@@ -41,12 +41,12 @@ def array(value: Any, name: str, shape: tuple[int, ...] | None = None) -> Array:
     """Return the numbers of a tensor in float64.
 
     Args:
-        value: What the learner's code returned.
-        name: What to call it in messages.
-        shape: The shape that it must have.
+        value: Result of the learner's code.
+        name: Name of the value in messages.
+        shape: Required shape, or None for any shape.
 
     Raises:
-        Wrong: If it is no tensor, has another shape, or has numbers that are not finite.
+        Wrong: If the value is not a tensor, has another shape, or contains numbers that are not finite.
     """
     if value is None or value is ...:
         raise Wrong(f"{name} returned nothing; end it with a return statement.")
@@ -60,10 +60,10 @@ def array(value: Any, name: str, shape: tuple[int, ...] | None = None) -> Array:
 
 
 def close(a: Array, b: Array, within: float = 1e-4) -> bool:
-    """Return whether all numbers agree, relatively or (near zero) absolutely."""
+    """Return whether all numbers agree within a relative tolerance, or an absolute one near zero."""
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=within, atol=within))
 
 
 def first_match(got: Array, wrong: dict[str, Callable[[], Array]], otherwise: str, within: float = 1e-3) -> str:
-    """Return the message of the first wrong answer that gives the same numbers, or another message."""
+    """Return the message for the first wrong answer that gives the same numbers, or `otherwise` if there is none."""
     return next((message for message, answer in wrong.items() if close(got, answer(), within)), otherwise)

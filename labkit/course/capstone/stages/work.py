@@ -1,4 +1,4 @@
-"""What the checks share: photographs, trained weights, measures and JPEG."""
+"""Tools that the checks share: photographs, trained weights, measurements and JPEG."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from scipy.interpolate import PchipInterpolator
 
 from .verdicts import Array, Wrong, array, require
 
-LMBDA, LOW, HIGH = 0.0067, 0.0025, 0.018  # λ of stages 4 and 6, and the two further ones of stage 8
+LMBDA, LOW, HIGH = 0.0067, 0.0025, 0.018  # λ of stages 4 and 6, and the two additional values of stage 8
 QUALITIES = (4, 6, 8, 11, 15, 20, 27, 36, 46, 56, 66, 76, 84)
 
 
 @dataclass
 class Work:
-    """Where a check reads and writes, and how long it trains.
+    """The folders and the amount of training of a check.
 
     Attributes:
         photographs: Folder with train/ and test/.
         weights: Folder for the weights of the learner's trained codecs, and for the files that a fresh process decodes.
-        thresholds: The largest numbers that pass, by name; empty to measure without thresholds.
+        thresholds: Largest values that pass, by name; empty to measure without thresholds.
         seed: Seed of training.
-        shortened: Divides the numbers of training steps; 1 for the learner.
+        shortened: Divisor for the numbers of training steps; 1 for the learner.
     """
 
     photographs: Path
@@ -39,12 +39,12 @@ class Work:
 
     @cached_property
     def train_photos(self) -> list[Array]:
-        """The training photographs, uint8 of shape (height, width, 3)."""
+        """Training photographs, uint8 of shape (height, width, 3)."""
         return _read(self.photographs / "train")
 
     @cached_property
     def test_photos(self) -> list[Array]:
-        """The test photographs, cropped to sides divisible by 32."""
+        """Test photographs, cropped so that both sides are divisible by 32."""
         return [
             photo[: len(photo) // 32 * 32, : photo.shape[1] // 32 * 32] for photo in _read(self.photographs / "test")
         ]
@@ -68,10 +68,10 @@ class Work:
         )
 
     def load(self, codec: Any, name: str, stage: int) -> Any:
-        """Load the weights that an earlier stage has trained into a new codec.
+        """Load the weights that an earlier stage trained into a new codec.
 
         Raises:
-            Wrong: If there are none, or they do not fit.
+            Wrong: If there are no such weights, or they do not fit.
         """
         from safetensors.torch import load_file
 
@@ -103,7 +103,7 @@ def _read(folder: Path) -> list[Array]:
 
 
 def as_tensor(photo: Array) -> torch.Tensor:
-    """Return an image as a batch of one, float32 in [0, 1]."""
+    """Return an image as a batch with one float32 item in [0, 1]."""
     return torch.tensor(photo).permute(2, 0, 1)[None].float() / 255
 
 
@@ -119,7 +119,7 @@ def psnr(a: Array, b: Array) -> float:
 
 
 def outputs(codec: Any, x: torch.Tensor) -> tuple[Array, list[Array]]:
-    """Return reconstruction and likelihoods in evaluation mode, in float64."""
+    """Return the reconstruction and the likelihoods in evaluation mode, in float64."""
     with torch.no_grad():
         answer = codec(x)
     require(
@@ -130,7 +130,7 @@ def outputs(codec: Any, x: torch.Tensor) -> tuple[Array, list[Array]]:
 
 
 def estimated(codec: Any, photos: list[Array], lmbda: float) -> tuple[float, Array, list[Array]]:
-    """Return the mean loss on photographs, (bpp, PSNR) of each, and the reconstructions; bits are estimated."""
+    """Return the mean loss on photographs, each one's (bpp, PSNR), and the reconstructions; bits are estimated."""
     losses, points, images = [], [], []
     for photo in photos:
         x_hat, likelihoods = outputs(codec, as_tensor(photo))
@@ -143,14 +143,14 @@ def estimated(codec: Any, photos: list[Array], lmbda: float) -> tuple[float, Arr
 
 
 class Jpeg:
-    """JPEG of some photographs through Pillow, optimized, at full and half resolution of color.
+    """JPEG versions of some photographs from Pillow, optimized, with color at full and at half resolution.
 
     Args:
         photos: uint8 images.
     """
 
     def __init__(self, photos: list[Array]):
-        self.curves = []  # of 4:4:4 and 4:2:0: mean bpp and PSNR at each quality
+        self.curves = []  # mean bpp and PSNR at each quality, for 4:4:4 and for 4:2:0
         for subsampling in (0, 2):
             rows = []
             for quality in QUALITIES:
@@ -167,11 +167,11 @@ class Jpeg:
             self.curves.append(np.array(rows))
 
     def psnr_at(self, bpp: float) -> float:
-        """Return the better PSNR of the two at a mean rate."""
+        """Return the higher PSNR of the two curves at a mean rate."""
         return float(max(PchipInterpolator(np.log(curve[:, 0]), curve[:, 1])(np.log(bpp)) for curve in self.curves))
 
     def bd_rate(self, points: Array) -> float:
-        """Return the mean difference in rate to JPEG at equal PSNR, in percent, over the PSNRs of the points."""
+        """Return the mean rate difference to JPEG at equal PSNR, in percent, over the PSNR range of the points."""
         points = points[np.argsort(points[:, 1])]
         grid = np.linspace(
             max(points[0, 1], *(c[0, 1] for c in self.curves)),
@@ -183,7 +183,7 @@ class Jpeg:
         return float(100 * (np.exp(np.mean(ours - jpeg)) - 1))
 
     def better(self) -> Array:
-        """Return the rate and PSNR of the better of the two at the rates of 4:2:0."""
+        """Return the rate and PSNR of the better curve, at the rates of 4:2:0."""
         rates = self.curves[1][:, 0]
         rates = rates[(rates >= self.curves[0][0, 0]) & (rates <= self.curves[0][-1, 0])]
         return np.array([(rate, self.psnr_at(rate)) for rate in rates])
@@ -196,7 +196,7 @@ def _jpeg(photo: Array, quality: int, subsampling: int) -> tuple[int, Array]:
 
 
 def jpeg_within(photo: Array, size: float) -> tuple[int, Array]:
-    """Return bytes and pixels of the best JPEG of a photograph within some bytes, or of the smallest one."""
+    """Return bytes and pixels of the best JPEG of a photograph that fits into `size` bytes, or of the smallest JPEG."""
     coded = [_jpeg(photo, quality, subsampling) for quality in range(2, 96, 2) for subsampling in (0, 2)]
     fitting = [each for each in coded if each[0] <= size] or [min(coded, key=lambda each: each[0])]
     return max(fitting, key=lambda each: psnr(each[1], photo))
@@ -205,7 +205,7 @@ def jpeg_within(photo: Array, size: float) -> tuple[int, Array]:
 def picture(
     photos: list[Array], images: list[Array], sizes: list[float], points: Array, jpeg: Jpeg
 ) -> dict[str, Array]:
-    """Return a photograph, its reconstruction, JPEG within as many bytes, the codec's points and JPEG's curve."""
+    """Return a photograph, its reconstruction, JPEG with as many bytes, the codec's points and JPEG's curve."""
     show = min(5, len(photos) - 1)
     size, other = jpeg_within(photos[show], sizes[show])
     rates = np.array([sizes[show], size, psnr(images[show], photos[show]), psnr(other, photos[show])])
