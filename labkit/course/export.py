@@ -292,7 +292,7 @@ def with_mathml(markdown: str) -> str:
         html: str = convert(latex, display="block" if block else "inline")
         html = re.sub(r"&#x0*(?!3[CcEe];|26;)([0-9A-Fa-f]+);", lambda code: chr(int(code[1], 16)), html)
         html = html.replace("\\_", "_")
-        html = re.sub(rf"({_LOG_2}|(?<!<msub>)<mi>(?:exp|ln|log|max|min)</mi>)(?=<m[in]|<mtext)", rf"\1{_THIN}", html)
+        html = re.sub(rf"({_LOG_2}|(?<!<msub>)<mi>(?:exp|ln|log|max|min)</mi>)(?=<m(?:[in]|text|sub|sup)\b)", rf"\1{_THIN}", html)
         return f'\n\n<div class="math">{html}</div>\n\n' if block else html
 
     pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$"
