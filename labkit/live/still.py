@@ -93,14 +93,29 @@ def _draw_bars(plot: Any, bars: list[tuple[Trace, Array, Array]]) -> None:
             plot.set_xticks(places, list(x))
 
 
+def _write_plain_ticks(axis: Any) -> None:
+    """Write 20 and 0.1 at a logarithmic axis in place of 2 × 10¹ and 10⁻¹."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class Plain(LogFormatterSciNotation):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            text: str = super().__call__(x, pos)  # empty at ticks without a number
+            return f"{x:,g}" if text and 1e-3 <= x < 1e5 else text
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False))
+
+
 def _draw_axes(plot: Any, axes: Axes) -> None:
     plot.set_title(axes.title, fontsize=10)
     plot.set_xlabel(axes.x, fontsize=9)
     plot.set_ylabel(axes.y, fontsize=9)
     if axes.log_x:
         plot.set_xscale("log")
+        _write_plain_ticks(plot.xaxis)
     if axes.log_y:
         plot.set_yscale("log")
+        _write_plain_ticks(plot.yaxis)
     if axes.range_x is not None:
         plot.set_xlim(*axes.range_x)
     if axes.range_y is not None:
