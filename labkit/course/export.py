@@ -291,8 +291,9 @@ def with_mathml(markdown: str) -> str:
         latex = (block or found["inline"]).strip().replace("{aligned}", "{align*}")  # which the converter supports
         html: str = convert(latex, display="block" if block else "inline")
         html = re.sub(r"&#x0*(?!3[CcEe];|26;)([0-9A-Fa-f]+);", lambda code: chr(int(code[1], 16)), html)
-        html = html.replace("\\_", "_")
-        html = re.sub(rf"({_LOG_2}|(?<!<msub>)<mi>(?:exp|ln|log|max|min)</mi>)(?=<m[in]|<mtext)", rf"\1{_THIN}", html)
+        html = html.replace("\\_", "_").replace("<mi>′</mi>", '<mo class="prime">′</mo>')
+        function = rf"({_LOG_2}|(?<!<msub>)<mi>(?:exp|ln|log|max|min)</mi>)(?=<m(?:[in]|text|sub|sup)\b)"
+        html = re.sub(function, rf"\1{_THIN}", html)
         return f'\n\n<div class="math">{html}</div>\n\n' if block else html
 
     pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+)\$"

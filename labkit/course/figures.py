@@ -33,18 +33,20 @@ def images(named_images: Mapping[str, Tensor], width: int = 300) -> Card:
 
     Args:
         named_images: Images of shape (3, H, W) with values in [0, 1], each under its caption.
-        width: Width of an image on the page, in pixels.
+        width: Largest width of an image on the page, in pixels. Images become smaller to fit in a row.
     """
     from PIL import Image
 
     from labkit.live.canvas import pixels_of, png
 
+    room = f"calc((100% - {12 * (len(named_images) - 1)}px) / {max(len(named_images), 1)})"
+    size = f"width:max(min({width}px, {room}), 180px)"  # a row on wide pages, and no smaller than 180 pixels
     figures = []
     for caption, image in named_images.items():
         label, pixels = escape(caption), pixels_of(image.detach().clamp(0, 1).cpu())
         encoded = base64.b64encode(png(Image.fromarray(pixels))).decode()
         picture = f'<img src="data:image/png;base64,{encoded}" alt="{label}" style="width:100%">'
-        figures.append(f'<figure style="margin:0;width:{width}px">{picture}<figcaption>{label}</figcaption></figure>')
+        figures.append(f'<figure style="margin:0;{size}">{picture}<figcaption>{label}</figcaption></figure>')
     row = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>'
     return _Row(row, "Images: " + "; ".join(named_images))
 

@@ -94,5 +94,5 @@ def question(asked: Question) -> dict[str, str]:
         asked: The question.
     """
     folds = "".join(fold(option, f"<p>{escape(str(asked.feedback(option)))}</p>") for option in asked.options)
-    html = f'<div class="prediction"><p><b>{escape(asked.text)}</b></p>{folds}</div>'
+    html = f'<div class="prediction question"><p><b>{escape(asked.text)}</b></p>{folds}</div>'
     return {"text/html": html, "text/plain": repr(asked)}

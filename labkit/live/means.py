@@ -73,7 +73,8 @@ class MeansResult(Result):
 
     def __str__(self) -> str:
         saved, error = self.saves("y − μ, stop", "y − μ")
-        text = f"rounded test loss {_by_way(self.test)}; the stop saves {saved:.3f} ± {error:.3f}."
+        effect = f"saves {saved:.3f} ± {error:.3f}" if saved or error else "changes nothing"
+        text = f"rounded test loss {_by_way(self.test)}; the stop {effect}."
         return f"{text} {_remark(self.settings)}".strip()
 
 

@@ -74,9 +74,11 @@ class RiskResult(Result):
 
     def __str__(self) -> str:
         n = self.settings["batch_size"]
+        bias = f"{self.bias:+.3f}" if abs(self.bias) >= 5e-4 else "0.000"
+        square = f"{self.bias**2:#.3g}" if self.bias**2 >= 1e-4 * self.loss else "0"
         return (
-            f"exact {self.exact:.3f}, bias {self.bias:+.3f}, std of one sample {self.std:.3g}: "
-            f"bias² {self.bias**2:.3g} + variance/{n} {self.std**2 / n:.3g} = risk {self.loss:.3g}"
+            f"exact {self.exact:.3f}, bias {bias}, std of one sample {self.std:#.3g}: "
+            f"bias² {square} + variance/{n} {self.std**2 / n:#.3g} = risk {self.loss:#.3g}"
         )
 
 

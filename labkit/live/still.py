@@ -42,7 +42,7 @@ def draw_plot(axes: Sequence[Axes], columns: int, traces: Mapping[str, Trace], f
             if trace.ghost is not None:
                 _draw_line(plot, figure.data[trace.ghost], trace, ghost=True)
             _draw_line(plot, figure.data[trace.index], trace, ghost=False)
-        _draw_bars(plot, [(trace, *points_of(figure.data[trace.index])) for trace in bars])
+        _draw_bars(plot, [(trace, figure.data[trace.index]) for trace in bars])
         _draw_axes(plot, each)
     file = BytesIO()
     FigureCanvasAgg(page).print_png(file)
@@ -67,14 +67,21 @@ def _draw_line(plot: Any, data: Any, trace: Trace, *, ghost: bool) -> None:
     )
     if line.mode == "area" and not ghost:
         plot.fill_between(x, y, color=color, alpha=0.25)
-    if data.error_y.array is not None and len(data.error_y.array) == len(x):
-        plot.errorbar(x, y, yerr=np.asarray(data.error_y.array), fmt="none", ecolor=color, elinewidth=1)
+    if (errors := _errors_of(data, len(x))) is not None:
+        plot.errorbar(x, y, yerr=errors, fmt="none", ecolor=color, elinewidth=1)
 
 
-def _draw_bars(plot: Any, bars: list[tuple[Trace, Array, Array]]) -> None:
-    """Draw bars side by side. All lines of bars share the space at each position."""
-    bars = [each for each in bars if len(each[1])]
-    for number, (trace, x, y) in enumerate(bars):
+def _errors_of(data: Any, count: int) -> Array | None:
+    """Return the error bars of a line of `count` points, or None if it has none."""
+    errors = data.error_y.array
+    return np.asarray(errors) if errors is not None and len(errors) == count else None
+
+
+def _draw_bars(plot: Any, bars: list[tuple[Trace, Any]]) -> None:
+    """Draw bars side by side, with their error bars: all lines of bars share the space at each position."""
+    bars = [(trace, data) for trace, data in bars if len(points_of(data)[0])]
+    for number, (trace, data) in enumerate(bars):
+        x, y = points_of(data)
         has_texts = x.dtype.kind not in "fiu"
         places = np.arange(len(x)) if has_texts else x
         room = 0.85 * (np.diff(np.sort(places)).min() if len(places) > 1 else 1.0)
@@ -82,6 +89,7 @@ def _draw_bars(plot: Any, bars: list[tuple[Trace, Array, Array]]) -> None:
         plot.bar(
             places + offset * room,
             y,
+            yerr=_errors_of(data, len(y)),
             width=room / len(bars),
             label=trace.line.name if trace.line.legend else None,
             color=trace.color,
@@ -93,14 +101,29 @@ def _draw_bars(plot: Any, bars: list[tuple[Trace, Array, Array]]) -> None:
             plot.set_xticks(places, list(x))
 
 
+def _write_plain_ticks(axis: Any) -> None:
+    """Write 20 and 0.1 at a logarithmic axis in place of 2 × 10¹ and 10⁻¹."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class Plain(LogFormatterSciNotation):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            text: str = super().__call__(x, pos)  # empty at ticks without a number
+            return f"{x:,g}" if text and 1e-3 <= x < 1e5 else text
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False))
+
+
 def _draw_axes(plot: Any, axes: Axes) -> None:
     plot.set_title(axes.title, fontsize=10)
     plot.set_xlabel(axes.x, fontsize=9)
     plot.set_ylabel(axes.y, fontsize=9)
     if axes.log_x:
         plot.set_xscale("log")
+        _write_plain_ticks(plot.xaxis)
     if axes.log_y:
         plot.set_yscale("log")
+        _write_plain_ticks(plot.yaxis)
     if axes.range_x is not None:
         plot.set_xlim(*axes.range_x)
     if axes.range_y is not None:

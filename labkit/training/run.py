@@ -67,7 +67,8 @@ class TrainingRun:
         last = self.history[-max(1, len(self.history) // 20) :]
         if not last:
             return text
-        means = [f"{name} {sum(getattr(step, name) for step in last) / len(last):.4g}" for name in Step.COLUMNS[1:4]]
+        values = {name: sum(getattr(step, name) for step in last) / len(last) for name in Step.COLUMNS[1:4]}
+        means = [f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in values.items()]
         return f"{text}, {self.waited:.1%} of it waiting for data; means of the last {len(last)}: {', '.join(means)}"
 
     def to_frame(self) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Checks of lessons compare values with quoted words, and no check is too tolerant for the digits that they print."""
 
 import random
+import re
 
 import nbformat
 import numpy as np
@@ -120,25 +121,52 @@ def test_drawn_values_changed_by_twice_their_last_digit_fail_and_quote_their_sen
 # Tables
 
 
-def test_a_table_has_a_caption_and_three_significant_digits():
-    frame = pd.DataFrame({"name": ["a<b", "b"], "count": [12345, 7], "rate": [0.123456, 1234.56], "gap": [-0.0, 41.99]})
+def cells_of(frame):
+    """The texts of all cells of a table, without those of its head."""
+    body = course.table(frame, "Rate in bits").to_html().partition("<tbody>")[2]
+    return re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", body)
+
+
+def test_a_table_has_a_caption_and_escapes_text():
+    frame = pd.DataFrame({"name": ["a<b", "b"], "rate": [0.123456, float("nan")]})
     html = course.table(frame, "Rate (bits) & <gap>").to_html()
     assert "<caption>Rate (bits) &amp; &lt;gap&gt;</caption>" in html
-    for cell in ("a&lt;b", "12,345", "0.123", "1,235", ">0.00<", "42.0"):
-        assert cell in html, cell
-    assert ">1<" not in html and "nan" not in course.table(frame.assign(rate=float("nan")), "Rate").to_html()
+    assert ">1<" not in html and "nan" not in html
+    assert cells_of(frame) == ["a&lt;b", "0.123", "b", "–"]
+
+
+def test_measured_numbers_have_three_digits_and_three_decimals_from_one_to_ten():
+    rates = [0.123456, 0.0449321, -2.10469, 9.9996, 477.6498, 1234.56]
+    assert cells_of(pd.DataFrame({"rate": rates})) == ["0.123", "0.0449", "−2.105", "10.0", "477.6", "1,235"]
+    assert cells_of(pd.DataFrame({"count": [12345, -7]})) == ["12,345", "−7"]
+    assert cells_of(pd.DataFrame({"gap": [-0.0, 41.992]})) == ["0", "42.0"]
+    assert cells_of(pd.DataFrame({"rate": [0.9996, 0.12345]})) == ["1.000", "0.123"]
+
+
+def test_settings_have_no_more_digits_than_they_need():
+    assert cells_of(pd.DataFrame({"τ": [1.0, 0.5, 0.04]})) == ["1", "0.5", "0.04"]
+    assert cells_of(pd.DataFrame({"λ": [0.0018, 0.0067]})) == ["0.0018", "0.0067"]
+    assert cells_of(pd.DataFrame({"lr": [1e-5, 3e-4]})) == ["0.00001", "0.0003"]
+    assert cells_of(pd.DataFrame({"rate": [0.5, 0.1234]})) == ["0.500", "0.123"]  # a measured value beside it
+
+
+def test_rounding_errors_are_zeros():
+    frame = pd.DataFrame({"bias": [2.9512e-11, -6.3714e-7, 1.9812e-5], "std": [1.781, 2.2204, 8.3699]})
+    assert cells_of(frame)[::2] == ["0", "0", "0"]
+    tiny = pd.DataFrame({"gap": [1.234e-6, -3.1415e-7]})  # nothing larger to compare with
+    assert cells_of(tiny) == ["1.23 · 10⁻⁶", "−3.14 · 10⁻⁷"]
 
 
 def test_a_row_index_with_names_is_shown():
-    frame = pd.DataFrame({"rate": [0.5]}, index=pd.Index(["aun"], name="surrogate"))
+    frame = pd.DataFrame({"rate": [0.50001]}, index=pd.Index(["aun"], name="surrogate"))
     html = course.table(frame, "Rate in bits").to_html()
     assert "aun" in html and "surrogate" in html and "0.500" in html
 
 
-def test_labels_have_three_significant_digits():
-    frame = pd.DataFrame({0.0018: [0.5, 2.0], "a<b": [1, 2]}, index=[0.001, 12.0])
+def test_labels_have_no_more_digits_than_they_need():
+    frame = pd.DataFrame({0.0018: [0.51, 2.0], "a<b": [1, 2], 0.123456: [1, 2]}, index=[0.001, 12.0])
     html = course.table(frame, "Rate in bits").to_html()
-    for label in (">0.00180<", ">a&lt;b<", ">0.00100<", ">12.0<"):
+    for label in (">0.0018<", ">a&lt;b<", ">0.001<", ">12<", ">0.123<"):
         assert label in html, label
 
 

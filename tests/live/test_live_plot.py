@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from labkit.live import plot as live_plot
+from labkit.live import still
 from labkit.live.panel import Result, choice, switch
 from labkit.live.training_plot import trailing_mean
 
@@ -86,6 +87,27 @@ def test_a_still_shows_the_lines_of_the_plot():
     empty = np.asarray(plot.still())
     plot.show({"one": ([0, 1], [2, 3]), "two": ([5], [6]), "bars": ([0.1, 1.0], [1, 2])})
     assert empty.shape == (300, 500, 3) and not np.array_equal(empty, np.asarray(plot.still()))
+
+
+def test_a_still_shows_the_error_bars_of_bars():
+    plot = _plot()
+    plot.show({"bars": (["rate", "loss"], [1, 2])})
+    without = np.asarray(plot.still())
+    plot.show({"bars": (["rate", "loss"], [1, 2], [0.1, 0.1])})
+    assert not np.array_equal(without, np.asarray(plot.still()))
+
+
+def test_a_still_has_plain_numbers_at_logarithmic_axes():
+    from matplotlib.figure import Figure
+
+    page = Figure()
+    plot = page.add_subplot()
+    plot.set_yscale("log")
+    plot.set_ylim(5, 70)
+    still._write_plain_ticks(plot.yaxis)
+    page.draw_without_rendering()
+    texts = {label.get_text() for label in plot.get_yticklabels(which="both")} - {""}
+    assert {"10", "20"} <= texts and all(text.isdecimal() for text in texts)
 
 
 def test_invalid_lines_are_rejected():

@@ -119,9 +119,10 @@ class Exercise:
         try:
             message = self._judge(answer if callable(answer) else lambda *_: answer)
         except NotAttempted:
-            return self._verdict(
-                NOT_ATTEMPTED, "Replace the … and run the cell again. A function must return its result."
-            )
+            todo = "Replace the … and run the cell again. A function must return its result."
+            if self.cases is _no_arguments and not callable(answer):
+                todo = "Replace None by your answer and run the cell again."
+            return self._verdict(NOT_ATTEMPTED, todo)
         except Exception as error:
             return self._record(FAILED, _describe(error))
         return self._record(FAILED, message) if message else self._record(PASSED, "Well done.")

@@ -129,8 +129,8 @@ def _entropy_of_a_gaussian_as_wide(sigma: float) -> float:
     return 0.5 * math.log2(2 * math.pi * math.e * (sigma**2 + 1 / 12))
 
 
-def _law_of_narrow_latents(sigma: float) -> float:
-    return 2.61 * sigma
+def _law_of_narrow_latents(sigma: float, factor: float = 2.606) -> float:
+    return factor * sigma
 
 
 def _noise_rate_in_nats(sigma: float) -> float:
@@ -238,6 +238,10 @@ def _as_noise_by_the_law() -> float:
     return _tau(0.2, _noise_gap())
 
 
+def _value_above() -> float:
+    return 0.7
+
+
 EXERCISES = (
     Exercise(
         key="mismatch.sampled",
@@ -286,7 +290,10 @@ EXERCISES = (
             _entropy_of_y: "This is the differential entropy of y. Training computes the rate of y + u, whose density "
             "is wider.",
             _entropy_of_a_gaussian_as_wide: "y + u is not Gaussian. Use its density, Φ((t + ½)/σ) − Φ((t − ½)/σ).",
-            _law_of_narrow_latents: "2.61 σ is an approximation for narrow latents. The integral is exact at any σ.",
+            _law_of_narrow_latents: "2.606 σ is an approximation for narrow latents. The integral is exact at any σ.",
+            partial(
+                _law_of_narrow_latents, factor=2.61
+            ): "2.61 σ is an approximation for narrow latents. The integral is exact at any σ.",
             _noise_rate_in_nats: "Your rate is in nats. Bits need the logarithm to base 2.",
             _weighted_by_the_density_of_y: "You averaged over the density of y. The bits are those of y + u, so weight "
             "them by its density.",
@@ -339,6 +346,7 @@ EXERCISES = (
         misconceptions={
             _as_noise_in_distortion: "At this τ, sua has the distortion mismatch of noise. Compare the rates.",
             _as_noise_by_the_law: "This is the law at high rate. At σ = 0.2 its assumptions fail.",
+            _value_above: "0.7 is the value of the slider above the answer. Compute between it and the value below.",
         },
     ),
 )
