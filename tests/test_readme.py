@@ -73,4 +73,5 @@ def test_every_image_and_linked_file_exists():
     for link in [*links, "data/photographs/sources.csv", "data/weights"]:
         path, _, anchor = link.partition("#")
         assert (ROOT / path).exists(), path
-        assert not anchor or f"# {anchor.replace('-', ' ')}\n" in (ROOT / path).read_text(encoding="utf-8").lower(), link
+        heading = f"# {anchor.replace('-', ' ')}\n"
+        assert not anchor or heading in (ROOT / path).read_text(encoding="utf-8").lower(), link

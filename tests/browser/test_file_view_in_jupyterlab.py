@@ -99,7 +99,7 @@ def test_the_pointer_shows_the_numbers_of_a_patch(page, expected):
 def test_the_keyboard_moves_the_mark_and_no_cell(page):
     before = active_cell(page)
     part(page, "#map").focus()
-    assert part(page, "#map").get_attribute("data-lm-suppress-shortcuts") == "true"  # or Notebook 7 takes the arrow keys
+    assert part(page, "#map").get_attribute("data-lm-suppress-shortcuts") == "true"  # or Notebook 7 takes the keys
     texts = [part(page, "#value").inner_text()]
     for key in ("ArrowDown", "ArrowLeft", "ArrowDown"):
         page.keyboard.press(key)
