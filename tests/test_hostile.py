@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from labkit import networks
 from labkit.files.container import Container
 from tests.bench import hostile
 
@@ -28,8 +29,10 @@ def test_damaged_strings_decode_or_are_refused(kind, count, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_process_decodes_damaged_strings_of_every_network():
-    done = CliRunner().invoke(hostile.main, ["--strings", "120", "--seed", "1"], catch_exceptions=False)
+@pytest.mark.parametrize("kind", networks.names())
+def test_a_process_decodes_damaged_strings_of_every_network(kind):
+    arguments = ["--network", kind, "--strings", "10", "--seed", "1"]
+    done = CliRunner().invoke(hostile.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
 
 

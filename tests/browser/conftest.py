@@ -1,4 +1,4 @@
-"""Fixtures: a browser and a server per module, and a busy core. A summary of all measured times ends the output.
+"""Fixtures: a browser, a server and a notebook per module, and a busy core. The output ends with all measured times.
 
 A browser for the whole session would keep Playwright's event loop running during all later tests.
 """
@@ -29,6 +29,14 @@ def lab_server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 
     with lab.serve(tmp_path_factory.mktemp("lab")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def notebook(lab_server, browser) -> Iterator:
+    """Open an empty notebook, whose kernel loads torch only once for all panels that the module shows in it."""
+    page = lab_server.open(browser, lab_server.write("notebook.ipynb", ""))
+    yield page
+    page.close()
 
 
 @pytest.fixture

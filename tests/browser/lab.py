@@ -69,6 +69,32 @@ def run_all(page: Page) -> None:
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
+def write_cell(page: Page, code: str) -> None:
+    """Replace the code in the first cell of the open notebook."""
+    page.evaluate(
+        """(code) => {
+            const [cell] = window.jupyterapp.shell.currentWidget.content.widgets;
+            cell.model.sharedModel.setSource(code);
+        }""",
+        code,
+    )
+
+
+def execute(page: Page, code: str) -> str:
+    """Run code in the kernel of the open notebook, outside its cells, and return what it prints."""
+    return page.evaluate(
+        """async (code) => {
+            const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const future = kernel.requestExecute({ code });
+            let output = "";
+            future.onIOPub = ({ content }) => { output += content.text ?? (content.evalue ?? ""); };
+            await future.done;
+            return output;
+        }""",
+        code,
+    )
+
+
 def _refuse(route: Route) -> None:
     """Refuse requests to other servers: the project must run without a network."""
     if route.request.url.startswith(("data:", "blob:")):

@@ -1,6 +1,7 @@
 """Every panel of the course in JupyterLab: one move, five quick moves, cancel, and an error.
 
-Panels share what happens at a kernel restart and beside a second notebook, so one panel shows it.
+All panels run one after another in the same notebook. They share what happens at a kernel restart and beside a second
+notebook, which test_panels.py shows with one panel.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: no browser tests")
 
-from lab import Lab, run_all
-from playwright.sync_api import Browser
-from test_panels import PROBE, SLACK, TRIALS, PanelPage, TooSlow, twice_if_noisy
+from lab import execute
+from playwright.sync_api import Page
+from test_panels import SLACK, TRIALS, PanelPage, TooSlow, twice_if_noisy
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -25,7 +26,7 @@ PANELS = {
     "annealing": "AnnealingPanel()",
     "bound": "BoundPanel()",
     "means": "MeansPanel()",
-    "training": "TrainingPanel()",
+    "training": "TrainingPanel(seconds=3)",  # test_training_panel.py runs it to the end of its plan
 }
 TARGET = 250  # milliseconds from a key press to a new plot
 FAILING = """
@@ -36,36 +37,16 @@ panel.job = _failing
 """
 
 
-ONE_PANEL = pytest.mark.parametrize("panel", ["training"], indirect=True, scope="module")
-
-
 def code(panel: str) -> str:
     return f"import labkit as lk\nlk.course.start('codec')\npanel = lk.live.{panel}\npanel"
 
 
 @pytest.fixture(scope="module", params=list(PANELS))
-def panel(request: pytest.FixtureRequest, lab_server: Lab, browser: Browser):
-    name = request.param
-    panel = PanelPage(lab_server, browser, f"all_{name}.ipynb", code(PANELS[name]))
-    panel.name = name
+def panel(request: pytest.FixtureRequest, notebook: Page):
+    panel = PanelPage(notebook, request.param, code(PANELS[request.param]))
     panel.await_state("done", 240)  # the first run loads and caches data
     yield panel
-    panel.page.close()
-
-
-def execute(panel: PanelPage, source: str) -> str:
-    """Run code in the kernel of the notebook and return what it prints."""
-    return panel.page.evaluate(
-        """async (code) => {
-            const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-            const future = kernel.requestExecute({ code });
-            let output = "";
-            future.onIOPub = ({ content }) => { output += content.text ?? (content.evalue ?? ""); };
-            await future.done;
-            return output;
-        }""",
-        source,
-    )
+    panel.close()
 
 
 def stop_run(panel: PanelPage) -> None:
@@ -107,7 +88,8 @@ def test_the_last_of_five_quick_moves_counts(panel: PanelPage):
         panel.page.keyboard.press(key)
     panel.page.wait_for_timeout(1000)
     run = int(panel.page.locator(".labkit-status").get_attribute("data-run"))
-    shown, requested = json.loads(execute(panel, "import json; print(json.dumps([panel.settings, panel._requested]))"))
+    values = execute(panel.page, "import json; print(json.dumps([panel.settings, panel._requested]))")
+    shown, requested = json.loads(values)
     assert shown == requested
     panel.first(what="change", run=run)
     panel.page.wait_for_timeout(500)
@@ -130,11 +112,11 @@ def test_cancel_ends_a_run(panel: PanelPage):
 
 
 def test_an_error_is_shown_and_the_next_run_works(panel: PanelPage):
-    execute(panel, FAILING)
+    execute(panel.page, FAILING)
     panel.press("ArrowLeft")
     panel.await_state("error", 20)
-    assert "the loss went through the roof" in panel.text()
-    execute(panel, "del panel.job")
+    assert "ArithmeticError: the loss went through the roof" in panel.text()
+    execute(panel.page, "del panel.job")
     key = panel.press("ArrowRight")
     panel.first(what="state", run=key["run"] + 1, state="running")
     assert "the loss went through" not in panel.text()
@@ -149,28 +131,3 @@ def test_every_control_has_a_name_and_can_be_focused_with_the_keyboard(panel: Pa
         return [...controls].filter((each) => !named(each) || each.tabIndex < 0).map((each) => each.outerHTML);
     }""")
     assert unnamed == []
-
-
-@ONE_PANEL
-def test_the_panel_works_again_after_a_kernel_restart(panel: PanelPage, lab_server: Lab, browser: Browser):
-    panel.page.evaluate("""async () => {
-        await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart();
-    }""")
-    run_all(panel.page)
-    panel.page.wait_for_function("document.querySelector('.labkit-status')?.dataset.state === 'done'", timeout=240_000)
-    panel.page.evaluate(PROBE)
-    key = panel.press("ArrowRight")
-    panel.first(what="change", run=key["run"] + 1)
-
-
-@ONE_PANEL
-def test_a_second_notebook_does_not_disturb_the_panel(panel: PanelPage, lab_server: Lab, browser: Browser):
-    other = PanelPage(lab_server, browser, f"second_{panel.name}.ipynb", code(PANELS[panel.name]))
-    other.await_state("done", 240)
-    panel.page.bring_to_front()
-    panel.forget()
-    other.page.bring_to_front()
-    run = other.press("ArrowRight")["run"] + 1
-    other.first(what="change", run=run)
-    other.page.close()
-    assert [event for event in panel.events() if event["what"] in ("change", "state")] == []

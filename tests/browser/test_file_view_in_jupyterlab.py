@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 import labkit as lk
 from labkit.files import codec
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 CODE = """
 import labkit as lk
@@ -121,6 +121,7 @@ def test_axe_finds_nothing_in_either_theme(page):
     for theme in ("Light", "Dark"):
         change = f"execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
         page.evaluate(f"window.jupyterapp.commands.{change}")
+        page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=f"JupyterLab {theme}")
         page.wait_for_timeout(1000)
         found = axe.Axe().run(page, context=".labkit-file", options={"preload": False}).response["violations"]
         assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == [], theme

@@ -218,21 +218,29 @@ def test_an_invalid_argument_raises_an_error_of_one_line(settings, message):
         lk.live.TrainingPanel(**settings)
 
 
+@pytest.fixture(scope="module")
+def panel_of_three_steps():
+    """Return one panel for all structures and schemes: each new panel would code the curves to compare with again."""
+    panel = lk.live.TrainingPanel(steps=3)
+    yield panel
+    panel.close()
+
+
 @pytest.mark.parametrize("scheme", lk.schemes.names())
 @pytest.mark.parametrize("network", [name for name in PLANS if name in lk.networks.names()])
 @pytest.mark.slow
-def test_every_structure_trains_with_every_scheme(network, scheme):
-    panel = lk.live.TrainingPanel(steps=3, network=network, scheme=scheme)
-    assert np.isfinite(panel.run(PATIENCE).loss)
-    panel.close()
+def test_every_structure_trains_with_every_scheme(network, scheme, panel_of_three_steps):
+    result = panel_of_three_steps.run(PATIENCE, network=network, scheme=scheme)
+    assert np.isfinite(result.loss) and len(result.losses) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize(("network", "seconds"), [("patch_linear", 15), ("patch_hyperprior", 40)])
 def test_the_loss_falls_and_the_run_ends_in_time(network, seconds):
-    panel = lk.live.TrainingPanel(network=network, scheme="mixed")
+    panel = lk.live.TrainingPanel(network=network, scheme="mixed", seconds=1.0)
     panel.run(PATIENCE)  # codes the curves to compare with
+    panel._seconds = None  # the next run ends as planned
     result = panel.run(PATIENCE)
     panel.close()
     assert result.loss < result.measurements[0].loss
