@@ -17,8 +17,8 @@ from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTE
 # Claims of the paper's abstract, each with the claims of the study that test it: first on networks in early training,
 # then on patch codecs that were trained from scratch
 CLAIMS = {
-    "mismatch": ("mismatch",),
-    "gradients": ("gradients",),
+    "mismatch": ("mismatch", "trained_mismatch"),
+    "gradients": ("gradients", "trained_gradients"),
     "tradeoff": ("tradeoff",),
     "structure": ("structure", "temperature"),
     "bound": ("bound", "tricks"),
