@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 
 from labkit import paths, schemes, surrogates
-from labkit.research.study import CLAIMS, Study, claim_report, tables
+from labkit.research.study import CLAIMS, Study, claim_report, markdown, tables
 from labkit.research.study.claims import comparison, gradients, method, tradeoff
 from labkit.research.study.declarations import SCALES, declaration
 from labkit.research.study.engine import named_runs
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, verdict
-from labkit.research.study.markdown import table as markdown
 from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, fork_rows, measured_rows, parabola
 
 NETWORKS = ["factorized_prior", "mean_scale_hyperprior", "channel_autoregressive"]
@@ -287,7 +286,7 @@ def test_the_method_has_a_bd_rate_against_every_other_scheme():
             rate = findings[f"{about}: BD-rate against {scheme}"]
             assert rate.value == pytest.approx(0.95 / RATE_FACTORS[scheme] - 1, abs=2e-3)
             assert rate.verdict == SUPPORTED
-    assert report.verdict == SUPPORTED and "BD-rate against noise: -5.0" in markdown([report])
+    assert report.verdict == SUPPORTED and "BD-rate against noise: -5.0" in markdown.table([report])
     assert claim_report("method", curve_rows({**RATE_FACTORS, "annealed": 0.98})).verdict == NOT_SUPPORTED
     wide = claim_report("method", curve_rows({**RATE_FACTORS, "annealed": 0.96}, noise=0.06))
     assert wide.verdict == INCONCLUSIVE

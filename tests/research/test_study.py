@@ -239,7 +239,7 @@ def bundled_reports():
 def test_the_tables_and_figures_in_markdown_agree_with_the_bundled_tables(path, bundled_reports):
     file = paths.data().parent / path
     text = file.read_text(encoding="utf-8")
-    folder = "data/results" if file.parent == paths.data().parent else ""
+    folder = "data/results" if file.parent == paths.data().parent else "."
     assert text == markdown.rewritten(text, bundled_reports, folder)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from labkit.research.study.declarations import is_from_scratch
 from labkit.research.study.findings import Finding, Rule
+from labkit.research.study.tables import FORKS, SCRATCH
 from labkit.research.sweeps import Sweep, SweepGroup
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Claim(ABC):
             study: The study.
             run_sweep: Function that trains the missing runs of a sweep on which the parts depend.
         """
-        return [("forks", study.sweep())]
+        return [(SCRATCH if is_from_scratch(study.declaration) else FORKS, study.sweep())]
 
     def measure(self, trunk: Trunk) -> Iterable[Row]:
         """Measure a checkpoint and return rows of the table."""

@@ -44,6 +44,11 @@ def declaration(name: str, scale: str = "laptop") -> dict[str, Any]:
     return values
 
 
+def is_from_scratch(declared: dict[str, Any]) -> bool:
+    """Return True if a declaration is about patch codecs that train from scratch, without a trunk."""
+    return bool(declared.get("protocol") == "scratch")
+
+
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Merge changes into values, table by table. A change to false removes a table."""
     result = dict(values)

@@ -25,7 +25,7 @@ _TABLE = re.compile(r"(<!-- study (\w+) -->).*?(<!-- /study -->)", re.DOTALL)
 _FINDING = re.compile(r"(<!-- finding (\w+): (.+?) -->).*?(<!-- /finding -->)", re.DOTALL)
 
 
-def table(reports: Sequence[ClaimReport], folder: str = "") -> str:
+def table(reports: Sequence[ClaimReport], folder: str = ".") -> str:
     """Return a table of claims as Markdown.
 
     For each claim the table counts the main findings by verdict and gives one example of each verdict: the first
@@ -43,7 +43,7 @@ def table(reports: Sequence[ClaimReport], folder: str = "") -> str:
         for word in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE):
             if same := [main for main in mains if main.verdict == word]:
                 cells.append(f"{len(same)} {word}, e.g. {same[0].comparison}: {same[0].numbers}")
-        figure = tables.table_path(report.name, folder or ".").with_suffix(".svg").as_posix()
+        figure = tables.table_path(report.name, folder).with_suffix(".svg").as_posix()
         cells += [f"[figure of all]({figure})"] if mains else []
         word, _, rest = report.conclusion.partition(":")
         verdict = f"**{word}**{':' * bool(rest)}{rest}"
@@ -51,7 +51,7 @@ def table(reports: Sequence[ClaimReport], folder: str = "") -> str:
     return "\n".join(lines)
 
 
-def rewritten(text: str, reports: Sequence[ClaimReport], folder: str = "") -> str:
+def rewritten(text: str, reports: Sequence[ClaimReport], folder: str = ".") -> str:
     """Return a text with its tables of verdicts and its figures of findings replaced.
 
     Args:
@@ -92,6 +92,6 @@ def rewrite(path: Path, reports: Sequence[ClaimReport]) -> None:
     try:
         text = path.read_text(encoding="utf-8")
         folder = os.path.relpath(tables.table_path("").parent, path.resolve().parent)
-        write_whole(path, rewritten(text, reports, folder if folder != "." else "").encode())
+        write_whole(path, rewritten(text, reports, folder).encode())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -40,7 +40,7 @@ class ClaimReport:
     @property
     def trained(self) -> bool:
         """True if the claim is about codecs that were trained from scratch, not about the beginning of training."""
-        return declarations.declaration(self.name).get("protocol") == "scratch"
+        return declarations.is_from_scratch(declarations.declaration(self.name))
 
     @property
     def conclusion(self) -> str:

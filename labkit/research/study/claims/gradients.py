@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit.research.study.claim import Claim, Parts, Row, RunSweep, Trunk
-from labkit.research.study.declarations import Study
+from labkit.research.study.claim import Claim, Row, Trunk
 from labkit.research.study.findings import Finding, crossed, finding, order_findings
-from labkit.research.study.tables import LABORATORY, MEASURED, SCRATCH
+from labkit.research.study.tables import LABORATORY, MEASURED
 from labkit.statistics import Array, estimates
 
 if TYPE_CHECKING:
@@ -85,10 +84,6 @@ class TrainedGradients(Gradients):
     name = "trained_gradients"
     summary = "gradients on trained patch codecs, in the predicted order"
     measured_scheme = "mixed"
-
-    def parts(self, study: Study, run_sweep: RunSweep) -> Parts:
-        """Return the runs whose checkpoints are measured."""
-        return [(SCRATCH, study.sweep())]
 
 
 def gradient_risk_rows(trunk: Trunk, every: int, compared: dict[str, Any], temperatures: Any) -> Iterator[Row]:

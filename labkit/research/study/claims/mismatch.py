@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.claim import Claim, Parts, Row, RunSweep, Trunk
+from labkit.research.study.claim import Claim, Row, Trunk
 from labkit.research.study.declarations import Study
 from labkit.research.study.findings import Finding, crossed, finding, order_findings
-from labkit.research.study.tables import FORKS, LABORATORY, MEASURED, SCRATCH
+from labkit.research.study.tables import FORKS, LABORATORY, MEASURED
 from labkit.statistics import Array, estimates
 
 if TYPE_CHECKING:
@@ -83,10 +83,6 @@ class TrainedMismatch(Mismatch):
     name = "trained_mismatch"
     summary = "mismatch of trained patch codecs, in the predicted order"
     measured_scheme = "mixed"
-
-    def parts(self, study: Study, run_sweep: RunSweep) -> Parts:
-        """Return the runs whose checkpoints are measured."""
-        return [(SCRATCH, study.sweep())]
 
     def compared(self, trunk: Trunk) -> dict[str, Scheme]:
         """Return the schemes that `mismatch` declares."""

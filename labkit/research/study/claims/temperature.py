@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.claim import Claim, Lines, Parts, RunSweep
+from labkit.research.study.claim import Claim, Lines
 from labkit.research.study.claims.tradeoff import loss_curves, temperatures
-from labkit.research.study.declarations import Study
 from labkit.research.study.findings import SMALL, Finding, best_inner_level_findings, crossed, finding
 from labkit.research.study.tables import SCRATCH
 from labkit.statistics import Array, estimate
@@ -23,10 +22,6 @@ class Temperature(Claim):
 
     name = "temperature"
     summary = "the best temperature of trained patch codecs differs between structures"
-
-    def parts(self, study: Study, run_sweep: RunSweep) -> Parts:
-        """Return the runs from scratch."""
-        return [(SCRATCH, study.sweep())]
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
         """For each structure: the best inner τ against both ends, and the best τ; for each pair: the contrast.

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.research.study.claim import Claim, Lines, Parts, RunSweep
+from labkit.research.study.claim import Claim, Lines
 from labkit.research.study.claims.tradeoff import loss_curves
-from labkit.research.study.declarations import Study
 from labkit.research.study.findings import SMALL, Finding, best_inner_level_findings, crossed, finding
 from labkit.research.study.tables import SCRATCH
 from labkit.statistics import Array, estimate
@@ -29,10 +28,6 @@ class Tricks(Claim):
 
     name = "tricks"
     summary = "bound, zero center and stop-gradient on a trained patch codec"
-
-    def parts(self, study: Study, run_sweep: RunSweep) -> Parts:
-        """Return the runs from scratch."""
-        return [(SCRATCH, study.sweep())]
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
         """The bound over all schemes and for each, its mismatch, and each other part over all bounds and at each."""
