@@ -264,6 +264,34 @@ def test_measures_predict_the_losses_of_other_structures_if_both_weights_are_the
     assert report_on("prediction", table(-1)).verdict == NOT_SUPPORTED
 
 
+def test_an_effect_is_replicated_if_its_new_estimate_is_in_the_first_interval(tmp_path):
+    first = {"relaxed": 0.95, "relaxed through": 0.95, "relaxed uncentered": 1.01, "noise": 1.0}
+
+    def table(new):
+        runs, bounds = [], {0.11: 1.0, 0.3: 1.2}
+        for part, losses in (("scratch", first), ("replicated", new)):
+            rows = fork_rows(
+                lambda scheme, scale_lower_bound, losses=losses: losses[scheme] * bounds[scale_lower_bound],
+                seeds=3, part=part, noise=0.01, scheme=list(first), scale_lower_bound=list(bounds),
+            )  # fmt: skip
+            rows["seed"] += 3 * (part == "replicated")
+            runs.append(rows)
+        return pd.concat(runs, ignore_index=True)
+
+    report = report_on("replication", table(first))
+    values = values_of(report)
+    assert report.verdict == SUPPORTED and len([one for one in report.findings if one.verdict]) == 4
+    assert values["the zero center: change of the loss in the new runs"] == pytest.approx(0.95 / 1.01 - 1, abs=0.01)
+    changed = report_on("replication", table({**first, "noise": 0.97}))
+    assert changed.verdict == NOT_SUPPORTED
+    assert [one.verdict for one in changed.findings if one.verdict].count(NOT_SUPPORTED) == 1
+    assert values_of(changed)["the method instead of noise: new runs relative to the first"] == pytest.approx(
+        1 / 0.97 - 1, abs=0.01
+    )
+    with pytest.raises(ValueError, match="use the option --data"):
+        parts_of(make_study("replication", tmp_path))
+
+
 def test_the_best_variation_must_be_better_on_every_other_network():
     losses = {"noise": 1.00, "annealed": 1.01, "substituted": 0.98}
     axes = {"network": ["one", "other"], "scheme": list(losses)}
@@ -372,14 +400,17 @@ def test_the_method_has_three_networks_three_lambdas_and_eight_tuned_schemes(tmp
 
 
 def test_claims_from_scratch_compare_equal_batches_and_share_runs(tmp_path):
+    other = str(paths.data() / "photographs" / "test")
+    studies = {name: make_study(name, tmp_path, data=other if name == "replication" else None) for name in CLAIMS}
     runs = {
-        name: [(part, run) for part, sweep in parts_of(make_study(name, tmp_path)) for run in sweep.runs()]
+        name: [(part, run) for part, sweep in parts_of(studies[name]) for run in sweep.runs()]
         for name in CLAIMS
         if name not in FORKED
     }
     assert {name: len({run.name for _, run in each}) for name, each in runs.items()} == {
         "temperature": 4 * 5 * 3, "tricks": 5 * 3 * 3, "comparison": 3 * 5 * 3 + 3 * 3 * 3 + 4 * 3,
         "prediction": 4 * 2 * 3 + 4 * 5 * 3, "trained_mismatch": 4 * 3, "trained_gradients": 4 * 3,
+        "replication": 5 * 3 * 2,
     }  # fmt: skip
     for part, run in [one for each in runs.values() for one in each]:
         settings = {name: run.settings[name] for name in ("batch_size", "crop", "permute_colors", "start", "steps")}
@@ -388,6 +419,7 @@ def test_claims_from_scratch_compare_equal_batches_and_share_runs(tmp_path):
     names = {name: {run.name for _, run in each} for name, each in runs.items()}
     assert len(names["comparison"] & names["tricks"]) == 3  # the method at the bound 0.11 is trained once
     assert names["prediction"] < names["comparison"] | names["temperature"]
+    assert len(names["replication"] - names["tricks"] - names["comparison"]) == 5 * 3
     assert names["trained_mismatch"] == names["trained_gradients"] < names["comparison"]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Values of the column "part". LABORATORY marks predictions of a scalar code.
 FORKS, SCRATCH, TRUNK, MEASURED, LABORATORY, TOYS = "forks", "scratch", "trunk", "measured", "laboratory", "toys"
 DOUBLED = "doubled"  # runs from scratch with twice the steps
+REPLICATED = "replicated"  # runs from scratch with other seeds on other images
 SETTINGS = ("network", "size", "scheme", "lmbda", "temperature", "scale_lower_bound", "lr", "steps", "seed")
 RESULTS = {  # columns of a sweep's table, with their names in a study's table
     **{name: name for name in ("set", "name", "height", "width", "bpp", "psnr", "ms_ssim")},

@@ -11,6 +11,7 @@ from labkit.research.study.claims.gradients import Gradients, TrainedGradients
 from labkit.research.study.claims.method import Method
 from labkit.research.study.claims.mismatch import Mismatch, TrainedMismatch
 from labkit.research.study.claims.prediction import Prediction
+from labkit.research.study.claims.replication import Replication
 from labkit.research.study.claims.structure import Structure
 from labkit.research.study.claims.temperature import Temperature
 from labkit.research.study.claims.tradeoff import Tradeoff
@@ -36,6 +37,7 @@ CLAIMS: dict[str, Claim] = {
         Prediction(),
         TrainedMismatch(),
         TrainedGradients(),
+        Replication(),
     )
 }
 
