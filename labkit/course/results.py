@@ -41,23 +41,18 @@ def forks(claim: str, images: str = "test") -> pd.DataFrame:
 
 
 def over_temperature() -> pd.DataFrame:
-    """Return the loss against a constant temperature for each network structure, with the relaxed surrogate.
-
-    The structures are patch codecs that were trained from scratch (the claim "temperature"). As long as labkit does not
-    have their table, they are the three networks of the claim "structure" in early training.
+    """Return the loss of patch codecs that trained from scratch at a constant temperature (claim "temperature").
 
     Returns:
-        One row per structure, seed and temperature. The columns are claim, network, seed, temperature, and loss: the
-        mean log loss over the images, in percent above the lowest one of this structure and seed.
+        One row per structure, seed and temperature. The columns are network, seed, temperature, and loss: the mean log
+        loss over the images, in percent above the lowest one of this structure and seed.
     """
     import numpy as np
 
-    trained = study.table_path("temperature").is_file()
-    claim, part, scheme = ("temperature", "scratch", "annealed") if trained else ("structure", "forks", "relaxed")
-    table = study.read(claim)
-    runs = table[(table["part"] == part) & (table["scheme"] == scheme) & table["error"].isna()]
-    runs = runs.assign(claim=claim, temperature=runs["temperature"].astype(float), loss=100 * np.log(runs["loss"]))
-    curves = runs.groupby(["claim", "network", "seed", "temperature"], as_index=False)["loss"].mean()
+    table = study.read("temperature")
+    runs = table[(table["part"] == "scratch") & table["error"].isna()]
+    runs = runs.assign(temperature=runs["temperature"].astype(float), loss=100 * np.log(runs["loss"]))
+    curves = runs.groupby(["network", "seed", "temperature"], as_index=False)["loss"].mean()
     curves["loss"] -= curves.groupby(["network", "seed"])["loss"].transform("min")
     return curves
 
