@@ -7,7 +7,7 @@
     lk.course.exercise("scalar.gain").check(answer)      # also .hint() and .solution()
     lk.course.table(frame, "Rate in bits per latent")    # a table with a caption
     lk.course.expect("0.249 too low", value, 0.249, within=0.0005)   # compares a value with the text
-    lk.course.hypothesis("structure", "The best …")      # the learner predicts the verdict on a claim of the paper
+    lk.course.hypothesis("structure")                    # the learner predicts the verdict on a claim of the paper
     lk.course.open_hypotheses()                          # shows the hypotheses next to the verdicts of the study
     lk.course.experiment("noise", "mixed")               # two schemes, paired seeds, and a rule that comes first
     lk.course.progress()                             # a map of the course, from a local file
@@ -23,7 +23,7 @@ from labkit.course.exercises import Exercise, Verdict, exercise
 from labkit.course.expectations import expect
 from labkit.course.experiments import Experiment, experiment
 from labkit.course.guesses import Prediction, predict, reveal
-from labkit.course.hypotheses import Hypothesis, hypothesis, open_hypotheses
+from labkit.course.hypotheses import CLAIMS, Hypothesis, hypothesis, open_hypotheses
 from labkit.course.lessons import LESSONS, Lesson
 from labkit.course.opening import start
 from labkit.course.overview import progress
@@ -31,6 +31,7 @@ from labkit.course.questions import Question, question
 from labkit.course.tables import table
 
 __all__ = [
+    "CLAIMS",
     "LESSONS",
     "Exercise",
     "Experiment",

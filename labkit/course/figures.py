@@ -109,46 +109,60 @@ def codec_diagram() -> Card:
     """Draw the parts of a codec with a hyperprior, from the image x to its reconstruction x̂."""
     from labkit.live.drawing import Drawing
 
-    drawing = Drawing(760, 250)
-    top, below = 80, 190  # vertical centers of the two rows
+    drawing = Drawing(800, 265)
+    top, middle, below = 70, 152, 235  # vertical centers of the three rows
 
     def part(x: float, y: float, name: str, color: str) -> None:
-        drawing.box(x - 36, y - 20, 72, 40, color)
+        drawing.box(x - 34, y - 20, 68, 40, color)
         drawing.text(x, y, name)
 
-    def arrow(x0: float, x1: float, y: float, symbol: str = "") -> None:
-        drawing.line((x0, y), (x1, y), arrow=True)
-        drawing.text((x0 + x1) / 2 - 4, y - 12, symbol)
+    def sign(x: float, name: str) -> None:
+        drawing.box(x - 12, top - 12, 24, 24)
+        drawing.text(x, top, name)
+
+    def arrow(*points: tuple[float, float], symbol: str = "") -> None:
+        (x0, y0), (x1, _) = points[:2]
+        drawing.line(*points, arrow=True)
+        drawing.text((x0 + x1) / 2, y0 - 12, symbol)
 
     learned, rounding, coder = COLORS[0], COLORS[1], COLORS[2]
-    drawing.text(190, 18, "encoder")
-    drawing.text(410, 18, "file")
-    drawing.text(610, 18, "decoder")
-    drawing.text(16, top, "x")
-    arrow(26, 60, top)
-    part(96, top, "g_a", learned)
-    arrow(132, 214, top, "y")
-    part(250, top, "⌊ · ⌉", rounding)
-    arrow(286, 374, top, "ŷ")
-    part(410, top, "bits of y", coder)
-    arrow(446, 564, top, "ŷ")
-    part(600, top, "g_s", learned)
-    arrow(636, 726, top)
-    drawing.text(740, top, "x̂")
-    drawing.line((170, top), (170, below), (188, below), arrow=True)
-    part(224, below, "h_a", learned)
-    arrow(260, 281, below, "z")
-    part(317, below, "⌊ · ⌉", rounding)
-    arrow(353, 374, below, "ẑ")
-    part(410, below, "bits of z", coder)
-    arrow(446, 494, below, "ẑ")
-    part(530, below, "h_s", learned)
-    drawing.line((530, below - 20), (530, 135), (410, 135), (410, top + 20), arrow=True)
-    drawing.text(470, 124, "μ, σ of each y")
+    for x, name in ((215, "encoder"), (430, "file"), (640, "decoder")):
+        drawing.text(x, 18, name)
+    drawing.text(14, top, "x")
+    arrow((24, top), (50, top))
+    part(84, top, "g_a", learned)
+    arrow((118, top), (166, top), symbol="y")
+    sign(178, "−")
+    arrow((190, top), (214, top))
+    part(248, top, "⌊ · ⌉", rounding)
+    arrow((282, top), (396, top), symbol="k")
+    part(430, top, "bits of y", coder)
+    arrow((464, top), (588, top), symbol="k")
+    sign(600, "+")
+    arrow((612, top), (646, top), symbol="ŷ")
+    part(680, top, "g_s", learned)
+    arrow((714, top), (770, top))
+    drawing.text(784, top, "x̂")
+    drawing.line((142, top), (142, below), (160, below), arrow=True)
+    part(194, below, "h_a", learned)
+    arrow((228, below), (250, below), symbol="z")
+    part(284, below, "⌊ · ⌉", rounding)
+    arrow((318, below), (396, below), symbol="ẑ")
+    part(430, below, "bits of z", coder)
+    drawing.line((350, below), (350, middle + 20), arrow=True)
+    drawing.line((464, below), (520, below), (520, middle + 20), arrow=True)
+    drawing.text(492, below - 12, "ẑ")
+    part(350, middle, "h_s", learned)
+    part(520, middle, "h_s", learned)
+    arrow((316, middle), (178, middle), (178, top + 12), symbol="μ")
+    arrow((384, middle), (416, middle), (416, top + 20), symbol="σ")
+    arrow((486, middle), (444, middle), (444, top + 20), symbol="σ")
+    arrow((554, middle), (600, middle), (600, top + 12), symbol="μ")
     label = (
-        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, rounding, the rounded "
-        "latent ŷ, the entropy coder that writes the bits of y, the network g_s, and the reconstruction. Lower row: "
-        "from y, the network h_a, the hyper-latent z, rounding, the coder that writes the bits of z, and the network "
-        "h_s, which gives the coder of y a mean μ and a scale σ for each latent."
+        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, minus the mean μ, rounding, "
+        "the integer k, the entropy coder that writes the bits of y and reads k again, plus the mean μ, the latent ŷ, "
+        "the network g_s, and the reconstruction. Lower row: from y, the network h_a, the hyper-latent z, rounding, "
+        "and the coder that writes the bits of z. Between the rows: the network h_s in the encoder and again in the "
+        "decoder. It computes from ẑ a mean μ and a scale σ for each latent. σ goes to the coder of y."
     )
     return _Row(drawing.svg(label), label)

@@ -12,6 +12,7 @@ from labkit.course import record, results
 from labkit.course.cards import Card
 from labkit.course.guesses import Prediction
 from labkit.research import study
+from labkit.research.study.declarations import declaration
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 # Claims of the paper's abstract, each with the claims of the study that test it: first on networks in early training,
@@ -54,13 +55,13 @@ class Hypothesis(Prediction):
 
 
 def hypothesis(
-    key: str, statement: str, options: Sequence[str] = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE)
+    key: str, statement: str = "", options: Sequence[str] = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE)
 ) -> Hypothesis:
     """Register the verdict that the learner expects from the study on a claim of the paper.
 
     Args:
         key: Name of the study's claim that tests it, one of `CLAIMS`.
-        statement: The claim, in the words of the lesson.
+        statement: The claim. By default, it has the words of the study, which `open_hypotheses` shows again.
         options: Verdicts to choose from.
 
     Raises:
@@ -69,6 +70,7 @@ def hypothesis(
     import ipywidgets
 
     check_name("claim", key, CLAIMS)
+    statement = statement or declaration(CLAIMS[key][0])["claim"]
     before = _registered().get(key, {})
     value = before["choice"] if before.get("choice") in options else None
     style = {"description": "", "layout": {"width": "max-content"}}

@@ -2,12 +2,15 @@
 
 import json
 
+import nbformat
 import pytest
 
+import labkit
 from labkit import course
 from labkit.course import hypotheses, record, results
 from labkit.research import study
 from labkit.research.study import ClaimReport
+from labkit.research.study.declarations import declaration
 
 STATEMENT = "The tradeoff varies across network structures."
 
@@ -63,3 +66,16 @@ def test_every_claim_is_one_of_the_study():
     assert {name for tests in hypotheses.CLAIMS.values() for name in tests} <= set(study.CLAIMS)
     with pytest.raises(ValueError, match=r"unknown claim 'zerocenter'.*zero_center"):
         course.hypothesis("zerocenter", "…")
+
+
+def test_lesson_00_registers_the_claims_in_the_words_that_lesson_08_opens():
+    notebook = nbformat.read(course.LESSONS["codec"].notebook, 4)
+    (source,) = [cell.source for cell in notebook.cells if "course.hypothesis(" in cell.source]
+    shown = []
+    exec(source, {"lk": labkit, "display": shown.append})
+    declared = {key: declaration(tests[0])["claim"] for key, tests in hypotheses.CLAIMS.items()}
+    assert {each.key: each.question for each in shown} == declared
+    for each in shown:
+        each.control.value = "inconclusive"
+    opened = str(course.open_hypotheses())
+    assert all(f"{text} Your hypothesis: inconclusive" in opened for text in declared.values())
