@@ -1,5 +1,6 @@
 """The notebook of the capstone explains and checks every stage, and no stage is attempted when it runs."""
 
+import json
 import re
 
 import nbformat
@@ -7,6 +8,7 @@ import pytest
 
 from labkit import course, paths
 from labkit.course import capstone
+from labkit.course.capstone.catalog import FILE
 
 NOTEBOOK = nbformat.read(course.LESSONS["capstone"].notebook, 4)
 CODE = [cell.source for cell in NOTEBOOK.cells if cell.cell_type == "code"]
@@ -45,6 +47,15 @@ def test_the_text_of_a_stage_names_what_to_write_the_minutes_the_check_and_lesso
     assert "**Checked" in text
     links = re.findall(r"\]\((\d\d_\w+\.ipynb|notation_and_glossary\.ipynb#[\w-]+)\)", text)
     assert links and all((paths.lessons() / link.partition("#")[0]).is_file() for link in links)
+
+
+def test_the_text_gives_the_limits_of_the_stages_that_train():
+    thresholds = json.loads((FILE / "thresholds.json").read_text(encoding="utf-8"))
+    limits = {name: number["limit"] for name, number in thresholds["numbers"].items()}
+    assert f"at most {limits['stage 4: loss']:.4f} on" in section(4)
+    assert f"{thresholds['measured']['4']:d} seeds".replace("3", "three") in section(4)
+    assert f"at most {limits['stage 6: loss']:.4f}, by" in section(6)
+    assert f"at most −{-limits['stage 8: BD-rate']:.2f}%:" in section(8)
 
 
 def test_the_notebook_has_the_parts_of_a_lesson():
