@@ -14,6 +14,8 @@ NOTEBOOKS = sorted(file.name for file in paths.lessons().glob("*.ipynb"))
 WORK = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.[^\s,;]*[^\s,;.)]")
 TITLES = {lesson.number: lesson.title for lesson in course.LESSONS.values()}
 SYMBOLS = "x x̂ y ⌊y⌉ r ỹ ŷ c z g_a g_s h_a h_s μ σ R D bpp λ ℓ g u d τ n F q Q b s κ M"
+TEX = {"ỹ": "tilde y", "ŷ": "hat y", "x̂": "hat x", "μ": "mu", "σ": "sigma", "τ": "tau", "κ": "kappa", "Φ": "Phi", "ℓ": "ell"}
+UNIQUE = ["g_a", "h_s", "bpp", "λ", "k", "r", "Q", *TEX]  # symbols of which every use in a lesson can be found
 
 
 def cells(name: str) -> list[str]:
@@ -90,6 +92,15 @@ def test_every_symbol_is_explained_and_linked_to_a_lesson():
     assert not set(SYMBOLS.split()) - set(symbols)
     for row in rows("Notation"):
         assert len(row) == 3 and re.fullmatch(r"\[(\d\d)\]\(\1_\w+\.ipynb\)", row[2]), row
+
+
+@pytest.mark.parametrize("symbol", UNIQUE)
+def test_the_notation_names_the_lesson_in_which_a_symbol_first_appears(symbol):
+    tex = rf"|\\{TEX[symbol]}" if symbol in TEX else ""
+    use = re.compile(rf"(?<!\w)({symbol}{tex})(?!\w)")
+    first = next(name for name in NOTEBOOKS if use.search("\n".join(cells(name))))
+    (row,) = [row for row in rows("Notation") if symbol in row[0].split(", ")]
+    assert f"({first})" in row[2]
 
 
 def test_the_references_contain_every_cited_work():
