@@ -159,10 +159,10 @@ def codec_diagram() -> Card:
     arrow((486, middle), (444, middle), (444, top + 20), symbol="σ")
     arrow((554, middle), (600, middle), (600, top + 12), symbol="μ")
     label = (
-        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, minus the mean μ, rounding, "
-        "the integer k, the entropy coder that writes the bits of y and reads k again, plus the mean μ, the latent ŷ, "
-        "the network g_s, and the reconstruction. Lower row: from y, the network h_a, the hyper-latent z, rounding, "
-        "and the coder that writes the bits of z. Between the rows: the network h_s in the encoder and again in the "
-        "decoder. It computes from ẑ a mean μ and a scale σ for each latent. σ goes to the coder of y."
+        "Block diagram of the codec. Upper row: the image x, the network g_a, the latent y, minus the mean μ, "
+        "rounding, the integer k, the entropy coder that writes the bits of y and reads k again, plus the mean μ, the "
+        "latent ŷ, the network g_s, and the reconstruction. Lower row: from y, the network h_a, the hyper-latent z, "
+        "rounding, and the coder that writes the bits of z. Between the rows: the network h_s in the encoder and again "
+        "in the decoder. It computes from ẑ a mean μ and a scale σ for each latent. σ goes to the coder of y."
     )
     return _Row(drawing.svg(label), label)

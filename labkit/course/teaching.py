@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import paths
-from labkit.course.capstone import Stage
+from labkit.course.capstone import STAGES, Stage
+from labkit.course.capstone.catalog import FILE
 from labkit.course.exercises import Exercise, exercises, visible_number
 from labkit.course.export import summary
 from labkit.course.grading import RECORD
@@ -34,6 +35,24 @@ HAND_IN = f"""# Run this cell before you hand in the folder: it copies your answ
 import shutil
 
 shutil.copyfile(lk.course.record.path(), "{RECORD}")"""
+
+WEEKS: tuple[tuple[str | int, ...], ...] = (  # lessons and stages of the capstone, in a course of twelve weeks
+    ("codec", "bits"), ("scalar",), ("mismatch",), ("risk",), ("annealing",), ("bound",), ("center",), ("method",),
+    ("model", 1), (2, 3, 4), (5, 6), (7, 8),
+)  # fmt: skip
+DISCUSSION = {
+    "codec": "A company calls its codec better because its latent is half as large. What do you ask for?",
+    "bits": "Would you save 5% of a file with the coder, its tables or the model? Which number of the ledger decides?",
+    "scalar": "The loss of every sample is flat. What exactly does a training step with a surrogate follow?",
+    "mismatch": "When does a training loss with the wrong value still lead to the right codec?",
+    "risk": "You can double the batch or halve the bias. When does each help, and what do you measure first?",
+    "annealing": "What would show that a schedule helped by its end, and not by its start?",
+    "bound": "Training reports twice the bits of the files. Name three causes, and a measurement that separates them.",
+    "center": "The stop-gradient changes nothing at slope 1. What can an experiment use such a run for?",
+    "method": "Which single result would have changed the verdict on the whole method?",
+    "model": "Which finding of the course would you test again first in your own model, and how?",
+    "capstone": "Which part of your codec would you replace first, and how would you show that this helped?",
+}
 
 
 def release(folder: str | Path) -> Path:
@@ -122,19 +141,35 @@ def _notebooks() -> Iterator[tuple[Lesson, str, NotebookNode]]:
 
 
 def _syllabus() -> Iterator[str]:
-    """Yield the lines of a page with the length, the misconception and the objectives of each lesson."""
-    for lesson, _, notebook in _notebooks():
-        wrong, length, goals = summary(notebook)
+    """Yield the lines of a page with a plan by weeks, and what each lesson takes, corrects and teaches."""
+    notebooks = {lesson.key: (lesson, *summary(notebook)) for lesson, _, notebook in _notebooks()}
+    yield "## Twelve weeks\n\nThe minutes of the stages are those without debugging, which doubles them at least.\n"
+    yield "| week | lessons | minutes |\n| ---: | --- | ---: |"
+    for week, items in enumerate(WEEKS, start=1):
+        present = [item for item in items if (item if isinstance(item, str) else "capstone") in notebooks]
+        names = [f"10, stage {item}" if isinstance(item, int) else str(notebooks[item][0]) for item in present]
+        minutes = [STAGES[i - 1].minutes if isinstance(i, int) else _minutes(notebooks[i][2]) for i in present]
+        if present:
+            yield f"| {week} | {', '.join(names)} | {sum(minutes)} |"
+    yield ""
+    for lesson, wrong, length, goals in notebooks.values():
         tasks = exercises(lesson.key).values()
         of_these = (
             f", of which {sum(task.minutes for task in tasks)} minutes for {len(tasks)} exercises" if tasks else ""
         )
         yield f"## {lesson}\n\n{length}{of_these}.\n\n{wrong}\n\nAfterwards a student can:\n\n{goals}\n"
+        yield f"For discussion: {DISCUSSION[lesson.key]}\n"
+
+
+def _minutes(length: str) -> int:
+    """Return the number in "About 50 minutes"."""
+    return int("".join(filter(str.isdigit, length)))
 
 
 def _rubric() -> Iterator[str]:
-    """Yield the lines of a page with the marks for each exercise and question."""
+    """Yield the lines of a page with the marks for each exercise and question, and for the page of lesson 08."""
     yield "`labkit lessons --grade FOLDER` gives 1 mark for a passed exercise, and 0.5 for one of the common mistakes."
+    yield "Any other wrong answer gives 0, even one that is nearly right: read these yourself."
     yield "A question gives 1 mark if the first answer is right, and 0.5 if a later one is.\n"
     yield "| exercise or question | key | marks | minutes | difficulty | importance |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -148,6 +183,10 @@ def _rubric() -> Iterator[str]:
         for key, (text, _) in questions_in(lesson).items():
             text = text.replace("|", "\\|")
             yield f"| {text} | {key} | 1 | | | |"
+    for lesson, _, notebook in _notebooks():
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        if page := re.search(r"^\| points \|(?:.*\|\n?)+", text, flags=re.M):
+            yield f"\n## The page of lesson {lesson.number}\n\nMark it by hand.\n\n{page[0].strip()}"
 
 
 def _mistakes() -> Iterator[str]:
@@ -158,9 +197,27 @@ def _mistakes() -> Iterator[str]:
             yield f"### {visible_number(task)} {task.title}\n"
             yield from (f"- {message}" for message in task.misconceptions.values())
             yield ""
+        for stage in tasks(lesson).values():
+            if isinstance(stage, Stage) and (messages := _named_mistakes(stage)):
+                yield f"### Stage {stage.number}: {stage.title}\n"
+                yield from (f"- {message}" for message in messages)
+                yield ""
         for text, options in questions_in(lesson).values():
             yield f"### {text}\n"
             for option, line in options.items():
                 right = line is None or line.startswith(RIGHT)
                 yield f"- **{option}** {line or RIGHT + '.'}" if right else f"- {option}: {line}"
             yield ""
+
+
+def _named_mistakes(stage: Stage) -> list[str]:
+    """Return the messages of a stage's check that name a mistake: those of Wrong, and the keys of first_match."""
+    tree = ast.parse((FILE / "stages" / f"{stage.module}.py").read_text(encoding="utf-8"))
+    messages: list[ast.expr | None] = []
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            if call.func.id == "Wrong":
+                messages += call.args
+            elif call.func.id == "first_match" and isinstance(call.args[1], ast.Dict):
+                messages += call.args[1].keys
+    return [each.value for each in messages if isinstance(each, ast.Constant) and isinstance(each.value, str)]

@@ -14,7 +14,17 @@ NOTEBOOKS = sorted(file.name for file in paths.lessons().glob("*.ipynb"))
 WORK = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.[^\s,;]*[^\s,;.)]")
 TITLES = {lesson.number: lesson.title for lesson in course.LESSONS.values()}
 SYMBOLS = "x x̂ y ⌊y⌉ r ỹ ŷ c z g_a g_s h_a h_s μ σ R D bpp λ ℓ g u d τ n F q Q b s κ M"
-TEX = {"ỹ": "tilde y", "ŷ": "hat y", "x̂": "hat x", "μ": "mu", "σ": "sigma", "τ": "tau", "κ": "kappa", "Φ": "Phi", "ℓ": "ell"}
+TEX = {
+    "ỹ": "tilde y",
+    "ŷ": "hat y",
+    "x̂": "hat x",
+    "μ": "mu",
+    "σ": "sigma",
+    "τ": "tau",
+    "κ": "kappa",
+    "Φ": "Phi",
+    "ℓ": "ell",
+}
 UNIQUE = ["g_a", "h_s", "bpp", "λ", "k", "r", "Q", *TEX]  # symbols of which every use in a lesson can be found
 
 

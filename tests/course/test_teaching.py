@@ -209,11 +209,28 @@ def test_a_release_has_notebooks_for_students_and_pages_for_the_instructor(small
     pages = {name: (tmp_path / "class" / "instructor" / f"{name}.md").read_text() for name in ("rubric", "syllabus")}
     minutes = sum(task.minutes for task in exercises("codec").values())
     assert f"About 5 minutes, of which {minutes} minutes for {len(KEYS)} exercises" in pages["syllabus"]
+    assert "| 1 | 00 Start here | 5 |\n\n" in pages["syllabus"]  # the first week is the last, without other lessons
+    assert f"For discussion: {teaching.DISCUSSION['codec']}" in pages["syllabus"]
     assert all(f"| {key} | 1 |" in pages["rubric"] for key in [*KEYS, "codec.bytes"])
     mistakes = (tmp_path / "class" / names[0]).read_text()
     for task in exercises("codec").values():
         assert all(message in mistakes for message in task.misconceptions.values())
     assert "- 4: That is half a byte.\n- **8** Right, and a file has whole bytes.\n" in mistakes
+
+
+def test_the_plan_contains_every_lesson_and_every_stage_once_and_every_lesson_has_a_question_for_discussion():
+    lessons = [key for key in course.LESSONS if key != "capstone"]
+    stages = [stage.number for stage in course.capstone.STAGES]
+    assert [item for week in teaching.WEEKS for item in week] == [*lessons, *stages] and len(teaching.WEEKS) == 12
+    assert teaching.DISCUSSION.keys() == course.LESSONS.keys()
+
+
+def test_the_pages_contain_the_rubric_of_lesson_08_and_the_mistakes_of_the_capstone():
+    page = "\n".join(teaching._rubric()).split("## The page of lesson 08")[1]
+    assert sum(int(row.split("|")[1]) for row in page.splitlines() if row.startswith("| ") and row[2].isdigit()) == 10
+    mistakes = "\n".join(teaching._mistakes())
+    assert all(f"### Stage {stage.number}: {stage.title}\n\n- " in mistakes for stage in course.capstone.STAGES)
+    assert "- gaussian_likelihood ignores mu.\n" in mistakes and "differs from SciPy's inverse" not in mistakes
 
 
 def test_a_release_overwrites_no_file(small_course, tmp_path):
