@@ -49,7 +49,7 @@ def scale_bound(passes: list[ImagePass]) -> list[Finding]:
         f"{100 * count / latents:.0f}% of the latents have a σ at its lower bound; there, training reports bits that "
         f"rounding does not need, {figure:.1f}% of the rate."
     )
-    remedy = "Report the rate in evaluation mode, or train with a higher lower bound on σ."
+    remedy = "Report the rate in evaluation mode. A moderately higher bound makes the difference larger, not smaller."
     return judged("scale_bound", figure, message, remedy)
 
 

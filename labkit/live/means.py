@@ -231,7 +231,7 @@ def _by_way(losses: Array) -> str:
 
 def _remark(settings: Settings) -> str:
     if settings["stop_gradient"] and not settings["zero_center"]:
-        return "The stop does nothing here: without zero-center μ is not on the distortion path."
+        return "Above, the stop changes no gradient: without zero-center μ is not on the distortion path."
     return ""
 
 

@@ -19,7 +19,7 @@ QUESTION_CELL = {"jupyter": {"source_hidden": True}}  # of a cell that only asks
 # says what a learner needs, 01 has the models of z, 02 the limit of all codes, and 08 the definition of its intervals.
 WORDS = {
     "codec": (1000, 2050), "bits": (1500, 2650), "scalar": (1500, 2990), "risk": (1500, 2820),
-    "annealing": (1500, 2850), "method": (1500, 2670), "model": (1500, 2600),
+    "annealing": (1500, 2850), "method": (1500, 2700), "model": (1500, 2600),
 }  # fmt: skip
 MAX_LINES, MAX_WIDTH, MAX_FIGURES, MAX_PANELS = 12, 125, 6, 2
 FIGURE = re.compile(r"\bpx\.(?!express)|course\.figures\.|\.plot\(|analysis\.plots\.|live\.FileView\(")

@@ -1,0 +1,166 @@
+"""Trains patch codecs with a temperature for each channel that follows from measurements during training.
+
+python -m tests.bench.self_tuned --network patch_linear --seeds 3 --json FILE
+
+According to the study's claim `prediction`, a small mismatch of the loss predicts a low final loss, and the variance of
+the gradient adds nothing. So every 100 steps, each channel gets the temperature of the grid at which its part of the
+mismatch is smallest, measured on the batch of that step:
+
+    mean(bits(y + u) − bits(⌊y⌉)) + λ · 255²/3 · |J|² · mean((ỹ − y)² − (⌊y⌉ − y)²)
+
+|J|² is the mean squared norm of the decoder's Jacobian for one latent of the channel. The result is compared with the
+scheme `annealed` on the same batches, with rounded latents. Rows in the JSON file are not measured again.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit import datasets, entropy, networks, schemes, surrogates
+from labkit.datasets import PhotoSet
+from labkit.evaluation.evaluator import rounded_losses
+from labkit.training.settings import Settings
+from labkit.training.trainer import Training
+from tests.bench.common import COMMAND, Rows, machine_line, rows_option
+
+LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8)
+EVERY = 100  # steps between measurements
+RAMP = surrogates.get("sua", relaxed=True)
+
+
+class ChannelTemperatures:
+    """Temperatures of the channels of a network's latent y, as a buffer that keeps its values between steps."""
+
+    def __init__(self, net: networks.Codec, lmbda: float):
+        self.net, self.lmbda = net, lmbda
+        self.main: Any = next(
+            module for module in entropy.carriers(net) if isinstance(module, entropy.GaussianConditional) or module.main
+        )
+        self.gaussian = isinstance(self.main, entropy.GaussianConditional)
+        self.values = torch.full((net.M, 1, 1), net.scheme.temperature.start)
+        self.main.temperature = self.values.clone()
+        self.inputs: tuple[Tensor, ...] = ()
+        net.register_forward_pre_hook(self._restore)  # the training loop has just set one temperature for all
+        self.main.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def _restore(self, *_: Any) -> None:
+        self.main.temperature.copy_(self.values)
+
+    def _keep(self, _module: Any, args: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
+        given = [*args, *(value for value in keywords.values() if isinstance(value, Tensor))]
+        self.inputs = tuple(value.detach() for value in given[:3])
+
+    def _bits(self, distance: Tensor) -> Tensor:
+        """Return the bits of latents at a distance from their mean."""
+        if self.gaussian:
+            likelihood = self.main._likelihood(distance, self.inputs[1])
+        else:
+            flat = distance.transpose(0, 1).flatten(1)[:, None] + self.main._get_medians()
+            likelihood, _, _ = self.main._likelihood(flat)
+        bits: Tensor = -likelihood.clamp_min(1e-9).log2()
+        return bits if self.gaussian else bits.view(distance.size(1), -1)
+
+    def mismatch(self) -> Tensor:
+        """Return each channel's part of the mismatch at each level, in bits per latent, of shape (levels, channels)."""
+        y = self.inputs[0]
+        mean = self.inputs[2] if self.gaussian else self.main._get_medians().view(-1, 1, 1)
+        distance = y - mean
+        noise = torch.rand_like(distance)
+        rounded = distance.round()
+        with torch.no_grad():
+            rate = self._bits(distance + noise - 0.5) - self._bits(rounded)
+        rate = rate.mean((0, 2, 3)) if self.gaussian else rate.mean(1)
+        decoded = (rounded + mean).requires_grad_()
+        image = self.net.g_s(decoded)
+        (slope,) = torch.autograd.grad((image * torch.randn_like(image)).sum(), decoded)
+        weight = self.lmbda * 255**2 / 3 * slope.square().mean((0, 2, 3))
+        errors = [
+            ((RAMP(distance, level, noise=noise) - distance) ** 2 - (rounded - distance) ** 2) for level in LEVELS
+        ]
+        return torch.stack([rate + weight * error.mean((0, 2, 3)) for error in errors])
+
+    def choose(self) -> None:
+        """Give each channel the level at which its part of the mismatch is smallest in size."""
+        best = self.mismatch().abs().argmin(0)
+        self.values.copy_(torch.tensor(LEVELS)[best].view(-1, 1, 1))
+
+
+def trained(network: str, lmbda: float, seed: int, steps: int, photos: Any, tuned: bool) -> tuple[Any, list[float]]:
+    """Train a codec as the study does, and return it with the share of the channels at each level."""
+    net = networks.get(network, "tiny", scheme=schemes.annealed(), seed=seed)
+    settings = Settings(
+        lmbda=lmbda, steps=steps, batch_size=8, crop=128, permute_colors=True, seed=seed, device="cpu",
+        precision="float32",
+    )  # fmt: skip
+    temperatures = ChannelTemperatures(net, lmbda) if tuned else None
+    for step in Training(net, photos, settings):
+        if temperatures and step.step % EVERY == 0:
+            temperatures.choose()
+    shares = [float((temperatures.values == level).float().mean()) for level in LEVELS] if temperatures else []
+    return net.eval(), shares
+
+
+@click.command(context_settings=COMMAND)
+@click.option(
+    "--network",
+    multiple=True,
+    default=("patch_linear", "patch_mlp"),
+    help="Network without a context model. Repeatable.",
+)
+@click.option("--lmbda", type=float, multiple=True, default=(0.0018,), help="λ. Repeatable.")
+@click.option("--seed", type=int, multiple=True, default=(0, 1, 2), help="Seed. Repeatable.")
+@click.option("--steps", type=click.IntRange(1), default=2000, help="Training steps.")
+@click.option("--images", type=click.Path(path_type=Path, exists=True), help="Further folder to test on.")
+@rows_option
+def main(
+    network: tuple[str, ...], lmbda: tuple[float, ...], seed: tuple[int, ...], steps: int, images: Path | None,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Train with and without the rule, and print the change of the loss for each seed."""
+    torch.set_num_threads(1)
+    print(machine_line(1))
+    rows, photos = Rows(out), datasets.photos("train")
+    tests: dict[str, PhotoSet] = {"test": datasets.photos("test")}
+    tests |= {images.name: datasets.folder(images)} if images else {}
+    for name, weight in ((n, w) for n in network for w in lmbda):
+        changes: dict[str, list[float]] = {test: [] for test in tests}
+        for number in seed:
+            for tuned in (False, True):
+
+                def measure(
+                    name: str = name, weight: float = weight, number: int = number, tuned: bool = tuned
+                ) -> dict[str, Any]:
+                    net, shares = trained(name, weight, number, steps, photos, tuned)
+                    losses = {
+                        test: [r + weight * d for r, d in rounded_losses(net, each)] for test, each in tests.items()
+                    }
+                    return {"shares": shares, "losses": losses}
+
+                key = f"{name} λ={weight:g} seed {number} {'tuned' if tuned else 'annealed'}"
+                rows.measure(key, lambda row, key=key: f"  {key:<44} {_line(row)}", measure)
+            with_it, without = (
+                rows.rows[f"{name} λ={weight:g} seed {number} {kind}"]["losses"] for kind in ("tuned", "annealed")
+            )
+            for test in tests:
+                logs = np.log(with_it[test]) - np.log(without[test])
+                changes[test].append(100 * float(np.expm1(logs.mean())))
+        for test, each in changes.items():
+            seeds = ", ".join(f"{change:+.2f}" for change in each)
+            print(f"{name} λ={weight:g}, {test}: {statistics.fmean(each):+.2f}% relative to annealed (seeds: {seeds})")
+
+
+def _line(row: dict[str, Any]) -> str:
+    losses = ", ".join(f"{test} {statistics.fmean(each):.4f}" for test, each in row["losses"].items())
+    shares = " ".join(f"{level:g}:{share:.0%}" for level, share in zip(LEVELS, row["shares"], strict=False))
+    return f"{losses}  {shares}"
+
+
+if __name__ == "__main__":
+    main()
