@@ -215,7 +215,7 @@ function markPlace() {
   if (get("kind").value !== "total") {
     const i = channel() * area + cell;
     const [mu, sigma, bits] = [maps.mu[i], maps.sigma[i], maps.bits[i]];
-    text += ` Channel ${channel()}: predicted μ = ${short(mu)}, σ = ${short(sigma)}; stored ${short(mu + maps.symbols[i])}`;
+    text += ` Channel ${channel()}: predicted μ = ${short(mu)}, σ = ${short(sigma)}; decoded ${short(mu + maps.symbols[i])}`;
     text += ` for ${short(bits)} bits.`;
   }
   get("value").textContent = text;
