@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from labkit.research.study import (
     report,
     tables,
 )
+from labkit.research.study.claims import comparison
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from labkit.research.sweeps import Sweep, cluster
 from labkit.research.sweeps.results import ResultsFolder
@@ -241,6 +243,19 @@ def test_the_tables_and_figures_in_markdown_agree_with_the_bundled_tables(path, 
     text = file.read_text(encoding="utf-8")
     folder = "data/results" if file.parent == paths.data().parent else "."
     assert text == markdown.rewritten(text, bundled_reports, folder)
+
+
+def test_the_runs_that_had_not_trained_long_enough_are_those_that_the_results_page_names():
+    text = (paths.data() / "results" / "README.md").read_text(encoding="utf-8")
+    listed = re.search(r"Not trained long enough, by the limit of 1%: (.*?)\.\n\n", text, flags=re.S)[1]
+    named = {
+        (network, scheme)
+        for part in " ".join(listed.split()).split("; ")
+        for network, *schemes_of_part in [re.findall(r"`(\w+)`", part)]
+        for scheme in schemes_of_part
+    }
+    changes = comparison.doubled_changes(tables.read("comparison"))
+    assert named == {(network, scheme) for long_enough, network, scheme, _ in changes if not long_enough}
 
 
 def test_a_changed_table_contradicts_the_readme(bundled_reports):
