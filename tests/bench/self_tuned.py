@@ -15,6 +15,8 @@ scheme `annealed` on the same batches, with rounded latents. Rows in the JSON fi
 from __future__ import annotations
 
 import statistics
+from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from torch import Tensor
 from labkit import datasets, entropy, networks, schemes, surrogates
 from labkit.datasets import PhotoSet
 from labkit.evaluation.evaluator import rounded_losses
+from labkit.research.study.findings import finding
+from labkit.statistics import estimate
 from labkit.training.settings import Settings
 from labkit.training.trainer import Training
 from tests.bench.common import COMMAND, Rows, machine_line, rows_option
@@ -123,37 +127,49 @@ def main(
     network: tuple[str, ...], lmbda: tuple[float, ...], seed: tuple[int, ...], steps: int, images: Path | None,
     out: Path | None,
 ) -> None:  # fmt: skip
-    """Train with and without the rule, and print the change of the loss for each seed."""
+    """Train with and without the rule, and print the change of the loss with its 95% interval."""
     torch.set_num_threads(1)
     print(machine_line(1))
     rows, photos = Rows(out), datasets.photos("train")
     tests: dict[str, PhotoSet] = {"test": datasets.photos("test")}
     tests |= {images.name: datasets.folder(images)} if images else {}
-    for name, weight in ((n, w) for n in network for w in lmbda):
-        changes: dict[str, list[float]] = {test: [] for test in tests}
-        for number in seed:
-            for tuned in (False, True):
+    for name, weight, number, tuned in product(network, lmbda, seed, (False, True)):
 
-                def measure(
-                    name: str = name, weight: float = weight, number: int = number, tuned: bool = tuned
-                ) -> dict[str, Any]:
-                    net, shares = trained(name, weight, number, steps, photos, tuned)
-                    losses = {
-                        test: [r + weight * d for r, d in rounded_losses(net, each)] for test, each in tests.items()
-                    }
-                    return {"shares": shares, "losses": losses}
+        def measure(
+            name: str = name, weight: float = weight, number: int = number, tuned: bool = tuned
+        ) -> dict[str, Any]:
+            net, shares = trained(name, weight, number, steps, photos, tuned)
+            losses = {
+                test: [rate + weight * error for rate, error in rounded_losses(net, each)]
+                for test, each in tests.items()
+            }
+            return {
+                "network": name,
+                "lmbda": weight,
+                "seed": number,
+                "tuned": tuned,
+                "shares": shares,
+                "losses": losses,
+            }
 
-                key = f"{name} λ={weight:g} seed {number} {'tuned' if tuned else 'annealed'}"
-                rows.measure(key, lambda row, key=key: f"  {key:<44} {_line(row)}", measure)
+        key = f"{name} λ={weight:g} seed {number} {'tuned' if tuned else 'annealed'}"
+        rows.measure(key, lambda row, key=key: f"  {key:<44} {_line(row)}", measure)
+    print("\n".join(summary([*rows.rows.values()])))
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a Markdown table: the change of the loss by the rule, with its interval over seeds and images."""
+    lines = ["| codec, λ | " + " | ".join(rows[0]["losses"]) + " |", "| --- |" + " --- |" * len(rows[0]["losses"])]
+    for name, weight in dict.fromkeys((row["network"], row["lmbda"]) for row in rows):
+        mine = sorted((row for row in rows if (row["network"], row["lmbda"]) == (name, weight)), key=itemgetter("seed"))
+        cells = []
+        for test in mine[0]["losses"]:
             with_it, without = (
-                rows.rows[f"{name} λ={weight:g} seed {number} {kind}"]["losses"] for kind in ("tuned", "annealed")
+                np.log([row["losses"][test] for row in mine if row["tuned"] == tuned]) for tuned in (1, 0)
             )
-            for test in tests:
-                logs = np.log(with_it[test]) - np.log(without[test])
-                changes[test].append(100 * float(np.expm1(logs.mean())))
-        for test, each in changes.items():
-            seeds = ", ".join(f"{change:+.2f}" for change in each)
-            print(f"{name} λ={weight:g}, {test}: {statistics.fmean(each):+.2f}% relative to annealed (seeds: {seeds})")
+            cells.append(finding("", estimate(np.mean, with_it - without)).numbers)
+        lines.append(f"| `{name}`, {weight:g} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _line(row: dict[str, Any]) -> str:

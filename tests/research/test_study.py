@@ -29,6 +29,7 @@ from labkit.research.study.claims import comparison
 from labkit.research.study.findings import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from labkit.research.sweeps import Sweep, cluster
 from labkit.research.sweeps.results import ResultsFolder
+from tests.bench import self_tuned
 from tests.research.known_tables import RATE_FACTORS, TEMPERATURES, curve_rows, fork_rows, parabola
 
 VERDICTS = Path(__file__).parents[1] / "first_edition" / "study_verdicts.json"
@@ -256,6 +257,12 @@ def test_the_runs_that_had_not_trained_long_enough_are_those_that_the_results_pa
     }
     changes = comparison.doubled_changes(tables.read("comparison"))
     assert named == {(network, scheme) for long_enough, network, scheme, _ in changes if not long_enough}
+
+
+def test_the_table_of_tuned_temperatures_follows_from_its_rows():
+    folder = paths.data() / "results"
+    rows = json.loads((folder / "self-tuned.json").read_text())
+    assert "\n".join(self_tuned.summary([*rows.values()])) in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_changed_table_contradicts_the_readme(bundled_reports):
