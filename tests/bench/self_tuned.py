@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit import datasets, entropy, networks, schemes, surrogates
+from labkit import datasets, networks, schemes, surrogates
 from labkit.datasets import PhotoSet
 from labkit.evaluation.evaluator import rounded_losses
 from labkit.research.study.findings import finding
@@ -34,61 +34,54 @@ from labkit.training.settings import Settings
 from labkit.training.trainer import Training
 from tests.bench.common import COMMAND, Rows, machine_line, rows_option
 
+NETWORKS = ("patch_linear", "patch_mlp")  # those with a factorized entropy model
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8)
 EVERY = 100  # steps between measurements
 RAMP = surrogates.get("sua", relaxed=True)
 
 
 class ChannelTemperatures:
-    """Temperatures of the channels of a network's latent y, as a buffer that keeps its values between steps."""
+    """Temperatures of the channels of the latent y of a codec with a factorized entropy model.
 
-    def __init__(self, net: networks.Codec, lmbda: float):
-        self.net, self.lmbda = net, lmbda
-        self.main: Any = next(
-            module for module in entropy.carriers(net) if isinstance(module, entropy.GaussianConditional) or module.main
-        )
-        self.gaussian = isinstance(self.main, entropy.GaussianConditional)
+    The training loop sets one temperature for all channels before every step; a hook puts these in its place.
+    """
+
+    def __init__(self, net: networks.Codec, lmbda: float, seed: int):
+        self.net, self.lmbda, self.model = net, lmbda, net.entropy_bottleneck
+        self.noise = torch.Generator().manual_seed(seed)
         self.values = torch.full((net.M, 1, 1), net.scheme.temperature.start)
-        self.main.temperature = self.values.clone()
-        self.inputs: tuple[Tensor, ...] = ()
-        net.register_forward_pre_hook(self._restore)  # the training loop has just set one temperature for all
-        self.main.register_forward_pre_hook(self._keep, with_kwargs=True)
+        self.model.temperature = self.values.clone()
+        self.y = torch.empty(0)
+        self.model.register_forward_pre_hook(self._before)
 
-    def _restore(self, *_: Any) -> None:
-        self.main.temperature.copy_(self.values)
+    def _before(self, _module: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.y = inputs[0].detach()
+        self.model.temperature.copy_(self.values)
 
-    def _keep(self, _module: Any, args: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
-        given = [*args, *(value for value in keywords.values() if isinstance(value, Tensor))]
-        self.inputs = tuple(value.detach() for value in given[:3])
+    @torch.no_grad()
+    def _bits(self, y: Tensor) -> Tensor:
+        """Return the mean bits of each channel."""
+        likelihood, _, _ = self.model._likelihood(y.transpose(0, 1).flatten(1)[:, None])
+        bits: Tensor = -likelihood.clamp_min(1e-9).log2().mean((1, 2))
+        return bits
 
-    def _bits(self, distance: Tensor) -> Tensor:
-        """Return the bits of latents at a distance from their mean."""
-        if self.gaussian:
-            likelihood = self.main._likelihood(distance, self.inputs[1])
-        else:
-            flat = distance.transpose(0, 1).flatten(1)[:, None] + self.main._get_medians()
-            likelihood, _, _ = self.main._likelihood(flat)
-        bits: Tensor = -likelihood.clamp_min(1e-9).log2()
-        return bits if self.gaussian else bits.view(distance.size(1), -1)
+    def gain(self, y: Tensor) -> Tensor:
+        """Estimate the mean squared norm of the decoder's Jacobian for one latent of each channel."""
+        y = y.detach().requires_grad_()
+        image = self.net.g_s(y)
+        (slope,) = torch.autograd.grad((image * torch.randn(image.shape, generator=self.noise)).sum(), y)
+        return slope.square().mean((0, 2, 3))
 
     def mismatch(self) -> Tensor:
         """Return each channel's part of the mismatch at each level, in bits per latent, of shape (levels, channels)."""
-        y = self.inputs[0]
-        mean = self.inputs[2] if self.gaussian else self.main._get_medians().view(-1, 1, 1)
-        distance = y - mean
-        noise = torch.rand_like(distance)
+        median = self.model._get_medians().detach().view(-1, 1, 1)
+        distance = self.y - median
+        noise = torch.rand(distance.shape, generator=self.noise)
         rounded = distance.round()
-        with torch.no_grad():
-            rate = self._bits(distance + noise - 0.5) - self._bits(rounded)
-        rate = rate.mean((0, 2, 3)) if self.gaussian else rate.mean(1)
-        decoded = (rounded + mean).requires_grad_()
-        image = self.net.g_s(decoded)
-        (slope,) = torch.autograd.grad((image * torch.randn_like(image)).sum(), decoded)
-        weight = self.lmbda * 255**2 / 3 * slope.square().mean((0, 2, 3))
-        errors = [
-            ((RAMP(distance, level, noise=noise) - distance) ** 2 - (rounded - distance) ** 2) for level in LEVELS
-        ]
-        return torch.stack([rate + weight * error.mean((0, 2, 3)) for error in errors])
+        rate = self._bits(self.y + noise - 0.5) - self._bits(rounded + median)
+        ramps = torch.stack([RAMP(distance, level, noise=noise) for level in LEVELS])
+        error = ((ramps - distance) ** 2 - (rounded - distance) ** 2).mean((1, 3, 4))
+        return rate + self.lmbda * 255**2 / 3 * self.gain(rounded + median) * error
 
     def choose(self) -> None:
         """Give each channel the level at which its part of the mismatch is smallest in size."""
@@ -103,7 +96,7 @@ def trained(network: str, lmbda: float, seed: int, steps: int, photos: Any, tune
         lmbda=lmbda, steps=steps, batch_size=8, crop=128, permute_colors=True, seed=seed, device="cpu",
         precision="float32",
     )  # fmt: skip
-    temperatures = ChannelTemperatures(net, lmbda) if tuned else None
+    temperatures = ChannelTemperatures(net, lmbda, seed) if tuned else None
     for step in Training(net, photos, settings):
         if temperatures and step.step % EVERY == 0:
             temperatures.choose()
@@ -112,12 +105,7 @@ def trained(network: str, lmbda: float, seed: int, steps: int, photos: Any, tune
 
 
 @click.command(context_settings=COMMAND)
-@click.option(
-    "--network",
-    multiple=True,
-    default=("patch_linear", "patch_mlp"),
-    help="Network without a context model. Repeatable.",
-)
+@click.option("--network", multiple=True, type=click.Choice(NETWORKS), default=NETWORKS, help="Network. Repeatable.")
 @click.option("--lmbda", type=float, multiple=True, default=(0.0018,), help="λ. Repeatable.")
 @click.option("--seed", type=int, multiple=True, default=(0, 1, 2), help="Seed. Repeatable.")
 @click.option("--steps", type=click.IntRange(1), default=2000, help="Training steps.")

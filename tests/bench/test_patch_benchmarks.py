@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import datasets
+from labkit import datasets, networks, schemes
 from labkit.evaluation import Report
 from labkit.evaluation.report import AVERAGED
 from labkit.networks.patch_start import dct_basis
-from tests.bench import large, patch_codecs, patch_limits
+from tests.bench import large, patch_codecs, patch_limits, self_tuned
 from tests.bench.common import Rows
 
 
@@ -108,3 +108,13 @@ def test_the_benchmark_of_large_images_measures_both_directions(tmp_path):
     CliRunner().invoke(large.main, ["--megapixels", "0.1", "--json", str(out)], catch_exceptions=False)
     (row,) = json.loads(out.read_text()).values()
     assert all(row[action]["seconds"] > 0 and row[action]["megabytes"] > 100 for action in ("encode", "decode"))
+
+
+def test_the_estimated_gain_of_a_linear_decoder_is_the_squared_norm_of_its_columns():
+    net = networks.get("patch_linear", scheme=schemes.annealed())
+    columns = torch.stack([net.g_s(one[None, :, None, None]).flatten() for one in torch.eye(net.M)])
+    columns = columns - net.g_s(torch.zeros(1, net.M, 1, 1)).flatten()
+    y = torch.zeros(32, net.M, 8, 8)
+    gain = self_tuned.ChannelTemperatures(net, 0.0018, seed=0).gain(y)
+    # each of 2,048 squares of a normal number has a relative standard deviation of √2: five deviations are 0.16
+    torch.testing.assert_close(gain, columns.square().sum(1).detach(), rtol=0.16, atol=0)

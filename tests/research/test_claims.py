@@ -290,6 +290,8 @@ def test_an_effect_is_replicated_if_its_new_estimate_is_in_the_first_interval(tm
     )
     with pytest.raises(ValueError, match="use the option --data"):
         parts_of(make_study("replication", tmp_path))
+    with pytest.raises(ValueError, match="leave out the option --seeds"):
+        parts_of(make_study("replication", tmp_path, data="images", seeds=2))
 
 
 def test_the_best_variation_must_be_better_on_every_other_network():

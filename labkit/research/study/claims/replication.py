@@ -35,10 +35,12 @@ class Replication(Claim):
         """Return the first runs, on the bundled photographs, and the new ones, on the images of `study.data`.
 
         Raises:
-            ValueError: If the study has no other training images.
+            ValueError: If the study has no other training images, or other seeds than the declared ones.
         """
         if study.data is None:
             raise ValueError("replication needs training images other than the bundled ones; use the option --data")
+        if study.seeds is not None:
+            raise ValueError("replication has two declared groups of seeds; leave out the option --seeds")
         parts = []
         for part, images in ((SCRATCH, replace(study, data=None)), (REPLICATED, study)):
             seeds = study.declaration["parts"]["first" if part == SCRATCH else "replicated"]
