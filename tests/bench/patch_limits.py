@@ -16,6 +16,7 @@ Rows in the JSON file are not measured again.
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,10 @@ def started(network: str, lmbda: float) -> networks.Codec:
     """Return a codec that is started for λ with the first batch of bundled training photographs, and not trained."""
     net = networks.get(network, "tiny")
     settings = Settings(lmbda=lmbda, steps=1, batch_size=8, crop=128, permute_colors=True, device="cpu")
-    Training(net, datasets.photos("train"), settings).start()
+    training = Training(net, datasets.photos("train"), settings)
+    with closing(training.batches()) as batches:
+        for _ in training.starting(next(batches)):
+            pass
     return net.eval()
 
 

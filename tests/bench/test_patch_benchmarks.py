@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import datasets, networks, schemes
+from labkit import datasets, networks, paths, schemes
 from labkit.evaluation import Report
 from labkit.evaluation.report import AVERAGED
 from labkit.networks.patch_start import dct_basis
@@ -19,7 +19,8 @@ from tests.bench.common import Rows
 
 
 def report(bpp, psnr):
-    return Report([dict.fromkeys(AVERAGED, math.nan) | {"bpp": bpp, "psnr": psnr}], {})
+    image = {"name": "a", "height": 8, "width": 8}
+    return Report([dict.fromkeys(AVERAGED, math.nan) | image | {"bpp": bpp, "psnr": psnr}], {})
 
 
 def test_patches_are_those_of_a_loop_and_a_whole_basis_loses_nothing():
@@ -51,6 +52,15 @@ def test_entropies_are_those_of_the_counts():
     assert patch_limits.channel_entropies(latents).tolist() == [1, 0]
 
 
+def test_a_started_codec_is_untrained_and_its_loss_is_above_the_ideal_one():
+    photos = datasets.PhotoSet([photo[:, :64, :64] for photo in datasets.photos("test").images[:2]], ["a", "b"])
+    row = patch_limits.untrained("patch_linear", 0.0067, photos)
+    assert row["ideal_loss"] < row["loss"] and 15 < row["psnr"] < 45
+    directions = patch_limits.started("patch_linear", 0.0067).g_s[-1].weight.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(directions, dct_basis(len(directions)).flatten(1))
+    assert cosine.min() > 0.999
+
+
 def test_classical_curves_pass_through_their_points_and_end_with_them():
     table = pd.DataFrame({"quality": [10, 10, 50, 50], "bpp": [0.1, 0.3, 0.7, 0.9], "psnr": [25.0, 27, 30, 32]})
     assert patch_limits.interpolated(table, 0.2) == pytest.approx(26)
@@ -60,11 +70,32 @@ def test_classical_curves_pass_through_their_points_and_end_with_them():
     assert patch_codecs.saving(anchor, 0.1, 26.0) == pytest.approx(-50)
     assert patch_codecs.saving(anchor, 0.4, 28.5) == pytest.approx(0)
     assert math.isnan(patch_codecs.saving(anchor, 0.1, 25.0))
-    assert [one.mean["bpp"] for one in patch_codecs.within([report(0.1, 20), *anchor])] == [0.2]
+    assert [one.mean["bpp"] for one in patch_codecs.within([report(0.1, 20), *anchor], 0.15, 0.6)] == [0.2]
 
 
 def test_the_excess_is_that_of_equal_seeds():
     assert patch_codecs.excess([1.1, 2.1, 3.0], [1.0, 2.0, 3.0]) == "+5.00% (+0.00 to +10.00)"
+
+
+def test_a_budget_is_compared_with_the_long_runs_of_its_seeds_once_all_are_there():
+    def row(loss, steps=100):
+        return {"steps": steps, "seconds": 1.0, "validation": 2 * loss, "kodak": loss}
+
+    name = "budget | patch_mlp λ=0.01 | 15 s | seed {} | {} ×10"
+    rows = {name.format(seed, "short"): row(loss, seed) for seed, loss in enumerate((1.1, 2.1, 3.0))}
+    rows |= {name.format(seed, "long"): row(loss) for seed, loss in enumerate((1.0, 2.0))}
+    assert len(patch_codecs.budget_summary(rows)) == 2  # only the head, because a long run is missing
+    rows[name.format(2, "long")] = row(3.0)
+    excess = "+5.00% (+0.00 to +10.00)"
+    assert patch_codecs.budget_summary(rows)[2:] == [f"| `patch_mlp`, 0.01, 15 s | 1 | 2.1000 | {excess} | {excess} |"]
+
+
+def test_savings_at_one_rate_are_those_of_a_shifted_curve():
+    """A codec that needs half the bits of JPEG at every quality saves 50%."""
+    rates = (0.1, 0.2, 0.3, 0.5, 0.9)
+    jpeg, half = ([report(share * bpp, 30 + 5 * math.log2(bpp)) for bpp in rates] for share in (1, 0.5))
+    (line,) = patch_codecs.curves_summary({"jpeg": jpeg, "webp": jpeg, "half": half})[2:]
+    assert line.startswith("| half | -50.0%") and line.endswith("| -50.0% |")
 
 
 def test_crops_are_central_and_rows_are_measured_once(tmp_path):
@@ -91,15 +122,20 @@ def test_commands_that_train_are_resumed(command, tmp_path, monkeypatch):
     for index, photo in enumerate(datasets.photos("test").images[:2]):
         pixels = photo[:, :192, :192].permute(1, 2, 0).contiguous().numpy()
         Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"{index}.png")
-    options = [command, "--kodak", str(tmp_path), "--json", str(tmp_path / "rows.json"), "--seconds", "1"]
+    options = [command, "--kodak", str(tmp_path), "--json", str(tmp_path / "rows.json")]
     if command == "budget":
-        options += ["--validation", str(tmp_path), "--network", "patch_linear", "--seeds", "1", "--factor", "1"]
+        options += f"--validation {tmp_path} --network patch_linear --seconds 1 --seeds 1 --factor 1".split()
     else:
-        options += ["--train", "patch_linear", "--lmbda", "0.002", "--lmbda", "0.01", "--no-bundled"]
+        checkpoint = paths.data() / "weights" / "patch_hyperprior-tiny-0.0067.safetensors"
+        options += [str(checkpoint), "--no-bundled", "--table", str(tmp_path / "table.parquet")]
+        options += ["--train", "patch_linear", "1", "--lmbda", "0.002", "--lmbda", "0.01"]
     first = CliRunner().invoke(patch_codecs.main, options, catch_exceptions=False)
     monkeypatch.setattr(patch_codecs, "trained", None)
     again = CliRunner().invoke(patch_codecs.main, options, catch_exceptions=False)
     assert again.output.splitlines()[1:] == first.output.splitlines()[1:]
+    if command == "curves":
+        curves = set(pd.read_parquet(tmp_path / "table.parquet")["curve"])
+        assert curves == {"jpeg", "webp", "patch_hyperprior, 8,000 steps", "patch_linear, 1 s"}
 
 
 @pytest.mark.slow
