@@ -81,18 +81,17 @@ def budget_summary(rows: dict[str, dict[str, float]]) -> list[str]:
     """Return a Markdown table of budgets: medians over the seeds, and the range of the excess over the long runs.
 
     Args:
-        rows: Rows of `budget` by name. Budgets with a missing long run are left out.
+        rows: Rows by name. Those of other commands, and budgets with a missing long run, are left out.
     """
     lines = [
-        "| codec, training | steps | loss, Kodak | above the long runs, validation | Kodak |",
+        "| codec, λ, training | steps | loss, Kodak | above the long runs, validation | Kodak |",
         "| --- | --- | --- | --- | --- |",
     ]
     plans: dict[tuple[str, str], list[tuple[dict[str, float], dict[str, float]]]] = {}
     for key, short in rows.items():
-        kind, name, limit, seed, length = key.split(" | ")
-        if length.startswith("short"):
-            long = rows.get(" | ".join([kind, name, limit, seed, length.replace("short", "long")]), {})
-            plans.setdefault((name, limit), []).append((short, long))
+        if key.startswith("budget") and " | short" in key:
+            _, name, limit, *_ = key.split(" | ")
+            plans.setdefault((name, limit), []).append((short, rows.get(key.replace(" | short", " | long"), {})))
     for (name, limit), pairs in plans.items():
         if all(long for _, long in pairs):
             steps, kodak = (statistics.median(short[what] for short, _ in pairs) for what in ("steps", "kodak"))
@@ -174,6 +173,8 @@ def interpolated(reports: list[Report], at: float, inverse: bool = False) -> flo
     """Return the mean PSNR at the logarithm of a rate, or inversely; NaN outside the curve of the reports."""
     points = np.array(sorted((math.log(report.mean["bpp"]), report.mean["psnr"]) for report in reports))
     x, y = points.T[::-1] if inverse else points.T
+    if len(points) < 2:
+        return math.nan
     return float(PchipInterpolator(x, y, extrapolate=False)(at))
 
 
@@ -183,15 +184,15 @@ def saving(anchor: list[Report], bpp: float, psnr: float) -> float:
 
 
 def bd_rate(anchor: list[Report], test: list[Report]) -> str:
-    """Describe the BD-rate with its bootstrap interval over images and its range of PSNR, or say that there is none."""
+    """Describe the BD-rate with its bootstrap interval over images and its range of PSNR, or return a dash."""
     ranges = [sorted(report.mean["psnr"] for report in reports) for reports in (anchor, test)]
     low, high = max(psnrs[0] for psnrs in ranges), min(psnrs[-1] for psnrs in ranges)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a short range, which is printed here
         try:
             interval = evaluation.bd_rate_interval(anchor, test)
-        except ValueError as error:
-            return f"none ({error})"
+        except ValueError:  # the curves share too few qualities
+            return "–"
     return f"{interval.estimate:+.1f}% [{interval.low:+.1f}, {interval.high:+.1f}], {low:.1f} to {high:.1f} dB"
 
 
@@ -206,7 +207,8 @@ def curves_summary(reports: dict[str, list[Report]]) -> list[str]:
     for name in [name for name in reports if name not in RANGES]:
         cells = [bd_rate(within(reports[codec], *limits), reports[name]) for codec, limits in RANGES.items()]
         one = saving(reports["jpeg"], RATE, interpolated(reports[name], math.log(RATE)))
-        lines.append(f"| {name} | {' | '.join(cells)} | {one:+.1f}% |")
+        cells.append("–" if math.isnan(one) else f"{one:+.1f}%")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -256,7 +258,9 @@ def curves(
         return point(networks.pretrained(name, weight), photos)
 
     def trained_point(name: str, seconds: float, weight: float) -> dict[str, Any]:
-        return point(trained(name, weight, 0, images, seconds=seconds)[0], photos)
+        net, row = trained(name, weight, 0, images, seconds=seconds)
+        report = point(net, photos)
+        return report | {"info": report["info"] | {"lmbda": weight, "total_steps": row["steps"]}}
 
     plan: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [  # curve, setting, and a function that measures it
         (codec, f"quality {q}", partial(classical, codec, q)) for codec in QUALITIES for q in QUALITIES[codec]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from labkit import datasets, networks, paths, schemes
+from labkit import datasets, evaluation, networks, paths, schemes
 from labkit.evaluation import Report
 from labkit.evaluation.report import AVERAGED
 from labkit.networks.patch_start import dct_basis
@@ -134,8 +135,9 @@ def test_commands_that_train_are_resumed(command, tmp_path, monkeypatch):
     again = CliRunner().invoke(patch_codecs.main, options, catch_exceptions=False)
     assert again.output.splitlines()[1:] == first.output.splitlines()[1:]
     if command == "curves":
-        curves = set(pd.read_parquet(tmp_path / "table.parquet")["curve"])
-        assert curves == {"jpeg", "webp", "patch_hyperprior, 8,000 steps", "patch_linear, 1 s"}
+        table = pd.read_parquet(tmp_path / "table.parquet")
+        assert set(table["curve"]) == {"jpeg", "webp", "patch_hyperprior, 8,000 steps", "patch_linear, 1 s"}
+        assert table["lmbda"].fillna(table["quality"]).notna().all()
 
 
 @pytest.mark.slow
@@ -154,3 +156,72 @@ def test_the_estimated_gain_of_a_linear_decoder_is_the_squared_norm_of_its_colum
     gain = self_tuned.ChannelTemperatures(net, 0.0018, seed=0).gain(y)
     # each of 2,048 squares of a normal number has a relative standard deviation of √2: five deviations are 0.16
     torch.testing.assert_close(gain, columns.square().sum(1).detach(), rtol=0.16, atol=0)
+
+
+# The bundled tables ---------------------------------------------------------------------------------------------------
+
+
+RESULTS = paths.data() / "results"
+
+
+@pytest.fixture(scope="module")
+def text():
+    return (RESULTS / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return json.loads((RESULTS / "patch-codecs.json").read_text())
+
+
+def test_the_tables_of_patch_codecs_follow_from_their_rows(rows, text):
+    table = evaluation.read_table(RESULTS / "patch-codecs.parquet")
+    reports = {
+        curve: [
+            Report(measured.to_dict("records"), {})
+            for _, measured in points.groupby(points["lmbda"].fillna(points["quality"]))
+        ]
+        for curve, points in table.groupby("curve", sort=False)
+    }
+    for lines in (patch_codecs.budget_summary(rows), patch_codecs.curves_summary(reports)):
+        assert len(lines) >= 6 and "\n".join(lines) in text
+    live = evaluation.bd_rate_interval(
+        patch_codecs.within(reports["jpeg"], *patch_codecs.RANGES["jpeg"]), reports["patch_hyperprior, 40 s"]
+    )
+    readme = " ".join((paths.data().parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"needs {-live.estimate:.0f}% fewer bits than JPEG on the Kodak images" in readme
+    assert f"interval: {-live.high:.0f} to {-live.low:.0f})." in readme
+
+
+def test_the_text_states_the_limits_of_untrained_patch_codecs(rows, text):
+    words = " ".join(text.split())
+    ceilings = rows["ceiling | bundled"]
+    numbers = [f"{ceilings[str(M)]['DCT']:.1f}" for M in patch_limits.CHANNELS]
+    assert f"latents reaches {', '.join(numbers[:-1])} and {numbers[-1]} dB on Kodak" in words
+    assert max(abs(ceiling["DCT"] - ceiling["PCA"]) for ceiling in ceilings.values()) < 0.35
+    kodak = evaluation.read_table(RESULTS / "kodak.parquet")
+    kodak = kodak[kodak["curve"] == "patch_linear tiny"]
+    losses = kodak["estimated_bpp"] + kodak["lmbda"] * 255**2 * 10 ** (-kodak["psnr"] / 10)
+    trained = losses.groupby(kodak["lmbda"]).mean()
+    untrained = [rows[f"untrained | patch_linear λ={lmbda:g}"] for lmbda in trained.index]
+    columns = {
+        "its loss on Kodak is": [row["loss"] for row in untrained],
+        "it would be": [row["ideal_loss"] for row in untrained],
+        "The bundled weights have": list(trained),
+    }
+    for sentence, values in columns.items():
+        numbers = [f"{value:.3f}" for value in values]
+        assert f"{sentence} {', '.join(numbers[:-1])} and {numbers[-1]}" in words
+    assert (trained < columns["it would be"]).all()
+    short = [row["kodak"] for name, row in rows.items() if "patch_linear λ=0.0067 | 15 s" in name and "short" in name]
+    assert max(short) < untrained[2]["loss"] and sum(loss < untrained[2]["ideal_loss"] for loss in short) == 1
+    gains = [100 * (1 - after / before) for after, before in zip(trained, columns["its loss on Kodak is"], strict=True)]
+    card = " ".join((paths.data() / "weights" / "README.md").read_text(encoding="utf-8").split())
+    assert f"by {gains[-1]:.0f}% (λ = 0.018) to {gains[0]:.0f}% (λ = 0.0009)" in card
+    long = [
+        [rows[f"budget | patch_hyperprior λ=0.0067 | {seconds} s | seed {seed} | long ×10"] for seed in range(3)]
+        for seconds in (40, 60)
+    ]
+    falls = [100 * (1 - after["kodak"] / before["kodak"]) for before, after in zip(*long, strict=True)]
+    steps = [round(statistics.median(row["steps"] for row in each), -2) for each in long]
+    assert f"falls by {min(falls):.1f}% to {max(falls):.1f}% from {steps[0]:,.0f} to {steps[1]:,.0f} steps" in card
