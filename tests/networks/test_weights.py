@@ -138,17 +138,19 @@ def test_real_bits_are_close_to_the_estimate_on_kodak(name):
 @pytest.mark.slow
 def test_the_texts_state_the_savings_of_the_kodak_table():
     table = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
-    jpeg, patch = (
+    jpeg, patch, linear = (
         [evaluation.Report(rows.to_dict("records"), {}) for _, rows in table[table["curve"] == curve].groupby(setting)]
-        for curve, setting in (("jpeg", "quality"), ("patch_hyperprior tiny", "lmbda"))
+        for curve, setting in (("jpeg", "quality"), ("patch_hyperprior tiny", "lmbda"), ("patch_linear tiny", "lmbda"))
     )
     psnr, ms_ssim = (evaluation.bd_rate_interval(jpeg, patch, metric) for metric in ("psnr", "ms_ssim"))
+    simple = evaluation.bd_rate_interval(jpeg, linear)
     results = " ".join((paths.data() / "results" / "README.md").read_text().split())
     readme = " ".join((paths.data().parent / "README.md").read_text().split())
     assert f"`patch_hyperprior` {-psnr.estimate:.0f}% ({-psnr.high:.1f} to {-psnr.low:.1f})" in results
     assert f"needs {-ms_ssim.estimate:.0f}% fewer bits than JPEG ({-ms_ssim.high:.1f} to {-ms_ssim.low:.1f})" in results
     assert f"needs {-psnr.estimate:.0f}% fewer bits than JPEG at equal PSNR" in readme
     assert f"interval: {-psnr.high:.0f} to {-psnr.low:.0f})" in readme
+    assert f"needs {-simple.estimate:.0f}% fewer ({-simple.high:.0f} to {-simple.low:.0f})" in readme
 
 
 @pytest.mark.slow
