@@ -58,14 +58,13 @@ def plot(curves: Report | Sequence[Report] | Mapping[str, Sequence[Report]], met
                     hovertemplate=_HOVER,
                 )
         points.sort()
-        # After the last color the dashes shift, so no two curves look the same.
-        color, turn = number % len(theme.COLORS), number + number // len(theme.COLORS)
+        turn = number % len(theme.DASHES)  # one fewer than there are colors, so that no two curves look the same
         figure.add_scatter(
             x=[bpp for bpp, _, _ in points],
             y=[quality for _, quality, _ in points],
             mode="lines+markers",
-            line={"color": theme.COLORS[color], "dash": theme.DASHES[turn % len(theme.DASHES)]},
-            marker={"size": 9, "symbol": theme.SYMBOLS[turn % len(theme.SYMBOLS)]},
+            line={"color": theme.COLORS[number % len(theme.COLORS)], "dash": theme.DASHES[turn]},
+            marker={"size": 9, "symbol": theme.SYMBOLS[turn]},
             name=name,
             customdata=[[name, setting] for _, _, setting in points],
             hovertemplate=_HOVER,

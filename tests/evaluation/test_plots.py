@@ -25,13 +25,14 @@ def test_the_plot_of_a_report_or_a_curve_shows_every_image_and_the_means():
 
 def test_curves_differ_without_color():
     anchor, test = population(np.random.default_rng(11), 4)
-    group = {f"codec {i}": (anchor, test)[i % 2] for i in range(9)}
+    group = {f"codec {i}": (anchor, test)[i % 2] for i in range(15)}
     figure = evaluation.plot(group)
     assert [line.name for line in figure.data] == list(group)  # no dots for single images
     assert all(line.mode == "lines+markers" for line in figure.data)
     styles = {(line.line.color, line.line.dash, line.marker.symbol) for line in figure.data}
     assert len(styles) == len(group)
-    first = figure.data[: len(theme.COLORS)]
+    assert len({line.line.color for line in figure.data[: len(theme.COLORS)]}) == len(theme.COLORS)
+    first = figure.data[: len(theme.DASHES)]
     assert len({line.line.dash for line in first}) == len({line.marker.symbol for line in first}) == len(first)
     assert "bits per pixel" in figure.layout.xaxis.title.text and figure.layout.yaxis.title.text == "PSNR (dB)"
     for shown in ("customdata[0]", "customdata[1]", "bpp", "dB"):
