@@ -6,8 +6,8 @@ from typing import Any
 
 INK, GRID = "#808080", "rgba(128, 128, 128, 0.25)"  # grays that are readable on white and on black
 CLEAR = "rgba(0,0,0,0)"
-# after Okabe and Ito (2008): distinct for color-blind readers, in shades for light and dark pages. There is one color
-# more than dashes, so that the next lines that plotly draws in a used color have another dash.
+# after Okabe and Ito (2008): distinct for color-blind readers, in shades for light and dark pages. Seven colors
+# and six dashes: a line that repeats a color has another dash.
 COLORS = ("#1c7ed6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", INK)
 # dashes of lines and symbols of points repeat the information of the color
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

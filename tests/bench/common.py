@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import torch
 
 from labkit.disk import write_whole
+from labkit.evaluation import Report
 
 COMMAND = {"help_option_names": ["-h", "--help"], "show_default": True}  # settings of every command
 
@@ -43,6 +45,16 @@ def write_json(out: Path | None, figures: dict[str, Any]) -> None:
     """Write figures to a JSON file, if there is one."""
     if out is not None:
         write_whole(out, json.dumps(figures, indent=1).encode())
+
+
+def curve(points: pd.DataFrame) -> list[Report]:
+    """Return the reports of one curve, one for each λ or quality.
+
+    Args:
+        points: The rows of the curve in a table of `evaluation.to_frame`.
+    """
+    settings = points["lmbda"].fillna(points["quality"])
+    return [Report(rows.to_dict("records"), {}) for _, rows in points.groupby(settings)]
 
 
 class Rows:

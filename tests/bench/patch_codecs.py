@@ -204,11 +204,12 @@ def curves_summary(reports: dict[str, list[Report]]) -> list[str]:
     """
     columns = [f"against {NAMES[codec]}, {low:g} to {high:g} bpp" for codec, (low, high) in RANGES.items()]
     lines = [f"| codec | {' | '.join(columns)} | against JPEG at {RATE:g} bpp |", "| --- | --- | --- | --- |"]
-    for name in [name for name in reports if name not in RANGES]:
-        cells = [bd_rate(within(reports[codec], *limits), reports[name]) for codec, limits in RANGES.items()]
-        one = saving(reports["jpeg"], RATE, interpolated(reports[name], math.log(RATE)))
-        cells.append("–" if math.isnan(one) else f"{one:+.1f}%")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, points in reports.items():
+        if name not in RANGES:
+            cells = [bd_rate(within(reports[codec], *limits), points) for codec, limits in RANGES.items()]
+            one = saving(reports["jpeg"], RATE, interpolated(points, math.log(RATE)))
+            cells.append("–" if math.isnan(one) else f"{one:+.1f}%")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 

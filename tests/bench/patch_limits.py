@@ -18,12 +18,10 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from labkit import datasets, networks, paths
@@ -33,7 +31,8 @@ from labkit.evaluation.evaluator import rounded_losses
 from labkit.networks.patch_start import PATCH, dct_basis
 from labkit.training.settings import Settings
 from labkit.training.trainer import Training
-from tests.bench.common import COMMAND, Rows, kodak_option, machine_line, rows_option
+from tests.bench.common import COMMAND, Rows, curve, kodak_option, machine_line, rows_option
+from tests.bench.patch_codecs import interpolated
 
 CHANNELS = (96, 128, 192, 256)
 LMBDAS = (0.0009, 0.0025, 0.0067, 0.018)
@@ -72,17 +71,6 @@ def ceiling(x: Tensor, basis: Tensor, mean: Tensor) -> float:
     """
     x = x - mean
     return -10 * math.log10((x - x @ basis.T @ basis).square().mean().item())
-
-
-def interpolated(curve: Any, bpp: float) -> float:
-    """Return the mean PSNR of a classical codec at a rate, or NaN outside its rates.
-
-    Args:
-        curve: Table of a classical codec with the columns quality, bpp and psnr.
-        bpp: Bits per pixel.
-    """
-    means = curve.groupby("quality")[["bpp", "psnr"]].mean().sort_values("bpp")
-    return float(PchipInterpolator(np.log(means["bpp"]), means["psnr"], extrapolate=False)(math.log(bpp)))
 
 
 def channel_entropies(latents: list[Tensor]) -> Tensor:
@@ -160,13 +148,14 @@ def untrained_command(kodak: Path, network: tuple[str, ...], lmbda: tuple[float,
     print(machine_line(1))
     rows, photos = Rows(out), datasets.folder(kodak)
     table = read_table(paths.data() / "results" / "kodak.parquet")
+    curves = {codec: curve(table[table["curve"] == codec]) for codec in CLASSICAL}
     print(f"{'network':<18} {'λ':>7} {'bpp':>7} {'PSNR':>6} {'loss':>7} {'ideal':>7} {'JPEG':>6} {'WebP':>6}")
     for name in network or [name for name in networks.names() if name.startswith("patch_")]:
         for weight in lmbda:
 
             def measure(name: str = name, weight: float = weight) -> dict[str, float]:
                 row = untrained(name, weight, photos)
-                return row | {codec: interpolated(table[table["codec"] == codec], row["bpp"]) for codec in CLASSICAL}
+                return row | {codec: interpolated(curves[codec], math.log(row["bpp"])) for codec in CLASSICAL}
 
             def line(row: dict[str, float], name: str = name, weight: float = weight) -> str:
                 numbers = f"{row['bpp']:>7.4f} {row['psnr']:>6.2f} {row['loss']:>7.4f} {row['ideal_loss']:>7.4f}"

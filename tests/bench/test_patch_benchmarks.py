@@ -16,7 +16,7 @@ from labkit.evaluation import Report
 from labkit.evaluation.report import AVERAGED
 from labkit.networks.patch_start import dct_basis
 from tests.bench import large, patch_codecs, patch_limits, self_tuned
-from tests.bench.common import Rows
+from tests.bench.common import Rows, curve
 
 
 def report(bpp, psnr):
@@ -63,11 +63,10 @@ def test_a_started_codec_is_untrained_and_its_loss_is_above_the_ideal_one():
 
 
 def test_classical_curves_pass_through_their_points_and_end_with_them():
-    table = pd.DataFrame({"quality": [10, 10, 50, 50], "bpp": [0.1, 0.3, 0.7, 0.9], "psnr": [25.0, 27, 30, 32]})
-    assert patch_limits.interpolated(table, 0.2) == pytest.approx(26)
-    assert patch_limits.interpolated(table, 0.4) == pytest.approx(28.5)
-    assert math.isnan(patch_limits.interpolated(table, 0.1))
     anchor = [report(0.2, 26.0), report(0.8, 31.0)]
+    assert patch_codecs.interpolated(anchor, math.log(0.2)) == pytest.approx(26)
+    assert patch_codecs.interpolated(anchor, math.log(0.4)) == pytest.approx(28.5)
+    assert math.isnan(patch_codecs.interpolated(anchor, math.log(0.1)))
     assert patch_codecs.saving(anchor, 0.1, 26.0) == pytest.approx(-50)
     assert patch_codecs.saving(anchor, 0.4, 28.5) == pytest.approx(0)
     assert math.isnan(patch_codecs.saving(anchor, 0.1, 25.0))
@@ -176,13 +175,7 @@ def rows():
 
 def test_the_tables_of_patch_codecs_follow_from_their_rows(rows, text):
     table = evaluation.read_table(RESULTS / "patch-codecs.parquet")
-    reports = {
-        curve: [
-            Report(measured.to_dict("records"), {})
-            for _, measured in points.groupby(points["lmbda"].fillna(points["quality"]))
-        ]
-        for curve, points in table.groupby("curve", sort=False)
-    }
+    reports = {name: curve(points) for name, points in table.groupby("curve", sort=False)}
     for lines in (patch_codecs.budget_summary(rows), patch_codecs.curves_summary(reports)):
         assert len(lines) >= 6 and "\n".join(lines) in text
     jpeg, webp = (patch_codecs.within(reports[codec], *limits) for codec, limits in patch_codecs.RANGES.items())
@@ -190,7 +183,7 @@ def test_the_tables_of_patch_codecs_follow_from_their_rows(rows, text):
     context = evaluation.bd_rate_interval(webp, reports["patch_context, 8,000 steps"])
     readme = " ".join((paths.data().parent / "README.md").read_text(encoding="utf-8").split())
     assert f"needs {-live.estimate:.0f}% fewer bits than JPEG on the Kodak images" in readme
-    assert f"interval: {-live.high:.0f} to {-live.low:.0f})." in readme
+    assert f"interval: {-live.high:.0f} to {-live.low:.0f})." in readme and "between 0.15 and 0.6 bits" in readme
     assert f"needs {-context.estimate:.0f}% fewer bits than WebP ({-context.high:.0f} to {-context.low:.0f})" in readme
 
 
@@ -201,6 +194,8 @@ def test_the_text_states_the_limits_of_untrained_patch_codecs(rows, text):
     assert f"latents reaches {', '.join(numbers[:-1])} and {numbers[-1]} dB on Kodak" in words
     assert max(abs(ceiling["DCT"] - ceiling["PCA"]) for ceiling in ceilings.values()) < 0.35
     kodak = evaluation.read_table(RESULTS / "kodak.parquet")
+    ours = kodak[kodak["curve"].isin(["patch_linear tiny", "patch_hyperprior tiny"])]
+    assert f"reach {ours.groupby(['curve', 'lmbda'])['psnr'].mean().max():.1f} dB" in words
     kodak = kodak[kodak["curve"] == "patch_linear tiny"]
     losses = kodak["estimated_bpp"] + kodak["lmbda"] * 255**2 * 10 ** (-kodak["psnr"] / 10)
     trained = losses.groupby(kodak["lmbda"]).mean()
@@ -219,6 +214,10 @@ def test_the_text_states_the_limits_of_untrained_patch_codecs(rows, text):
     gains = [100 * (1 - after / before) for after, before in zip(trained, columns["its loss on Kodak is"], strict=True)]
     card = " ".join((paths.data() / "weights" / "README.md").read_text(encoding="utf-8").split())
     assert f"by {gains[-1]:.0f}% (λ = 0.018) to {gains[0]:.0f}% (λ = 0.0009)" in card
+    assert (
+        f"`patch_linear`, by up to {(kodak['bpp'] / kodak['estimated_bpp'] - 1).abs().max():.1%} per Kodak image"
+        in card
+    )
     long = [
         [rows[f"budget | patch_hyperprior λ=0.0067 | {seconds} s | seed {seed} | long ×10"] for seed in range(3)]
         for seconds in (40, 60)

@@ -15,6 +15,7 @@ import labkit as lk
 from labkit import datasets, defaults, evaluation, networks, paths, training
 from labkit.networks.checkpoints import read_info
 from tests.bench.bundle import layers
+from tests.bench.common import curve
 
 WEIGHTS = sorted((paths.data() / "weights").glob("*.safetensors"))
 FIGURES = json.loads((paths.data() / "weights" / "figures.json").read_text())
@@ -138,10 +139,8 @@ def test_real_bits_are_close_to_the_estimate_on_kodak(name):
 @pytest.mark.slow
 def test_the_texts_state_the_savings_of_the_kodak_table():
     table = evaluation.read_table(paths.data() / "results" / "kodak.parquet")
-    jpeg, patch, linear = (
-        [evaluation.Report(rows.to_dict("records"), {}) for _, rows in table[table["curve"] == curve].groupby(setting)]
-        for curve, setting in (("jpeg", "quality"), ("patch_hyperprior tiny", "lmbda"), ("patch_linear tiny", "lmbda"))
-    )
+    names = ("jpeg", "patch_hyperprior tiny", "patch_linear tiny")
+    jpeg, patch, linear = (curve(table[table["curve"] == name]) for name in names)
     psnr, ms_ssim = (evaluation.bd_rate_interval(jpeg, patch, metric) for metric in ("psnr", "ms_ssim"))
     simple = evaluation.bd_rate_interval(jpeg, linear)
     results = " ".join((paths.data() / "results" / "README.md").read_text().split())
